@@ -1,0 +1,97 @@
+"""APEv2 tags at the end of a file as raw items; an ID3v1 tag and Lyrics3 behind them stay where they are.
+
+Items other than the genre and ours keep bytes and order. A tag at the start of the file is refused, never moved.
+"""
+
+from typing import BinaryIO
+
+from indexer.id3_block import id3v1_at
+from indexer.tag_blocks import GENRE, MAX_TAG, OWN_NAMES, Block, Field, TagDamagedError, file_size, read_exactly, splice
+
+HAS_HEADER, IS_HEADER = 1 << 31, 1 << 29
+ENDS = 32  # bytes of a header or footer
+
+
+class ApeBlock(Block):
+    """The APEv2 tag of a file; created in front of the ID3v1 tag where none exists."""
+
+    kind = "ape"
+    padded = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.version, self.flags = 2000, HAS_HEADER
+        self.reserved = b"\x00" * 8
+        self.at = _content_end(file)  # where the tag begins
+        self.total = 0
+        fields: list[Field] = []
+        footer = read_exactly(file, self.at - ENDS, ENDS, "the APE footer") if self.at >= ENDS else b""
+        exists = footer[:8] == b"APETAGEX"
+        if exists:
+            fields = self._parse(file, footer)
+        elif read_exactly(file, 0, min(8, file_size(file)), "the file") == b"APETAGEX":
+            raise TagDamagedError("the APE tag stands at the start of the file")
+        rest = {"version": f"{self.version} {self.flags:08x}"} if exists else {}
+        super().__init__(fields, exists=exists, room=self.total, rest=rest)
+
+    def _parse(self, file: BinaryIO, footer: bytes) -> list[Field]:
+        self.version, size, count, self.flags = (int.from_bytes(footer[i : i + 4], "little") for i in (8, 12, 16, 20))
+        self.reserved = footer[24:]
+        end = self.at
+        start = end - size
+        if not ENDS <= size <= MAX_TAG or start < 0 or self.flags & IS_HEADER:
+            raise TagDamagedError("the size of the APE tag is wrong")
+        data = read_exactly(file, start, size - ENDS, "the APE tag")
+        if self.flags & HAS_HEADER:
+            start -= ENDS
+            if start < 0 or read_exactly(file, start, 8, "the APE header") != b"APETAGEX":
+                raise TagDamagedError("the APE tag has no header where it says so")
+        fields, at = [], 0
+        while at < len(data):
+            key_end = data.find(b"\x00", at + 8)
+            end_of_item = key_end + 1 + int.from_bytes(data[at : at + 4], "little")
+            if key_end < 0 or not 2 <= key_end - at - 8 <= 255 or end_of_item > len(data):
+                raise TagDamagedError("an item of the APE tag is damaged")
+            key = data[at + 8 : key_end].decode("latin-1")
+            fields.append(Field(key.upper() if key.upper() in OWN_NAMES else f"item {key}", data[at:end_of_item]))
+            at = end_of_item
+        if len(fields) != count:
+            raise TagDamagedError("the APE tag holds another number of items than it says")
+        self.at, self.total = start, end - start
+        return fields
+
+    def encode(self, name: str, values: list[str]) -> list[Field]:
+        value = "\x00".join(values).encode("utf-8", "replace")
+        key = "Genre" if name == GENRE else name
+        return [Field(name, len(value).to_bytes(4, "little") + bytes(4) + key.encode() + b"\x00" + value)]
+
+    def values(self, field: Field) -> list[str]:
+        value = field.raw[field.raw.index(b"\x00", 8) + 1 :]
+        return [text for text in value.decode("utf-8", "replace").split("\x00") if text]
+
+    def length(self) -> int:
+        return sum(len(field.raw) for field in self.fields) + (2 * ENDS if self.flags & HAS_HEADER else ENDS)
+
+    def save(self, file: BinaryIO, room: int, /) -> None:
+        items = b"".join(field.raw for field in self.fields)
+        numbers = (self.version, len(items) + ENDS, len(self.fields))
+        common = b"APETAGEX" + b"".join(number.to_bytes(4, "little") for number in numbers)
+        footer = common + self.flags.to_bytes(4, "little") + self.reserved
+        header = common + (self.flags | IS_HEADER).to_bytes(4, "little") + self.reserved
+        data = (header if self.flags & HAS_HEADER else b"") + items + footer
+        assert len(data) == room
+        splice(file, self.at, self.total, data)
+
+    def remove(self, file: BinaryIO, _room: int, /) -> None:
+        splice(file, self.at, self.total, b"")
+
+
+def _content_end(file: BinaryIO) -> int:
+    """Where an APE tag would end: before ID3v1 and Lyrics3v2."""
+    end = id3v1_at(file)
+    if end is None:
+        return file_size(file)
+    if end >= 15:
+        mark = read_exactly(file, end - 15, 15, "the Lyrics3 tag")
+        if mark[6:] == b"LYRICS200" and mark[:6].isdigit() and int(mark[:6]) + 15 <= end:
+            return end - 15 - int(mark[:6])
+    return end

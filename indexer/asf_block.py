@@ -1,0 +1,209 @@
+"""ASF (WMA) attributes as raw bytes: the extended content description, and genres in the metadata library.
+
+Every other object of the header keeps its bytes but the sizes that change with the tag (ASF specification 1.20.03,
+sections 2.2, 3.1, 3.2, 3.4, 3.11 and 4.8). Our own fields go into the extended content description only.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+from uuid import UUID
+
+from indexer.tag_blocks import (
+    GENRE,
+    ORIGINAL,
+    OURS,
+    Block,
+    Field,
+    TagDamagedError,
+    digest,
+    file_size,
+    read_exactly,
+    splice,
+)
+
+HEADER = UUID("75B22630-668E-11CF-A6D9-00AA0062CE6C").bytes_le
+FILE_PROPERTIES = UUID("8CABDCA1-A947-11CF-8EE4-00C00C205365").bytes_le
+EXTENDED_CONTENT = UUID("D2D0A440-E307-11D2-97F0-00A0C95EA850").bytes_le
+HEADER_EXTENSION = UUID("5FBF03B5-A92E-11CF-8EE3-00C00C205365").bytes_le
+METADATA_LIBRARY = UUID("44231C94-9498-49D1-A141-1D134E457054").bytes_le
+_NAMES = {"WM/Genre": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
+
+Object = tuple[bytes, bytes]  # GUID and content
+
+
+class _Header:
+    """The header object of a file, taken apart."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        head = read_exactly(file, 0, 30, "the ASF header")
+        self.total = int.from_bytes(head[16:24], "little")
+        if head[:16] != HEADER or self.total < 30:
+            raise TagDamagedError("the ASF header is missing")
+        self.reserved = head[28:30]
+        self.objects = list(_objects(read_exactly(file, 30, self.total - 30, "the ASF header")))
+        if len(self.objects) != int.from_bytes(head[24:28], "little"):
+            raise TagDamagedError("the ASF header holds another number of objects than it says")
+        extension = self.find(HEADER_EXTENSION) or b""
+        if extension and int.from_bytes(extension[18:22], "little") != len(extension) - 22:
+            raise TagDamagedError("the size of the ASF header extension is wrong")
+        self.extension_head = extension[:18]
+        self.extensions = list(_objects(extension[22:]))
+
+    def find(self, guid: bytes) -> bytes | None:
+        return next((data for found, data in self.objects if found == guid), None)
+
+    def others(self) -> str:
+        """Digest of all objects that hold no genre; the file's size, which stands in one, does not count."""
+        skipped = (EXTENDED_CONTENT, HEADER_EXTENSION, METADATA_LIBRARY)
+        content = [*self.objects, (b"extension", self.extension_head), *self.extensions]
+        return digest(guid + (data[:16] + data[24:] if guid == FILE_PROPERTIES else data) for guid, data in content if guid not in skipped)
+
+    def write(self, file: BinaryIO) -> None:
+        """Put the objects back, with all sizes right."""
+        inner = b"".join(_object(found) for found in self.extensions)
+        extension = self.extension_head + len(inner).to_bytes(4, "little") + inner
+        objects = [(guid, extension if guid == HEADER_EXTENSION else data) for guid, data in self.objects]
+        total = 30 + sum(24 + len(data) for _, data in objects)
+        old_size = file_size(file)
+        out = HEADER + total.to_bytes(8, "little") + len(objects).to_bytes(4, "little") + self.reserved
+        for guid, data in objects:
+            content = data
+            # streams that never filled in the file's size keep their zero
+            if guid == FILE_PROPERTIES and int.from_bytes(data[16:24], "little") == old_size:
+                content = data[:16] + (old_size - self.total + total).to_bytes(8, "little") + data[24:]
+            out += _object((guid, content))
+        splice(file, 0, self.total, out)
+
+
+class AsfBlock(Block):
+    """The extended content description of an ASF file."""
+
+    kind = "asf"
+    padded = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.header = _Header(file)
+        content = self.header.find(EXTENDED_CONTENT)
+        fields = [] if content is None else _attributes(content)
+        super().__init__(fields, exists=content is not None, room=0, rest={"other objects": self.header.others()})
+
+    def encode(self, name: str, values: list[str]) -> list[Field]:
+        key = ("WM/Genre" if name == GENRE else name).encode("utf-16-le") + b"\x00\x00"
+        found = []
+        for value in values:
+            data = value.encode("utf-16-le", "replace") + b"\x00\x00"
+            if len(data) > 0xFFFF:
+                raise TagDamagedError("the genre is too long for ASF")
+            found.append(Field(name, _short(len(key)) + key + _short(0) + _short(len(data)) + data))
+        return found
+
+    def values(self, field: Field) -> list[str]:
+        key_size = int.from_bytes(field.raw[:2], "little")
+        return [field.raw[6 + key_size :].decode("utf-16-le", "replace").rstrip("\x00")]
+
+    def length(self) -> int:
+        return 0
+
+    def save(self, file: BinaryIO, _room: int, /) -> None:
+        _put(self.header.objects, EXTENDED_CONTENT, _counted(self.fields))
+        self.header.write(file)
+
+    def remove(self, file: BinaryIO, _room: int, /) -> None:
+        self.header.objects = [found for found in self.header.objects if found[0] != EXTENDED_CONTENT]
+        self.header.write(file)
+
+
+class AsfLibraryBlock(Block):
+    """Genres in the metadata library, where some programs keep all but the first; taken out while ours stands."""
+
+    kind = "asf library"
+    padded = False
+    own_fields = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.header = _Header(file)
+        content = next((data for guid, data in self.header.extensions if guid == METADATA_LIBRARY), None)
+        fields = [] if content is None else _records(content)
+        super().__init__(fields, exists=content is not None, room=0)
+
+    def encode(self, name: str, values: list[str]) -> list[Field]:  # noqa: ARG002  # ours stands in AsfBlock alone
+        return []
+
+    def values(self, field: Field) -> list[str]:
+        name_size = int.from_bytes(field.raw[4:6], "little")
+        return [field.raw[12 + name_size :].decode("utf-16-le", "replace").rstrip("\x00")]
+
+    def length(self) -> int:
+        return 0
+
+    def save(self, file: BinaryIO, _room: int, /) -> None:
+        _put(self.header.extensions, METADATA_LIBRARY, _counted(self.fields))
+        self.header.write(file)
+
+    def remove(self, _file: BinaryIO, _room: int, /) -> None:
+        raise TagDamagedError("the metadata library is never removed")
+
+
+def _objects(data: bytes) -> Iterator[Object]:
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at + 16 : at + 24], "little")
+        if size < 24 or at + size > len(data):
+            raise TagDamagedError("an object of the ASF header is damaged")
+        yield data[at : at + 16], data[at + 24 : at + size]
+        at += size
+
+
+def _object(found: Object) -> bytes:
+    guid, data = found
+    return guid + (24 + len(data)).to_bytes(8, "little") + data
+
+
+def _put(objects: list[Object], guid: bytes, content: bytes) -> None:
+    """Replace the first object of this GUID, or add one."""
+    at = next((i for i, found in enumerate(objects) if found[0] == guid), len(objects))
+    objects[at : at + 1] = [(guid, content)]
+
+
+def _attributes(data: bytes) -> list[Field]:
+    fields, at = [], 2
+    for _ in range(int.from_bytes(data[:2], "little")):
+        start = at
+        key_size = int.from_bytes(data[at : at + 2], "little")
+        at += 2 + key_size
+        kind, size = (int.from_bytes(data[i : i + 2], "little") for i in (at, at + 2))
+        at += 4 + size
+        fields.append(_field(data[start + 2 : start + 2 + key_size], kind, data[start:at], at <= len(data)))
+    return _all(fields, data[at:])
+
+
+def _records(data: bytes) -> list[Field]:
+    fields, at = [], 2
+    for _ in range(int.from_bytes(data[:2], "little")):
+        start = at
+        name_size, kind = (int.from_bytes(data[i : i + 2], "little") for i in (at + 4, at + 6))
+        at += 12 + name_size + int.from_bytes(data[at + 8 : at + 12], "little")
+        fields.append(_field(data[start + 12 : start + 12 + name_size], kind, data[start:at], at <= len(data)))
+    return _all(fields, data[at:])
+
+
+def _field(name_bytes: bytes, kind: int, raw: bytes, whole: bool) -> Field:
+    if not whole:
+        raise TagDamagedError("an ASF attribute is damaged")
+    name = name_bytes.decode("utf-16-le", "replace").rstrip("\x00")
+    known = _NAMES.get(name) if kind == 0 else None
+    return Field(known or f"attribute {name}", raw)
+
+
+def _all(fields: list[Field], behind: bytes) -> list[Field]:
+    if behind.strip(b"\x00"):
+        raise TagDamagedError("the ASF attributes are followed by something unknown")
+    return fields
+
+
+def _counted(fields: list[Field]) -> bytes:
+    return _short(len(fields)) + b"".join(field.raw for field in fields)
+
+
+def _short(value: int) -> bytes:
+    return value.to_bytes(2, "little")

@@ -1,0 +1,504 @@
+"""Any sound file to mono float32 at one sample rate, in blocks of bounded memory, and the claims its header makes.
+
+Owns the one decoding path: FFmpeg's decoders (through PyAV) one packet at a time, channels averaged here because FFmpeg's
+own downmix is 1.414 times too loud, soxr HQ as a stream. Reads only the one file it is given, through a Python file
+object: FFmpeg never sees a path, a protocol or a second file. Never writes, never starts a thread, never logs, and
+never reads a tag. Runs in a child process that may be killed. Every failure is a ReadError or an UnsupportedError.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NoReturn
+
+import av
+import numpy as np
+import soxr
+
+from indexer.errors import FileError, ReadError, UnsupportedError
+
+AnyPath = str | bytes | os.PathLike[str]
+
+# Self-contained sound files only: a format that names other files (hls, concat, dash, sdp, ...), a device, raw samples
+# or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8; unknown ones are ignored.
+_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mlp,"
+    "mpeg,mpegts,ogg,oma,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+# Formats whose header states the length. Checked with halves of files; the others need a look of our own (_claimed_s).
+_HEADER_STATES_LENGTH = {"aiff", "ape", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "tak", "tta", "wv"}
+
+_READ_BYTES = 1 << 16
+_PROBE_BYTES = 1 << 20  # enough for every sound file; a hostile one cannot make probing read more
+_MIX_FRAMES = 1 << 16  # source frames mixed before they are resampled; at most one second of any file
+_MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above: faster than DSD512 decoded
+
+# Some packets of real mp3s are junk. More than this share of a track lost is damage that changes what it sounds like.
+_MAX_BAD_SHARE, _MAX_BAD_FEW = 0.02, 8
+
+# Full scale of FFmpeg's sample formats, without the p of the planar ones; u8 is centred on 128. 24 bits come in s32.
+_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
+_LOUDEST = 1e6  # times full scale; float files that hold the numbers of 16-bit ones stay below
+
+# Everything PyAV and FFmpeg are known to raise on bad input; FFmpegError covers its own tree.
+_FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError, TypeError)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What the header of a file says: ``duration_s`` is None where the file does not say or only an estimate exists."""
+
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    duration_s: float | None
+
+
+def probe(path: AnyPath) -> AudioInfo:
+    """Read the header of a sound file without decoding it.
+
+    :raises ReadError: the file cannot be read, is damaged, or is not a sound file.
+    :raises UnsupportedError: a sound file that is encrypted or has no decoder.
+    """
+    with _errors_named(path), _opened(path) as (file, container):
+        stream = _sound_stream(path, file, container)
+        context = stream.codec_context
+        return AudioInfo(context.codec.canonical_name, context.sample_rate, context.channels, _claimed_s(file, container, stream))
+
+
+def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0) -> Iterator[np.ndarray]:
+    """Yield a sound file as mono float32 blocks of exactly ``block_s`` seconds but the last, each of shape (frames,).
+
+    Encoder delay and padding are cut where the file tells them. Memory does not depend on the length of the file.
+
+    :param sample_rate_hz: the rate of the result in Hz.
+    :raises ReadError: while iterating too: the file is damaged, has no audio, or ends before the length it claims.
+    :raises UnsupportedError: a sound file that is encrypted or has no decoder.
+    """
+    block_frames = max(1, round(block_s * sample_rate_hz))
+    with _errors_named(path):
+        parts: list[np.ndarray] = []
+        held = given = 0
+        for samples in _resampled(path, sample_rate_hz):
+            parts.append(samples)
+            held += len(samples)
+            if held < block_frames:
+                continue
+            joined = np.concatenate(parts)
+            whole = held - held % block_frames
+            for start in range(0, whole, block_frames):
+                yield joined[start : start + block_frames].copy()
+            parts, held, given = [joined[whole:].copy()], held - whole, given + whole
+        if held:
+            yield np.concatenate(parts)
+        elif not given:
+            raise ReadError(path, "no audio")
+
+
+def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """The mixed samples at the wanted rate; a change of rate within the file starts a new resampler."""
+    resampler: Any = None
+    rate_hz = 0
+    for mono, now_hz in _mixed(path):
+        if now_hz != rate_hz:
+            if resampler is not None:
+                yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+            rate_hz = now_hz
+            # One channel and one thread: soxr's streams are single-threaded.
+            resampler = soxr.ResampleStream(now_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+        yield resampler.resample_chunk(mono)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
+    """The average of all channels at the file's own rate, as (frames (n,), rate in Hz), n at most one second.
+
+    The frames are overwritten by the next ones.
+    """
+    buffer = np.empty(_MIX_FRAMES, np.float32)
+    filled = rate_hz = 0
+    for frame in _frames(path):
+        if frame.sample_rate != rate_hz:
+            if filled:
+                yield _finite(buffer[:filled]), rate_hz
+            filled, rate_hz = 0, frame.sample_rate
+            if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
+                raise ReadError(path, f"damaged: a sample rate of {rate_hz} Hz")
+            limit = min(_MIX_FRAMES, rate_hz)
+        channels, offset, scale = _channels(frame)
+        start = 0
+        while start < frame.samples:
+            n = min(limit - filled, frame.samples - start)
+            out = buffer[filled : filled + n]
+            with np.errstate(all="ignore"):  # infinities and such of float files become 0 in _finite
+                np.copyto(out, channels[0][start : start + n], casting="unsafe")
+                for channel in channels[1:]:
+                    np.add(out, channel[start : start + n], out=out, casting="unsafe")
+                out -= offset
+                out *= scale
+            filled, start = filled + n, start + n
+            if filled == limit:
+                yield _finite(buffer[:limit]), rate_hz
+                filled = 0
+    if filled:
+        yield _finite(buffer[:filled]), rate_hz
+
+
+def _channels(frame: Any) -> tuple[list[np.ndarray], float, float]:
+    """One view of the samples of each channel, what to subtract from their sum, and what to multiply it by."""
+    name = frame.format.name
+    kind = name.removesuffix("p")
+    count = frame.layout.nb_channels
+    if kind not in _DTYPES or not count:
+        raise ValueError(f"samples of kind {name}")
+    if kind != name:
+        channels = [np.frombuffer(plane, _DTYPES[kind], frame.samples) for plane in frame.planes[:count]]
+    else:
+        packed = np.frombuffer(frame.planes[0], _DTYPES[kind], frame.samples * count).reshape(-1, count)
+        channels = list(packed.T)
+    return channels, 128.0 * count if kind == "u8" else 0.0, 1 / (_FULL_SCALE[kind] * count)
+
+
+def _finite(samples: np.ndarray) -> np.ndarray:
+    """Float files may hold NaN, infinity or nonsense: one of them would spoil a whole unit of the encoder, so it is 0."""
+    sound = np.abs(samples) < _LOUDEST  # false for NaN
+    if not sound.all():
+        samples[~sound] = 0
+    return samples
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the packets so far."""
+
+    packets: int = 0
+    bad: int = 0
+    last_bad: bool = False
+    decoded_s: float = 0.0
+    broken: bool = False
+
+
+def _frames(path: AnyPath) -> Iterator[Any]:
+    """Decode packet by packet; a few bad packets are passed over, a file that ends early or is mostly junk is not."""
+    with _opened(path) as (file, container):
+        stream = _sound_stream(path, file, container)
+        claimed_s = _claimed_s(file, container, stream)
+        if container.format.name == "ogg":
+            _check_last_page(path, file)
+        context = stream.codec_context
+        context.thread_count, context.thread_type = 1, "NONE"  # the memory of a pool of threads cannot be foretold
+        tally = _Tally()
+        try:
+            for packet in container.demux(stream):
+                for frame in _decoded(packet, tally):
+                    tally.decoded_s += frame.samples / max(1, frame.sample_rate)
+                    yield frame
+        except av.error.PatchWelcomeError as error:
+            end = _clock(tally.decoded_s)
+            raise UnsupportedError(path, f"from {end} on it goes on as another kind of stream (joined Ogg files?)") from error
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError) or not tally.decoded_s:
+                raise
+            tally.broken = True
+        _check_disk(path, file)
+        _check_tally(path, tally, claimed_s, states_length=container.format.name != "aac")
+
+
+def _decoded(packet: Any, tally: _Tally) -> list[Any]:
+    """The frames of one packet, none if it cannot be decoded."""
+    tally.packets += 1
+    try:
+        frames = [frame for frame in packet.decode() if frame.samples]
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        tally.bad += 1
+        tally.last_bad = True
+        return []
+    tally.last_bad = tally.last_bad and not frames
+    return frames
+
+
+def _check_tally(path: AnyPath, tally: _Tally, claimed_s: float | None, *, states_length: bool) -> None:
+    """Refuse what decoded to nothing, ended early, or lost too much on the way."""
+    if not tally.decoded_s:
+        raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
+    if tally.bad > _MAX_BAD_FEW and tally.bad > _MAX_BAD_SHARE * tally.packets:
+        raise ReadError(path, f"damaged: {tally.bad} of {tally.packets} packets cannot be decoded")
+    end = _clock(tally.decoded_s)
+    if claimed_s is not None and claimed_s - tally.decoded_s > max(min(1.0, claimed_s / 4), 0.01 * claimed_s):
+        raise ReadError(path, f"truncated: ends at {end} of {_clock(claimed_s)}")
+    # Behind the whole sound a tag of another kind may stand that FFmpeg trips over (WavPack, Musepack).
+    if tally.broken and claimed_s is None:
+        raise ReadError(path, f"damaged: nothing can be read after {end}")
+    if tally.last_bad and not states_length:
+        raise ReadError(path, f"truncated: the last frame, at {end}, is incomplete")
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any: 3:40, 1:02:03."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+@contextmanager
+def _errors_named(path: AnyPath) -> Iterator[None]:
+    """Turn whatever the libraries raise into one ReadError with a line a person can act on."""
+    try:
+        yield
+    except FileError:
+        raise
+    except MemoryError as error:
+        raise ReadError(path, "damaged: it asks for more memory than allowed") from error
+    except av.error.PatchWelcomeError as error:
+        raise UnsupportedError(path, "a variant of this kind of file that cannot be decoded") from error
+    except av.FFmpegError as error:  # its many codes, some of them borrowed from the system, say no more than this
+        raise ReadError(path, "damaged, or not a sound file") from error
+    except OSError as error:
+        raise ReadError(path, error.strerror or type(error).__name__) from error
+    except _FAILURES as error:
+        raise ReadError(path, " ".join(f"cannot be decoded: {error}".split())) from error
+
+
+class _SoundFile:
+    """A file as FFmpeg sees it: without a name, whose ending would make it take noise for sound, and without leading
+    ID3v2 tags, which are ours to skip and never FFmpeg's to unpack.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._start = _id3_bytes(fd)
+        self._position = 0
+        self.size = os.fstat(fd).st_size - self._start
+        self.failure: OSError | None = None
+
+    def read(self, size: int) -> bytes:
+        """Read on. What is raised in here would be printed and lost: a failing disk is kept for later."""
+        try:
+            data = self.at(self._position, size)
+        except OSError as error:
+            self.failure = error
+            return b""
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to offset; outside of the file it is refused with a negative number, as FFmpeg expects."""
+        target = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if not 0 <= target <= self.size:
+            return -errno.EINVAL
+        self._position = target
+        return target
+
+    def tell(self) -> int:
+        return self._position
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from offset, wherever FFmpeg is reading; none outside of the file."""
+        return os.pread(self._fd, size, offset + self._start) if 0 <= offset < self.size else b""
+
+
+def _id3_bytes(fd: int) -> int:
+    """The length of the ID3v2 tags a file begins with; one that claims to fill the whole file is not believed."""
+    start, size = 0, os.fstat(fd).st_size
+    while True:
+        head = os.pread(fd, 10, start)
+        if len(head) < 10 or head[:3] != b"ID3" or head[3] == 0xFF or any(byte & 0x80 for byte in head[6:]):
+            return start
+        end = start + 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + (10 if head[5] & 0x10 else 0)
+        if end >= size:
+            return start
+        start = end
+
+
+@contextmanager
+def _opened(path: AnyPath) -> Iterator[tuple[_SoundFile, Any]]:
+    """The file and its FFmpeg container, opened so that nothing else on this machine or beyond it can be reached."""
+    # Never waits for the other end of a named pipe.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ReadError(path, "not a regular file")
+        file = _SoundFile(fd)
+        if not file.size:
+            raise ReadError(path, "no audio: the file is empty")
+        with _container(path, file) as container:
+            yield file, container
+    finally:
+        os.close(fd)
+
+
+def _container(path: AnyPath, file: _SoundFile) -> Any:
+    try:
+        return av.open(
+            file,
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+            io_open=_refuse_other_files,
+            container_options={
+                "format_whitelist": _FORMATS,
+                "codec_whitelist": _sound_decoders(),  # pictures are not decoded even to learn their size
+                "protocol_whitelist": "",
+                "probesize": str(_PROBE_BYTES),
+            },
+        )
+    finally:
+        _check_disk(path, file)
+
+
+def _check_disk(path: AnyPath, file: _SoundFile) -> None:
+    if file.failure is not None:
+        raise ReadError(path, f"reading failed: {file.failure.strerror}") from file.failure
+
+
+def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
+    raise PermissionError(errno.EACCES, f"refers to another file, {url[:80]!r}, which is not opened")
+
+
+@cache
+def _sound_decoders() -> str:
+    """The names of all of FFmpeg's audio decoders, with commas between."""
+    names = []
+    for name in sorted(av.codecs_available):
+        try:
+            codec = av.codec.Codec(name, "r")
+        except ValueError:  # an encoder only
+            continue
+        if codec.type == "audio":
+            names.append(name)
+    return ",".join(names)
+
+
+def _sound_stream(path: AnyPath, file: _SoundFile, container: Any) -> Any:
+    """The stream FFmpeg holds to be the best of the audio streams, if it can be decoded."""
+    streams = container.streams.audio
+    if not streams:
+        raise ReadError(path, "no audio stream")
+    if container.format.name == "asf" and any(guid in file.at(0, _HEAD_BYTES) for guid in _ASF_ENCRYPTED):
+        raise UnsupportedError(path, "encrypted (DRM)")
+    stream = container.streams.best("audio")
+    stream = stream or streams[0]
+    if stream.codec_context is None:
+        raise UnsupportedError(path, "no decoder for this kind of sound")
+    if stream.codec_context.codec_tag in ("drms", "enca", "drmi"):
+        raise UnsupportedError(path, "encrypted (DRM)")
+    return stream
+
+
+# What a file says about its own length
+
+
+_HEAD_BYTES = 1 << 16
+_OGG_PAGE_BYTES = 65_307  # the longest page
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_ENCRYPTED = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),  # content encryption object
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),  # extended content encryption object
+)
+
+
+def _claimed_s(file: _SoundFile, container: Any, stream: Any) -> float | None:
+    """The length the header states, or None: FFmpeg's estimates from bit rate and file size prove nothing."""
+    names = set(container.format.name.split(","))
+    claimed: float | None = None
+    if names & _HEADER_STATES_LENGTH:
+        claimed = float(stream.duration * stream.time_base) if stream.duration else None
+    elif "mp3" in names:
+        claimed = _mp3_claimed_s(file)
+    elif "wav" in names:
+        claimed = _wav_claimed_s(file)
+    elif "asf" in names:
+        claimed = _asf_claimed_s(file)
+    elif "ogg" in names:
+        claimed = _ogg_claimed_s(file, stream)
+    return claimed if claimed is not None and claimed > 0 else None
+
+
+def _mp3_claimed_s(file: _SoundFile) -> float | None:
+    """The frames that a Xing, Info or VBRI header counts, less the encoder delay and padding that a LAME tag tells."""
+    head = file.at(0, _HEAD_BYTES)
+    at = head.find(b"\xff")
+    while 0 <= at < len(head) - 60:
+        version, layer, rate = head[at + 1] >> 3 & 3, head[at + 1] >> 1 & 3, head[at + 2] >> 2 & 3
+        if head[at + 1] >= 0xE0 and version != 1 and layer == 1 and rate != 3:
+            rate_hz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+            mono = head[at + 3] >> 6 == 3
+            samples = _counted_samples(head[at : at + 256], version == 3, mono)
+            if samples is not None:
+                return samples / rate_hz
+        at = head.find(b"\xff", at + 1)
+    return None
+
+
+def _counted_samples(frame: bytes, mpeg1: bool, mono: bool) -> int | None:
+    """The length that a layer III frame states if it is such a header and no sound."""
+    samples = 1152 if mpeg1 else 576
+    xing = frame[4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17)) :]
+    if xing[:4] in (b"Xing", b"Info"):
+        flags, frames = struct.unpack(">II", xing[4:12])
+        # The four optional fields: frames, bytes, table of contents, quality. A LAME tag follows them.
+        lame = xing[8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1) :]
+        delays = int.from_bytes(lame[21:24], "big") if lame[:4] in (b"LAME", b"Lavf", b"Lavc") else 0
+        return frames * samples - (delays >> 12) - (delays & 0xFFF) if flags & 1 else None
+    if frame[36:40] == b"VBRI":
+        return int.from_bytes(frame[50:54], "big") * samples
+    return None
+
+
+def _wav_claimed_s(file: _SoundFile) -> float | None:
+    """The size of the data chunk over the bytes per second of plain PCM; a piped file does not know its size."""
+    at, long_size, rate_bytes = 12, 0, 0
+    while len(head := file.at(at, 36)) >= 8:
+        name, size = head[:4], int.from_bytes(head[4:8], "little")
+        if name == b"ds64" and len(head) >= 24:
+            long_size = int.from_bytes(head[16:24], "little")
+        elif name == b"fmt " and len(head) >= 24:
+            kind, channels, rate_hz, rate_bytes, align = struct.unpack("<HHIIH", head[8:22])
+            if kind not in (1, 3, 0xFFFE) or rate_bytes != rate_hz * align or not channels:
+                return None
+        elif name == b"data":
+            size = long_size if size == 0xFFFFFFFF else size
+            return size / rate_bytes if rate_bytes and not 0x7FFFF000 <= size <= 0xFFFFFFFF else None
+        at += 8 + size + size % 2
+    return None
+
+
+def _asf_claimed_s(file: _SoundFile) -> float | None:
+    """The play time of the file properties, less the preroll, if the file is shorter than they say."""
+    head = file.at(0, _HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return None
+    size, _created, _packets, play, _send, preroll_ms, flags = struct.unpack("<QQQQQQI", head[at + 40 : at + 92])
+    # Some programs write a play time that is seconds too long: it only counts where bytes are missing too.
+    return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
+
+
+def _ogg_claimed_s(file: _SoundFile, stream: Any) -> float | None:
+    """The position the last page states, which in joined files only counts from the last of them."""
+    tail = _ogg_last_page(file)
+    joined = tail[14:18] != file.at(14, 4)
+    return float(stream.duration * stream.time_base) if stream.duration and not joined else None
+
+
+def _check_last_page(path: AnyPath, file: _SoundFile) -> None:
+    """An Ogg file states no length but that of its last page: a page that is cut, or absent, is an early end."""
+    page = _ogg_last_page(file)
+    if len(page) < 27 or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page):
+        raise ReadError(path, "truncated: its last Ogg page is incomplete")
+
+
+def _ogg_last_page(file: _SoundFile) -> bytes:
+    """From the last Ogg page header to the end of the file; empty if there is none where one must be."""
+    tail = file.at(max(0, file.size - 2 * _OGG_PAGE_BYTES), 2 * _OGG_PAGE_BYTES)
+    at = tail.rfind(b"OggS\0")
+    return tail[at:] if at >= 0 else b""

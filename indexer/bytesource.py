@@ -1,0 +1,181 @@
+"""Random and sequential reading of one open file for the container walkers, and the tags that stand around any container.
+
+Owns the read window, the heartbeat, the bounds (every count and size is checked against the real file size) and the
+skipping of ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes, never keeps more than one window in memory,
+never trusts a size that a file states about itself.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from indexer.errors import DeferredError, ReadError
+
+WINDOW_BYTES = 1 << 20
+MAX_TAGS = 64  # blocks before or after the audio; real files have at most five
+ID3V1_BYTES, ID3V1_EXTENDED_BYTES, APE_FOOTER_BYTES, ID3V2_HEADER_BYTES = 128, 227, 32, 10
+
+
+class Span(NamedTuple):
+    """A run of payload bytes in the file; ``lane`` tells streams apart that are interleaved in one file."""
+
+    start: int
+    end: int
+    lane: int = 0
+
+
+Part = bytes | Span  # bytes: facts about the format that belong to the identity
+
+
+class ByteSource:
+    """The open file as the walkers see it: its size, any bytes by position, and errors that name the path."""
+
+    def __init__(
+        self, file: BinaryIO, path: str | bytes | os.PathLike[str], heartbeat: Callable[[], None] = lambda: None
+    ) -> None:
+        self.path = path
+        self.size = file.seek(0, os.SEEK_END)
+        self._file = file
+        self._heartbeat = heartbeat
+        self._start = 0
+        self._buffer = b""
+        self._unreported = 0
+
+    def window(self, position: int) -> tuple[bytes, int]:
+        """A buffer that holds ``position``, and the position of its first byte; empty beyond the end.
+
+        Like all reading here it raises DeferredError where the file has become shorter since it was opened.
+        """
+        if not self._start <= position < self._start + len(self._buffer):
+            self._load(position)
+        if not self._buffer and position < self.size:
+            raise self._shrunk()
+        return self._buffer, self._start
+
+    def at(self, position: int, count: int) -> bytes:
+        """Up to ``count`` bytes (at most one window) at ``position``: fewer at the end of the file, none outside."""
+        if not 0 <= position < self.size:
+            return b""
+        if position < self._start or position + count > self._start + len(self._buffer):
+            self._load(position)
+        offset = position - self._start
+        found = self._buffer[offset : offset + count]
+        if len(found) < min(count, self.size - position):
+            raise self._shrunk()
+        return found
+
+    def _load(self, position: int) -> None:
+        self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
+
+    def _read(self, position: int, count: int) -> bytes:
+        self._file.seek(position)
+        block = self._file.read(count)
+        self._unreported += len(block)
+        if self._unreported >= WINDOW_BYTES:
+            self._unreported = 0
+            self._heartbeat()
+        return block
+
+    def blocks(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from start to end in order; DeferredError when the file became shorter meanwhile."""
+        position = start
+        while position < end:
+            offset = position - self._start
+            if offset >= 0 and end - self._start <= len(self._buffer):
+                yield self._buffer[offset : end - self._start]
+                return
+            block = self._read(position, min(WINDOW_BYTES, end - position))
+            if not block:
+                raise self._shrunk()
+            yield block
+            position += len(block)
+
+    def _shrunk(self) -> DeferredError:
+        return DeferredError(self.path, "the file became shorter while it was read")
+
+    def error(self, reason: str) -> ReadError:
+        """A ReadError for this file, to be raised by the caller."""
+        return ReadError(self.path, reason)
+
+    def truncated(self, what: str, needed: int, present: int) -> ReadError:
+        """A ReadError for a file that ends before the bytes it announces."""
+        return self.error(f"truncated: {what} needs {needed:,} bytes, {max(0, present):,} are there")
+
+    def no_audio(self) -> ReadError:
+        """A ReadError for a well-formed file with nothing in it."""
+        return self.error("no audio data")
+
+
+def id3v2_end(source: ByteSource, position: int) -> int | None:
+    """Where the ID3v2 tag at ``position`` says it ends (perhaps beyond the file), or None where no tag begins."""
+    head = source.at(position, ID3V2_HEADER_BYTES)
+    if len(head) < ID3V2_HEADER_BYTES or head[:3] != b"ID3" or head[3] == 0xFF or head[4] == 0xFF:
+        return None
+    if max(head[6:10]) > 0x7F:
+        return None
+    size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+    footer = ID3V2_HEADER_BYTES if head[3] >= 4 and head[5] & 0x10 else 0
+    return position + ID3V2_HEADER_BYTES + size + footer
+
+
+def leading_tags(source: ByteSource) -> list[tuple[int, int]]:
+    """(start, stated end) of all ID3v2 tags at the beginning, with zeros between them or not."""
+    tags: list[tuple[int, int]] = []
+    position = 0
+    while len(tags) < MAX_TAGS:
+        end = id3v2_end(source, position)
+        if end is None:
+            break
+        tags.append((position, end))
+        if end >= source.size:
+            break
+        gap = source.at(end, WINDOW_BYTES)
+        position = end + len(gap) - len(gap.lstrip(b"\0"))
+    return tags
+
+
+def after_leading_tags(source: ByteSource) -> int:
+    """Position after all ID3v2 tags at the beginning, as they state it: it may lie beyond the file."""
+    tags = leading_tags(source)
+    return tags[-1][1] if tags else 0
+
+
+def before_trailing_tags(source: ByteSource, start: int) -> int:
+    """Position where the ID3v1, APEv2, Lyrics3 and appended ID3v2.4 blocks at the end begin, in whatever order."""
+    end = source.size
+    for _ in range(MAX_TAGS):
+        length = _trailing_tag_bytes(source, end)
+        if not length or end - length < start:
+            break
+        end -= length
+    return end
+
+
+def _trailing_tag_bytes(source: ByteSource, end: int) -> int:
+    """Length of the tag that ends exactly at ``end``; 0 where none does or its stated size cannot be."""
+    tail_start = max(0, end - 5200)  # Lyrics3 v1 holds at most 5,100 bytes
+    tail = source.at(tail_start, end - tail_start)
+    if tail[-ID3V1_BYTES:].startswith(b"TAG") and len(tail) >= ID3V1_BYTES:
+        both = ID3V1_BYTES + ID3V1_EXTENDED_BYTES
+        return both if tail[-both:].startswith(b"TAG+") else ID3V1_BYTES
+    length = 0
+    if tail[-APE_FOOTER_BYTES:].startswith(b"APETAGEX") and len(tail) >= APE_FOOTER_BYTES:
+        _version, size, _items, flags = struct.unpack("<4I", tail[-24:-8])
+        if not flags & 0x20000000:  # a footer; its size excludes the header
+            length = max(APE_FOOTER_BYTES, size)
+            if flags & 0x80000000:  # and a header, which proves the size
+                length += APE_FOOTER_BYTES
+                length = length if source.at(end - length, 8) == b"APETAGEX" else APE_FOOTER_BYTES
+        else:
+            length = APE_FOOTER_BYTES
+    elif tail.endswith(b"LYRICS200") and tail[-15:-9].isdigit():
+        length = int(tail[-15:-9]) + 15
+        length = length if source.at(end - length, 11) == b"LYRICSBEGIN" else 0
+    elif tail.endswith(b"LYRICSEND"):
+        found = tail.rfind(b"LYRICSBEGIN")
+        length = len(tail) - found if found >= 0 else 0
+    elif tail[-ID3V2_HEADER_BYTES:].startswith(b"3DI") and len(tail) >= 20 and max(tail[-4:]) < 0x80:
+        length = (tail[-4] << 21 | tail[-3] << 14 | tail[-2] << 7 | tail[-1]) + 20
+        length = length if source.at(end - length, 3) == b"ID3" else 0
+    return length if length <= end else 0

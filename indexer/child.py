@@ -1,0 +1,134 @@
+"""What runs inside a Worker's child process: one operation on one file at a time, until its input closes.
+
+Everything here works on hostile input, under a memory limit; the parent kills it when it shows no sign of life.
+Never imports torch or the store, and writes to no file but the copy that tagwriter makes.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from indexer import audio, fingerprint, tags, tagwriter
+from indexer.errors import DeferredError, FileError, ReadError
+from indexer.worker import _HEADER, pack
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+class Channel:
+    """Messages to the parent, with a sign of life at most five times a second."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._last_beat = 0.0
+
+    def send(self, kind: str, message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
+        """Write one message; blocks while the parent is busy."""
+        self._out.write(pack({"kind": kind, **message}, raw))
+        self._out.flush()
+
+    def beat(self) -> None:
+        """Tell the parent that work goes on; called from the work loops themselves, never from a timer."""
+        at = time.monotonic()
+        if at - self._last_beat > 0.2:
+            self._last_beat = at
+            self.send("beat", {})
+
+
+def inspect(path: str, channel: Channel) -> dict[str, Any]:
+    """Stat, identity, tags and audio properties of one file, all of the same content."""
+    try:
+        with open_file(path) as file:
+            before = fingerprint.Stat.of(file.fileno())
+            identity = fingerprint.fingerprint(file, path, heartbeat=channel.beat)
+            found = tags.read_tags(path, identity.container)
+            info = audio.probe(path)
+            after = fingerprint.Stat.of(path)
+    except FileNotFoundError:
+        raise DeferredError(path, "it vanished while it was read") from None
+    except OSError as e:
+        raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
+    if before != after:
+        raise DeferredError(path, "it changed while it was read")
+    return {"stat": asdict(before), "container": identity.container, "audio_sha256": identity.audio_sha256,
+            "tags": tags.to_json(found), "audio": asdict(info)}
+
+
+def open_file(path: str) -> BinaryIO:
+    """The file for reading; a named pipe in its place must not make us wait for a writer."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any]:
+    """Stream the audio as mono float32 blocks."""
+    frames = 0
+    for block in audio.decode(path, sample_rate_hz=sample_rate_hz):
+        frames += len(block)
+        channel.send("block", {}, memoryview(block.tobytes()))
+    return {"frames": frames}
+
+
+def read_tags(path: str, channel: Channel) -> dict[str, Any]:
+    """Container and tags of one file, without looking at its audio."""
+    try:
+        with open_file(path) as file:
+            container = fingerprint.sniff(file)
+    except OSError as e:
+        raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
+    return {"container": container, "tags": tags.to_json(tags.read_tags(path, container))}
+
+
+def prepare_write(path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool) -> dict[str, Any]:
+    """Make and verify the edited copy beside the file; the parent renames it. ``edit`` None restores what stood before us."""
+    wanted = tagwriter.edit_from_json(edit) if edit is not None else None
+    prepared = tagwriter.prepare(path, container, wanted, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
+    return prepared.to_json()
+
+
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {"inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write}
+
+
+def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
+    """The parent's requests until it closes the pipe."""
+    import json
+
+    while len(header := stream.read(_HEADER.size)) == _HEADER.size:
+        text_length, raw_length = _HEADER.unpack(header)
+        yield json.loads(stream.read(text_length + raw_length)[:text_length])
+
+
+def limit_resources(memory_limit_bytes: int) -> None:
+    """No more memory than this, no core dumps, and no life after the parent."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides what ends
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve requests from stdin on what was stdout; anything a library prints goes to stderr."""
+    limit_resources(int(sys.argv[1]))
+    channel = Channel(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    for request in requests(sys.stdin.buffer):
+        path = request.pop("path")
+        try:
+            channel.send("result", OPERATIONS[request.pop("op")](path, channel, **request))
+        except FileError as e:
+            channel.send("error", {"class": type(e).__name__, "reason": e.reason})
+        except MemoryError:
+            channel.send("error", {"class": "ReadError", "reason": "reading it needs more memory than a music file should"})
+        except Exception as e:  # the libraries below raise anything at all on damaged input; the next file must go on
+            channel.send("error", {"class": "ReadError", "reason": f"cannot be read ({type(e).__name__}: {e})"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""The command line: parse, call one function, print.
+
+No SQL, no mutagen, and torch only in the commands that embed: `indexer --help` and `indexer status` start in a blink.
+"""
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer import __version__
+from indexer.config import Settings, load_settings
+from indexer.errors import IndexerError
+
+PATH = click.Path(path_type=Path)
+COMMON = [
+    click.option("--db", type=PATH, help="The library's database."),
+    click.option("--config", type=PATH, help="Settings file to read instead of the usual one."),
+    click.option("--encoder", metavar="NAME|PATH", help="Model to embed with: an installed name, or a checkpoint's path."),
+    click.option("--head", metavar="NAME|PATH", help="Head to classify with: 'audioset', or a head file's path."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Arithmetic of the encoder."),
+    click.option("-v", "--verbose", is_flag=True, help="One line a file."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no notes, only the result."),
+]
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the common options: it receives ``settings`` and ``verbosity`` instead of them."""
+
+    @functools.wraps(function)
+    def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
+                      precision: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
+        flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision}
+        flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
+        return function(settings=load_settings(config, flags), verbosity=int(verbose) - int(quiet), **arguments)
+
+    return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+class _Group(click.Group):
+    """Turns our errors into one line on stderr and the exit code that they carry."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IndexerError as e:
+            click.echo(f"indexer: {_one_line(str(e))}", err=True)
+            ctx.exit(e.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("indexer: interrupted", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:  # the reader of our output went away
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="indexer")
+def main() -> None:
+    """Keep an electronic-music library labelled: embed, classify, tag, browse."""
+
+
+@main.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what a scan would find; change nothing.")
+@click.option("--no-tags", is_flag=True, help="Write no genre into any file.")
+@click.option("-f", "--force", is_flag=True, help="Read and embed again what is known and unchanged.")
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@json_option
+@common
+def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, no_tags: bool, force: bool, as_json: bool) -> None:
+    """Index, embed, classify and tag folders or files, once.
+
+    Without PATHS: the roots of the settings file, else every folder that was scanned before. What is known and
+    unchanged is not opened again. Ctrl-C keeps what is done; the next scan goes on from there.
+    """
+    from indexer.scanner import preview
+
+    if dry_run:
+        found = preview(settings, paths)
+        click.echo(json.dumps(found) if as_json else _preview_text(found))
+        return
+    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force)
+
+
+def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:
+    """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
+    from indexer.models import WITHOUT_HEAD, WITHOUT_MODEL, Chosen
+    from indexer.progress import Progress
+    from indexer.scanner import Scan
+
+    progress = Progress(verbosity)
+    running = Scan(settings, progress)
+
+    def begin(total: int, chosen: Chosen | None) -> None:
+        progress.begin(total)
+        if verbosity >= 0 and chosen is None:
+            progress.line(WITHOUT_MODEL)
+        elif verbosity >= 0 and chosen and chosen.head is None:
+            progress.line(WITHOUT_HEAD.format(name=chosen.info.name))
+
+    def interrupt(signum: int, _frame: Any) -> None:
+        progress.line("stopping: finishing what is in work (again to stop at once)")
+        signal.signal(signum, signal.default_int_handler)
+        running.stop()
+
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        result = running.run(paths, on_start=begin, **how)
+    finally:
+        progress.clear()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for note in result.notes:
+        click.echo(f"indexer: {note}", err=True)
+    click.echo(json.dumps(result.to_json()) if as_json else _scan_text(result.to_json()))
+    sys.exit(result.exit_code)
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=PATH, required=True)
+@json_option
+@common
+def classify(settings: Settings, verbosity: int, files: tuple[Path, ...], as_json: bool) -> None:
+    """Genre and confidence of FILES; nothing is stored and no tag is touched."""
+    from indexer.classify import classify as look
+
+    results = []
+    for result in look(settings, files):
+        results.append(result)
+        if "error" in result:
+            click.echo(f"{result['path']}: {result['error']}", err=True)
+        elif not as_json:
+            click.echo(_classify_text(result))
+    if as_json:
+        click.echo(json.dumps(results))
+    sys.exit(1 if any("error" in r for r in results) else 0)
+
+
+@main.command()
+@json_option
+@common
+def relabel(settings: Settings, verbosity: int, as_json: bool) -> None:
+    """Apply the head in use to all cached embeddings; no file is opened."""
+    from indexer.relabel import relabel as apply_head
+
+    found = apply_head(settings)
+    click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
+               f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply")
+
+
+@main.command()
+@json_option
+@common
+def status(settings: Settings, verbosity: int, as_json: bool) -> None:
+    """What the library holds."""
+    from indexer.overview import status as look
+
+    found = look(settings.db)
+    click.echo(json.dumps(found) if as_json else _status_text(found))
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--open", "open_browser", is_flag=True, help="Open a browser.")
+@common
+def serve(settings: Settings, verbosity: int, open_browser: bool) -> None:
+    """Show the library in Datasette."""
+    from indexer.serve import serve as run
+
+    run(settings, open_browser=open_browser)
+
+
+@main.group()
+def tags() -> None:
+    """What was written into files, and taking it back."""
+
+
+@tags.command("history")
+@click.argument("file", type=PATH)
+@json_option
+@common
+def tags_history(settings: Settings, verbosity: int, file: Path, as_json: bool) -> None:
+    """Every write to FILE, oldest first."""
+    from indexer.overview import history
+
+    rows = history(settings.db, file)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        reason = f"  ({row['reason']})" if row["reason"] else ""
+        click.echo(f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {_genres(row['before'])} -> {_genres(row['after'])}{reason}")
+    if not rows:
+        click.echo("nothing was written to this file")
+
+
+@tags.command("undo")
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("--run", "run_id", type=int, help="Everything that one scan wrote.")
+@click.option("--since", metavar="TIME", help="Everything written since a time, such as 2026-11-22 or 2026-11-22T10:00Z.")
+@click.option("--all", "everything", is_flag=True, help="Everything that is still in place.")
+@click.option("-f", "--force", is_flag=True, help="Also where the genre was changed since.")
+@json_option
+@common
+def tags_undo(settings: Settings, verbosity: int, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
+              force: bool, as_json: bool) -> None:
+    """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
+    from indexer.undo import undo_files
+
+    if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
+        raise click.UsageError("name files, or one of --run, --since and --all")
+    done = undo_files(settings, files, run_id=run_id, since=since, force=force)
+    for path, reason in done["refused"]:
+        click.echo(f"{path}: {reason}", err=True)
+    click.echo(json.dumps(done) if as_json else f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours, "
+               f"{len(done['refused']):,} left alone")
+    sys.exit(1 if done["refused"] else 0)
+
+
+@tags.command("apply")
+@click.argument("paths", nargs=-1, type=PATH)
+@json_option
+@common
+def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], as_json: bool) -> None:
+    """Write the genres that are decided and not yet in the files, also where they were undone before."""
+    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, explicit_tags=True)
+
+
+@main.group()
+def models() -> None:
+    """Encoders and heads: what there is, download, add, choose."""
+
+
+@models.command("list")
+@json_option
+@common
+def models_list(settings: Settings, verbosity: int, as_json: bool) -> None:
+    """Published checkpoints and installed models."""
+    from indexer.models import overview
+
+    found = overview(settings.models)
+    click.echo(json.dumps(found) if as_json else _models_text(found))
+
+
+@models.command("download")
+@click.argument("name")
+@click.option("--accept-licence", is_flag=True, help="Accept NTT's licence without being asked.")
+@click.option("--base-url", help="Another server laid out like NTT's release pages.")
+@common
+def models_download(settings: Settings, verbosity: int, name: str, accept_licence: bool, base_url: str | None) -> None:
+    """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
+    from indexer.m2d import catalogue
+
+    def accept(notice: str) -> bool:
+        click.echo(notice, err=True)
+        return accept_licence or (sys.stdin.isatty() and click.confirm("Do you accept this licence?", err=True))
+
+    with click.progressbar(length=0, label=name, file=sys.stderr, show_pos=True, hidden=verbosity < 0) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        path = catalogue.download(name, settings.models, accept=accept, progress=show, base_url=base_url or catalogue.BASE_URL)
+    click.echo(f"installed {path.parent.name}")
+
+
+@models.command("add")
+@click.argument("source", type=PATH)
+@click.option("--name", help="Name to install it under.")
+@common
+def models_add(settings: Settings, verbosity: int, source: Path, name: str | None) -> None:
+    """Install a checkpoint that is here already: .pth, .zip or folder."""
+    from indexer.m2d import catalogue
+
+    click.echo(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
+
+
+@models.command("info")
+@click.argument("name")
+@json_option
+@common
+def models_info(settings: Settings, verbosity: int, name: str, as_json: bool) -> None:
+    """Geometry, front end, identity and head of a model (a name or a path)."""
+    from indexer.models import describe
+
+    found = describe(settings, name)
+    click.echo(json.dumps(found) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+@models.command("use")
+@click.argument("name")
+@common
+def models_use(settings: Settings, verbosity: int, name: str) -> None:
+    """Make a model (and with --head its head) the library's: a name or a checkpoint's path."""
+    from indexer.models import use
+
+    click.echo(use(settings, name))
+
+
+# ---- texts
+
+
+def _genres(values: list[str] | None) -> str:
+    return "; ".join(values) if values else "(none)"
+
+
+def _scan_text(r: dict[str, Any]) -> str:
+    lines = [f"{r['files']:,} files: {r['embedded']:,} recordings embedded ({r['audio_s'] / 3600:.1f} h of audio), {r['cached']:,} known already"]
+    if r["classified"]:
+        lines.append(f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {r['tags_written']:,} genres written"
+                     + (f", {r['tags_refused']:,} files left alone" if r["tags_refused"] else ""))
+    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
+    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time" if r["audio_s"] else ""
+    lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
+    return "\n".join(lines)
+
+
+def _preview_text(found: dict[str, Any]) -> str:
+    names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
+    lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
+    lines.append(", ".join(f"{found[kind]:,} {kind}" for kind in ("new", "changed", "unchanged", "back", "vanished", "unlisted") if found[kind])
+                 or "no files")
+    return "\n".join(lines)
+
+
+def _classify_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else ' (undecided)'}"]
+    width = max(len(label) for label in result["scores"])
+    lines += [f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}" for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])]
+    return "\n".join(lines)
+
+
+def _status_text(s: dict[str, Any]) -> str:
+    lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
+    lines += [f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})" for r in s["roots"]]
+    lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
+    lines.append(f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}")
+    if s["head"]:
+        lines.append(f"head       {s['head']['name']} (decided from {s['head']['threshold']:.0%})")
+    lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
+    lines.append(f"tags       {s['tags_written']:,} written")
+    lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
+    if s["last_run"]:
+        lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
+    return "\n".join(lines)
+
+
+def _models_text(found: dict[str, Any]) -> str:
+    lines = ["installed:"]
+    for m in found["installed"]:
+        lines.append(f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else ""))
+    if not found["installed"]:
+        lines.append("  none")
+    lines.append("published by NTT (evaluation licence, non-commercial):")
+    lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in found["published"]]
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""Settings: defaults, then the TOML file, then INDEXER_* in the environment, then flags.
+
+Owns every setting's name, type, default and meaning. Never opens the database, a model or a music file.
+"""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from indexer.errors import ConfigError
+
+Policy = Literal["fill", "replace", "append", "off"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+APP = "indexer"
+
+
+def data_dir() -> Path:
+    """Where library.db lives unless told otherwise."""
+    import platformdirs
+
+    return platformdirs.user_data_path(APP)
+
+
+def config_file() -> Path:
+    """The settings file that is read when it exists; INDEXER_CONFIG or --config name another."""
+    import platformdirs
+
+    return platformdirs.user_config_path(APP) / "config.toml"
+
+
+def _models_dir() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path(APP) / "models"
+
+
+def _doc(help_text: str, **kwargs: Any) -> Any:
+    return field(metadata={"help": help_text}, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings; the help texts are the documentation's table."""
+
+    roots: tuple[Path, ...] = _doc("music folders that a scan without PATH goes through", default=())
+    db: Path = _doc("the library's database", default_factory=lambda: data_dir() / "library.db")
+    models: Path = _doc("folder of installed models", default_factory=_models_dir)
+    encoder: str | None = _doc("model to embed with: an installed name, or a checkpoint's path", default=None)
+    head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
+    device: Device = _doc("where the encoder runs", default="auto")
+    precision: Precision = _doc("arithmetic of the encoder; auto is fp32 on a CPU and bf16 on a GPU", default="auto")
+    jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 8", default=0)
+    write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
+    min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)
+    preserve_mtime: bool = _doc("keep a file's modification time when its tag is written", default=False)
+    labels: Mapping[str, str] = _doc("text to write for a genre, such as \"drum and bass\" = \"Drum & Bass\"", default_factory=dict)
+    ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
+    host: str = _doc("address that the web pages listen on", default="127.0.0.1")
+    port: int = _doc("port that the web pages listen on", default=8001)
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise ConfigError(f"jobs is {self.jobs}: must be 0 (one a core) or more")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
+        if any(c in os.fspath(self.db) for c in "#?"):
+            raise ConfigError(f"{self.db}: '#' and '?' cannot be in the database's path, Datasette would open another file")
+
+    def text_for(self, label: str) -> str:
+        """The genre text that is written for a label: the user's own, or the label in title case ("Drum and Bass")."""
+        for key, text in self.labels.items():
+            if key.casefold() == label.casefold():
+                return text
+        return " ".join(w if w in {"and", "of", "the"} else w.capitalize() for w in label.split())
+
+    def worker_count(self) -> int:
+        """Child processes to start."""
+        return self.jobs or min(8, os.cpu_count() or 1)
+
+
+def load_settings(
+    config: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Settings from all four sources; a flag whose value is None was not given.
+
+    Raises ConfigError naming the key and the nearest valid one for an unknown key, and key and type for a wrong value.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    hints = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    chosen = config or (Path(environ["INDEXER_CONFIG"]) if environ.get("INDEXER_CONFIG") else None)
+    path = chosen or config_file()
+    if chosen or path.exists():
+        for key, value in _read_toml(path).items():
+            if key not in fields:
+                raise ConfigError(f"{path}: unknown setting '{key}'{_nearest(key, fields)}")
+            values[key] = _convert(value, hints[key], f"{path}: {key}")
+    for key in fields:
+        text = environ.get(f"INDEXER_{key.upper()}")
+        if text is not None:
+            values[key] = _convert(_parse_text(text, hints[key], key), hints[key], f"INDEXER_{key.upper()}")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key] = _convert(value, hints[key], f"--{key.replace('_', '-')}")
+    return Settings(**values)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not valid TOML ({e})") from e
+
+
+def _nearest(key: str, valid: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(sorted(valid))}"
+
+
+def _parse_text(text: str, hint: Any, key: str) -> Any:
+    """An environment variable's text as the TOML value it stands for."""
+    kind = _base(hint)
+    if kind is tuple:
+        return [p for p in text.split(os.pathsep) if p]
+    if kind in (int, float, bool, Mapping):
+        try:
+            return tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            raise ConfigError(f"INDEXER_{key.upper()}: '{text}' is not a {_name(hint)}") from None
+    return text
+
+
+def _base(hint: Any) -> Any:
+    """The plain type behind ``X | None``, ``tuple[X, ...]`` and ``Mapping[K, V]``."""
+    if isinstance(hint, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    origin = typing.get_origin(hint)
+    return Mapping if origin is not None and origin not in (tuple, Literal) else origin or hint
+
+
+def _name(hint: Any) -> str:
+    kind = _base(hint)
+    return {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", tuple: "list", Mapping: "table"}.get(kind, str(kind))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    kind = _base(hint)
+    wrong = ConfigError(f"{where}: {value!r} is not a {_name(hint)}")
+    if kind is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(choices)}{_close_choice(value, choices)}")
+        return value
+    if kind is Path:
+        if not isinstance(value, (str, os.PathLike)):
+            raise wrong
+        return Path(value).expanduser()
+    if kind is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, os.PathLike)) for v in value):
+            raise wrong
+        is_path = typing.get_args(hint)[0] is Path
+        return tuple(Path(v).expanduser() if is_path else str(v) for v in value)
+    if kind is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+            raise wrong
+        return dict(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise wrong
+    return value
+
+
+def _close_choice(value: Any, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    return f"; did you mean '{close[0]}'?" if close else ""

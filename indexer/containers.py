@@ -1,0 +1,314 @@
+"""FLAC, WAV, AIFF, WavPack, Musepack, Monkey's Audio, TTA and DSF: which bytes of a file are audio.
+
+Owns one generator a container that yields the facts and byte ranges which make up the identity, and notices files that
+end early. Never hashes, never decodes; sizes a file states are checked before they are used, so every loop advances.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from indexer.bytesource import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
+
+MAX_CHUNKS = 100_000
+MAX_FLAC_TRIES = 20_000  # places that look like a frame header, each proved by its checksum
+MAX_FLAC_GAP_BYTES = 256 << 20
+_FLAC_SYNC = re.compile(b"\xff[\xf8\xf9]")
+PCM, IEEE_FLOAT, ALAW, MULAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE  # WAVE format tags
+
+
+def _crc8(data: bytes) -> int:
+    """FLAC's frame header checksum: polynomial x^8 + x^2 + x + 1."""
+    value = 0
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 0x07 if value & 0x80 else value << 1) & 0xFF
+    return value
+
+
+def _is_flac_frame(head: bytes) -> bool:
+    """Whether a valid FLAC frame header (RFC 9639, section 9.1) begins ``head`` (16 bytes)."""
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[2] >> 4 == 0 or head[3] & 1:
+        return False
+    number_bytes = 1 if head[4] < 0x80 else max(1, 8 - (head[4] ^ 0xFF).bit_length())
+    size_code, rate_code = head[2] >> 4, head[2] & 15
+    length = 4 + number_bytes + {6: 1, 7: 2}.get(size_code, 0) + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    return len(head) > length and _crc8(head[:length]) == head[length]
+
+
+def streaminfo_facts(block: bytes) -> bytes:
+    """Sample rate, channels and bits per sample from a STREAMINFO block: what frames may leave to it."""
+    return (int.from_bytes(block[10:14]) >> 4).to_bytes(4)
+
+
+def walk_flac(source: ByteSource) -> Iterator[Part]:
+    """FLAC: sample rate, channels and bits of STREAMINFO, then the frames."""
+    start = after_leading_tags(source)
+    end = before_trailing_tags(source, min(start, source.size))
+    position, last, number = start + 4, False, 0
+    while not last and position + 4 <= end and number < MAX_CHUNKS:
+        head = source.at(position, 4)
+        last, size = bool(head[0] & 0x80), int.from_bytes(head[1:])
+        if head[0] & 0x7F == 0:
+            if position + 38 > end:
+                raise source.truncated("the header", position + 38, end)
+            yield streaminfo_facts(source.at(position + 4, 34))
+        if head[0] == 0xFF or (number and _is_flac_frame(source.at(position, 16))):
+            break
+        position, number = position + 4 + size, number + 1
+    if position > end:
+        raise source.truncated("the header", position, end)
+    position = _find_flac_frame(source, position, end)
+    if position >= end:
+        raise source.no_audio()
+    yield Span(position, end)
+
+
+def _find_flac_frame(source: ByteSource, start: int, end: int) -> int:
+    """The first frame from ``start``; some writers state too small a size for a large picture."""
+    position, tries = start, 0
+    while position < min(end, start + MAX_FLAC_GAP_BYTES) and tries < MAX_FLAC_TRIES:
+        buffer, base = source.window(position)
+        found = _FLAC_SYNC.search(buffer, position - base)
+        if found is None:  # one byte is kept back: the sync may lie across two windows
+            position = max(position + 1, base + len(buffer) - 1)
+            continue
+        tries, position = tries + 1, base + found.start()
+        if _is_flac_frame(source.at(position, 16)):
+            return position
+        position += 1
+    return end
+
+
+def _wave_facts(fmt: bytes) -> bytes:
+    """What makes WAVE samples mean what they mean, the same for WAVEFORMATEX and EXTENSIBLE."""
+    tag, channels, rate_hz, _bytes_per_s, block_bytes, bits = struct.unpack("<HHIIHH", fmt[:16])
+    if tag == EXTENSIBLE and len(fmt) >= 26:
+        tag = int.from_bytes(fmt[24:26], "little")
+    width = block_bytes if tag in {PCM, IEEE_FLOAT} else bits if tag in {ALAW, MULAW} else 0
+    return struct.pack("<HHIH", tag, channels, rate_hz, width)
+
+
+def _chunks(source: ByteSource, position: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
+    """(name, begin, stated size) of the chunks from ``position``; ``layout`` is struct's for name and size."""
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > source.size:
+            return
+        name, size = struct.unpack(layout, source.at(position, 8))
+        yield name, position + 8, size
+        position += 8 + size
+        # the pad byte to an even offset; some writers forget it
+        if size & 1 and not (_is_chunk_name(source, position) and not _is_chunk_name(source, position + 1)):
+            position += 1
+
+
+def _is_chunk_name(source: ByteSource, position: int) -> bool:
+    name = source.at(position, 4)
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
+
+
+def walk_wav(source: ByteSource) -> Iterator[Part]:
+    """WAV, RF64, BW64: the facts of ``fmt `` and the bytes of ``data``, to the end of the file where it was piped."""
+    position = after_leading_tags(source)
+    riff_size = int.from_bytes(source.at(position + 4, 4), "little")
+    large, position = source.at(position, 4) != b"RIFF", position + 12
+    data64, facts, seen = None, False, 0
+    for name, begin, size in _chunks(source, position, "<4sI"):
+        if name == b"ds64" and large:
+            data64 = int.from_bytes(source.at(begin + 8, 8), "little")
+        elif name == b"fmt " and not facts:
+            fmt = source.at(begin, min(size, 40))
+            if len(fmt) < 16:
+                raise source.error("damaged: its fmt chunk is too short")
+            facts = True
+            yield _wave_facts(fmt)
+        elif name == b"data":
+            length = _data_bytes(source, begin, size, riff_size, data64)
+            if begin + length > source.size:
+                raise source.truncated("the data chunk", length, source.size - begin)
+            seen += length
+            yield Span(begin, begin + length)
+            if length != size:
+                break
+    if not facts:
+        raise source.error("damaged: it has no fmt chunk")
+    if not seen:
+        raise source.no_audio()
+
+
+def _data_bytes(source: ByteSource, begin: int, size: int, riff_size: int, data64: int | None) -> int:
+    """The size of a data chunk: as stated, of ds64, or to the end of the file where its writer could not seek back.
+
+    Such writers state 0, just under 2 GiB or just under 4 GiB, in the RIFF size too when it is 0.
+    """
+    if data64 is not None and size == 0xFFFFFFFF:
+        return data64
+    rest = source.size - begin
+    huge = size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x7FFFFFFF
+    if (size == 0 and riff_size in {0, 0xFFFFFFFF}) or (huge and size > rest):
+        return rest
+    return size
+
+
+def walk_aiff(source: ByteSource) -> Iterator[Part]:
+    """AIFF and AIFF-C: channels, bits, rate and compression of ``COMM`` and the bytes of ``SSND``."""
+    start = after_leading_tags(source)
+    compressed = source.at(start + 8, 4) == b"AIFC"
+    facts, seen = False, 0
+    for name, begin, size in _chunks(source, start + 12, ">4sI"):
+        if name == b"COMM" and not facts:
+            common = source.at(begin, 22)
+            if len(common) < (22 if compressed else 18):
+                raise source.error("damaged: its COMM chunk is too short")
+            kind = common[18:22] if compressed else b"NONE"
+            facts = True
+            yield common[:2] + common[6:18] + (b"NONE" if kind == b"twos" else kind)
+        elif name == b"SSND":
+            piped = size in {0, 0xFFFFFFFF} and int.from_bytes(source.at(start + 4, 4)) in {0, 0xFFFFFFFF}
+            end = source.size if piped else begin + size
+            if end > source.size:
+                raise source.truncated("the SSND chunk", size, source.size - begin)
+            first = begin + 8 + int.from_bytes(source.at(begin, 4))
+            if first < end:
+                seen += end - first
+                yield Span(first, end)
+    if not facts:
+        raise source.error("damaged: it has no COMM chunk")
+    if not seen:
+        raise source.no_audio()
+
+
+def walk_wavpack(source: ByteSource) -> Iterator[Part]:
+    """WavPack: of every block with samples its flags, sample count and checksum, and its body.
+
+    Left out: total length and block index, which a program that copies blocks writes anew.
+    """
+    position = after_leading_tags(source)
+    end = before_trailing_tags(source, min(position, source.size))
+    total = samples_end = seen = 0
+    while position + 32 <= end and source.at(position, 4) == b"wvpk":
+        head = source.at(position, 32)
+        size, _version, high, total_high, low_total, low_index, samples = struct.unpack("<IHBBIII", head[4:24])
+        block_end = position + 8 + size
+        if size < 24:
+            raise source.error("damaged: a WavPack block states an impossible size")
+        if block_end > end:
+            raise source.truncated("a WavPack block", size + 8, end - position)
+        if samples:
+            if not seen and low_total != 0xFFFFFFFF:
+                total = low_total + (total_high << 32) - total_high
+            seen += 1
+            samples_end = low_index + (high << 32) + samples
+            yield head[20:32]
+            yield Span(position + 32, block_end)
+        position = block_end
+    if not seen:
+        raise source.no_audio()
+    if total > samples_end:
+        raise source.error(f"truncated: {samples_end:,} of {total:,} samples are there")
+
+
+def walk_musepack(source: ByteSource) -> Iterator[Part]:
+    """Musepack: SV7 without the replay gain of its header, SV8 the stream header and the audio packets."""
+    start = after_leading_tags(source)
+    end = before_trailing_tags(source, min(start, source.size))
+    if source.at(start, 4) != b"MPCK":
+        if end - start <= 32:
+            raise source.no_audio()
+        yield source.at(start, 12)
+        yield Span(start + 20, end)
+        return
+    position, seen = start + 4, 0
+    while position + 3 <= end:
+        head = source.at(position, 12)
+        size, used = _varint(head[2:])
+        if not used or size < 2 + used:
+            raise source.error("damaged: a Musepack packet states an impossible size")
+        name = head[:2]
+        if position + size > end:
+            raise source.truncated("a Musepack packet", size, end - position)
+        if name == b"SH":
+            yield Span(position, position + size)
+        elif name == b"AP":
+            seen += 1
+            yield Span(position, position + size)
+        elif name == b"SE":
+            break
+        position += size
+    else:
+        raise source.error("truncated: the last Musepack packet is missing")
+    if not seen:
+        raise source.no_audio()
+
+
+def _varint(data: bytes) -> tuple[int, int]:
+    """(value, bytes used) of a big-endian number with 7 bits a byte; (0, 0) where it does not end."""
+    value = 0
+    for used, byte in enumerate(data[:9], 1):
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, used
+    return 0, 0
+
+
+def walk_ape(source: ByteSource) -> Iterator[Part]:
+    """Monkey's Audio: all between the tags."""
+    start = after_leading_tags(source)
+    end = before_trailing_tags(source, min(start, source.size))
+    head = source.at(start, 52)
+    if len(head) < 32 or end - start <= 32:
+        raise source.no_audio()
+    if int.from_bytes(head[4:6], "little") >= 3980 and len(head) >= 36:  # versions with a descriptor
+        sizes = struct.unpack("<7I", head[8:36])
+        needed = sum(sizes[:5]) + (sizes[5] << 32) + sizes[6]
+        if needed > end - start:
+            raise source.truncated("the audio", needed, end - start)
+    yield Span(start, end)
+
+
+def walk_tta(source: ByteSource) -> Iterator[Part]:
+    """True Audio: all between the tags."""
+    start = after_leading_tags(source)
+    end = before_trailing_tags(source, min(start, source.size))
+    head = source.at(start, 22)
+    if len(head) < 22:
+        raise source.truncated("the header", 22, len(head))
+    rate_hz, samples = struct.unpack("<II", head[10:18])
+    frame_samples = 256 * rate_hz // 245
+    if not frame_samples or not samples:
+        raise source.no_audio()
+    needed = 26 + 4 * -(-samples // frame_samples)
+    position, table_end = start + 22, start + needed - 4
+    if table_end > end:
+        raise source.truncated("the seek table", needed, end - start)
+    while position < table_end:
+        piece = source.at(position, min(table_end - position, 1 << 16))
+        needed += sum(struct.unpack(f"<{len(piece) // 4}I", piece[: len(piece) // 4 * 4]))
+        position += len(piece)
+    if needed > end - start:
+        raise source.truncated("the audio", needed, end - start)
+    yield Span(start, end)
+
+
+def walk_dsf(source: ByteSource) -> Iterator[Part]:
+    """DSF: the facts of its ``fmt `` chunk and the bytes of ``data``."""
+    position, facts = after_leading_tags(source) + 28, False
+    for _ in range(MAX_CHUNKS):
+        if position + 12 > source.size:
+            break
+        name, size = struct.unpack("<4sQ", source.at(position, 12))
+        if size < 12:
+            raise source.error("damaged: a DSF chunk states an impossible size")
+        if position + size > source.size:
+            raise source.truncated(f"the {name.decode('latin-1').strip()} chunk", size, source.size - position)
+        if name == b"fmt ":
+            facts = True
+            yield source.at(position + 12, min(size, 52) - 12)
+        elif name == b"data" and facts:
+            if size == 12:
+                break
+            yield Span(position + 12, position + size)
+            return
+        position += size
+    raise source.no_audio()

@@ -1,0 +1,193 @@
+"""Walks music folders and compares them with the library: what is new, changed, back, gone.
+
+Owns the walk, the difference and a root's health. Opens no music file and deletes nothing: a missing drive makes
+rows ``missing`` and no more. Walk and rows are both in bytewise path order and are merged like two sorted lists,
+so memory does not grow with the library.
+"""
+
+import contextlib
+import fnmatch
+import os
+import stat as stat_module
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from indexer.errors import ConfigError
+from indexer.fingerprint import AUDIO_SUFFIXES
+from indexer.store import FileRow, Store, known_files, printable
+from indexer.tagwriter import TEMP_SUFFIX
+
+_SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
+# Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.
+_SYSTEM_FOLDERS = frozenset({b"lost+found", b"System Volume Information", b"$RECYCLE.BIN", b"@eaDir", b"#recycle"})
+_TEMP_SUFFIX = TEMP_SUFFIX.encode()
+_SPOOL_ROWS = 2000
+
+Walked = tuple[bytes, os.stat_result | None]  # (path, stat), or (folder, None) for a folder that cannot be listed
+
+
+@dataclass(slots=True)
+class Difference:
+    """What a walk found against the rows."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    vanished: int = 0
+    back: int = 0
+    unlisted: list[str] = field(default_factory=list)  # folders that could not be read, for people
+    offline: str | None = None  # why the root cannot be trusted to be all there
+
+    @property
+    def present(self) -> int:
+        """Files that the walk found."""
+        return self.new + self.changed + self.unchanged + self.back
+
+
+def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None = None) -> Iterator[Walked]:
+    """Every audio file below ``top`` in bytewise path order, by name; symbolic links are not followed.
+
+    A folder that cannot be listed comes as (folder, None), so that its files are not taken for gone. Copies that a
+    killed tag write left behind are appended to ``leftovers``.
+    """
+    patterns = [os.fsencode(p) for p in ignore]
+    stack: list[tuple[bytes, os.DirEntry[bytes] | None]] = [(top, None)]
+    while stack:
+        path, entry = stack.pop()
+        if entry is not None and not entry.is_dir(follow_symlinks=False):
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # gone since it was listed
+            if stat_module.S_ISREG(found.st_mode):
+                yield path, found
+            continue
+        try:
+            with os.scandir(path) as listing:
+                children = [(e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name, e)
+                            for e in listing if _wanted(e, patterns, leftovers)]
+        except OSError:
+            yield path, None
+            continue
+        children.sort(key=lambda c: c[0], reverse=True)
+        stack.extend((e.path, e) for _, e in children)
+
+
+def _wanted(entry: os.DirEntry[bytes], patterns: list[bytes], leftovers: list[bytes] | None) -> bool:
+    name = entry.name
+    if leftovers is not None and name.endswith(_TEMP_SUFFIX) and name.startswith(b"."):
+        leftovers.append(entry.path)
+    if name.startswith(b".") or (patterns and any(fnmatch.fnmatchcase(name, p) for p in patterns)):
+        return False
+    dot = name.rfind(b".")
+    if dot > 0 and name[dot:].lower() in _SUFFIXES:
+        return True
+    return name not in _SYSTEM_FOLDERS and entry.is_dir(follow_symlinks=False)
+
+
+def compare(rows: Iterator[tuple[int, bytes, int, int, int, int, str]], walked: Iterator[Walked]) -> Iterator[tuple[str, bytes, int]]:
+    """Merge rows (id, path, dev, ino, size, mtime_ns, state) with a walk, both in path order.
+
+    Yields (kind, path, file id or 0): new, changed, unchanged, back (was missing, same content), vanished, unlisted.
+    """
+    row = next(rows, None)
+    for path, found in walked:
+        floor = path if found else path + b"/"
+        while row and row[1] < floor:
+            yield "vanished", row[1], row[0]
+            row = next(rows, None)
+        if found is None:
+            yield "unlisted", path, 0
+            while row and row[1].startswith(floor):  # not seen is not gone
+                row = next(rows, None)
+        elif row and row[1] == path:
+            yield _kind(row, found), path, row[0]
+            row = next(rows, None)
+        else:
+            yield "new", path, 0
+    while row:
+        yield "vanished", row[1], row[0]
+        row = next(rows, None)
+
+
+def _kind(row: tuple[int, bytes, int, int, int, int, str], found: os.stat_result) -> str:
+    _, _, dev, ino, size, mtime_ns, state = row
+    # A drive that was mounted again may have a new device number, and with it (FAT, network) new inode numbers.
+    same_node = ino == found.st_ino or dev != found.st_dev
+    if state == "deferred" or size != found.st_size or mtime_ns != found.st_mtime_ns or not same_node:
+        return "changed"
+    return "back" if state == "missing" else "unchanged"
+
+
+def file_changed(row: FileRow | None, path: bytes) -> bool:
+    """Whether a single file is new or differs from its row."""
+    if row is None or row.state == "missing":
+        return True
+    stat = row.stat
+    known = (row.id, path, stat.dev, stat.ino, stat.size, stat.mtime_ns, row.state)
+    return _kind(known, os.stat(path)) == "changed"  # noqa: PTH116 - bytes
+
+
+def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False) -> Difference:
+    """Walk one folder, mark rows that are back, and spool what is new, changed or vanished in the store.
+
+    With ``force`` unchanged files are spooled as changed.
+    """
+    difference = Difference()
+    known_present, known = store.count_known(folder)
+    changed: list[tuple[bytes, int | None]] = []
+    vanished: list[tuple[int]] = []
+    back: list[int] = []
+    leftovers: list[bytes] = []
+
+    def flush() -> None:
+        with store.transaction():
+            store.spool_changed(changed)
+            store.spool_vanished(vanished)
+            store.mark_present(back)
+        for spool in (changed, vanished, back):
+            spool.clear()
+
+    for kind, path, file_id in compare(known_files(store.connection, folder), walk(folder, ignore, leftovers)):
+        if kind == "unlisted":
+            difference.unlisted.append(printable(path))
+            continue
+        setattr(difference, kind, getattr(difference, kind) + 1)
+        if kind in ("new", "changed") or (force and kind != "vanished"):
+            changed.append((path, root_id))
+        elif kind == "vanished":
+            vanished.append((file_id,))
+        elif kind == "back":
+            back.append(file_id)
+        if len(changed) + len(vanished) + len(back) >= _SPOOL_ROWS:
+            flush()
+    flush()
+    for path in leftovers:  # the library's lock is ours: nobody else is about to rename it
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - bytes
+    difference.offline = _why_offline(folder, difference, known_present, known)
+    return difference
+
+
+def _why_offline(folder: bytes, difference: Difference, known_present: int, known: int) -> str | None:
+    name = printable(folder)
+    if name in difference.unlisted:
+        return f"{name} is not there or cannot be read: is the drive mounted?"
+    if known and not difference.present and not difference.unlisted:
+        return f"{name} is empty but held {known:,} files: is the drive mounted?"
+    if difference.vanished and 2 * difference.present < known_present:
+        return f"{name} has lost {known_present - difference.present:,} of its {known_present:,} files: is the drive mounted?"
+    return None
+
+
+def folders_to_scan(paths: Sequence[Path], configured: Sequence[Path], known: Sequence[bytes]) -> list[bytes]:
+    """The folders and files that a scan goes through: those named, else those configured, else those known.
+
+    Absolute, symbolic links resolved, none inside another. Raises ConfigError when there is nothing to scan.
+    """
+    chosen = [os.path.realpath(os.fsencode(p)) for p in (paths or configured)] or list(known)
+    if not chosen:
+        raise ConfigError("nothing to scan: name a folder (indexer scan FOLDER) or set 'roots' in the settings file")
+    unique = sorted(set(chosen))
+    return [p for p in unique if not any(p.startswith(o.rstrip(b"/") + b"/") for o in unique if o != p)]

@@ -1,0 +1,137 @@
+"""Audio of many recordings -> one vector each: batches units across recordings and keeps running means.
+
+Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of each unit only its
+scores are kept. Never reads a file and never stores anything; producers hand in units, results come back as futures.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.encoders import Encoder, Unit
+from indexer.heads import Head
+
+QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
+
+
+@dataclass(frozen=True, slots=True)
+class TrackEmbedding:
+    """One recording's result."""
+
+    vector: np.ndarray  # (width,) float32: mean over time
+    units: int
+    timeline: np.ndarray | None  # (units, labels) uint8, 255 = probability 1; None without a head
+
+
+class _Track:
+    """The running weighted mean of one recording's units."""
+
+    def __init__(self, head: Head | None) -> None:
+        self.future: Future[TrackEmbedding] = Future()
+        self._head = head
+        self._sum: np.ndarray | None = None
+        self._weight = 0
+        self._units = 0
+        self._rows: list[np.ndarray] = []
+
+    def add(self, vectors: np.ndarray, weights: np.ndarray) -> None:
+        """Take in some units' vectors (n, width), in order."""
+        part = weights.astype(np.float64) @ vectors.astype(np.float64)  # (width,)
+        self._sum = part if self._sum is None else self._sum + part
+        self._weight += int(weights.sum())
+        self._units += len(vectors)
+        if self._head:
+            self._rows.append(np.rint(self._head.scores(vectors) * 255).astype(np.uint8))  # (n, labels)
+
+    def finish(self) -> None:
+        """Settle the future. No units at all: the recording is shorter than the encoder can take."""
+        if self._sum is None:
+            self.future.set_exception(ValueError("too short for the encoder"))
+            return
+        vector = (self._sum / self._weight).astype(np.float32)
+        if not np.isfinite(vector.astype(np.float16)).all():
+            self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
+            return
+        self.future.set_result(TrackEmbedding(vector, self._units, np.concatenate(self._rows) if self._rows else None))
+
+
+class Embedder:
+    """Runs an encoder in a thread of its own, on batches filled from all recordings in work."""
+
+    def __init__(self, encoder: Encoder, head: Head | None = None) -> None:
+        self.encoder = encoder
+        self._head = head
+        self._queue: queue.Queue[tuple[_Track, Unit | None] | None] = queue.Queue(QUEUED_BATCHES * encoder.batch_units)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self._thread.start()
+
+    def embed(self, blocks: Iterable[np.ndarray]) -> tuple[Future[TrackEmbedding], float]:
+        """Feed one recording's audio; returns its future and its length in seconds when all is handed over.
+
+        Blocks while the encoder is behind. An error of ``blocks`` passes through and drops the recording.
+        """
+        track = _Track(self._head)
+        cutter = self.encoder.cutter()
+        frames = 0
+        for block in blocks:
+            frames += len(block)
+            for unit in cutter.push(block):
+                self._put((track, unit))
+        for unit in cutter.finish():
+            self._put((track, unit))
+        self._put((track, None))
+        return track.future, frames / self.encoder.sample_rate_hz
+
+    def close(self) -> None:
+        """Stop after the batch in work; recordings that are not finished are dropped."""
+        self._stopped.set()
+        with self._queue.mutex:
+            self._queue.queue.clear()
+            self._queue.not_full.notify_all()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, item: tuple[_Track, Unit | None]) -> None:
+        if self._stopped.is_set():
+            raise InterruptedError("the scan is stopping")
+        self._queue.put(item)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            batch = self._next_batch()
+            units = [(track, unit) for track, unit in batch if unit is not None]
+            try:
+                vectors = self.encoder.encode([unit for _, unit in units]) if units else np.empty((0, self.encoder.width))
+            except Exception as e:  # any failure of the device belongs to the recordings in this batch
+                for track in {id(t): t for t, _ in batch}.values():
+                    if not track.future.done():
+                        track.future.set_exception(e)
+                continue
+            position = 0
+            for track, unit in batch:
+                if track.future.done():
+                    position += unit is not None
+                elif unit is None:
+                    track.finish()
+                else:
+                    track.add(vectors[position : position + 1], np.array([unit.weight]))
+                    position += 1
+
+    def _next_batch(self) -> list[tuple[_Track, Unit | None]]:
+        """At least one item, and as many more as wait, up to a full batch."""
+        batch = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if sum(unit is not None for _, unit in batch) >= self.encoder.batch_units:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        return batch

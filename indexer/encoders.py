@@ -1,0 +1,104 @@
+"""What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
+
+Owns the interface that the rest of the program knows, and how a checkpoint becomes an encoder. Never decodes audio,
+never touches the store, and imports torch only inside ``load_encoder``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of a recording that an encoder can embed without seeing the rest of it."""
+
+    samples: np.ndarray  # (n,) float32, mono, with the context the front end needs at both ends
+    weight: int  # share of this unit in the track's mean; for M2D its patch columns
+
+
+class UnitCutter(Protocol):
+    """Cuts one recording, pushed in blocks of any size, into units; good for one recording."""
+
+    def push(self, samples: np.ndarray) -> list[Unit]:
+        """Take (n,) mono float32 samples and return the units that are complete now."""
+        ...
+
+    def finish(self) -> list[Unit]:
+        """Return what is left; an empty list over the whole recording means it is too short to embed."""
+        ...
+
+
+class Encoder(Protocol):
+    """Turns units into vectors of ``width`` numbers; ``id`` names weights and front end, not device or precision."""
+
+    @property
+    def id(self) -> str:
+        """Hex sha256: the cache key of every vector this encoder makes."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name a person knows it by."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of the samples the cutter wants."""
+        ...
+
+    @property
+    def unit_s(self) -> float:
+        """Duration of a full unit in seconds."""
+        ...
+
+    @property
+    def batch_units(self) -> int:
+        """How many units at a time are fastest; ``encode`` takes any number."""
+        ...
+
+    def cutter(self) -> UnitCutter:
+        """Return a fresh cutter for one recording."""
+        ...
+
+    def encode(self, units: Sequence[Unit]) -> np.ndarray:
+        """Return (n, width) float32, one row a unit, in the order given."""
+        ...
+
+
+def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average the unit vectors of one track, each by its weight.
+
+    vectors (n, width), weights (n,) of positive numbers -> (width,) float32, summed in float64.
+    Raises ValueError for no units, weights of another length, or weights that are not positive.
+    """
+    vectors = np.asarray(vectors)
+    weights = np.asarray(weights, dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) == 0:
+        raise ValueError(f"need at least one unit vector, got an array of shape {vectors.shape}")
+    if weights.shape != (len(vectors),) or not np.all(weights > 0):
+        raise ValueError(f"need {len(vectors)} positive weights, got {weights.tolist()}")
+    mean = (weights @ vectors.astype(np.float64)) / weights.sum()  # (n,) @ (n, width) -> (width,)
+    return np.asarray(mean, dtype=np.float32)
+
+
+def load_encoder(path: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
+    """Load a converted checkpoint (``model.safetensors``) as an encoder.
+
+    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda, fp32 elsewhere), fp32 or
+    bf16. Raises ModelError for a file that is damaged or not ours, an unknown option, or a device that is not there.
+    """
+    from .m2d.encoder import M2DEncoder
+
+    return M2DEncoder(Path(path), device=device, precision=precision)

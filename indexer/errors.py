@@ -1,0 +1,67 @@
+"""Every error the program raises on purpose, each with the exit code the command line maps it to.
+
+File errors carry (path, reason); the reason is one line for a person. Nothing here imports anything of ours.
+"""
+
+import os
+
+
+class IndexerError(Exception):
+    """Shown to the user as one line: what happened and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(IndexerError):
+    """A setting, flag or file of settings that cannot be used."""
+
+
+class ModelError(IndexerError):
+    """A checkpoint, head or download that is refused, with what to do about it."""
+
+
+class StoreError(IndexerError):
+    """The database cannot be opened, migrated or written."""
+
+
+class LockedError(IndexerError):
+    """Another indexer process works on this library."""
+
+    exit_code = 75
+
+
+class FileError(IndexerError):
+    """One file that could not be handled: ``reason`` is a line for a person; ``state`` the row's state."""
+
+    exit_code = 1
+    state = "unreadable"
+
+    def __init__(self, path: str | bytes | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = os.fsdecode(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class ReadError(FileError):
+    """The file is damaged, truncated or not audio."""
+
+
+class UnsupportedError(FileError):
+    """A sound file of a kind that cannot be handled."""
+
+    state = "unsupported"
+
+
+class DeferredError(FileError):
+    """Not now: the file changed while it was read, or the disk is full. Tried again by the next scan."""
+
+    state = "deferred"
+
+
+class WriteRefusedError(FileError):
+    """The tag was not written and the file is untouched."""
+
+    state = "refused"

@@ -1,0 +1,197 @@
+"""The identity of a file (Stat) and of the recording in it (Fingerprint).
+
+Owns recognising containers by content and hashing the audio payload: sha256 over the facts and bytes the container
+walkers yield, so that tags, padding, paging and remuxing do not change it and one changed audio byte does.
+Standard library only, bounded memory. Never decodes, never reads tags, never writes.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from indexer.asfpayload import HEADER as ASF_HEADER
+from indexer.asfpayload import walk_asf
+from indexer.bytesource import ByteSource, Part, Span, after_leading_tags
+from indexer.containers import (
+    walk_aiff,
+    walk_ape,
+    walk_dsf,
+    walk_flac,
+    walk_musepack,
+    walk_tta,
+    walk_wav,
+    walk_wavpack,
+)
+from indexer.errors import ReadError
+from indexer.mp4samples import walk_mp4
+from indexer.mpegframes import first_frame, walk_mpeg
+from indexer.oggpackets import ogg_kind, walk_ogg
+
+AUDIO_SUFFIXES = frozenset({
+    ".mp3", ".mp2", ".mpga", ".aac", ".flac", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b", ".mp4", ".wav", ".wave", ".bwf", ".rf64", ".aif", ".aiff", ".aifc", ".afc",
+    ".wma", ".asf", ".wv", ".mpc", ".mp+", ".ape", ".tta", ".dsf", ".dff", ".mka", ".webm", ".ac3", ".eac3", ".dts", ".au", ".snd", ".caf", ".w64", ".tak",
+})  # fmt: skip
+
+_WALKERS: dict[str, Callable[[ByteSource], Iterator[Part]]] = {
+    "mp3": walk_mpeg,
+    "aac": walk_mpeg,
+    "flac": walk_flac,
+    "vorbis": walk_ogg,
+    "opus": walk_ogg,
+    "speex": walk_ogg,
+    "oggflac": walk_ogg,
+    "mp4": walk_mp4,
+    "wav": walk_wav,
+    "aiff": walk_aiff,
+    "asf": walk_asf,
+    "wavpack": walk_wavpack,
+    "musepack": walk_musepack,
+    "ape": walk_ape,
+    "tta": walk_tta,
+    "dsf": walk_dsf,
+}
+_MAGIC = {
+    b"fLaC": "flac",
+    b"wvpk": "wavpack",
+    b"MPCK": "musepack",
+    b"MP+": "musepack",
+    b"MAC ": "ape",
+    b"TTA1": "tta",
+    b"DSD ": "dsf",
+    ASF_HEADER: "asf",
+}
+_OTHER_AUDIO = (  # whole files FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten, OptimFROG
+    b"\x1a\x45\xdf\xa3", b"\x0b\x77", b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b".snd", b"caff", b"riff\x2e\x91\xcf\x11",
+    b"tBaK", b"FRM8", b"#!AMR", b"ajkg", b"OFR ", b".RMF", b"Creative Voice File", b"TTA2", b"FLV\x01", b"LA02", b"LA03", b"LA04",
+)  # fmt: skip
+_NOT_AUDIO = (
+    (b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG", "a PNG image"), (b"GIF8", "a GIF image"), (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "a gzip archive"), (b"Rar!", "a RAR archive"), (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"SQLite format 3", "a database"), (b"MThd", "MIDI notes without sound"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What tells one state of a file from another without opening it; survives a rename."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path_or_fd: str | bytes | os.PathLike[str] | int) -> "Stat":
+        """The Stat of a path (links are followed) or of an open descriptor. Raises OSError."""
+        result = os.stat(path_or_fd)  # noqa: PTH116 - also takes a descriptor
+        return cls(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The container by content, and the hex sha256 of the audio payload: the identity of the recording."""
+
+    container: str
+    audio_sha256: str
+
+
+def sniff(file: BinaryIO) -> str:
+    """The container by content, or ``other``: a format only FFmpeg may know, or no sound at all. Raises OSError."""
+    try:
+        return _sniff(ByteSource(file, str(getattr(file, "name", ""))))
+    except ReadError:  # sync words without frames
+        return "other"
+
+
+def _sniff(source: ByteSource) -> str:
+    for position in dict.fromkeys((after_leading_tags(source), 0)):
+        head = source.at(position, 16)
+        name = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+        if name is None and head[:4] in {b"RIFF", b"RF64", b"BW64"} and head[8:12] == b"WAVE":
+            name = "wav"
+        elif name is None and head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
+            name = "aiff"
+        elif name is None and head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"styp"}:
+            name = "mp4"
+        elif name is None and head[:4] == b"OggS":
+            name = ogg_kind(source) or "other"
+        if name or head.startswith(_OTHER_AUDIO):
+            return name or "other"
+    first = first_frame(source)
+    return first.kind if first else "other"
+
+
+def fingerprint(
+    file: BinaryIO, path: str | bytes | os.PathLike[str], *, heartbeat: Callable[[], None] = lambda: None
+) -> Fingerprint:
+    """Container and audio identity of an open file; ``path`` only names it in errors.
+
+    ``heartbeat`` is called at least once for every MiB read. Raises ReadError where the file is damaged, truncated,
+    empty or not audio, and DeferredError where it became shorter while it was read.
+    """
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ReadError(path, "not a regular file")
+    except (AttributeError, OSError):  # a file in memory has no descriptor
+        pass
+    try:
+        source = ByteSource(file, path, heartbeat)
+        if not source.size:
+            raise ReadError(path, "empty file")
+        container = _sniff(source)
+        walk = _WALKERS.get(container) or _walk_other
+        return Fingerprint(container, _hash(container, source, walk(source)))
+    except OSError as error:
+        raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
+    """Sha256 over the container's name, the facts and each lane's bytes."""
+    facts = hashlib.sha256(container.encode() + b"\0")
+    lanes: dict[int, hashlib._Hash] = {}
+    for part in parts:
+        if isinstance(part, bytes):
+            facts.update(part)
+            continue
+        digest = lanes.get(part.lane)
+        if digest is None:
+            digest = lanes[part.lane] = hashlib.sha256()
+        for block in source.blocks(part.start, part.end):
+            digest.update(block)
+    for _lane, digest in sorted(lanes.items()):
+        facts.update(digest.digest())
+    return facts.hexdigest()
+
+
+def _walk_other(source: ByteSource) -> Iterator[Part]:
+    """The whole file where FFmpeg may know it; ReadError that says what it looks like where it cannot be sound."""
+    start = min(after_leading_tags(source), source.size)
+    head = source.at(start, 4096)
+    if head.startswith(_OTHER_AUDIO):
+        yield Span(0, source.size)
+        return
+    if not head and start:
+        stated = after_leading_tags(source)
+        raise source.truncated("the ID3v2 tag", stated, source.size) if stated > source.size else source.no_audio()
+    if head[:4] == b"OggS":
+        raise source.error("not audio: an Ogg file without an audio stream of a known kind")
+    raise source.error(f"not audio: {_looks_like(head)}")
+
+
+def _looks_like(head: bytes) -> str:
+    for magic, name in _NOT_AUDIO:
+        if head.startswith(magic):
+            return f"it looks like {name}"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in text[:1024]:
+        return "it looks like HTML"
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zeros"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head) and sum(byte > 127 for byte in head) < len(head) // 2:
+        return "it looks like text"
+    return "no known sound format was recognised"
+
+

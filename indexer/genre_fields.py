@@ -1,0 +1,287 @@
+"""Which tags of a container hold a genre, and how one is put in and taken back, byte for byte.
+
+INDEXER_ORIGINAL_GENRE records for every tag the bytes of the genre that stood there, their place and the room of the tag,
+so that undo needs nothing but the file. Works in place: tagwriter gives it a copy. Never decides whether to write.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mutagen import MutagenError
+
+from indexer import id3_block, riff_block
+from indexer.ape_block import ApeBlock
+from indexer.asf_block import AsfBlock, AsfLibraryBlock
+from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
+from indexer.id3_block import Id3v1Block
+from indexer.mp4_block import IlstBlock, other_atoms
+from indexer.tag_blocks import GENRE, ORIGINAL, OURS, OWN_NAMES, Block, Field, TagDamagedError, digest
+from indexer.vorbis_block import FlacBlock, OggBlock
+
+Loader = Callable[[BinaryIO], Block]
+FilePath = str | bytes | os.PathLike[str]
+FRAME_BYTES = 1024  # headers of a tag, of the chunk or atoms around it, or of its Ogg pages
+MAX_ORIGINAL = 60_000  # bytes of a genre that can be recorded for undo
+
+# container -> (tag, written even where it does not exist yet); the first one carries our own fields
+PLACES: dict[str, list[tuple[Loader, bool]]] = {
+    "mp3": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
+    "tta": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
+    "dsf": [(id3_block.load_dsf, True)],
+    "wav": [(riff_block.load_id3_chunk, True), (riff_block.InfoBlock, True)],
+    "aiff": [(riff_block.load_id3_chunk, True)],
+    "flac": [(FlacBlock, True)],
+    "vorbis": [(OggBlock, True)],
+    "opus": [(OggBlock, True)],
+    "speex": [(OggBlock, True)],
+    "oggflac": [(OggBlock, True)],
+    "mp4": [(IlstBlock, True)],
+    "asf": [(AsfBlock, True), (AsfLibraryBlock, False)],
+    "wavpack": [(ApeBlock, True), (Id3v1Block, False)],
+    "musepack": [(ApeBlock, True), (Id3v1Block, False)],
+    "ape": [(ApeBlock, True), (Id3v1Block, False)],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerGenre:
+    """INDEXER_GENRE as found in a file."""
+
+    genre: str
+    label: str
+    confidence: float
+    model: str
+
+    def to_text(self) -> str:
+        """Compact JSON, as in the file."""
+        return _compact(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class GenreEdit:
+    """What is written: all values of the genre field, and what INDEXER_GENRE says about ours."""
+
+    genres: tuple[str, ...]
+    label: str
+    confidence: float
+    model: str
+
+    def describe(self) -> str:
+        """What INDEXER_GENRE will hold."""
+        return IndexerGenre(joined(self.genres), self.label, round(self.confidence, 4), self.model).to_text()
+
+
+def joined(genres: tuple[str, ...] | list[str]) -> str:
+    """Several genres as one text."""
+    return "; ".join(genres)
+
+
+def parse_ours(text: str) -> IndexerGenre | None:
+    """INDEXER_GENRE read back; None where it is not ours to understand."""
+    try:
+        data = json.loads(text)
+        confidence = float(data["confidence"])
+        return IndexerGenre(str(data["genre"]), str(data["label"]), confidence, str(data["model"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def parse_original(text: str) -> dict[str, Any] | None:
+    """INDEXER_ORIGINAL_GENRE read back; a bare list of values is understood too."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    data = {"genre": data} if isinstance(data, list) else data
+    if not isinstance(data, dict) or not isinstance(data.get("genre"), list):
+        return None
+    return data if all(isinstance(value, str) for value in data["genre"]) else None
+
+
+def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
+    """Write the genre and our fields into every place the container has; the original is recorded once.
+
+    Raises UnsupportedError, WriteRefusedError (a tag that must not be rewritten), ReadError.
+    """
+    with _editing(path, container) as (file, places):
+        blocks = [load(file) for load, _ in places]
+        main = blocks[0]
+        original = _kept_original(main) or _compact(_record(blocks))
+        if len(original) > MAX_ORIGINAL:
+            raise WriteRefusedError(path, "the genre that stands there is too long to be recorded for undo")
+        for load, create in places:
+            block = load(file)
+            if not block.exists and not create:
+                continue
+            at = next((i for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE), None)
+            others = _others(block.fields)
+            new = block.encode(GENRE, list(edit.genres))
+            at = len(others) if at is None else at
+            own = [*block.encode(OURS, [edit.describe()]), *block.encode(ORIGINAL, [original])] if block.own_fields else []
+            block.fields = [*others[:at], *new, *others[at:], *own]
+            block.write(file)
+
+
+def restore_genre(path: FilePath, container: str) -> None:
+    """Put back what INDEXER_ORIGINAL_GENRE records and remove our fields, whatever genre stands there now.
+
+    Raises WriteRefusedError when nothing is recorded.
+    """
+    with _editing(path, container) as (file, places):
+        main = places[0][0](file)
+        record = parse_original("".join(main.text_of(ORIGINAL)[:1]))
+        if record is None:
+            raise WriteRefusedError(path, "no earlier genre is recorded in the file")
+        for number, (load, _) in enumerate(places):
+            block = load(file)
+            if block.exists:
+                _restore_block(file, block, record, is_main=number == 0)
+
+
+def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_main: bool) -> None:
+    state = record.get(block.kind)
+    others = _others(block.fields)
+    if isinstance(state, dict) and state.get("absent") and not others:
+        block.remove(file, _number(state.get("room")))
+        return
+    if isinstance(state, dict) and state.get("form") == block.rest.get("version"):
+        fields = list(others)
+        for at, raw in state.get("raw", []):
+            fields.insert(int(at), Field(GENRE, bytes.fromhex(raw)))
+        block.fields = fields
+        block.write(file, _number(state.get("room")))
+        return
+    if is_main or isinstance(state, dict):  # rewritten in another form since: the text is all that can be given back
+        block.fields = [*others, *(block.encode(GENRE, record["genre"]) if record["genre"] else [])]
+        block.write(file)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _kept_original(main: Block) -> str | None:
+    """The record of an earlier write of ours, as long as what stands there is still ours."""
+    ours = parse_ours("".join(main.text_of(OURS)[:1]))
+    text = "".join(main.text_of(ORIGINAL)[:1])
+    standing = joined(main.text_of(GENRE))
+    return text if ours is not None and ours.genre == standing and parse_original(text) is not None else None
+
+
+def _record(blocks: list[Block]) -> dict[str, Any]:
+    values = [block.text_of(GENRE) for block in blocks]
+    if blocks[0].kind == "asf":  # one field in two places
+        values = [[value for found in values for value in found]]
+    record: dict[str, Any] = {"genre": next(filter(None, values), [])}
+    for block in blocks:
+        state: dict[str, Any] = {"room": block.room}
+        if not block.exists:
+            state["absent"] = True
+        elif "version" in block.rest:
+            state["form"] = block.rest["version"]
+        raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]
+        record[block.kind] = {**state, "raw": raw} if raw else state
+    return record
+
+
+def other_fields(path: FilePath, container: str) -> dict[str, str]:
+    """Digest (sha256 hex) of every field, chunk or atom that is neither audio nor genre nor ours.
+
+    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields) and exist only with it.
+    Raises ReadError, UnsupportedError.
+    """
+    with _open(path, container, "rb") as (file, places):
+        found: dict[str, str] = {}
+        for load, _ in places:
+            block = load(file)
+            by_name: dict[str, list[bytes]] = {}
+            for field in _others(block.fields):
+                by_name.setdefault(field.name, []).append(field.raw)
+            found |= {f"{block.kind} {name}": digest(raws) for name, raws in by_name.items()}
+            if block.exists:
+                found |= {f"tag:{block.kind} {key}": value for key, value in block.rest.items()}
+                found[f"tag:{block.kind} order"] = digest(f.name.encode("utf-8", "replace") for f in _others(block.fields))
+        if container in ("wav", "aiff"):
+            found |= riff_block.other_chunks(file)
+        if container == "mp4":
+            found |= other_atoms(file)
+        return found
+
+
+def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Names of what differs between two ``other_fields``; a tag that came or went as a whole is no difference."""
+    names = sorted(before.keys() | after.keys())
+    return [n for n in names if before.get(n) != after.get(n) and not (n.startswith("tag:") and (n in before) != (n in after))]
+
+
+def standing_genres(path: FilePath, container: str) -> dict[str, list[str]]:
+    """The genre as each tag of the file holds it, by kind of tag (id3, ape, id3v1, info, vorbis, ilst, asf)."""
+    with _open(path, container, "rb") as (file, places):
+        blocks = [load(file) for load, _ in places]
+        return {block.kind: block.text_of(GENRE) for block in blocks}
+
+
+def tag_bytes(path: FilePath, container: str) -> int:
+    """By how much the file can at most shrink when its tags are rewritten."""
+    with _open(path, container, "rb") as (file, places):
+        blocks = [load(file) for load, _ in places]
+        return sum(max(block.room, sum(len(field.raw) for field in block.fields)) + FRAME_BYTES for block in blocks)
+
+
+def refuse_damaged(path: FilePath, container: str) -> None:
+    """Raise WriteRefusedError where the tags or the sizes of the file look damaged; UnsupportedError where none can be written."""
+    try:
+        with _open(path, container, "rb") as (file, places):
+            for load, _ in places:
+                if reason := load(file).problem():
+                    raise WriteRefusedError(path, reason)
+            if container == "mp3" and not _audio_follows(file):
+                raise WriteRefusedError(path, "no MPEG frame follows the ID3 tag: its size is wrong")
+    except ReadError as error:
+        raise WriteRefusedError(path, error.reason) from error
+
+
+def _audio_follows(file: BinaryIO) -> bool:
+    """Whether an MPEG frame, or another tag, begins right behind the ID3v2 tag or the zeros that some writers leave there."""
+    file.seek(0)
+    file.seek(id3_block.tag_size(file.read(10)) or 0)
+    data = file.read(1 << 16).lstrip(b"\x00")
+    return data[:3] == b"ID3" or data[:8] == b"APETAGEX" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
+
+
+def _others(fields: list[Field]) -> list[Field]:
+    return [field for field in fields if field.name not in OWN_NAMES]
+
+
+def _without_own_two(fields: list[Field]) -> list[Field]:
+    return [field for field in fields if field.name not in (OURS, ORIGINAL)]
+
+
+@contextmanager
+def _open(path: FilePath, container: str, mode: str) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
+    places = PLACES.get(container)
+    if places is None:
+        raise UnsupportedError(path, f"tags of {container} files cannot be written")
+    try:
+        with Path(os.fsdecode(path)).open(mode) as file:
+            yield file, places  # type: ignore[misc]  # the mode is binary
+    except TagDamagedError as error:
+        raise ReadError(path, f"the tag is damaged: {error}") from error
+    except (MutagenError, EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError) as error:
+        raise ReadError(path, f"the tag cannot be read: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def _editing(path: FilePath, container: str) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
+    with _open(path, container, "r+b") as (file, places):
+        yield file, places
+
+
+def _compact(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))

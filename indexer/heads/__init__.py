@@ -1,0 +1,74 @@
+"""Heads: from track vectors to one score per genre. Numpy only; never import torch, never decide what is written.
+
+Owns the interface and which kind of head a file holds.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .. import tensorfile
+from ..errors import ModelError
+
+
+class Head(Protocol):
+    """Scores vectors of one encoder; ``id`` is the sha256 over all that decides its results."""
+
+    @property
+    def id(self) -> str:
+        """Hex sha256 over kind, encoder, labels, threshold and weights: the cache key of its predictions."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name a person knows it by."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Which sort of head: linear, audioset."""
+        ...
+
+    @property
+    def encoder_id(self) -> str:
+        """The encoder whose vectors it understands."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One genre a score, in the order of the scores."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The best score from which on the head has decided."""
+        ...
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, labels) float32 that sum to one for vectors (n, width); raises ModelError for another width."""
+        ...
+
+
+def load_head(path: str | Path) -> Head:
+    """Load a head from its own file, or the AudioSet head from an encoder's ``model.safetensors``.
+
+    Raises ModelError with one line for a file that is damaged, edited, of a wrong shape, or holds no head.
+    """
+    from .audioset import AudioSetHead
+    from .linear import LinearHead
+
+    path = Path(path)
+    kind = tensorfile.read_header(path).about.get("kind")
+    if kind == "linear":
+        return LinearHead.load(path)
+    if kind == "m2d":
+        return AudioSetHead.load(path)
+    raise ModelError(f"{path}: holds no head of a known kind but {kind!r}")
+
+
+def audioset_head(path: str | Path) -> Head:
+    """Return the AudioSet head that a fine-tuned encoder's ``model.safetensors`` carries; raises ModelError without one."""
+    from .audioset import AudioSetHead
+
+    return AudioSetHead.load(Path(path))

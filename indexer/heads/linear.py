@@ -1,0 +1,110 @@
+"""The linear head: softmax(W x + b) over any labels, one safetensors file a head.
+
+Owns the file's form and the check that it is unchanged. Never trains (training does) and never imports torch.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import tensorfile
+from ..errors import ModelError
+
+KIND = "linear"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearHead:
+    """A trained head. Raises ModelError for weights, labels or a threshold that cannot be right."""
+
+    name: str
+    encoder_id: str
+    labels: tuple[str, ...]
+    threshold: float
+    weight: np.ndarray  # (K, width) float32
+    bias: np.ndarray  # (K,) float32
+    id: str = field(init=False)
+    kind: str = field(default=KIND, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the numbers and derive the id."""
+        check_labels(self.labels)
+        check_threshold(self.threshold)
+        if self.weight.ndim != 2 or len(self.weight) != len(self.labels) or self.weight.shape[1] == 0:
+            raise ModelError(f"head {self.name}: weight of shape {list(self.weight.shape)} for {len(self.labels)} labels")
+        if self.bias.shape != (len(self.labels),):
+            raise ModelError(f"head {self.name}: bias of shape {list(self.bias.shape)} for {len(self.labels)} labels")
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise ModelError(f"head {self.name}: weights hold NaN or infinity")
+        about = {"kind": KIND, "encoder_id": self.encoder_id, "labels": self.labels, "threshold": self.threshold}
+        arrays = {"weight": self.weight, "bias": self.bias}
+        object.__setattr__(self, "id", tensorfile.digest(about, arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearHead":
+        """Read a head; raises ModelError for a file that is missing, damaged, edited or of another kind."""
+        header = tensorfile.read_header(path)
+        about = header.about
+        if about.get("kind") != KIND or about.get("format_version") != FORMAT_VERSION:
+            raise ModelError(f"{path}: not a linear head this version can read")
+        arrays = tensorfile.read_arrays(path, {key: header.shapes.get(key, (0,)) for key in ("weight", "bias")})
+        try:
+            head = cls(
+                _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
+                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]),
+            )  # fmt: skip
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: its description is damaged") from error
+        if head.id != about.get("id"):
+            raise ModelError(f"{path}: changed after it was written: train or copy the head again")
+        return head
+
+    def save(self, path: Path) -> None:
+        """Write the head whole or not at all; raises ModelError where that fails."""
+        about = {
+            "kind": KIND, "format_version": FORMAT_VERSION, "id": self.id, "name": self.name,
+            "encoder_id": self.encoder_id, "labels": list(self.labels), "threshold": self.threshold,
+        }  # fmt: skip
+        tensorfile.write(path, {"weight": self.weight, "bias": self.bias}, about)
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, K) float32 probabilities for vectors (n, width); raises ModelError for another width."""
+        check_vectors(vectors, self.weight.shape[1], self.name)
+        logits = vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias  # (n, K)
+        return softmax(logits)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(n, K) logits -> (n, K) float32 probabilities; safe for any finite size."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # (n, K)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def check_vectors(vectors: np.ndarray, width: int, name: str) -> None:
+    """Raise ModelError unless vectors are (n, width)."""
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise ModelError(f"head {name} takes vectors of {width} numbers, not an array of shape {list(vectors.shape)}")
+
+
+def check_labels(labels: tuple[str, ...]) -> None:
+    """Raise ModelError unless there are at least two labels, all different and none empty."""
+    if len(labels) < 2 or len(set(labels)) != len(labels) or not all(labels):
+        raise ModelError(f"a head needs two or more different labels, not {list(labels)}")
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ModelError unless the threshold lies from 0 to 1."""
+    if not math.isfinite(threshold) or not 0 <= threshold <= 1:
+        raise ModelError(f"a head's threshold lies from 0 to 1, {threshold} does not")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value

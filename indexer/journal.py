@@ -1,0 +1,107 @@
+"""Tag writes with their journal: announce, rename, confirm; settle after a crash; undo.
+
+Joins tagwriter (files) and store (rows), which do not know each other. Never edits a file itself.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from indexer import tags, tagwriter
+from indexer.errors import FileError, WriteRefusedError
+from indexer.store import FileRow, Store, parse_stat
+from indexer.tags import Tags
+from indexer.tagwriter import Prepared
+from indexer.worker import Worker
+
+
+def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
+    """The columns of the table ``tags`` for what was read from a file."""
+    return {
+        "title": found.title, "artist": found.artist, "album": found.album, "album_artist": found.album_artist,
+        "year": found.year, "bpm": found.bpm, "musical_key": found.musical_key, "record_label": found.record_label,
+        "comment": found.comment, "genre": found.genre, "indexer_genre": found.ours.to_text() if found.ours else None,
+        "dj_data": ", ".join(found.dj_data) or None,
+    }
+
+
+def commit_write(store: Store, prepared: Prepared, *, file_id: int | None, run_id: int | None, ours: str | None) -> None:
+    """Put a prepared copy in its file's place, journalled. Raises DeferredError when the file changed meanwhile.
+
+    ours: our own field as the copy carries it; None for an undo.
+    """
+    path = os.fsencode(prepared.path)
+
+    def intend(p: Prepared) -> int:
+        return store.intend_write(file_id=file_id, run_id=run_id, path=path, action="write" if ours else "undo", before=p.before_genres,
+                                  after=p.after_genres, stat_before=p.before, stat_after=p.after, evidence=p.evidence)
+
+    def done(write_id: int) -> None:
+        with store.transaction():
+            store.settle_write(write_id, "done")
+            if file_id is not None:
+                store.set_file_stat(file_id, prepared.after)
+                store.set_genre(file_id, "; ".join(prepared.after_genres) or None, ours)
+
+    def drop(write_id: int, reason: str) -> None:
+        store.settle_write(write_id, "dropped", reason)
+
+    tagwriter.commit(prepared, intend=intend, done=done, drop=drop)
+
+
+def settle_open_writes(store: Store) -> int:
+    """Settle what a crash left between announcement and confirmation; returns how many there were."""
+    rows = store.open_writes()
+    for row in rows:
+        after = parse_stat(row["stat_after"])
+        state = tagwriter.settle(row["path"], parse_stat(row["stat_before"]), after)
+        with store.transaction():
+            store.settle_write(row["id"], state, None if state == "done" else "settled after a crash")
+            if state == "done" and row["file_id"] is not None:
+                store.set_file_stat(row["file_id"], after)
+                store.reread(row["file_id"])
+    return len(rows)
+
+
+@dataclass
+class Undone:
+    """What an undo did."""
+
+    restored: list[str] = field(default_factory=list)
+    nothing: list[str] = field(default_factory=list)  # files that carry no genre of ours
+    refused: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
+
+
+def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False) -> Undone:
+    """Restore the former genre and remove our fields, file by file; works from the file's own fields, rows or none.
+
+    A genre that the user changed since is left alone unless ``force``.
+    """
+    result = Undone()
+    worker = Worker()
+    try:
+        for target in targets:
+            row = target if isinstance(target, FileRow) else store.file_at(target)
+            path = row.path if row else target
+            assert isinstance(path, bytes)
+            _undo_one(store, worker, path, row, result, force=force)
+    finally:
+        worker.close()
+    return result
+
+
+def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, result: Undone, *, force: bool) -> None:
+    name = os.fsdecode(path)
+    try:
+        inspected = worker.call("read_tags", path)
+        found = tags.from_json(inspected["tags"])
+        if found.ours is None:
+            result.nothing.append(name)
+            return
+        if not force and not tagwriter.is_ours(found):
+            raise WriteRefusedError(name, "the genre was changed since we wrote it (use --force to restore the former one all the same)")
+        prepared = Prepared.from_json(worker.call("prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=False))
+        commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)
+        result.restored.append(name)
+    except FileError as e:
+        result.refused.append((name, e.reason))

@@ -1,0 +1,370 @@
+"""The models folder: what NTT publishes, what is installed, and how one becomes the other.
+
+Owns the names, the licence notice, the record of digests (trust on first use) and ``source.json`` beside each model.
+Never reads weights itself (checkpoint.py does), never imports torch, never ships or mirrors a checkpoint, and never
+leaves a half-installed model: a model's folder appears whole or not at all.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from indexer import __version__
+from indexer.errors import ModelError
+from indexer.m2d import checkpoint
+from indexer.m2d.download import Progress, discard, fetch
+from indexer.m2d.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
+
+BASE_URL = "https://github.com/nttcslab/m2d/releases/download"
+WEIGHTS = "model.safetensors"
+SOURCE = "source.json"
+DIGESTS = "digests.json"
+
+LICENCE_NOTICE = """\
+M2D's checkpoints belong to NTT (Nippon Telegraph and Telephone Corporation) and come under NTT's "Software license
+agreement for evaluation", not under this program's licence. In short, and in our words:
+  - for evaluation only, and not for any commercial purpose;
+  - you may not pass the checkpoint on, nor parts of it, nor grant anyone rights in it;
+  - NTT may withdraw the licence at any time.
+The agreement itself decides. Read LICENSE.pdf in https://github.com/nttcslab/m2d before you accept.
+Your acceptance is recorded beside the model, with its time."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}", re.ASCII)
+# What a checkpoint file is called when its folder, not the file, carries the model's name.
+_NAMELESS = re.compile(r"(checkpoint|weights|model)([-_ep0-9.].*)?", re.ASCII)
+_SUFFIXES = (".zip", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A checkpoint NTT publishes: release tag, use in one phrase and the rough size of its zip in MB."""
+
+    name: str
+    tag: str
+    use: str
+    about_mb: int
+
+
+# Names and tags: the releases of github.com/nttcslab/m2d. Sizes are rough: the server states the true one.
+KNOWN: tuple[KnownModel, ...] = (
+    KnownModel(
+        "m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0", "general features, for training your own heads", 300
+    ),
+    KnownModel("m2d_as_vit_base-80x608p16x16-240213", "v0.1.0", "general features, closer to AudioSet", 1300),
+    KnownModel("m2d_clap_vit_base-80x608p16x16-240128", "v0.1.0", "general features trained with captions", 1300),
+    KnownModel(
+        "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0", "AudioSet head: genres without training", 300
+    ),
+    KnownModel(
+        "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0", "AudioSet head, older training", 300
+    ),
+    KnownModel("m2d_as_vit_base-80x608p16x16p32k-240413_enconly", "v0.1.0", "general features at 32 kHz", 300),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model of the models folder; ``encoder_id`` is None when it cannot be used, and ``problem`` says why.
+
+    ``path`` is its safetensors file, ``size`` that file's bytes, ``licence_accepted`` an ISO 8601 time or None,
+    ``source`` the address or path it came from.
+    """
+
+    name: str
+    path: Path
+    encoder_id: str | None
+    size: int
+    licence_accepted: str | None
+    source: str | None
+    problem: str | None
+
+
+def installed(models_dir: Path) -> list[InstalledModel]:
+    """Return every model below ``models_dir`` by name, unusable ones with their problem; reads no weights."""
+    try:
+        folders = sorted(entry for entry in models_dir.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(f"cannot read the models folder {models_dir}: {error.strerror}") from error
+    return [_look(folder) for folder in folders]
+
+
+def _look(folder: Path) -> InstalledModel:
+    path = folder / WEIGHTS
+    source = read_json(folder / SOURCE) or {}
+    size, encoder_id, problem = 0, None, None
+    try:
+        size = path.stat().st_size
+        encoder_id = checkpoint.inspect(path).encoder_id
+    except FileNotFoundError:
+        problem = f"no {WEIGHTS} in it"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except ModelError as error:
+        problem = str(error)
+    origin = source.get("url") or source.get("path")
+    accepted = source.get("licence_accepted_at")
+    return InstalledModel(
+        folder.name,
+        path,
+        encoder_id,
+        size,
+        accepted if isinstance(accepted, str) else None,
+        origin if isinstance(origin, str) else None,
+        problem,
+    )
+
+
+def download(
+    name: str,
+    models_dir: Path,
+    *,
+    accept: Callable[[str], bool],
+    progress: Progress | None = None,
+    base_url: str = BASE_URL,
+    timeout_s: float = 30.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Download and convert a published checkpoint; return its safetensors, at once if it is installed already.
+
+    ``accept`` is shown LICENCE_NOTICE and must return True before anything is requested or written. ``progress`` gets
+    bytes so far and in all. Raises ModelError; only a resumable ``NAME.zip.part`` may stay, and the message says so.
+    """
+    known = next((model for model in KNOWN if model.name == name), None)
+    if known is None:
+        raise ModelError(f"NTT publishes no checkpoint {name!r}{_nearest(name, [])}: see `indexer models list`")
+    present = _look(models_dir / name)
+    if present.encoder_id is not None:
+        return present.path
+    if not accept(LICENCE_NOTICE):
+        raise ModelError("NTT's licence was not accepted: nothing was downloaded")
+    source: dict[str, Any] = {
+        "url": f"{base_url.rstrip('/')}/{known.tag}/{name}.zip",
+        "licence_accepted_at": _now(),
+        "licence": "NTT software license agreement for evaluation (LICENSE.pdf of github.com/nttcslab/m2d)",
+    }
+    part = models_dir / f"{name}.zip.part"
+    with writing(models_dir), locked(models_dir, name):
+        present = _look(models_dir / name)
+        if present.encoder_id is not None:  # by another process, since we looked
+            return present.path
+        trusted = _trusted_digests(models_dir)
+        fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
+        source |= {"size": part.stat().st_size, "sha256": sha256_of([part])}
+        try:
+            _check_digest(models_dir, name, source["sha256"], trusted.get(name))
+            if not zipfile.is_zipfile(part):
+                raise ModelError(
+                    f"{source['url']} is no whole zip: download it elsewhere and run `indexer models add FILE`"
+                )
+            path = _install(part, models_dir, name, source)
+        except (ModelError, OSError) as error:
+            raise _after_failure(error, part) from error
+        _record_digest(models_dir, name, source["sha256"])
+        discard(part)
+    return path
+
+
+def _after_failure(error: ModelError | OSError, part: Path) -> ModelError:
+    """Return what to tell the user; the download is kept only where the fault is this machine's, not the file's."""
+    shown = write_problem(part.parent, error) if isinstance(error, OSError) else error
+    if isinstance(error, OSError) or isinstance(error.__cause__, (OSError, SafetensorError)):
+        return ModelError(f"{shown} ({megabytes(part.stat().st_size)} are kept in {part} and need not come again)")
+    discard(part)
+    return shown
+
+
+def add(source: Path, models_dir: Path, *, name: str | None = None) -> Path:
+    """Convert a local ``.pth``, ``.zip``, folder or converted ``.safetensors``; return the installed safetensors.
+
+    ``name`` defaults to the folder's or file's name. A model of that name with other weights is never overwritten, one
+    with the same encoder is left as it is. Raises ModelError.
+    """
+    source = _absolute(source)
+    files = _checkpoint_files(source)
+    if name is not None and not _SAFE_NAME.fullmatch(name):
+        raise ModelError(f"{name!r} cannot name a model: use letters, digits and . _ + - only")
+    name = name or _name_of(source)
+    with writing(models_dir), locked(models_dir, name):
+        record = _local_source(source, _states(files), sha256_of(files))
+        return _install(source, models_dir, name, record)
+
+
+def resolve(spec: str, models_dir: Path) -> Path:
+    """Return the safetensors of ``spec``: an installed model's name, a unique beginning of one, or a checkpoint's path.
+
+    A path is converted into ``models_dir`` once, under its name and the first digits of its digest; while the file
+    keeps its size and mtime a later call only looks that up. Raises ModelError.
+    """
+    if _is_path(spec, models_dir):
+        return _resolve_path(_absolute(Path(spec)), models_dir)
+    models = installed(models_dir)
+    found = [model for model in models if model.name == spec]
+    found = found or [model for model in models if spec and model.encoder_id and model.name.startswith(spec)]
+    if len(found) > 1:
+        raise ModelError(f"model {spec!r} may be {', '.join(model.name for model in found)}: give more of the name")
+    if not found:
+        if any(spec == model.name for model in KNOWN):
+            raise ModelError(f"model {spec} is not installed: run `indexer models download {spec}`")
+        raise ModelError(
+            f"no model {spec!r} is installed{_nearest(spec, [model.name for model in models])}: see "
+            "`indexer models list`, then `indexer models download NAME` or `indexer models add FILE`"
+        )
+    (model,) = found
+    if model.encoder_id is None:
+        raise ModelError(
+            f"model {model.name} cannot be used ({model.problem}): remove {model.path.parent} and install it again"
+        )
+    return model.path
+
+
+def _is_path(spec: str, models_dir: Path) -> bool:
+    if not spec:
+        return False
+    if os.sep in spec or spec.startswith(("~", ".")):
+        return True
+    try:
+        return not (models_dir / spec).is_dir() and (spec.lower().endswith(_SUFFIXES) or Path(spec).exists())
+    except OSError:  # too long for a file name, for one
+        return False
+
+
+def _resolve_path(path: Path, models_dir: Path) -> Path:
+    files = _checkpoint_files(path)
+    if files[0].suffix.lower() == ".safetensors":
+        checkpoint.inspect(files[0])  # raises where it is none of ours
+        return files[0]
+    stem = _name_of(path)[:100]
+    states = _states(files)
+    for folder in sorted(models_dir.glob(f"{stem}-*")):
+        source = read_json(folder / SOURCE) or {}
+        if source.get("path") == str(path) and source.get("files") == states and _look(folder).encoder_id is not None:
+            return folder / WEIGHTS
+    sha256 = sha256_of(files)
+    name = f"{stem}-{sha256[:8]}"
+    with writing(models_dir), locked(models_dir, name, wait=True):
+        source = _local_source(path, states, sha256)
+        present = _look(models_dir / name)
+        record = read_json(models_dir / name / SOURCE) or {}
+        if present.encoder_id is not None and record.get("sha256") == sha256:
+            write_json(models_dir / name / SOURCE, record | source)  # the same bytes, moved or touched
+            return present.path
+        return _install(path, models_dir, name, source)
+
+
+def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) -> Path:
+    """Convert ``source`` beside its place, then move the finished folder in; raises ModelError and OSError."""
+    folder = models_dir / name
+    staging = models_dir / f".{name}.new"
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    try:
+        converted = checkpoint.convert(source, staging, name=name)
+        write_json(staging / SOURCE, record | {"indexer_version": __version__, "installed_at": _now()})
+        encoder_id = checkpoint.inspect(converted).encoder_id
+        present = _look(folder)
+        if present.encoder_id == encoder_id:
+            return present.path
+        if present.encoder_id is not None:
+            raise ModelError(
+                f"a model {name} with other weights is installed: give this one another --name, or remove {folder}"
+            )
+        if folder.exists():  # without a usable model, perhaps with files of the user's: those stay
+            (staging / SOURCE).replace(folder / SOURCE)
+            converted.replace(folder / WEIGHTS)
+        else:
+            staging.replace(folder)
+        return folder / WEIGHTS
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _trusted_digests(models_dir: Path) -> dict[str, Any]:
+    path = models_dir / DIGESTS
+    digests = read_json(path)
+    if digests is None and path.exists():  # forgetting them silently would trust anything anew
+        raise ModelError(f"{path} is damaged: mend it, or remove it to trust every next download like a first one")
+    return digests or {}
+
+
+def _check_digest(models_dir: Path, name: str, sha256: str, trusted: str | None) -> None:
+    if trusted not in (None, sha256):
+        raise ModelError(
+            f"{name} is not the file that was downloaded before "
+            f"(sha256 {sha256[:16]}..., then {str(trusted)[:16]}...): "
+            f"if you trust the new one, remove {name} from {models_dir / DIGESTS} and download again"
+        )
+
+
+def _record_digest(models_dir: Path, name: str, sha256: str) -> None:
+    with locked(models_dir, DIGESTS, wait=True):
+        write_json(models_dir / DIGESTS, _trusted_digests(models_dir) | {name: sha256})
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ModelError(f"{path}: there is no such user") from error
+
+
+def _checkpoint_files(source: Path) -> list[Path]:
+    """Return the files ``source`` stands for: itself, or the checkpoint of the folder it is."""
+    try:
+        return _files_below(source)
+    except OSError as error:
+        raise ModelError(f"cannot read {source}: {error.strerror}") from error
+
+
+def _files_below(source: Path) -> list[Path]:
+    if source.is_dir():
+        # Our own converted form before the pickle it may have come from.
+        files = [source / WEIGHTS] if (source / WEIGHTS).is_file() else sorted(source.rglob("*.pth"))
+        if len(files) != 1:
+            raise ModelError(f"{source} holds {len(files)} .pth files where one is expected: name the file itself")
+        return files
+    if not source.exists():
+        raise ModelError(f"{source} does not exist: give a .pth, .zip or .safetensors file, or a folder with one")
+    if not source.is_file() or source.suffix.lower() not in _SUFFIXES:
+        raise ModelError(f"{source} is not a checkpoint: give a .pth, .zip or .safetensors file, or a folder with one")
+    return [source]
+
+
+def _states(files: list[Path]) -> list[list[Any]]:
+    """Return [path, size, mtime_ns] of each file: what tells, without reading it, that a file is unchanged."""
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _local_source(source: Path, states: list[list[Any]], sha256: str) -> dict[str, Any]:
+    return {"path": str(source), "files": states, "size": sum(size for _, size, _ in states), "sha256": sha256}
+
+
+def _name_of(source: Path) -> str:
+    """Return a model name from a path: its folder's where the file itself is only called checkpoint-300 or the like."""
+    stem = source.name if source.is_dir() or source.suffix.lower() not in _SUFFIXES else source.stem
+    if not source.is_dir() and _NAMELESS.fullmatch(stem):
+        stem = source.parent.name
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", stem).lstrip("._+-")[:120]
+    return name or "model"
+
+
+def _nearest(name: str, have: list[str]) -> str:
+    names = [*have, *(model.name for model in KNOWN if model.name not in have)]
+    near = [other for other in names if name and name.lower() in other.lower()]
+    near += difflib.get_close_matches(name, [other for other in names if other not in near], n=3, cutoff=0.4)
+    near += [other for other in have if other not in near]
+    return f" (nearest: {', '.join(near[:3])})" if near else ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

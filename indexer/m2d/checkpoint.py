@@ -1,0 +1,192 @@
+"""Our own form of an M2D checkpoint: one safetensors file that describes itself.
+
+Owns its metadata, the encoder's id and the conversion from the published formats (published.py reads those). Imports
+torch only to convert or to load weights: ``inspect`` serves quick commands.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import tensorfile
+from ..errors import ModelError
+from .geometry import DEFAULT_NORM, FrontEnd, Geometry, Shape, expected_shapes, front_end, geometry_from_shapes
+
+if TYPE_CHECKING:
+    from .published import Published
+
+FILE_NAME = "model.safetensors"
+KIND = "m2d"
+FORMAT_VERSION = 1
+HEAD_CLASSES = 527  # AudioSet
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """What a converted checkpoint says about itself."""
+
+    path: Path
+    name: str
+    encoder_id: str  # hex sha256 of the encoder's weights and front end; the head and the source's format do not enter
+    source_sha256: str  # hex, of the file it was converted from
+    format_version: int
+    front_end: FrontEnd
+    geometry: Geometry
+    head_width: int | None  # inputs of the AudioSet head (3840 or 768), None without one
+    head_sha256: str | None  # hex, over the head's numbers
+
+    @property
+    def unit_s(self) -> float:
+        """Duration of a full unit in seconds."""
+        return self.geometry.unit_frames * self.front_end.hop / self.front_end.sample_rate_hz
+
+
+def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_rate_hz: int | None = None) -> Path:
+    """Convert a published checkpoint (.pth, .zip, folder) to ``dest_folder/model.safetensors``; return that path.
+
+    A converted .safetensors, or a folder with one, is checked and written anew. name: what to call the model, by default
+    the name of the source. sample_rate_hz: 16000 or 32000, by default what the names say (``p32k``). Written whole or
+    not at all. Raises ModelError with one line for a source that is damaged, hostile or not an M2D checkpoint.
+    """
+    if source.is_dir() and (source / FILE_NAME).is_file():
+        source = source / FILE_NAME
+    try:
+        dest_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot make {dest_folder}: {error.strerror}") from error
+    dest = dest_folder / FILE_NAME
+    if source.suffix.lower() == ".safetensors":
+        _copy(source, dest, name, sample_rate_hz)
+    else:
+        from . import published
+
+        found = published.read(source, dest_folder)
+        _write(found, dest, name or _name_of(source), sample_rate_hz)
+    return dest
+
+
+def inspect(path: Path) -> CheckpointInfo:
+    """Read what a converted checkpoint says about itself, without torch and without its weights.
+
+    Raises ModelError for a file that is missing, damaged, of a newer format or not ours.
+    """
+    header = tensorfile.read_header(path)
+    about = header.about
+    if about.get("kind") != KIND:
+        raise ModelError(f"{path}: not an M2D model but {about.get('kind')!r}")
+    if about.get("format_version") != FORMAT_VERSION:
+        raise ModelError(f"{path}: written by another version of this program: add the checkpoint again")
+    try:
+        numbers = FrontEnd(**about["front_end"])
+        unit_frames = int(about["geometry"]["unit_frames"])
+        texts = [about[key] for key in ("name", "encoder_id", "source_sha256")]
+        expected = front_end(numbers.sample_rate_hz, (numbers.mean, numbers.std))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{path}: its description is damaged") from error
+    try:
+        geometry = geometry_from_shapes(header.shapes, unit_frames=unit_frames)
+        head_width = _head_width(header.shapes, geometry)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if asdict(geometry) != about["geometry"] or numbers != expected or not all(isinstance(text, str) for text in texts):
+        raise ModelError(f"{path}: its description does not fit its weights")
+    return CheckpointInfo(path, texts[0], texts[1], texts[2], FORMAT_VERSION, numbers, geometry, head_width, about.get("head_sha256"))
+
+
+def load_weights(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
+    """Read the encoder's weights and make sure that they are the ones the id stands for.
+
+    Returns the description and float32 arrays by their published names. Raises ModelError as ``inspect`` does, and for
+    weights that are not finite or were edited.
+    """
+    info = inspect(path)
+    weights = tensorfile.read_arrays(path, expected_shapes(info.geometry))
+    if encoder_id(info.front_end, info.geometry, weights) != info.encoder_id:
+        raise ModelError(f"{path}: its weights were changed after it was converted: add the checkpoint again")
+    return info, weights
+
+
+def load_head(path: Path) -> dict[str, np.ndarray]:
+    """Read the AudioSet head of a converted checkpoint: head.mean, head.var, head.weight, head.bias, or nothing.
+
+    Raises ModelError as ``inspect`` does, and for a head that is not finite or was edited.
+    """
+    info = inspect(path)
+    if info.head_width is None:
+        return {}
+    head = tensorfile.read_arrays(path, _head_shapes(info.head_width))
+    if tensorfile.digest({}, head) != info.head_sha256:
+        raise ModelError(f"{path}: its AudioSet head was changed after it was converted: add the checkpoint again")
+    return head
+
+
+def encoder_id(numbers: FrontEnd, geometry: Geometry, weights: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 that names an encoder: its weights and all numbers that shape its vectors."""
+    return tensorfile.digest({"kind": KIND, "front_end": asdict(numbers), "geometry": asdict(geometry)}, weights)
+
+
+def _copy(source: Path, dest: Path, name: str | None, sample_rate_hz: int | None) -> None:
+    info, weights = load_weights(source)
+    if sample_rate_hz not in (None, info.front_end.sample_rate_hz):
+        raise ModelError(f"{source}: converted for {info.front_end.sample_rate_hz} Hz, not {sample_rate_hz} Hz")
+    head = load_head(source)
+    about = tensorfile.read_header(source).about
+    tensorfile.write(dest, weights | head, about | {"name": name or info.name})
+
+
+def _write(found: "Published", dest: Path, name: str, sample_rate_hz: int | None) -> None:
+    hints = (name, *found.names)
+    weights = {key: tensor.numpy() for key, tensor in found.tensors.items()}
+    geometry = geometry_from_shapes({key: array.shape for key, array in weights.items()}, unit_frames=_claimed_frames(hints))
+    rate_hz = sample_rate_hz or (32_000 if any("p32k" in hint for hint in hints) else 16_000)
+    numbers = front_end(rate_hz, found.norm_stats or DEFAULT_NORM)
+    head = {key: tensor.numpy() for key, tensor in found.head.items()}
+    _head_width({key: array.shape for key, array in head.items()}, geometry)
+    if head and not (head["head.var"] >= 0).all():
+        raise ModelError("module.head.norm.running_var: holds a negative variance")
+    about: dict[str, Any] = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "encoder_id": encoder_id(numbers, geometry, weights),
+        "source_sha256": found.sha256,
+        "head_sha256": tensorfile.digest({}, head) if head else None,
+        "front_end": asdict(numbers),
+        "geometry": asdict(geometry),
+    }
+    tensorfile.write(dest, weights | head, about)
+
+
+def _head_shapes(width: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {"head.weight": (HEAD_CLASSES, width), "head.bias": (HEAD_CLASSES,)}
+    return shapes | {"head.mean": (width,), "head.var": (width,)}
+
+
+def _head_width(shapes: Mapping[str, Shape], geometry: Geometry) -> int | None:
+    """Return the inputs of the AudioSet head, None without one; raises ModelError where its shapes are impossible."""
+    if not any(key.startswith("head.") for key in shapes):
+        return None
+    width = shapes.get("head.weight", (0, 0))[-1]
+    if width not in (geometry.width, geometry.vector_width):
+        raise ModelError(f"head.weight: {width} inputs where {geometry.vector_width} or {geometry.width} are expected")
+    for key, shape in _head_shapes(width).items():
+        if tuple(shapes.get(key, ())) != shape:
+            raise ModelError(f"{key}: shape {list(shapes.get(key, ()))} where {list(shape)} is expected")
+    return width
+
+
+def _name_of(source: Path) -> str:
+    """Return what a published checkpoint is called: the folder's name or the zip's; a .pth lies in a folder so named."""
+    if source.is_dir():
+        return source.resolve().name
+    return source.parent.name if source.parent.name.startswith("m2d_") else source.stem
+
+
+def _claimed_frames(hints: tuple[str, ...]) -> int | None:
+    """Return the unit length a name claims, as 608 in ``80x608p16x16``."""
+    found = (re.search(r"80x(\d{1,5})p\d", hint, re.ASCII) for hint in hints)
+    return next((int(match[1]) for match in found if match), None)

@@ -1,0 +1,139 @@
+"""M2D as an encoder of the program: device, precision, batches, and what to do when memory runs out.
+
+Loads converted checkpoints only. Never decodes audio, and never averages over units (``track_vector`` does).
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..encoders import DEVICES, PRECISIONS, Unit
+from ..errors import ModelError
+from . import model
+from .checkpoint import load_weights
+from .frontend import LogMel, M2DCutter
+
+# Measured: on a CPU more than 8 units a batch gain nothing (their float32 outputs leave the cache).
+BATCH_UNITS = {"cpu": 8, "mps": 8, "cuda": 64}
+
+
+class M2DEncoder:
+    """Units of 16 or 32 kHz samples to one vector each (3840 numbers for the published models)."""
+
+    def __init__(self, path: Path, *, device: str = "auto", precision: str = "auto") -> None:
+        """Load ``path`` (model.safetensors); raises ModelError as ``load_encoder`` says."""
+        self._device = _device(device)
+        dtype = _precision(precision, self._device)
+        info, weights = load_weights(path)
+        self._info = info
+        self._batch_units = BATCH_UNITS[self._device.type]
+        with torch.inference_mode():
+            tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
+            self._model = model.build(info.geometry, tensors, self._device, dtype, self._batch_units)
+            self._log_mel = LogMel(info.front_end, self._device)
+
+    @property
+    def id(self) -> str:
+        """Hex sha256 of weights and front end; the same on every device and at every precision."""
+        return self._info.encoder_id
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        return self._info.name
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return self._info.geometry.vector_width
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of the samples the cutter wants."""
+        return self._info.front_end.sample_rate_hz
+
+    @property
+    def unit_s(self) -> float:
+        """Duration of a full unit in seconds."""
+        return self._info.unit_s
+
+    @property
+    def batch_units(self) -> int:
+        """How many units at a time are fastest; shrinks where the device runs out of memory."""
+        return self._batch_units
+
+    def cutter(self) -> M2DCutter:
+        """Return a fresh cutter for one recording."""
+        return M2DCutter(self._info.front_end, self._info.geometry)
+
+    @torch.inference_mode()
+    def encode(self, units: Sequence[Unit]) -> np.ndarray:
+        """Return (n, width) float32: per unit the mean of its patch columns. Raises ModelError when memory runs out."""
+        vectors = torch.empty(len(units), self.width, device=self._device)  # (n, width), fetched once at the end
+        by_columns: dict[int, list[int]] = defaultdict(list)  # units of one length make a batch
+        for index, unit in enumerate(units):
+            by_columns[unit.weight].append(index)
+        for columns, indices in by_columns.items():
+            start = 0
+            while start < len(indices):
+                batch = indices[start : start + self._batch_units]
+                try:
+                    vectors[batch] = self._encode_batch([units[i] for i in batch], columns)
+                except torch.OutOfMemoryError as error:
+                    self._shrink(len(batch), error)
+                else:
+                    start += len(batch)
+        return vectors.cpu().numpy()
+
+    def _encode_batch(self, units: list[Unit], columns: int) -> torch.Tensor:
+        """Units of equal columns -> (B, width)."""
+        fe, frames = self._info.front_end, columns * self._info.geometry.patch_frames
+        samples, valid = self._stack(units, (frames - 1) * fe.hop + fe.n_fft)  # (B, n), (B,)
+        lms = self._log_mel(samples)  # (B, mels, frames)
+        if min(valid) < frames:  # zeros of the normalised spectrogram, not of the samples, complete the last patch
+            ends = torch.tensor(valid, device=self._device)  # (B,)
+            beyond = torch.arange(frames, device=self._device) >= ends[:, None]  # (B, frames)
+            lms = lms.masked_fill(beyond[:, None, :], 0.0)
+        features: torch.Tensor = self._model(lms)  # (B, columns, width)
+        return features.mean(dim=1)  # (B, width)
+
+    def _stack(self, units: list[Unit], length: int) -> tuple[torch.Tensor, list[int]]:
+        """Return samples (B, length) on the device, cut or zero-padded, and how many frames of each are real."""
+        fe = self._info.front_end
+        pinned = self._device.type == "cuda"  # lets the copy run beside the work of the batch before
+        stacked = torch.zeros(len(units), length, pin_memory=pinned)
+        rows = stacked.numpy()
+        for row, unit in zip(rows, units, strict=True):
+            n = min(len(unit.samples), length)
+            row[:n] = unit.samples[:n]
+        valid = [1 + (len(unit.samples) - fe.n_fft) // fe.hop for unit in units]
+        return stacked.to(self._device, non_blocking=pinned), valid
+
+    def _shrink(self, failed_units: int, error: Exception) -> None:
+        if failed_units == 1:
+            raise ModelError(f"{self._device} has not enough memory for {self.name}: use --device cpu") from error
+        self._batch_units = failed_units // 2
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted not in DEVICES:
+        raise ModelError(f"unknown device {wanted!r}: use one of {', '.join(DEVICES)}")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = next(name for name in ("cuda", "mps", "cpu") if present[name])
+    if not present[wanted]:
+        raise ModelError(f"device {wanted} is not available on this machine: use --device auto or cpu")
+    return torch.device(wanted)
+
+
+def _precision(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted not in PRECISIONS:
+        raise ModelError(f"unknown precision {wanted!r}: use one of {', '.join(PRECISIONS)}")
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else torch.float32

@@ -1,0 +1,114 @@
+"""M2D's front end: cutting a stream of samples into units, and units into normalised log-mel spectrograms.
+
+The cutter is numpy only, so that a decoding process never needs torch; LogMel imports torch when it is made. Neither
+resamples nor mixes channels: they take mono samples at the model's own rate.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..encoders import Unit
+from .geometry import FrontEnd, Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+LOG_FLOOR = 1.19209290e-07  # float32 epsilon, added before the logarithm
+
+
+class M2DCutter:
+    """Cuts one recording into units, each self-contained for an STFT without padding.
+
+    Frames are those of a centred STFT over the whole recording with reflect padding: frame f covers the padded samples
+    [f x hop, f x hop + n_fft). Only the recording's real ends are reflected; neighbouring units share their overlap.
+    Holds about one unit, whatever the length of the recording.
+    """
+
+    def __init__(self, front_end: FrontEnd, geometry: Geometry) -> None:
+        self._fe = front_end
+        self._geometry = geometry
+        self._margin = front_end.n_fft // 2  # samples reflected at each end
+        self._stride = geometry.unit_frames * front_end.hop  # samples from one unit's start to the next
+        self._buffer = np.empty(self._length(geometry.unit_frames), np.float32)
+        self._filled = 0
+        self._pushed = 0  # samples of the recording so far
+        self._frames_cut = 0
+        self._head = np.empty(0, np.float32)  # the first samples, until the left end can be reflected
+        self._finished = False
+
+    def push(self, samples: np.ndarray) -> list[Unit]:
+        """Take (n,) mono samples; return the full units they complete. Raises ValueError for another shape."""
+        if samples.ndim != 1:
+            raise ValueError(f"the cutter takes mono samples of shape (n,), not {samples.shape}")
+        if self._finished:
+            raise ValueError("a cutter serves one recording; make a new one")
+        samples = np.asarray(samples, np.float32)
+        self._pushed += len(samples)
+        if self._filled == 0 and self._frames_cut == 0:
+            self._head = np.concatenate([self._head, samples])
+            if len(self._head) <= self._margin:
+                return []
+            samples = np.concatenate([self._head[self._margin : 0 : -1], self._head])
+            self._head = np.empty(0, np.float32)
+        return self._fill(samples)
+
+    def finish(self) -> list[Unit]:
+        """Reflect the right end and return what is left; nothing at all if the audio is no longer than half a window."""
+        self._finished = True
+        if self._pushed <= self._margin:
+            return []
+        tail = self._buffer[: self._filled]
+        units = self._fill(tail[-2 : -2 - self._margin : -1].copy())
+        frames = 1 + self._pushed // self._fe.hop - self._frames_cut
+        if frames > 0:
+            units.append(self._unit(frames))
+        return units
+
+    def _length(self, frames: int) -> int:
+        return (frames - 1) * self._fe.hop + self._fe.n_fft
+
+    def _unit(self, frames: int) -> Unit:
+        self._frames_cut += frames
+        return Unit(self._buffer[: self._length(frames)].copy(), self._geometry.columns_of(frames))
+
+    def _fill(self, samples: np.ndarray) -> list[Unit]:
+        units = []
+        while len(samples):
+            taken = min(len(samples), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + taken] = samples[:taken]
+            self._filled += taken
+            samples = samples[taken:]
+            if self._filled == len(self._buffer):
+                units.append(self._unit(self._geometry.unit_frames))
+                self._filled = len(self._buffer) - self._stride  # what the next unit's first frames share with this one
+                self._buffer[: self._filled] = self._buffer[self._stride :].copy()
+        return units
+
+
+class LogMel:
+    """Batches of unit samples to normalised log-mel, in float32 on the given device."""
+
+    def __init__(self, front_end: FrontEnd, device: "torch.device | str" = "cpu") -> None:
+        import torch
+        from torchaudio.functional import melscale_fbanks
+
+        self._fe = front_end
+        self._window = torch.hann_window(front_end.n_fft, periodic=True, device=device)  # (n_fft,)
+        bank = melscale_fbanks(
+            front_end.n_fft // 2 + 1, front_end.f_min_hz, front_end.f_max_hz, front_end.n_mels,
+            front_end.sample_rate_hz, norm="slaney", mel_scale="slaney",
+        )  # (bins, mels)  # fmt: skip
+        self._bank_t = bank.T.contiguous().to(device)  # (mels, bins)
+
+    def __call__(self, samples: "torch.Tensor") -> "torch.Tensor":
+        """Take samples (B, (frames-1) x hop + n_fft) float32, return (B, mels, frames) float32."""
+        import torch
+
+        fe = self._fe
+        spectrum = torch.stft(
+            samples, fe.n_fft, fe.hop, window=self._window, center=False, return_complex=True
+        )  # (B, bins, frames) complex
+        power = spectrum.real.square() + spectrum.imag.square()  # (B, bins, frames)
+        mel = torch.matmul(self._bank_t, power)  # (mels, bins) @ (B, bins, frames) -> (B, mels, frames)
+        return ((mel + LOG_FLOOR).log() - fe.mean) / fe.std

@@ -1,0 +1,185 @@
+"""The M2D encoder: a plain ViT over patches of a log-mel spectrogram, for inference only.
+
+Written from the papers (Niizumi et al. 2023, 2024; Dosovitskiy et al. 2021), parameter names as in the published
+checkpoints. Never reads files, cuts audio or picks a device; knows nothing of decoders and projections.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from torch import Tensor, nn
+
+from .geometry import Geometry
+
+NORM_EPS = 1e-6
+
+
+class Linear(nn.Module):
+    """x W^T + b, perhaps followed by the exact GELU; weights may be stored packed for the CPU's matrix kernels."""
+
+    def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
+        self.gelu = gelu
+        self._packed: Tensor | None = None
+
+    def pack(self, tokens: int) -> None:
+        """Lay the weight out for oneDNN, tuned for so many tokens a call (any number stays correct)."""
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), tokens)
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)  # the packed copy replaces it
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) of any float type -> (..., outputs) in the weight's type."""
+        x = x.to(self.bias.dtype)
+        if self._packed is not None:
+            post, algorithm = ("gelu", "none") if self.gelu else ("none", "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, post, [], algorithm)
+            return y
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y) if self.gelu else y
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.heads = geometry.heads
+        self.qkv = Linear(geometry.width, 3 * geometry.width)
+        self.proj = Linear(geometry.width, geometry.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        B, N, C = x.shape  # noqa: N806 - batch, tokens, width
+        qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)  # (B, N, 3, nh, hs)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, nh, N, hs)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, nh, N, hs)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
+        return out
+
+
+class MLP(nn.Module):
+    """Two layers with the exact GELU between them."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.fc1 = Linear(geometry.width, geometry.mlp_width, gelu=True)
+        self.fc2 = Linear(geometry.mlp_width, geometry.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        out: Tensor = self.fc2(self.fc1(x))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. The residual stream stays float32 whatever the precision of the products."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+        self.attn = Attention(geometry)
+        self.norm2 = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+        self.mlp = MLP(geometry)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) float32 -> (B, N, C) float32."""
+        x = x + self.attn(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+class PatchEmbed(nn.Module):
+    """The strided convolution of the paper, done as one product: its patches do not overlap.
+
+    A convolution would be computed in TF32 on CUDA by default, which costs three digits.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.patch = (geometry.patch_mels, geometry.patch_frames)
+        self.proj = nn.Conv2d(1, geometry.width, self.patch, stride=self.patch)  # holds the weights; never called
+
+    def forward(self, lms: Tensor) -> Tensor:
+        """(B, mels, frames) with frames a multiple of a patch -> (B, rows x T, C), frequency-major."""
+        B, mels, frames = lms.shape  # noqa: N806 - batch
+        height, width = self.patch
+        x = lms.view(B, mels // height, height, frames // width, width)  # (B, rows, ph, T, pw)
+        x = x.permute(0, 1, 3, 2, 4).reshape(B, -1, height * width)  # (B, rows x T, ph x pw)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, rows x T, C)
+
+
+class M2D(nn.Module):
+    """Log-mel units to features per patch column."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.cls_token = nn.Parameter(torch.empty(1, 1, geometry.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + geometry.rows * geometry.columns, geometry.width))
+        self.patch_embed = PatchEmbed(geometry)
+        self.blocks = nn.ModuleList(Block(geometry) for _ in range(geometry.depth))
+        self.norm = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+
+    def forward(self, lms: Tensor) -> Tensor:
+        """Take (B, mels, T x patch frames) normalised log-mel, T at most the geometry's; return (B, T, rows x C) float32."""
+        rows, C = self.geometry.rows, self.geometry.width  # noqa: N806 - token width
+        B, T = lms.shape[0], lms.shape[2] // self.geometry.patch_frames  # noqa: N806 - batch, patch columns
+        x = self.patch_embed(lms)  # (B, rows x T, C)
+        pos = self.pos_embed[:, 1:].view(1, rows, -1, C)[:, :, :T]  # (1, rows, T, C): every row cut to T columns
+        x = x + pos.reshape(1, rows * T, C)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(B, -1, -1)  # (B, 1, C)
+        x = torch.cat([first, x], dim=1)  # (B, 1 + rows x T, C)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)[:, 1:]  # (B, rows x T, C)
+        y: Tensor = x.reshape(B, rows, T, C).transpose(1, 2)  # (B, T, rows, C)
+        return y.reshape(B, T, rows * C)
+
+    def tokens(self, units: int) -> int:
+        """Return the tokens in a batch of so many full units."""
+        return units * (1 + self.geometry.rows * self.geometry.columns)
+
+
+def build(
+    geometry: Geometry, tensors: dict[str, Tensor], device: torch.device, precision: torch.dtype, batch_units: int
+) -> M2D:
+    """Make the model from its tensors, ready for inference; empties ``tensors``, so that each goes when it was packed.
+
+    Only the products inside the blocks use ``precision``; norms, residual stream and patch embedding stay float32.
+    On a CPU with oneDNN the weights are packed for batches of ``batch_units``: the same float32 arithmetic, faster
+    than the default library, and unlike a lower float32_matmul_precision never bfloat16 products on machines with AMX.
+    """
+    with torch.device("meta"):
+        model = M2D(geometry)
+    model.load_state_dict(tensors, assign=True)
+    tensors.clear()
+    model.eval().requires_grad_(False).to(device)
+    linears = [module for module in model.modules() if isinstance(module, Linear)]
+    for linear in linears:
+        linear.to(precision)
+    if device.type == "cpu" and _packing_works(precision):
+        for linear in linears:
+            linear.pack(model.tokens(batch_units))
+    return model
+
+
+def _packing_works(precision: torch.dtype) -> bool:
+    """Whether this build's packed product exists and agrees with the ordinary one (the operators are torch internals)."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    ramp: Any = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    linear = Linear(64, 64, gelu=True)
+    linear.weight.copy_(ramp.sin() / 8)
+    linear.bias.copy_(ramp[0])
+    linear.to(precision)
+    plain = linear(ramp).float()
+    try:
+        linear.pack(64)
+        packed = linear(ramp).float()
+    except (AttributeError, RuntimeError, TypeError):  # gone, not built for this processor, or another signature
+        return False
+    tolerance = 1e-5 if precision == torch.float32 else 2e-2
+    return bool(torch.allclose(plain, packed, rtol=tolerance, atol=tolerance))

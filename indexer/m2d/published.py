@@ -1,0 +1,187 @@
+"""Reads checkpoints as NTT publishes them: a pickled .pth, the .zip around one, or the folder it unpacks to.
+
+Everything here is untrusted: pickles are loaded with weights_only and one extra safe class, never otherwise; names in a
+zip are never used as paths; sizes are bounded. Returns the encoder's tensors, never writes a model.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import lzma
+import re
+import shutil
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import ModelError
+
+PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
+HEAD_KEYS = {
+    "head.mean": "module.head.norm.running_mean",
+    "head.var": "module.head.norm.running_var",
+    "head.weight": "module.head.mlp.mlp.0.weight",
+    "head.bias": "module.head.mlp.mlp.0.bias",
+}
+HEAD_CLASSES = 527
+MAX_BYTES = 8 << 30  # the largest published file is 1.3 GB
+_ENCODER_KEY = re.compile(r"(cls_token|pos_embed|norm_stats|(patch_embed|norm|blocks)\..+)", re.ASCII)
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The parts of a published checkpoint that the program uses."""
+
+    tensors: dict[str, torch.Tensor]  # the encoder's, float32, by their names without prefix; unchecked shapes
+    head: dict[str, torch.Tensor]  # head.mean, head.var, head.weight, head.bias, or empty
+    norm_stats: tuple[float, float] | None
+    sha256: str  # of the file that was read: the zip or the pth
+    names: tuple[str, ...]  # what it and the folders around it are called: hints, never paths
+
+
+def read(source: Path, scratch: Path) -> Published:
+    """Read a .pth, a .zip or a folder; ``scratch`` takes the unpacked file for the time of the call.
+
+    The tensors may be views of the file. Raises ModelError with one line for whatever is wrong with it.
+    """
+    file = _only_pth(source) if source.is_dir() else source
+    names = [file.name, file.parent.name]
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            opened.seek(0)
+            member = _zipped_pth(opened, file) if opened.read(4) == b"PK\x03\x04" else None
+            if member is None:
+                return _assemble(file, file, digest, names)
+            with _extracted(opened, member, file, scratch) as pth:
+                return _assemble(pth, file, digest, [*names, member.filename])
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _only_pth(folder: Path) -> Path:
+    found = sorted(folder.rglob("*.pth"))
+    if len(found) != 1:
+        raise ModelError(f"{folder}: holds {len(found) or 'no'} .pth files, one is expected")
+    return found[0]
+
+
+def _zipped_pth(opened: BinaryIO, path: Path) -> zipfile.ZipInfo | None:
+    """Return the .pth inside a published zip, or None where the zip is itself a .pth (torch's own format is a zip)."""
+    opened.seek(0)
+    try:
+        with zipfile.ZipFile(opened) as archive:
+            members = archive.infolist()
+    except _BAD_ZIP as error:
+        raise ModelError(f"{path}: cut off or damaged ({error})") from error
+    if any(re.fullmatch(r"[^/]+/data\.pkl", member.filename) for member in members):
+        return None
+    for member in members:
+        if member.filename.startswith("/") or "\\" in member.filename or ".." in PurePosixPath(member.filename).parts:
+            raise ModelError(f"{path}: refused, a name in it points outside its folder: {member.filename!r:.80}")
+    found = [m for m in members if m.filename.endswith(".pth") and not m.filename.startswith("__MACOSX/")]
+    if len(found) != 1:
+        raise ModelError(f"{path}: holds {len(found) or 'no'} .pth files, one is expected")
+    if found[0].file_size > MAX_BYTES:
+        raise ModelError(f"{path}: refused, it claims to unpack to {found[0].file_size / 1e9:.0f} GB")
+    return found[0]
+
+
+@contextlib.contextmanager
+def _extracted(opened: BinaryIO, member: zipfile.ZipInfo, path: Path, scratch: Path) -> Iterator[Path]:
+    free = shutil.disk_usage(scratch).free
+    if member.file_size > free:
+        raise ModelError(f"not enough space in {scratch}: {path.name} unpacks to {member.file_size / 1e6:.0f} MB")
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".unpack-", suffix=".tmp") as target:
+        try:
+            with zipfile.ZipFile(opened) as archive, archive.open(member) as packed:
+                shutil.copyfileobj(packed, target, 1 << 20)  # zipfile stops at the declared size and checks the CRC
+        except _BAD_ZIP as error:
+            raise ModelError(f"{path}: cut off or damaged ({error})") from error
+        target.flush()
+        yield Path(target.name)
+
+
+def _load(pth: Path, path: Path) -> object:
+    """Unpickle tensors and nothing else.
+
+    weights_only is passed explicitly because an environment variable can turn it off where it is left to its default,
+    and there is no second try without it: whatever it refuses is refused.
+    """
+    with pth.open("rb") as opened:
+        zipped = opened.read(4) == b"PK\x03\x04"  # the older format cannot be mapped
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about the file is said in our one line, or does not matter
+            loaded: object = torch.load(pth, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # only a read, and a hostile pickle can fail in every way there is
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = "it is cut off, damaged or no file of tensors"
+        if wanted:
+            reason = f"it asks for {wanted[1]}, which a file of tensors has no use for"
+        raise ModelError(f"{path}: not loaded as a checkpoint: {reason}") from error
+    return loaded
+
+
+def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published:
+    """Load ``pth`` and pick what we use; ``path`` is what the user knows it by."""
+    loaded = _load(pth, path)
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        raise ModelError(f"{path}: not a checkpoint: it holds no dictionary of tensors")
+    prefix = next((prefix for prefix in PREFIXES if f"{prefix}cls_token" in state), None)
+    if prefix is None:
+        raise ModelError(f"{path}: not an M2D checkpoint: cls_token is missing")
+    named = {key[len(prefix) :]: value for key, value in state.items() if isinstance(key, str) and key.startswith(prefix)}
+    found = {key: value for key, value in named.items() if _ENCODER_KEY.fullmatch(key)}
+    check = _tensor_checker(path, pth.stat().st_size)
+    tensors = {key: check(key, value) for key, value in found.items()}
+    stats = tensors.pop("norm_stats", None)
+    if stats is None and "norm_stats" in state:
+        stats = check("norm_stats", state["norm_stats"])
+    if stats is not None and stats.numel() != 2:
+        raise ModelError(f"norm_stats: {stats.numel()} numbers where a mean and a standard deviation are expected")
+    norm = (float(stats.flatten()[0]), float(stats.flatten()[1])) if stats is not None else None
+    return Published(tensors, _head(state, check), norm, digest, tuple(names))
+
+
+def _head(state: Mapping[Any, Any], check: Callable[[str, object], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the AudioSet head where there is one; a head for other classes is none of ours."""
+    weight = state.get(HEAD_KEYS["head.weight"])
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.shape[0] != HEAD_CLASSES:
+        return {}
+    for key in HEAD_KEYS.values():
+        if key not in state:
+            raise ModelError(f"{key}: missing from the checkpoint")
+    return {ours: check(theirs, state[theirs]) for ours, theirs in HEAD_KEYS.items()}
+
+
+def _tensor_checker(path: Path, limit: int) -> Callable[[str, object], torch.Tensor]:
+    """Return a function that takes a value as an ordinary finite float32 tensor, or refuses it by its key.
+
+    limit: bytes that all of them together may claim, since a small pickle can claim any shape.
+    """
+    claimed = 0
+
+    def check(key: str, value: object) -> torch.Tensor:
+        nonlocal claimed
+        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(value, torch.Tensor) or not plain or value.is_quantized or not value.is_floating_point():
+            raise ModelError(f"{key}: not a plain tensor of floating-point numbers")
+        claimed += value.numel() * value.element_size()
+        if claimed > limit:
+            raise ModelError(f"{key}: claims more numbers than {path.name} holds")
+        tensor = value.detach().float().contiguous()
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{key}: holds NaN or infinity")
+        return tensor
+
+    return check

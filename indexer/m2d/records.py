@@ -1,0 +1,96 @@
+"""Small things the models folder needs on disk: JSON records, locks, digests, and what to say when a write fails.
+
+Writes are atomic (old or new, never half). Never touches the network or a checkpoint's content.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ModelError
+
+
+def megabytes(size_bytes: float) -> str:
+    """Return a size for people, in MB of a million bytes."""
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def write_problem(path: Path, error: OSError) -> ModelError:
+    """Return the one-line error for a write below ``path`` that failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"disk full at {path}: free some space and run the same command again")
+    return ModelError(f"cannot write {path}: {error.strerror or error}")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in ``path``, or None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace ``path`` by ``value`` so that a crash leaves the old or the new record; raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(models_dir: Path) -> Iterator[None]:
+    """Make the models folder, and turn a write in it that fails into one line for the user."""
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise write_problem(Path(error.filename) if isinstance(error.filename, str) else models_dir, error) from error
+
+
+@contextlib.contextmanager
+def locked(models_dir: Path, name: str, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes off one model; the lock file goes with the lock."""
+    path = models_dir / f".{name}.lock"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The holder before us may have removed the file we opened: then the name locks nothing.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ModelError(f"another indexer is working on model {name}: wait until it is done") from error
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def sha256_of(files: list[Path]) -> str:
+    """Return the hex digest of the files' contents, one after the other; raises ModelError."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Brings a database to the schema in schema/*.sql: numbered files, append-only, each applied once in its own transaction.
+
+Owns: the order, the backup before a change, the refusal of a database that a newer program wrote.
+Never: decides what is in the schema, or runs without the library's lock (the caller holds it; two processes
+migrating at once fail half the time).
+"""
+
+import sqlite3
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import StoreError
+
+
+def schema_files() -> list[tuple[str, str]]:
+    """(name, SQL) of every migration in order; ``001_initial`` is the first."""
+    folder = resources.files("indexer.schema")
+    found = [(f.name.removesuffix(".sql"), f) for f in folder.iterdir() if f.name[:1].isdigit() and f.name.endswith(".sql")]
+    return [(name, f.read_text(encoding="utf-8")) for name, f in sorted(found, key=lambda item: item[0])]
+
+
+def migrate(db: Any, path: Path) -> None:
+    """Apply what is pending to ``db`` (a sqlite_utils Database), after a backup of a database that holds anything.
+
+    Raises StoreError for a database from a newer version, and when a migration fails: then the database is as it was.
+    """
+    from sqlite_utils import Migrations
+
+    migrations = Migrations("indexer")
+    for name, sql in schema_files():
+        migrations(name=name)(lambda db, sql=sql: db.executescript(sql))
+    known = {name for name, _ in schema_files()}
+    unknown = sorted(m.name for m in migrations.applied(db) if m.name not in known)
+    if unknown:
+        raise StoreError(
+            f"{path}: was written by a newer indexer (schema {unknown[-1]}, this one knows {max(known)}): update indexer; nothing was changed"
+        )
+    pending = migrations.pending(db)
+    if not pending:
+        return
+    backup = _back_up(db, path, pending[0].name) if migrations.applied(db) else None
+    try:
+        migrations.apply(db)
+    except sqlite3.Error as e:
+        kept = f"; a copy from before is {backup}" if backup else ""
+        raise StoreError(f"{path}: the schema could not be brought up to date ({e}); it is unchanged{kept}") from e
+
+
+def _back_up(db: Any, path: Path, migration: str) -> Path:
+    target = path.with_name(f"{path.name}.before-{migration}.bak")
+    copy = sqlite3.connect(target)
+    try:
+        db.conn.backup(copy)
+    finally:
+        copy.close()
+    return target

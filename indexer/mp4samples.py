@@ -1,0 +1,237 @@
+"""MP4, M4A and QuickTime: which bytes of a file are the samples of its audio tracks.
+
+Owns the walk over boxes, the sample tables and movie fragments. Samples in their order make up the identity, wherever
+``moov`` and the chunks lie. Never decodes, never hashes; a table never takes more memory than MAX_TABLE_BYTES.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from indexer.bytesource import ByteSource, Part, Span
+from indexer.errors import UnsupportedError
+
+MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
+MAX_BOXES = 1_000_000
+_PCM = frozenset({b"raw ", b"twos", b"sowt", b"lpcm", b"in24", b"in32", b"fl32", b"fl64", b"NONE", b"alaw", b"ulaw"})
+
+
+class _Box(NamedTuple):
+    name: bytes
+    start: int
+    body: int
+    end: int
+    stated_end: int
+
+
+@dataclass(slots=True)
+class _Walker:
+    source: ByteSource
+    boxes: int = 0
+
+    def children(self, start: int, end: int) -> Iterator[_Box]:
+        """The boxes between start and end; a box that claims more than its parent ends with the parent."""
+        position = start
+        while position + 8 <= end:
+            self.boxes += 1
+            if self.boxes > MAX_BOXES:
+                raise self.source.error("damaged: too many MP4 boxes")
+            head = self.source.at(position, 16)
+            size, name, body = int.from_bytes(head[:4]), head[4:8], position + 8
+            if size == 1:
+                size, body = int.from_bytes(head[8:16]), position + 16
+            elif size == 0:
+                size = end - position
+            if size < body - position:
+                return
+            yield _Box(name, position, body, min(position + size, end), position + size)
+            position += size
+
+    def find(self, box: _Box | None, *names: bytes) -> _Box | None:
+        """The first box down the path of ``names``."""
+        for name in names:
+            if box is None:
+                return None
+            box = next((child for child in self.children(box.body, box.end) if child.name == name), None)
+        return box
+
+    def number(self, position: int, count: int = 4) -> int:
+        return int.from_bytes(self.source.at(position, count))
+
+    def table(self, box: _Box | None, header_bytes: int, entry_bytes: int, typecode: str) -> "array[int]":
+        """The entries of a table box as unsigned numbers; as many as it says and really has."""
+        values = array(typecode)
+        if box is None:
+            return values
+        count = self.number(box.body + header_bytes - 4)
+        start = box.body + header_bytes
+        length = min(count * entry_bytes, (box.end - start) // entry_bytes * entry_bytes)
+        if length > MAX_TABLE_BYTES:
+            raise self.source.error("damaged: an MP4 table is too large")
+        for position in range(start, start + max(0, length), 1 << 19):
+            values.frombytes(self.source.at(position, min(1 << 19, start + length - position)))
+        if sys.byteorder == "little":
+            values.byteswap()
+        return values
+
+
+@dataclass(slots=True)
+class _Track:
+    id: int
+    lane: int
+    table: _Box | None
+    codec: bytes
+    default_size: int = 0
+
+
+
+def walk_mp4(source: ByteSource) -> Iterator[Part]:
+    """The codec and the samples of each audio track.
+
+    Raises ReadError where there is no index or no audio track, or a sample lies beyond the end of the file.
+    """
+    walker = _Walker(source)
+    moov, cut, fragments = None, None, []
+    for box in walker.children(0, source.size):
+        if box.name == b"moov" and moov is None:
+            moov = box
+        elif box.name == b"moof":
+            fragments.append(box)
+        cut = box if box.stated_end > source.size else None
+    if cut and (moov is None or cut is moov):
+        name = cut.name.decode("latin-1")
+        raise source.truncated(f"its {name} box", cut.stated_end - cut.start, source.size - cut.start)
+    if moov is None:
+        raise source.error("damaged: an MP4 file without its index (moov box); the recording was not finished")
+    tracks = _audio_tracks(walker, moov)
+    if not tracks:
+        raise source.error("not audio: an MP4 file without an audio track")
+    total = 0
+    for track in tracks:
+        yield track.codec
+        for span in _table_spans(walker, track):
+            total += span.end - span.start
+            _check(source, span, total)
+            yield span
+    for span in _fragment_spans(walker, fragments, {track.id: track for track in tracks}):
+        total += span.end - span.start
+        _check(source, span, total)
+        yield span
+    if not total:
+        raise source.no_audio()
+
+
+def _check(source: ByteSource, span: Span, total: int) -> None:
+    if span.end > source.size:
+        raise source.truncated("an MP4 sample", span.end, source.size)
+    if total > source.size:
+        raise source.error("damaged: its sample table names more bytes than the file has")
+
+
+def _audio_tracks(walker: _Walker, moov: _Box) -> list[_Track]:
+    tracks: list[_Track] = []
+    for box in walker.children(moov.body, moov.end):
+        handler = walker.find(box, b"mdia", b"hdlr") if box.name == b"trak" else None
+        if handler is None or walker.source.at(handler.body + 8, 4) != b"soun":
+            continue
+        header = walker.find(box, b"tkhd")
+        table = walker.find(box, b"mdia", b"minf", b"stbl")
+        described = walker.find(table, b"stsd")
+        codec = walker.source.at(described.body + 12, 4) if described else b""
+        late = header is not None and walker.number(header.body, 1) == 1
+        track_id = walker.number(header.body + (20 if late else 12)) if header else 0
+        tracks.append(_Track(track_id, len(tracks), table, codec))
+    defaults = walker.find(moov, b"mvex")
+    for box in walker.children(defaults.body, defaults.end) if defaults else ():
+        for track in tracks:
+            if box.name == b"trex" and walker.number(box.body + 4) == track.id:
+                track.default_size = walker.number(box.body + 16)
+    return tracks
+
+
+def _table_spans(walker: _Walker, track: _Track) -> Iterator[Span]:
+    """One span a chunk, from stsc, stsz (or stz2) and stco (or co64)."""
+    short = walker.find(track.table, b"stco")
+    offsets = walker.table(short, 8, 4, "I") if short else walker.table(walker.find(track.table, b"co64"), 8, 8, "Q")
+    runs = walker.table(walker.find(track.table, b"stsc"), 8, 12, "I")
+    one_size, sizes, count = _sample_sizes(walker, track)
+    first = run = 0
+    for chunk, offset in enumerate(offsets, 1):
+        while run + 3 < len(runs) and runs[run + 3] <= chunk:
+            run += 3
+        wanted = min(runs[run + 1] if runs else 0, count - first)
+        if wanted <= 0:
+            continue
+        length = wanted * one_size if one_size else sum(sizes[first : first + wanted])
+        first += wanted
+        yield Span(offset, offset + length, track.lane)
+
+
+def _sample_sizes(walker: _Walker, track: _Track) -> "tuple[int, array[int], int]":
+    """(the size of every sample or 0, the sizes, how many)."""
+    box = walker.find(track.table, b"stsz")
+    if box is None:
+        sizes = _compact_sizes(walker, walker.find(track.table, b"stz2"))
+        return 0, sizes, len(sizes)
+    one_size, count = walker.number(box.body + 4), walker.number(box.body + 8)
+    if one_size == 1 and track.codec in _PCM:  # old QuickTime: 1 means one frame of all channels
+        entry = walker.find(track.table, b"stsd")
+        head = walker.source.at(entry.body + 8, 28) if entry else b""
+        if len(head) == 28:
+            one_size = max(1, int.from_bytes(head[24:26]) * int.from_bytes(head[26:28]) // 8)
+    if one_size:
+        return one_size, array("I"), count
+    sizes = walker.table(box, 12, 4, "I")
+    return 0, sizes, len(sizes)
+
+
+def _compact_sizes(walker: _Walker, box: _Box | None) -> "array[int]":
+    """The sizes of a stz2 box with fields of 8 or 16 bits."""
+    bits = walker.number(box.body + 7, 1) if box else 8
+    if bits not in {8, 16}:
+        raise UnsupportedError(walker.source.path, f"MP4 sample sizes of {bits} bits are not read")
+    return walker.table(box, 12, bits // 8, "B" if bits == 8 else "H")
+
+
+def _fragment_spans(walker: _Walker, fragments: list[_Box], tracks: dict[int, _Track]) -> Iterator[Span]:
+    """One span a run of each movie fragment."""
+    for moof in fragments:
+        after = moof.start
+        for traf in walker.children(moof.body, moof.end):
+            header = walker.find(traf, b"tfhd") if traf.name == b"traf" else None
+            if header is None:
+                continue
+            track = tracks.get(walker.number(header.body + 4))
+            flags, position = walker.number(header.body + 1, 3), header.body + 8
+            base, size = moof.start if flags & 0x20000 else after, track.default_size if track else 0
+            if flags & 1:
+                base, position = walker.number(position, 8), position + 8
+            position += 4 * bool(flags & 2) + 4 * bool(flags & 8)
+            if flags & 0x10:
+                size = walker.number(position)
+            after = base
+            for run in walker.children(traf.body, traf.end):
+                if run.name == b"trun":
+                    start, after = _run(walker, run, base, after, size)
+                    if track:
+                        yield Span(start, after, track.lane)
+
+
+def _run(walker: _Walker, run: _Box, base: int, after: int, default_size: int) -> tuple[int, int]:
+    """(start, end) of the samples of one trun box."""
+    flags, count, position = walker.number(run.body + 1, 3), walker.number(run.body + 4), run.body + 8
+    start = after
+    if flags & 1:
+        start = base + int.from_bytes(walker.source.at(position, 4), signed=True)
+        position += 4
+    position += 4 * bool(flags & 4)
+    if start < 0:
+        raise walker.source.error("damaged: an MP4 fragment points before the file")
+    if not flags & 0x200:
+        return start, start + count * default_size
+    before = 4 * bool(flags & 0x100)
+    entry_bytes = before + 4 + 4 * bool(flags & 0x400) + 4 * bool(flags & 0x800)
+    count = min(count, max(0, run.end - position) // entry_bytes)
+    return start, start + sum(walker.number(position + index * entry_bytes + before) for index in range(count))

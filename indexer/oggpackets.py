@@ -1,0 +1,163 @@
+"""Ogg: which bytes of a file belong to the packets of its audio streams.
+
+Owns pages, lacing, chained and multiplexed streams of Vorbis, Opus, Speex and FLAC. Packets, never pages, make up the
+identity, so any paging gives the same one; comment packets never belong to it. Never decodes, never hashes.
+A missing end-of-stream flag is no fault (recordings of web radio lack it); a page that is cut is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from indexer.bytesource import ByteSource, Part, Span, after_leading_tags
+from indexer.containers import streaminfo_facts
+
+CAPTURE = b"OggS"
+PAGE_HEADER_BYTES = 27
+MAX_STREAMS = 64  # open at the same time
+_BEGINNINGS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"Speex   ": "speex", b"\x7fFLAC": "oggflac"}
+DROP, KEEP, AUDIO = range(3)
+
+
+@dataclass(slots=True)
+class _Stream:
+    kind: str
+    lane: int
+    packet: int = 0
+    role: int = DROP
+    inside_packet: bool = False
+    in_audio: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    flags: int
+    serial: int
+    lacing: bytes
+    body: int
+    end: int
+
+
+def _page(source: ByteSource, position: int) -> _Page | None:
+    """The page at ``position``, or None where no whole page header begins; its end may lie beyond the file."""
+    head = source.at(position, PAGE_HEADER_BYTES)
+    if head[:4] != CAPTURE or len(head) < PAGE_HEADER_BYTES:
+        return None
+    lacing = source.at(position + PAGE_HEADER_BYTES, head[26])
+    body = position + PAGE_HEADER_BYTES + head[26]
+    return _Page(head[5], int.from_bytes(head[14:18], "little"), lacing, body, body + sum(lacing))
+
+
+def _pages(source: ByteSource) -> Iterator[_Page]:
+    position = after_leading_tags(source)
+    while position < source.size:
+        page = _page(source, position)
+        if page:
+            if page.end > source.size:
+                raise source.truncated("the last Ogg page", page.end - position, source.size - position)
+            yield page
+            position = page.end
+            continue
+        buffer, base = source.window(position)
+        found = buffer.find(CAPTURE, position + 1 - base)
+        # three bytes are kept back: the capture pattern may lie across two windows
+        position = base + found if found >= 0 else max(position + 1, base + len(buffer) - 3)
+
+
+def _kind(source: ByteSource, page: _Page) -> str | None:
+    head = source.at(page.body, 8)
+    return next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), None)
+
+
+def ogg_kind(source: ByteSource) -> str | None:
+    """The codec of the first audio stream among the streams that begin together, or None."""
+    position = after_leading_tags(source)
+    for _ in range(MAX_STREAMS):
+        page = _page(source, position)
+        if page is None or not page.flags & 2:
+            return None
+        kind = _kind(source, page)
+        if kind:
+            return kind
+        position = page.end
+    return None
+
+
+def walk_ogg(source: ByteSource) -> Iterator[Part]:
+    """The packets of all audio streams without comments; a stream beside another one goes to a lane of its own.
+
+    Raises ReadError where the file ends within a page or no audio packet is there.
+    """
+    streams: dict[int, _Stream] = {}
+    lane, beginning, seen = 0, False, False
+    for page in _pages(source):
+        if page.flags & 2:  # begin of stream
+            lane = lane if beginning else 0
+            beginning = True
+            kind = _kind(source, page)
+            if kind:
+                streams[page.serial] = _Stream(kind, lane)
+                lane += 1
+            else:
+                streams.pop(page.serial, None)
+        else:
+            beginning = False
+        stream = streams.get(page.serial)
+        if stream is None:
+            continue
+        if len(streams) > MAX_STREAMS:
+            raise source.error("damaged: too many Ogg streams at once")
+        if page.flags & 4:  # end of stream
+            streams.pop(page.serial)
+        if stream.in_audio:
+            yield Span(page.body, page.end, stream.lane)
+        else:
+            yield from _header_parts(source, page, stream)
+        seen = seen or stream.in_audio
+    if not seen:
+        raise source.no_audio()
+
+
+def _header_parts(source: ByteSource, page: _Page, stream: _Stream) -> Iterator[Part]:
+    """The parts of a page of the stream's headers, up to and with the first audio packets."""
+    position, index = page.body, 0
+    while index < len(page.lacing):
+        start = position
+        while index < len(page.lacing):
+            value = page.lacing[index]
+            position, index = position + value, index + 1
+            if value < 255:
+                break
+        if not stream.inside_packet:
+            head = source.at(start, min(80, position - start))
+            stream.role = _role(stream.kind, stream.packet, head)
+            if stream.role == AUDIO:
+                stream.in_audio = True
+                yield Span(start, page.end, stream.lane)
+                return
+            facts = _facts(stream.kind, head) if stream.packet == 0 else b""
+            if facts:
+                stream.role = DROP
+                yield facts
+        if stream.role == KEEP:
+            yield Span(start, position, stream.lane)
+        stream.inside_packet = page.lacing[index - 1] == 255
+        stream.packet += not stream.inside_packet
+
+
+def _role(kind: str, packet: int, head: bytes) -> int:
+    if kind == "vorbis":
+        return AUDIO if not head[:1] or not head[0] & 1 else DROP if head[0] == 3 else KEEP
+    if kind == "opus":
+        return DROP if head[:8] in {b"OpusHead", b"OpusTags"} else AUDIO
+    if kind == "speex":
+        return KEEP if packet == 0 else DROP if packet == 1 else AUDIO
+    return AUDIO if packet and head[:1] == b"\xff" else DROP
+
+
+def _facts(kind: str, head: bytes) -> bytes:
+    """What of the identification packet no program rewrites: of Opus not gain, pre-skip and the original rate."""
+    if kind == "opus":
+        return b"opus" + head[9:10] + head[18:]
+    if kind == "oggflac":
+        return b"flac" + streaminfo_facts(head[17:51])
+    return b""

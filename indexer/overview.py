@@ -1,0 +1,57 @@
+"""Read-only questions to the library: what is in it, what was written to a file. Standard library only, so that it starts fast."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from indexer.store import open_readonly
+
+
+def status(db: Path) -> dict[str, Any]:
+    """Counts of files by state, of recordings and embeddings, of genres; encoder, head, roots, last run, failures by reason."""
+    conn = open_readonly(db)
+
+    def rows(sql: str) -> list[dict[str, Any]]:
+        return [dict(r) for r in conn.execute(sql)]
+
+    def one(sql: str) -> dict[str, Any] | None:
+        found = rows(sql)
+        return found[0] if found else None
+
+    last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
+    if last:
+        last["summary"] = json.loads(last["summary"]) if last["summary"] else None
+    found = {
+        "db": str(db),
+        "db_bytes": db.stat().st_size,
+        "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
+        "files": {r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")},
+        "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
+        "embedded": _count(one("SELECT count(*) AS n FROM embeddings e JOIN encoders c ON c.id = e.encoder_id WHERE c.in_use")),
+        "encoder": one("SELECT name, id FROM encoders WHERE in_use = 1"),
+        "head": one("SELECT name, id, kind, threshold FROM heads WHERE in_use = 1"),
+        "genres": rows("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
+                       "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"),
+        "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),
+        "failures": rows("SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "
+                         "GROUP BY reason ORDER BY files DESC LIMIT 20"),
+        "last_run": last,
+    }
+    conn.close()
+    return found
+
+
+def _count(row: dict[str, Any] | None) -> int:
+    return int(row["n"]) if row else 0
+
+
+def history(db: Path, path: Path) -> list[dict[str, Any]]:
+    """What was written to a file and when, oldest first."""
+    conn = open_readonly(db)
+    exact = os.path.realpath(os.fsencode(path))
+    rows = conn.execute(
+        "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE path = ? OR file_id = "
+        "(SELECT id FROM files WHERE path = ?) ORDER BY id", (exact, exact)).fetchall()
+    conn.close()
+    return [{**dict(r), "before": json.loads(r["before"] or "null"), "after": json.loads(r["after"] or "null")} for r in rows]

@@ -1,0 +1,423 @@
+"""One recording through all steps: inspect, embed, classify, write the genre. The only place that knows them all.
+
+Owns the order of the steps and the work in flight. The calling thread does everything with the library (one writer);
+child processes do everything with the files; one thread calls the encoder. Whatever a file does, the next one goes on.
+"""
+
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from indexer import tags, tagwriter
+from indexer.config import Settings
+from indexer.embedding import Embedder, TrackEmbedding
+from indexer.encoders import Encoder
+from indexer.errors import DeferredError, FileError, WriteRefusedError
+from indexer.fingerprint import Stat
+from indexer.heads import Head
+from indexer.journal import commit_write, tag_columns
+from indexer.store import FileRow, Lacking, Store, parse_stat
+from indexer.tags import Tags
+from indexer.tagwriter import GenreEdit, Prepared
+from indexer.worker import Worker
+
+_T = TypeVar("_T")
+_Event = tuple[Callable[[Future[Any]], None], Future[Any]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoder and head that a run works with; the weights are loaded when the first recording needs them."""
+
+    encoder_id: str
+    encoder_name: str
+    sample_rate_hz: int
+    unit_s: float
+    load: Callable[[], Encoder]
+    head: Head | None
+
+
+@dataclass
+class Counts:
+    """What a run did."""
+
+    embedded: int = 0  # recordings
+    cached: int = 0  # files whose recording was embedded before, or by another file of this run
+    classified: int = 0  # files that have a prediction after the run's work on them
+    undecided: int = 0  # of these, under the threshold
+    tags_written: int = 0
+    tags_refused: int = 0
+    failed: int = 0  # files that could not be handled, for whatever reason
+    audio_s: float = 0.0  # seconds of audio that were embedded
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+
+    def problem(self, path: str, reason: str) -> None:
+        """One file was not handled, or not wholly."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A file to be read: new, changed, or forced."""
+
+    path: bytes
+    root_id: int | None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A file that was read before and lacks something later."""
+
+    file_id: int
+
+
+@dataclass
+class _Job:
+    """One file on its way through the steps."""
+
+    path: bytes
+    name: str
+    file: FileRow | None = None
+    tags: Tags | None = None
+    outcome: str = "known"
+
+
+def tag_policy_digest(settings: Settings, head: Head, threshold: float) -> str:
+    """Changes whenever head or settings could lead to another genre in a file."""
+    content = json.dumps([head.id, threshold, settings.write_tags, sorted(settings.labels.items())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class Pipeline:
+    """Takes work items and sees each file through; see ``run``."""
+
+    def __init__(self, store: Store, settings: Settings, model: Model | None, *, run_id: int, watcher: Watcher,
+                 write_tags: bool = True, force: bool = False, explicit_tags: bool = False) -> None:
+        """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back."""
+        self.counts = Counts()
+        self._store = store
+        self._settings = settings
+        self._model = model
+        self._run_id = run_id
+        self._watcher = watcher
+        self._force = force
+        self._explicit_tags = explicit_tags
+        self._threshold = 1.0
+        self._tag_policy: str | None = None
+        if model and model.head:
+            self._threshold = model.head.threshold if settings.min_confidence is None else settings.min_confidence
+            if write_tags and settings.write_tags != "off":
+                self._tag_policy = tag_policy_digest(settings, model.head, self._threshold)
+        self._embedder: Embedder | None = None
+        self._events: queue.Queue[_Event] = queue.Queue()
+        self._in_flight = 0
+        self._active_files: set[int] = set()
+        self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
+        self._embedded_now: set[int] = set()
+        self._stop = threading.Event()
+        self._local = threading.local()
+        self._workers: list[Worker] = []
+        self._pool = ThreadPoolExecutor(settings.worker_count(), thread_name_prefix="reader")
+
+    def backlog_count(self, targets: Sequence[bytes]) -> int:
+        """How many known files still lack something under this run's encoder, head and settings."""
+        return self._store.backlog_count(targets, self._lacking())
+
+    def backlog(self, targets: Sequence[bytes]) -> Iterator[int]:
+        """The ids of these files."""
+        return self._store.backlog(targets, self._lacking())
+
+    def _lacking(self) -> Lacking:
+        if self._model is None:
+            return Lacking()
+        head = self._model.head
+        # No stored digest is empty: asked for in so many words, every decided file is looked at again.
+        policy = "" if self._explicit_tags and self._tag_policy else self._tag_policy
+        return Lacking(self._model.encoder_id, head.id if head else None, self._threshold, policy)
+
+    def stop(self) -> None:
+        """Begin no new file; a tag write in work is finished. Safe to call from a signal handler."""
+        self._stop.set()
+
+    def run(self, work: Iterator[Changed | Backlog]) -> bool:
+        """Work through everything; False when it was stopped before the end. What was finished is stored either way."""
+        limit = 3 * self._settings.worker_count()
+        exhausted = False
+        try:
+            while not self._stop.is_set():
+                while not exhausted and self._in_flight < limit:
+                    item = next(work, None)
+                    exhausted = item is None
+                    if item is not None:
+                        self._begin(item)
+                if exhausted and self._in_flight == 0:
+                    return True
+                with suppress(queue.Empty):
+                    then, done = self._events.get(timeout=0.2)
+                    then(done)
+            return False
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._embedder:
+            self._embedder.close()
+        for worker in self._workers:
+            worker.interrupt()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        while not self._events.empty():  # a copy that was prepared too late to be announced
+            _, done = self._events.get_nowait()
+            if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
+                tagwriter.discard(Prepared.from_json(done.result()))
+
+    # ---- steps; each runs in the calling thread and hands the heavy part to a child process
+
+    def _begin(self, item: Changed | Backlog) -> None:
+        if isinstance(item, Backlog):
+            if item.file_id not in self._active_files:
+                file = self._store.file(item.file_id)
+                job = _Job(file.path, os.fsdecode(file.path), file)
+                self._in_flight += 1
+                self._active_files.add(file.id)
+                self._embed(job)
+            return
+        job = _Job(item.path, os.fsdecode(item.path))
+        self._in_flight += 1
+        try:
+            before = Stat.of(item.path)
+        except OSError:
+            self._in_flight -= 1  # gone since the walk: the next scan sees it so
+            return
+        self._submit(partial(self._worker_call, "inspect", job.path), partial(self._inspected, job, item.root_id, before))
+
+    def _inspected(self, job: _Job, root_id: int | None, before: Stat, done: Future[dict[str, Any]]) -> None:
+        try:
+            found = done.result()
+        except FileError as e:
+            with self._store.transaction():
+                self._store.put_file(job.path, before, root_id=root_id, state=e.state, reason=e.reason)
+            self._fail(job, e.reason)
+            return
+        job.tags = tags.from_json(found["tags"])
+        audio = found["audio"]
+        with self._store.transaction():
+            recording_id = self._store.recording(
+                found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
+                duration_s=audio["duration_s"])
+            file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
+                                           container=found["container"], recording_id=recording_id)
+            self._store.put_tags(file_id, tag_columns(job.tags))
+        job.file = self._store.file(file_id)
+        self._active_files.add(file_id)
+        self._embed(job)
+
+    def _embed(self, job: _Job) -> None:
+        file = _known(job.file)
+        model = self._model
+        if model is None:
+            self._finish(job)
+            return
+        recording_id = _known(file.recording_id)
+        if recording_id in self._embedding:
+            self._embedding[recording_id].append(job)
+            return
+        have = self._store.has_embedding(recording_id, model.encoder_id)
+        if have and (not self._force or job.tags is None or recording_id in self._embedded_now):
+            self.counts.cached += 1
+            self._classify(job)
+            return
+        if self._embedder is None:
+            self._embedder = Embedder(model.load(), model.head)
+        self._embedding[recording_id] = [job]
+        self._submit(partial(self._decode_and_feed, job.path, file.stat, self._embedder), partial(self._fed, job))
+
+    def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:
+        blocks = self._worker().decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz)
+        result = embedder.embed(blocks)
+        try:
+            unchanged = Stat.of(path) == stat
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise DeferredError(path, "it changed while it was read")
+        return result
+
+    def _fed(self, job: _Job, done: Future[tuple[Future[TrackEmbedding], float]]) -> None:
+        file = _known(job.file)
+        try:
+            embedding, duration_s = done.result()
+        except FileError as e:
+            with self._store.transaction():
+                self._store.put_file(job.path, file.stat, root_id=self._root_of(file), state=e.state, reason=e.reason,
+                                     recording_id=None if e.state == "unreadable" else file.recording_id)
+            waiting = self._embedding.pop(_known(file.recording_id))[1:]
+            self._fail(job, e.reason)
+            for other in waiting:  # other files of the recording may be whole
+                self._embed(other)
+            return
+        embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, duration_s), f)))
+
+    def _root_of(self, file: FileRow) -> int | None:
+        root = self._store.root_for(file.path)
+        return int(root["id"]) if root else None
+
+    def _embedded(self, job: _Job, duration_s: float, done: Future[TrackEmbedding]) -> None:
+        model = _known(self._model)
+        recording_id = _known(_known(job.file).recording_id)
+        waiting = self._embedding.pop(recording_id)
+        error = done.exception()
+        if error is not None:
+            reason = f"no embedding: {error}"
+            if isinstance(error, ValueError):  # too short stays too short; anything else is tried again by the next scan
+                self._store.set_recording_reason(recording_id, reason)
+            for other in waiting:
+                self._fail(other, reason)
+            return
+        result = done.result()
+        with self._store.transaction():
+            self._store.put_embedding(recording_id, model.encoder_id, result.vector.astype("<f2").tobytes(), result.units)
+            self._store.set_decoded_length(recording_id, duration_s)
+            if model.head and result.timeline is not None:
+                self._store.put_prediction(recording_id, model.head.id, scores_of(model.head, result.vector), self._threshold)
+                self._store.put_timeline(recording_id, model.head.id, model.unit_s, result.timeline.tobytes())
+        self._embedded_now.add(recording_id)
+        self.counts.embedded += 1
+        self.counts.audio_s += duration_s
+        self.counts.cached += len(waiting) - 1
+        for other in waiting:
+            other.outcome = "embedded" if other is job else "known"
+            self._classify(other)
+
+    def _classify(self, job: _Job) -> None:
+        model = _known(self._model)
+        if model.head is None:
+            self._finish(job)
+            return
+        recording_id = _known(_known(job.file).recording_id)
+        prediction = self._store.prediction(recording_id, model.head.id)
+        if prediction is None or prediction["threshold"] != self._threshold:
+            vector = _known(self._store.vector(recording_id, model.encoder_id))
+            with self._store.transaction():
+                self._store.put_prediction(recording_id, model.head.id, scores_of(model.head, from_f16(vector)), self._threshold)
+            prediction = _known(self._store.prediction(recording_id, model.head.id))
+        self.counts.classified += 1
+        self.counts.undecided += not prediction["decided"]
+        sure = "" if prediction["decided"] else "?"
+        job.outcome = f"{job.outcome}, {prediction['genre']}{sure} {prediction['confidence']:.0%}"
+        settled = _known(job.file).tag_policy == self._tag_policy and not self._explicit_tags
+        if not prediction["decided"] or self._tag_policy is None or settled:
+            self._finish(job)
+        elif job.tags is not None:
+            self._plan_tag(job, prediction["genre"], prediction["confidence"])
+        else:
+            self._submit(partial(self._worker_call, "read_tags", job.path),
+                         partial(self._tags_read, job, prediction["genre"], prediction["confidence"]))
+
+    def _tags_read(self, job: _Job, label: str, confidence: float, done: Future[dict[str, Any]]) -> None:
+        try:
+            job.tags = tags.from_json(done.result()["tags"])
+        except FileError as e:
+            self._fail(job, e.reason)
+            return
+        self._plan_tag(job, label, confidence)
+
+    def _plan_tag(self, job: _Job, label: str, confidence: float) -> None:
+        file, head = _known(job.file), _known(_known(self._model).head)
+        edit = tagwriter.plan(_known(job.tags), label, self._settings.text_for(label), confidence, f"{head.name}@{head.id[:8]}",
+                              self._settings.write_tags)
+        last = self._store.last_write(file.id)
+        undone = last is not None and last["action"] == "undo" and last["state"] == "done" and not self._explicit_tags
+        refused = last is not None and last["state"] == "refused" and parse_stat(last["stat_before"]) == file.stat
+        if edit is None or undone or refused:
+            self._store.settle_tags(file.id, _known(self._tag_policy))
+            self._finish(job)
+            return
+        self._submit(partial(self._worker_call, "prepare_write", job.path, container=file.container, edit=tagwriter.edit_to_json(edit),
+                             preserve_mtime=self._settings.preserve_mtime),
+                     partial(self._prepared, job, edit))
+
+    def _prepared(self, job: _Job, edit: GenreEdit, done: Future[dict[str, Any]]) -> None:
+        file = _known(job.file)
+        try:
+            prepared = Prepared.from_json(done.result())
+            if self._stop.is_set():
+                tagwriter.discard(prepared)
+                return
+            commit_write(self._store, prepared, file_id=file.id, run_id=self._run_id, ours=edit.describe())
+        except WriteRefusedError as e:
+            with self._store.transaction():
+                self._store.refuse_write(file_id=file.id, run_id=self._run_id, path=job.path, action="write", stat=file.stat, reason=e.reason)
+                self._store.settle_tags(file.id, _known(self._tag_policy))
+            self.counts.tags_refused += 1
+            self._watcher.problem(job.name, f"genre not written: {e.reason}")
+            self._finish(job)
+            return
+        except FileError as e:
+            self._fail(job, f"genre not written: {e.reason}")
+            return
+        self._store.settle_tags(file.id, _known(self._tag_policy))
+        self.counts.tags_written += 1
+        job.outcome += ", tag written"
+        self._finish(job)
+
+    # ---- bookkeeping
+
+    def _finish(self, job: _Job) -> None:
+        self._in_flight -= 1
+        if job.file:
+            self._active_files.discard(job.file.id)
+        self._watcher.advance(job.name, job.outcome)
+
+    def _fail(self, job: _Job, reason: str) -> None:
+        self.counts.failed += 1
+        if len(self.counts.failures) < 1000:
+            self.counts.failures.append((job.name, reason))
+        self._watcher.problem(job.name, reason)
+        job.outcome = "failed"
+        self._finish(job)
+
+    def _submit(self, task: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
+        self._pool.submit(task).add_done_callback(lambda f: None if f.cancelled() else self._events.put((then, f)))
+
+    def _worker(self) -> Worker:
+        worker: Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = Worker()
+            self._workers.append(worker)
+        return worker
+
+    def _worker_call(self, op: str, path: bytes, **arguments: Any) -> dict[str, Any]:
+        return self._worker().call(op, path, **arguments)
+
+
+def scores_of(head: Head, vector: np.ndarray) -> dict[str, float]:
+    """Every label's probability for one track vector (width,)."""
+    return dict(zip(head.labels, head.scores(vector[None, :])[0].tolist(), strict=True))
+
+
+def from_f16(blob: bytes) -> np.ndarray:
+    """A cached vector (width,) as float32."""
+    return np.frombuffer(blob, dtype="<f2").astype(np.float32)
+
+
+def _known(value: _T | None) -> _T:
+    assert value is not None
+    return value

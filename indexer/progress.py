@@ -1,0 +1,75 @@
+"""How long work looks on a terminal: one line that is rewritten, and lines that stay for problems.
+
+Everything goes to stderr; the moving line appears on a terminal only. Paths are printed with control characters escaped.
+"""
+
+import os
+import sys
+import time
+from typing import TextIO
+
+from indexer.store import printable
+
+REDRAW_S = 0.1
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, 2:03 or 0:03."""
+    total = round(seconds)
+    hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """Counts files, draws the line, prints problems. ``verbosity``: -1 quiet, 0 normal, 1 a line a file."""
+
+    def __init__(self, verbosity: int = 0, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
+        self._verbosity = verbosity
+        self._moving = verbosity >= 0 and self._out.isatty()
+        self._total = 0
+        self._done = 0
+        self._started = time.monotonic()
+        self._drawn = 0.0
+
+    def begin(self, total: int) -> None:
+        """So many files are to be worked on."""
+        self._total = total
+        self._started = time.monotonic()
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+        self._done += 1
+        if self._verbosity > 0:
+            self.line(f"{self._done}/{self._total} {_shown(path)}: {outcome}")
+        elif self._moving and time.monotonic() - self._drawn > REDRAW_S:
+            self._draw()
+
+    def problem(self, path: str, reason: str) -> None:
+        """One file was not handled, or not wholly."""
+        if self._verbosity >= 0:
+            self.line(f"{_shown(path)}: {reason}")
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self.clear()
+        print(text, file=self._out, flush=True)
+
+    def clear(self) -> None:
+        """Remove the moving line."""
+        if self._moving:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        elapsed_s = self._drawn - self._started
+        left = f", {duration(elapsed_s / self._done * (self._total - self._done))} left" if 0 < self._done < self._total else ""
+        filled = 30 * self._done // max(1, self._total)
+        self._out.write(f"\r\x1b[K[{'=' * filled}{' ' * (30 - filled)}] {self._done:,}/{self._total:,} files"
+                        f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}")
+        self._out.flush()
+
+
+def _shown(path: str) -> str:
+    return printable(os.fsencode(path))

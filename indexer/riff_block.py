@@ -1,0 +1,148 @@
+"""RIFF (WAV) and IFF (AIFF) chunks: the ID3 chunk, and the entries of LIST INFO.
+
+All other chunks keep their bytes; the audio is only moved as a whole when a chunk before it grows. Files whose sizes
+contradict their length (a WAV written into a pipe) are refused.
+"""
+
+from typing import BinaryIO, NamedTuple
+
+from indexer.id3_block import Id3Block, parse_all
+from indexer.tag_blocks import GENRE, Block, Field, TagDamagedError, digest_range, file_size, read_exactly, splice
+
+AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
+
+
+class Chunk(NamedTuple):
+    """A chunk: ``at`` is its header, ``size`` its content, ``total`` both and the pad byte that is really there."""
+
+    name: bytes
+    at: int
+    size: int
+    total: int
+    form: bytes  # type of a LIST, or nothing
+
+
+class Form:
+    """The chunks of a WAV or AIFF file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        header = read_exactly(file, 0, 12, "the RIFF header")
+        self.order: str = "big" if header[:4] == b"FORM" else "little"
+        if header[:4] not in (b"RIFF", b"FORM"):
+            raise TagDamagedError(f"{header[:4].decode('latin-1')!r} files are not edited")
+        self.end = 8 + self.number(header[4:8])
+        size = file_size(file)
+        if self.end - size not in (0, 1):  # one missing pad byte at the end is common and harmless
+            raise TagDamagedError(f"the sizes in the file contradict its length ({self.end:,} and {size:,} bytes)")
+        self.end = size
+        self.chunks: list[Chunk] = []
+        at = 12
+        while at < size:
+            head = read_exactly(file, at, min(12, size - at), "a chunk")
+            length = self.number(head[4:8])
+            if len(head) < 8 or at + 8 + length > size or not head[:4].isascii():
+                raise TagDamagedError("the sizes of the chunks contradict the length of the file")
+            total = min(8 + length + length % 2, size - at)
+            self.chunks.append(Chunk(head[:4], at, length, total, head[8:12] if head[:4] == b"LIST" else b""))
+            at += total
+
+    def number(self, data: bytes) -> int:
+        return int.from_bytes(data, "big" if self.order == "big" else "little")
+
+    def find(self, *names: bytes, form: bytes = b"") -> Chunk | None:
+        """The first chunk of one of these names."""
+        return next((c for c in self.chunks if c.name in names and c.form == form), None)
+
+    def replace(self, file: BinaryIO, chunk: Chunk | None, name: bytes, data: bytes) -> None:
+        """Write, create at the end, or (no data) remove a chunk, and set the size of the whole."""
+        order = "big" if self.order == "big" else "little"
+        new = name + len(data).to_bytes(4, "big" if order == "big" else "little") + data + b"\x00" * (len(data) % 2)
+        new = new if data else b""
+        if chunk is None:
+            start, old = self.end, 0
+            new = b"\x00" * (self.end % 2) + new if new else new
+        else:
+            start, old = chunk.at, chunk.total
+        splice(file, start, old, new)
+        size = file_size(file) - 8
+        if size > 0xFFFFFFFF:
+            raise TagDamagedError("the file would outgrow its format")
+        file.seek(4)
+        file.write(size.to_bytes(4, "big" if order == "big" else "little"))
+
+
+def load_id3_chunk(file: BinaryIO) -> Id3Block:
+    """The ID3 tag in its chunk, written 'id3 ' in WAV and 'ID3 ' in AIFF."""
+    form = Form(file)
+    chunk = form.find(b"id3 ", b"ID3 ")
+    tag = None
+    if chunk is not None and chunk.size:
+        tag = parse_all(read_exactly(file, chunk.at + 8, chunk.size, "the ID3 chunk"), "the ID3 chunk")
+    name = chunk.name if chunk else (b"ID3 " if form.order == "big" else b"id3 ")
+    return Id3Block(tag, lambda target, _old, data: form.replace(target, chunk, name, data))
+
+
+class InfoBlock(Block):
+    """The entries of LIST INFO, which rekordbox and Windows read instead of the ID3 chunk."""
+
+    kind = "info"
+    padded = False
+    own_fields = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.form = Form(file)
+        self.chunk = self.form.find(b"LIST", form=b"INFO")
+        fields: list[Field] = []
+        if self.chunk:
+            data = read_exactly(file, self.chunk.at + 12, self.chunk.size - 4, "LIST INFO")
+            at = 0
+            while at < len(data):
+                size = int.from_bytes(data[at + 4 : at + 8], "little")
+                if at + 8 + size > len(data):
+                    raise TagDamagedError("an entry of LIST INFO is damaged")
+                name = data[at : at + 4]
+                end = min(at + 8 + size + size % 2, len(data))
+                fields.append(Field(GENRE if name == b"IGNR" else name.decode("latin-1"), data[at:end]))
+                at = end
+        super().__init__(fields, exists=self.chunk is not None, room=self.chunk.size - 4 if self.chunk else 0)
+
+    def encode(self, name: str, values: list[str]) -> list[Field]:
+        data = "; ".join(values).encode("utf-8", "replace") + b"\x00"
+        return [Field(name, b"IGNR" + len(data).to_bytes(4, "little") + data + b"\x00" * (len(data) % 2))]
+
+    def values(self, field: Field) -> list[str]:
+        text = entry_text(field.raw)
+        return [text] if text else []
+
+    def length(self) -> int:
+        return sum(len(field.raw) for field in self.fields)
+
+    def save(self, file: BinaryIO, room: int, /) -> None:
+        data = b"".join(field.raw for field in self.fields)
+        assert len(data) == room
+        self.form.replace(file, self.chunk, b"LIST", b"INFO" + data)
+
+    def remove(self, file: BinaryIO, _room: int, /) -> None:
+        self.form.replace(file, self.chunk, b"LIST", b"")
+
+
+def entry_text(raw: bytes) -> str:
+    """The text of an INFO entry: UTF-8, or Latin-1 as older programs wrote."""
+    data = raw[8 : 8 + int.from_bytes(raw[4:8], "little")].split(b"\x00")[0]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def other_chunks(file: BinaryIO) -> dict[str, str]:
+    """Digests of the chunks that are neither audio nor tag, in order."""
+    found: dict[str, str] = {}
+    for number, chunk in enumerate(c for c in Form(file).chunks if not _is_tag(c)):
+        value = "audio" if chunk.name in AUDIO_CHUNKS else digest_range(file, chunk.at, 8 + chunk.size)
+        found[f"chunk {number} {chunk.name.decode('latin-1')}"] = value
+    return found
+
+
+def _is_tag(chunk: Chunk) -> bool:
+    return chunk.name in (b"id3 ", b"ID3 ") or chunk.form == b"INFO"

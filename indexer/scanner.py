@@ -1,0 +1,172 @@
+"""The one-shot scan: lock, settle, difference, work, summary.
+
+Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Watcher it is given.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from indexer import models
+from indexer.config import Settings
+from indexer.difference import compare, file_changed, folders_to_scan, spool_difference, walk
+from indexer.journal import settle_open_writes
+from indexer.models import Chosen
+from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
+from indexer.store import Store, known_files, library_lock, open_readonly, printable
+
+OnStart = Callable[[int, Chosen | None], None]
+
+
+@dataclass
+class ScanResult:
+    """A run's summary; ``to_json`` is what `scan --json` prints."""
+
+    counts: Counts
+    files: int = 0  # files of the scanned folders that are there now
+    unreadable: int = 0
+    unsupported: int = 0
+    missing: int = 0
+    elapsed_s: float = 0.0
+    interrupted: bool = False
+    notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts under the names of the contract."""
+        c = self.counts
+        return {
+            "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
+            "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
+            "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
+            "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
+            "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
+        }
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 1 some files or roots failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.counts.failed or self.notes else 0
+
+
+class Scan:
+    """One scan; ``stop`` may be called from a signal handler while ``run`` works."""
+
+    def __init__(self, settings: Settings, watcher: Watcher) -> None:
+        self._settings = settings
+        self._watcher = watcher
+        self._pipeline: Pipeline | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Finish what is in work and end."""
+        self._stopped = True
+        if self._pipeline:
+            self._pipeline.stop()
+
+    def run(self, paths: Sequence[Path], *, write_tags: bool = True, force: bool = False, explicit_tags: bool = False,
+            on_start: OnStart = lambda _total, _chosen: None) -> ScanResult:
+        """Scan folders and files. ``on_start(total, chosen)`` is told how many files there are to work on.
+
+        Raises LockedError, ConfigError, ModelError or StoreError before any work.
+        """
+        started = time.monotonic()
+        with library_lock(self._settings.db), Store(self._settings.db) as store:
+            settle_open_writes(store)
+            chosen = choose_and_register(store, self._settings)
+            targets = folders_to_scan(paths, self._settings.roots, store.root_paths())
+            run_id = store.start_run("scan")
+            pipeline = self._pipeline = Pipeline(
+                store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
+                run_id=run_id, watcher=self._watcher, write_tags=write_tags, force=force, explicit_tags=explicit_tags)
+            result = ScanResult(pipeline.counts)
+            with _recorded(store, run_id, result, started):
+                self._look(store, targets, result, force=force)
+                on_start(store.changed_count() + pipeline.backlog_count(targets), chosen)
+                if self._stopped:
+                    pipeline.stop()
+                result.interrupted = not pipeline.run(_work(store, pipeline, targets))
+                _count_states(store, targets, result)
+            return result
+
+    def _look(self, store: Store, targets: Sequence[bytes], result: ScanResult, *, force: bool) -> None:
+        store.clear_spool()
+        for target in targets:
+            root = store.root_for(target)
+            if os.path.isfile(target):  # noqa: PTH113 - bytes
+                if force or file_changed(store.file_at(target), target):
+                    store.spool_changed([(target, root["id"] if root else None)])
+                continue
+            if root is None and not os.path.isdir(target):  # noqa: PTH112
+                result.notes.append(f"{printable(target)}: no such folder or file")
+                continue
+            root_id = int(root["id"]) if root else store.add_root(target)
+            difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force)
+            result.notes += [f"{folder}: this folder cannot be read; its files are kept as they were" for folder in difference.unlisted
+                             if not (difference.offline and folder == printable(target))]
+            if difference.offline:
+                result.notes.append(f"{difference.offline} Nothing was forgotten.")
+            if root is None or root["path"] == target:
+                store.set_root_health(root_id, difference.offline)
+                if not difference.offline:
+                    store.root_scanned(root_id)
+        store.mark_vanished_missing()
+
+
+def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
+    """The encoder and head of this run, written into the library as the ones in use."""
+    in_use = store.encoder_in_use()
+    chosen = models.choose(settings, in_use["id"] if in_use else None, store.head_in_use())
+    if chosen:
+        models.register(store, chosen)
+    return chosen
+
+
+def _work(store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog]:
+    """What the difference found, then what earlier runs left undone."""
+    for path, root_id in store.changed():
+        yield Changed(path, root_id)
+    for file_id in pipeline.backlog(targets):
+        yield Backlog(file_id)
+
+
+@contextmanager
+def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> Iterator[None]:
+    """Write the end of the run into ``runs``, however it ends."""
+    state = "failed"
+    try:
+        yield
+        state = "interrupted" if result.interrupted else "done"
+    finally:
+        result.elapsed_s = time.monotonic() - started
+        store.finish_run(run_id, state, result.to_json())
+
+
+def _count_states(store: Store, targets: Sequence[bytes], result: ScanResult) -> None:
+    states = store.count_states(targets)
+    result.files = sum(n for state, n in states.items() if state != "missing")
+    result.unreadable = states.get("unreadable", 0)
+    result.unsupported = states.get("unsupported", 0)
+    result.missing = states.get("missing", 0)
+
+
+def preview(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
+    """What a scan would find, without touching the library: counts, and the paths behind them (at most 1,000 of a kind)."""
+    conn = open_readonly(settings.db) if settings.db.exists() else None
+    known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")] if conn else []
+    counts = dict.fromkeys(("new", "changed", "unchanged", "back", "vanished", "unlisted"), 0)
+    listed: dict[str, list[str]] = {kind: [] for kind in counts if kind != "unchanged"}
+    for target in folders_to_scan(paths, settings.roots, known):
+        rows = known_files(conn, target) if conn else iter(())
+        for kind, path, _ in compare(rows, walk(target, settings.ignore)):
+            counts[kind] += 1
+            if kind in listed and len(listed[kind]) < 1000:
+                listed[kind].append(printable(path))
+    if conn:
+        conn.close()
+    return {"dry_run": True, **counts, "paths": listed}

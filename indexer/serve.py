@@ -1,0 +1,67 @@
+"""Datasette on the library: the database read-only, our metadata, safe settings.
+
+Owns the settings and who may ask SQL. The pages themselves are Datasette's and the plugin's (indexer.web).
+"""
+
+import asyncio
+import ipaddress
+import json
+import webbrowser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from indexer.config import Settings
+from indexer.errors import ConfigError
+from indexer.store import open_readonly
+
+# The limits keep one page from holding the library, and one open reader from holding its write-ahead log for long.
+DATASETTE_SETTINGS = {
+    "sql_time_limit_ms": 1000, "facet_time_limit_ms": 200, "facet_suggest_time_limit_ms": 50, "max_returned_rows": 1000,
+    "max_csv_mb": 20, "allow_download": False, "truncate_cells_html": 300, "default_page_size": 50,
+}
+
+
+def metadata(db: Path) -> dict[str, Any]:
+    """datasette_metadata.json, with its one database under the name that Datasette gives this file."""
+    text = (resources.files("indexer.schema") / "datasette_metadata.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    found["databases"] = {db.stem: found["databases"]["library"]}
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_datasette(db: Path, host: str) -> Any:
+    """The Datasette for a library, served on ``host``: SQL is open on loopback and closed on any other address."""
+    from datasette.app import Datasette
+
+    settings = {**DATASETTE_SETTINGS, "default_allow_sql": is_loopback(host)}
+    plugin = {"plugins": {"indexer": {"host": host}}}
+    # Mutable, not immutable: an immutable database is read without its write-ahead log, that is without the last scan.
+    return Datasette([str(db)], metadata={**metadata(db), **plugin}, settings=settings)
+
+
+def serve(settings: Settings, *, open_browser: bool = False) -> None:
+    """Serve until interrupted. Raises StoreError without a library, ConfigError when the address cannot be used."""
+    import uvicorn
+    from datasette.cli import check_databases
+
+    open_readonly(settings.db).close()
+    datasette = make_datasette(settings.db, settings.host)
+    asyncio.run(check_databases(datasette))
+    url = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.port}/"  # noqa: S104
+    if open_browser:
+        webbrowser.open(url)
+    try:
+        uvicorn.run(datasette.app(), host=settings.host, port=settings.port, log_level="warning")
+    except OSError as e:
+        raise ConfigError(f"cannot listen on {settings.host} port {settings.port} ({e.strerror})") from e

@@ -1,0 +1,565 @@
+"""The library's database: opening it, and every SQL statement that is not the schema.
+
+Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds library_lock).
+Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is handed.
+sqlite-utils is imported on opening for writing only, so that commands that look start fast.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import LockedError, StoreError
+from indexer.fingerprint import Stat
+
+DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
+FILE_STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
+
+
+def now() -> str:
+    """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def printable(path: bytes) -> str:
+    """A path for people: bad bytes and control characters escaped, so that no terminal or page is fooled."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@contextlib.contextmanager
+def library_lock(db_path: Path) -> Iterator[None]:
+    """Hold the library for writing; the operating system frees it if the process dies.
+
+    Raises LockedError naming the owner's process id when another process holds it.
+    """
+    db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock_path = db_path.with_name(db_path.name + ".lock")
+    try:
+        handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise StoreError(f"{lock_path}: cannot be opened ({e.strerror})") from e
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise LockedError(f"{db_path}: another indexer (process {owner}) is working on this library") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet."""
+    if not path.exists():
+        raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
+    try:
+        conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        conn.row_factory = sqlite3.Row
+        conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
+    except sqlite3.Error as e:
+        raise StoreError(f"{path}: not an indexer library ({e})") from e
+    return conn
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row of ``files``, as far as the pipeline needs it."""
+
+    id: int
+    recording_id: int | None
+    path: bytes
+    container: str | None
+    stat: Stat
+    state: str
+    tag_policy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What a readable file may still lack under an encoder, a head and a tag policy; None: not wanted."""
+
+    encoder_id: str | None = None
+    head_id: str | None = None
+    threshold: float = 0.0
+    tag_policy: str | None = None
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """SQL over ``files f`` with its values."""
+        embedded = "EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"
+        lacks: list[str] = []
+        values: list[Any] = []
+        if self.encoder_id:
+            lacks.append(f"(NOT {embedded} AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)")
+            values.append(self.encoder_id)
+        if self.encoder_id and self.head_id:
+            lacks.append(f"({embedded} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
+                         " AND p.head_id = ? AND p.threshold = ?))")
+            values += [self.encoder_id, self.head_id, self.threshold]
+        if self.head_id and self.tag_policy is not None:
+            lacks.append("(f.tag_policy IS NOT ? AND EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
+                         " AND p.head_id = ? AND p.decided))")
+            values += [self.tag_policy, self.head_id]
+        return f"f.state = 'ready' AND ({' OR '.join(lacks) or '0'})", values
+
+
+_FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
+
+
+def _file_row(row: sqlite3.Row) -> FileRow:
+    return FileRow(row["id"], row["recording_id"], row["path"], row["container"],
+                   Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"]), row["state"], row["tag_policy"])
+
+
+def subtree(prefix: bytes) -> tuple[bytes, bytes]:
+    """The half-open range of paths below a folder: from ``prefix/`` to the first path after it."""
+    folder = prefix.rstrip(b"/")
+    return folder + b"/", folder + b"0"  # '0' follows '/' in ASCII
+
+
+def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, bytes, int, int, int, int, str]]:
+    """(id, path, dev, ino, size, mtime_ns, state) of every row below a folder, by path (bytewise)."""
+    low, high = subtree(folder)
+    cursor = conn.cursor()
+    cursor.row_factory = None  # plain tuples: this runs once for every file of the library
+    yield from cursor.execute(
+        "SELECT id, path, dev, ino, size, mtime_ns, state FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
+
+
+class Store:
+    """The library opened for writing. Every method commits by itself unless called inside ``transaction()``."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create, and migrate. Raises StoreError when it cannot be used."""
+        from sqlite_utils import Database
+
+        from indexer.migrations import migrate
+
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            conn = sqlite3.connect(path, timeout=10, isolation_level=None)
+            conn.row_factory = sqlite3.Row
+            self.db = Database(conn, execute_plugins=False)
+            self.db.enable_wal()
+            # FULL: a journal entry must be on the disk before the rename that it announces.
+            conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;")
+            migrate(self.db, path)
+            self._refresh_view()
+        except (sqlite3.Error, OSError) as e:
+            raise StoreError(f"{path}: cannot be opened as a library ({e})") from e
+
+    def close(self) -> None:
+        """Fold the write-ahead log back into the file and close; a reader that holds it may postpone the folding."""
+        with contextlib.suppress(sqlite3.Error):
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.db.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The one writing connection, for reads that stream."""
+        conn: sqlite3.Connection = self.db.conn
+        return conn
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.conn.rollback()
+            raise
+        self.db.conn.commit()
+
+    def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self.db.execute(sql, parameters)
+        return cursor
+
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._run(sql, parameters).fetchone()
+        return row
+
+    def _insert(self, sql: str, parameters: Sequence[Any]) -> int:
+        row_id = self._run(sql, parameters).lastrowid
+        assert row_id is not None
+        return row_id
+
+    # ---- roots
+
+    def root_for(self, path: bytes) -> sqlite3.Row | None:
+        """The innermost known root that is ``path`` or holds it."""
+        found = [r for r in self._run("SELECT * FROM roots") if path == r["path"] or path.startswith(subtree(r["path"])[0])]
+        return max(found, key=lambda r: len(r["path"]), default=None)
+
+    def add_root(self, path: bytes) -> int:
+        """A new root; files below it that belonged to an inner root stay where they are."""
+        return self._insert("INSERT INTO roots (path, path_text) VALUES (?, ?)", (path, printable(path)))
+
+    def root_paths(self) -> list[bytes]:
+        """Every known root, by path."""
+        return [r["path"] for r in self._run("SELECT path FROM roots ORDER BY path")]
+
+    def set_root_health(self, root_id: int, reason: str | None) -> None:
+        """Offline for ``reason``, or online when it is None."""
+        self._run("UPDATE roots SET state = ?, reason = ?, checked_at = ? WHERE id = ?",
+                  ("offline" if reason else "online", reason, now(), root_id))
+
+    def root_scanned(self, root_id: int) -> None:
+        """The root was walked to its end just now."""
+        self._run("UPDATE roots SET scanned_at = ? WHERE id = ?", (now(), root_id))
+
+    # ---- the difference between a tree and the rows
+
+    def count_known(self, folder: bytes) -> tuple[int, int]:
+        """(rows that are not missing, all rows) below a folder."""
+        low, high = subtree(folder)
+        row = self._one("SELECT sum(state <> 'missing') AS present, count(*) AS n FROM files WHERE path >= ? AND path < ?", (low, high))
+        assert row is not None
+        return int(row["present"] or 0), int(row["n"])
+
+    def clear_spool(self) -> None:
+        """Empty the lists of changed and of vanished files that a difference fills (temporary tables on disk)."""
+        self._run("CREATE TEMP TABLE IF NOT EXISTS changed (id INTEGER PRIMARY KEY, path BLOB, root_id INTEGER)")
+        self._run("CREATE TEMP TABLE IF NOT EXISTS vanished (id INTEGER PRIMARY KEY)")
+        self._run("DELETE FROM changed")
+        self._run("DELETE FROM vanished")
+
+    def spool_changed(self, rows: Iterable[tuple[bytes, int | None]]) -> None:
+        """Remember (path, root id) as new or changed."""
+        self.db.conn.executemany("INSERT INTO changed (path, root_id) VALUES (?, ?)", rows)
+
+    def spool_vanished(self, rows: Iterable[tuple[int]]) -> None:
+        """Remember (file id,) as not found by the walk."""
+        self.db.conn.executemany("INSERT OR IGNORE INTO vanished (id) VALUES (?)", rows)
+
+    def changed_count(self) -> int:
+        """How many files were spooled as new or changed."""
+        row = self._one("SELECT count(*) AS n FROM changed")
+        assert row is not None
+        return int(row["n"])
+
+    def changed(self) -> Iterator[tuple[bytes, int | None]]:
+        """(path, root id) of what was spooled, in walking order; a page at a time, so that writing between is fine."""
+        last = 0
+        while page := self._run("SELECT id, path, root_id FROM changed WHERE id > ? ORDER BY id LIMIT 500", (last,)).fetchall():
+            for row in page:
+                yield row["path"], row["root_id"]
+            last = page[-1]["id"]
+
+    def mark_vanished_missing(self) -> int:
+        """Rows of vanished files become ``missing``; nothing is deleted. Returns how many were not so before."""
+        cursor = self._run(
+            "UPDATE files SET state = 'missing', reason = 'not found by the last scan', last_seen = coalesce("
+            "(SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen) "
+            "WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)")
+        return cursor.rowcount
+
+    def mark_present(self, file_ids: Sequence[int]) -> None:
+        """Missing files that are back unchanged: ready if they were read before, else to be read again."""
+        self.db.conn.executemany(
+            "UPDATE files SET state = CASE WHEN recording_id IS NULL THEN 'deferred' ELSE 'ready' END, reason = NULL, last_seen = ? "
+            "WHERE id = ?", [(now(), i) for i in file_ids])
+
+    # ---- files, recordings, tags
+
+    def file_at(self, path: bytes) -> FileRow | None:
+        """The row of a path."""
+        row = self._one(f"SELECT {_FILE_COLUMNS} FROM files WHERE path = ?", (path,))
+        return _file_row(row) if row else None
+
+    def file(self, file_id: int) -> FileRow:
+        """The row of an id."""
+        row = self._one(f"SELECT {_FILE_COLUMNS} FROM files WHERE id = ?", (file_id,))
+        assert row is not None
+        return _file_row(row)
+
+    def recording(self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None) -> int:
+        """The id of the recording with this identity, made when it is new."""
+        row = self._one("SELECT id FROM recordings WHERE audio_sha256 = ?", (audio_sha256,))
+        if row:
+            return int(row["id"])
+        return self._insert(
+            "INSERT INTO recordings (audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, ?, ?, ?)",
+            (audio_sha256, codec, sample_rate_hz, channels, duration_s))
+
+    def put_file(self, path: bytes, stat: Stat, *, root_id: int | None, state: str, reason: str | None = None,
+                 container: str | None = None, recording_id: int | None = None) -> int:
+        """Insert or update the row of a path. A missing row of the same recording is taken over: the file was moved."""
+        row = self._one("SELECT id FROM files WHERE path = ?", (path,))
+        if row is None and recording_id is not None:
+            row = self._one("SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
+                            (recording_id, stat.size))
+        at = now()
+        if row is None:
+            return self._insert(
+                "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, reason,"
+                " first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
+                 state, reason, at, at))
+        self._run(
+            "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?, container), dev = ?,"
+            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, tag_policy = NULL, last_seen = ? WHERE id = ?",
+            (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
+             state, reason, at, row["id"]))
+        return int(row["id"])
+
+    def put_tags(self, file_id: int, values: Mapping[str, str | int | float | None]) -> None:
+        """What stands in the file, one value a column of ``tags``."""
+        self.db.table("tags").upsert({"file_id": file_id, **values}, pk="file_id")
+
+    def set_genre(self, file_id: int, genre: str | None, indexer_genre: str | None) -> None:
+        """The genre and our own field as they stand in the file after a write of ours."""
+        self._run("UPDATE tags SET genre = ?, indexer_genre = ? WHERE file_id = ?", (genre, indexer_genre, file_id))
+
+    def reread(self, file_id: int) -> None:
+        """Have the next scan read this file again."""
+        self._run("UPDATE files SET state = 'deferred', reason = 'to be read again' WHERE id = ?", (file_id,))
+
+    def settle_tags(self, file_id: int, tag_policy: str) -> None:
+        """The genre tag of this file needs no further look under this policy."""
+        self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
+
+    def set_file_stat(self, file_id: int, stat: Stat) -> None:
+        """The file was rewritten by us."""
+        self._run("UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE id = ?",
+                  (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id))
+
+    def set_decoded_length(self, recording_id: int, duration_s: float) -> None:
+        """The length that decoding found."""
+        self._run("UPDATE recordings SET duration_s = ?, reason = NULL WHERE id = ?", (duration_s, recording_id))
+
+    def set_recording_reason(self, recording_id: int, reason: str) -> None:
+        """Why a recording that can be read has no embedding."""
+        self._run("UPDATE recordings SET reason = ? WHERE id = ?", (reason, recording_id))
+
+    # ---- encoders and embeddings
+
+    def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float) -> None:
+        """Register an encoder, or its new name."""
+        self._run("INSERT INTO encoders (id, name, width, unit_s) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+                  (encoder_id, name, width, unit_s))
+
+    def use_encoder(self, encoder_id: str) -> None:
+        """Make this the library's encoder."""
+        with self.transaction():
+            self._run("UPDATE encoders SET in_use = 0 WHERE in_use = 1")
+            self._run("UPDATE encoders SET in_use = 1 WHERE id = ?", (encoder_id,))
+
+    def encoder_in_use(self) -> sqlite3.Row | None:
+        """The encoder that `models use` chose."""
+        return self._one("SELECT * FROM encoders WHERE in_use = 1")
+
+    def has_embedding(self, recording_id: int, encoder_id: str) -> bool:
+        """Whether the recording is embedded already."""
+        return self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id)) is not None
+
+    def put_embedding(self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int) -> None:
+        """Cache a track vector (little-endian float16); an existing one is replaced."""
+        self._run("INSERT INTO embeddings (recording_id, encoder_id, vector, units) VALUES (?, ?, ?, ?) "
+                  "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units",
+                  (recording_id, encoder_id, vector_f16, units))
+
+    def vector(self, recording_id: int, encoder_id: str) -> bytes | None:
+        """The cached track vector (little-endian float16)."""
+        row = self._one("SELECT vector FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
+        return bytes(row["vector"]) if row else None
+
+    def vectors(self, encoder_id: str) -> Iterator[tuple[int, bytes]]:
+        """(recording id, vector) of everything the encoder has embedded, a page at a time."""
+        last = 0
+        while page := self._run("SELECT id, recording_id, vector FROM embeddings WHERE encoder_id = ? AND id > ? ORDER BY id LIMIT 500",
+                                (encoder_id, last)).fetchall():
+            for row in page:
+                yield row["recording_id"], bytes(row["vector"])
+            last = page[-1]["id"]
+
+    # ---- heads and predictions
+
+    def put_head(self, head_id: str, *, name: str, kind: str, encoder_id: str, labels: Sequence[str], threshold: float,
+                 source: str) -> None:
+        """Register a head, or its new name and file."""
+        self._run("INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold",
+                  (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()))
+
+    def use_head(self, head_id: str | None) -> None:
+        """Make this the library's head: the one that the view ``tracks`` shows."""
+        with self.transaction():
+            self._run("UPDATE heads SET in_use = 0 WHERE in_use = 1")
+            self._run("UPDATE heads SET in_use = 1 WHERE id = ?", (head_id,))
+        self._refresh_view()
+
+    def head_in_use(self) -> sqlite3.Row | None:
+        """The head that the view ``tracks`` shows."""
+        return self._one("SELECT * FROM heads WHERE in_use = 1")
+
+    def prediction(self, recording_id: int, head_id: str) -> sqlite3.Row | None:
+        """genre, confidence, threshold and decided of a recording under a head."""
+        return self._one("SELECT * FROM predictions WHERE recording_id = ? AND head_id = ?", (recording_id, head_id))
+
+    def put_prediction(self, recording_id: int, head_id: str, scores: Mapping[str, float], threshold: float) -> None:
+        """Store all scores and the winner; call inside a transaction."""
+        genre = max(scores, key=lambda label: scores[label])
+        self._run("INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, ?, ?)",
+                  (recording_id, head_id, genre, scores[genre], threshold, int(scores[genre] >= threshold)))
+        self.db.conn.executemany("INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
+                                 [(recording_id, head_id, label, p) for label, p in scores.items()])
+
+    def put_timeline(self, recording_id: int, head_id: str, unit_s: float, scores: bytes) -> None:
+        """Store the scores of every unit: one byte a probability, units x labels."""
+        self._run("INSERT OR REPLACE INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
+                  (recording_id, head_id, unit_s, scores))
+
+    def count_states(self, targets: Sequence[bytes]) -> dict[str, int]:
+        """How many files of each state there are among the targets: folders with all below them, or single files."""
+        found: dict[str, int] = {}
+        for target in targets:
+            for row in self._run("SELECT state, count(*) AS n FROM files WHERE path = ? OR (path >= ? AND path < ?) GROUP BY state",
+                                 (target, *subtree(target))):
+                found[row["state"]] = found.get(row["state"], 0) + row["n"]
+        return found
+
+    def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
+        """How many files ``backlog`` would give."""
+        sql, values = lacking.condition()
+        rows = [self._one(f"SELECT count(*) AS n FROM files f WHERE (f.path = ? OR (f.path > ? AND f.path < ?)) AND {sql}",
+                          (target, *subtree(target), *values)) for target in targets]
+        return sum(int(row["n"]) for row in rows if row)
+
+    def backlog(self, targets: Sequence[bytes], lacking: "Lacking") -> Iterator[int]:
+        """Ids of readable files among the targets that lack something, by path, a page at a time."""
+        sql, values = lacking.condition()
+        for target in targets:
+            low, high = subtree(target)
+            last = b""
+            while page := self._run(
+                f"SELECT f.id, f.path FROM files f WHERE f.path > ? AND (f.path = ? OR (f.path > ? AND f.path < ?)) AND {sql} "
+                "ORDER BY f.path LIMIT 500", (last, target, low, high, *values)).fetchall():
+                for row in page:
+                    yield row["id"]
+                last = page[-1]["path"]
+
+    # ---- the journal of tag writes
+
+    def intend_write(self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, before: Sequence[str],
+                     after: Sequence[str], stat_before: Stat, stat_after: Stat, evidence: Mapping[str, Any]) -> int:
+        """Announce a write before its rename; durable when this returns."""
+        return self._insert(
+            "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, before, after, stat_before, stat_after, evidence,"
+            " written_at) VALUES (?, ?, ?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?)",
+            (file_id, run_id, path, printable(path), action, json.dumps(list(before)), json.dumps(list(after)),
+             dump_stat(stat_before), dump_stat(stat_after), json.dumps(evidence), now()))
+
+    def settle_write(self, write_id: int, state: str, reason: str | None = None) -> None:
+        """The announced write was done, dropped or superseded."""
+        self._run("UPDATE tag_writes SET state = ?, reason = ? WHERE id = ?", (state, reason, write_id))
+
+    def refuse_write(self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, stat: Stat, reason: str) -> None:
+        """Remember that a file's tag is not written, so that it is not tried again until the file changes."""
+        self._insert(
+            "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, reason, stat_before, written_at) "
+            "VALUES (?, ?, ?, ?, ?, 'refused', ?, ?, ?)",
+            (file_id, run_id, path, printable(path), action, reason, dump_stat(stat), now()))
+
+    def open_writes(self) -> list[sqlite3.Row]:
+        """Writes that were announced and never settled: a crash came between."""
+        return self._run("SELECT * FROM tag_writes WHERE state = 'intended' ORDER BY id").fetchall()
+
+    def last_write(self, file_id: int) -> sqlite3.Row | None:
+        """The newest journal entry of a file that took effect or was refused."""
+        return self._one("SELECT * FROM tag_writes WHERE file_id = ? AND state IN ('done', 'refused') ORDER BY id DESC LIMIT 1", (file_id,))
+
+    def written_files(self, *, run_id: int | None = None, since: str | None = None) -> list[FileRow]:
+        """Files that carry a genre of ours: of one run, since a time, or (neither given) all, copies by other programs included."""
+        if run_id is None and since is None:
+            condition = "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL)"
+        else:
+            condition = ("id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run IS NULL OR w.run_id = :run)"
+                         " AND (:since IS NULL OR w.written_at >= :since)"
+                         " AND w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = w.file_id AND x.state = 'done'))")
+        rows = self._run(f"SELECT {_FILE_COLUMNS} FROM files WHERE state <> 'missing' AND {condition} ORDER BY path", {"run": run_id, "since": since})
+        return [_file_row(r) for r in rows]
+
+    # ---- runs
+
+    def start_run(self, command: str) -> int:
+        """A scan begins; earlier ones that never finished are marked failed."""
+        self._run("UPDATE runs SET state = 'failed', finished_at = ? WHERE state = 'running'", (now(),))
+        return self._insert("INSERT INTO runs (command, state, started_at) VALUES (?, 'running', ?)", (command, now()))
+
+    def finish_run(self, run_id: int, state: str, summary: Mapping[str, Any]) -> None:
+        """A scan ends."""
+        self._run("UPDATE runs SET state = ?, finished_at = ?, summary = ? WHERE id = ?", (state, now(), json.dumps(summary), run_id))
+
+    # ---- the view that people look at
+
+    def _refresh_view(self) -> None:
+        """Make ``tracks`` anew if the labels of the head in use changed."""
+        head = self.head_in_use()
+        sql = tracks_view(json.loads(head["labels"]) if head else DEFAULT_LABELS)
+        row = self._one("SELECT sql FROM sqlite_master WHERE type = 'view' AND name = 'tracks'")
+        if row is None or row["sql"] != sql:
+            with self.transaction():
+                self._run("DROP VIEW IF EXISTS tracks")
+                self._run(sql)
+
+
+def dump_stat(stat: Stat) -> str:
+    """A Stat as the journal keeps it."""
+    return json.dumps({"dev": stat.dev, "ino": stat.ino, "size": stat.size, "mtime_ns": stat.mtime_ns})
+
+
+def parse_stat(text: str) -> Stat:
+    """The Stat that dump_stat wrote."""
+    return Stat(**json.loads(text))
+
+
+_TRACK_COLUMNS = (
+    "id", "path", "title", "artist", "album", "duration_s", "tag_genre", "genre", "confidence", "decided", "bpm", "musical_key", "year",
+    "record_label", "dj_data", "container", "codec", "sample_rate_hz", "size", "state", "reason", "first_seen", "recording_id",
+)
+
+
+def tracks_view(labels: Sequence[str]) -> str:
+    """The SQL of the view ``tracks``: a row a file, a column a label (its probability) of the head in use."""
+    taken = set(_TRACK_COLUMNS)
+    columns = ""
+    for label in labels:
+        name = label
+        while name.casefold() in taken:
+            name += " score"
+        taken.add(name.casefold())
+        columns += (",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id"
+                    " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"'))
+    return f"""CREATE VIEW tracks AS
+SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
+  round(p.confidence, 4) AS confidence, p.decided{columns},
+  t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
+  f.state, coalesce(f.reason, r.reason) AS reason, f.first_seen, f.recording_id
+FROM files f
+LEFT JOIN tags t ON t.file_id = f.id
+LEFT JOIN recordings r ON r.id = f.recording_id
+LEFT JOIN heads h ON h.in_use = 1
+LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+
+
+def _quoted(text: str, mark: str) -> str:
+    """SQL text (') or name (") of any content."""
+    return mark + text.replace(mark, mark * 2) + mark

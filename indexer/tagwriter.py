@@ -1,0 +1,369 @@
+"""The atomic tag write: copy beside the file, edit the copy, verify it, announce, rename, confirm.
+
+``prepare`` is pure file work for a killable child process and never touches the original; ``commit`` renames, with the
+journal as callbacks; ``settle`` finds out after a crash what happened. Never imports the store.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat as stat_module
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from indexer import tags
+from indexer.errors import DeferredError, IndexerError, WriteRefusedError
+from indexer.fingerprint import Stat, fingerprint, sniff
+from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
+from indexer.tags import Tags
+
+__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "prepare",
+           "remove_leftovers", "settle"]  # fmt: skip
+
+TEMP_SUFFIX = ".indexer-tmp"
+MAX_NAME = 255  # bytes of a file name on every common file system
+COPY_BLOCK = 4 << 20
+SYNC_EVERY = 64 << 20
+MARGIN = 1 << 20  # free bytes wanted beyond one copy
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+def is_ours(found: Tags) -> bool:
+    """Whether the standing genre is the one we wrote, not changed since."""
+    return found.genre_is_ours
+
+
+def plan(  # noqa: PLR0917  # the order in which one would say it
+    found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
+) -> GenreEdit | None:  # fmt: skip
+    """What to write under a policy, or None when nothing should be written or the value already stands.
+
+    ``text`` is what the user wants to read for ``label``. fill: only where the genre is empty or ours.
+    """
+    ours = is_ours(found)
+    text = tags.clean(text)
+    if policy == "off" or (policy == "fill" and found.genres and not ours):
+        return None
+    genres: tuple[str, ...] = (text,)
+    if policy == "append":
+        users = (found.original_genres or ()) if ours else found.genres
+        genres = _deduplicated((*users, text))
+    if not text or found.genres == genres:
+        return None
+    return GenreEdit(genres, label, confidence, model)
+
+
+def _deduplicated(genres: Iterable[str]) -> tuple[str, ...]:
+    seen: dict[str, str] = {}
+    for genre in genres:
+        seen.setdefault(genre.casefold(), genre)
+    return tuple(seen.values())
+
+
+def edit_to_json(edit: GenreEdit) -> dict[str, Any]:
+    """Plain values that cross a process border."""
+    return asdict(edit)
+
+
+def edit_from_json(data: dict[str, Any]) -> GenreEdit:
+    """The inverse of ``edit_to_json``."""
+    return GenreEdit(**{**data, "genres": tuple(data["genres"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A verified copy waiting to take the file's place. ``after`` survives the rename, so it recognises our own write."""
+
+    path: str
+    temp_path: str
+    before: Stat
+    after: Stat
+    before_genres: tuple[str, ...]
+    after_genres: tuple[str, ...]
+    evidence: dict[str, str]  # what was compared, with digests
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that cross a process border (paths may hold surrogate escapes)."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Prepared":
+        """The inverse of ``to_json``."""
+        return cls(
+            data["path"], data["temp_path"], Stat(**data["before"]), Stat(**data["after"]),
+            tuple(data["before_genres"]), tuple(data["after_genres"]), dict(data["evidence"]),
+        )  # fmt: skip
+
+
+def temp_path_of(path: str | bytes) -> str:
+    """Where the copy of a file is made: beside it, hidden, with a name cut to what file systems allow."""
+    folder, name = os.path.split(os.fsencode(path))
+    room = MAX_NAME - 1 - len(TEMP_SUFFIX)
+    if len(name) > room:
+        name = name[: room - 9] + b"-" + sha256(name).hexdigest()[:8].encode()
+    return os.fsdecode(os.path.join(folder, b"." + name + TEMP_SUFFIX.encode()))  # noqa: PTH118  # bytes, not Path
+
+
+def prepare(
+    path: str | bytes, container: str, edit: GenreEdit | None, *, preserve_mtime: bool = False,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> Prepared:  # fmt: skip
+    """Make, edit and verify a copy beside the file; ``edit`` None restores the genre that stood there before us.
+
+    ``heartbeat`` is called every few MB. Raises WriteRefusedError (damaged, linked or read-only; nothing was touched),
+    UnsupportedError, ReadError, DeferredError (disk full, or the file changed meanwhile). No copy is left behind then.
+    """
+    name = os.fsdecode(path)
+    with _plain_errors(name):
+        before = _look(name)
+        refuse_damaged(name, container)
+        old_tags = tags.read_tags(name, container)
+        old_fields = tags.other_fields(name, container)
+        tag_room = tag_bytes(name, container)
+        with Path(name).open("rb") as file:
+            if sniff(file) != container:
+                raise DeferredError(name, f"changed while it was read: it is no {container} file any more")
+            identity = fingerprint(file, name, heartbeat=heartbeat).audio_sha256
+        temp = temp_path_of(name)
+        _check_space(name, before.size)
+        Path(temp).unlink(missing_ok=True)  # of a run that was killed; one process at a time works on a library
+        try:
+            _copy(name, temp, heartbeat)
+            if edit is None:
+                tags.restore_genre(temp, container)
+            else:
+                tags.set_genre(temp, container, edit)
+            new_tags = tags.read_tags(temp, container)
+            new_fields = tags.other_fields(temp, container)
+            if changed := changed_fields(old_fields, new_fields):
+                raise WriteRefusedError(name, f"other tags would change: {tags.clean(', '.join(changed), 200)}")
+            if not (_reads_back(edit, new_tags) if edit else _is_restored(old_tags, new_tags, temp, container)):
+                raise WriteRefusedError(name, "the genre does not read back from the copy")
+            with Path(temp).open("rb") as file:
+                if fingerprint(file, temp, heartbeat=heartbeat).audio_sha256 != identity:
+                    raise WriteRefusedError(name, "the edited copy would not hold the same audio")
+            if Stat.of(name) != before:
+                raise DeferredError(name, "changed while its copy was edited")
+            after = _finish(name, temp, preserve_mtime=preserve_mtime)
+            if before.size - after.size > tag_room:
+                raise WriteRefusedError(name, "the edited copy would be shorter than the tag can explain")
+        except BaseException:
+            Path(temp).unlink(missing_ok=True)
+            raise
+    evidence = {"audio_sha256": identity, "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
+                "fields_compared": str(len(new_fields))}  # fmt: skip
+    return Prepared(name, temp, before, after, old_tags.genres, new_tags.genres, evidence)
+
+
+def commit(
+    prepared: Prepared, *, intend: Callable[[Prepared], int], done: Callable[[int], None], drop: Callable[[int, str], None],
+) -> bool:  # fmt: skip
+    """Announce, check that the file is still the one that was copied, rename, confirm; True when written.
+
+    Raises DeferredError (changed, open elsewhere, disk full) or WriteRefusedError (read-only); the copy is removed then.
+    """
+    try:
+        write_id = intend(prepared)
+    except BaseException:
+        discard(prepared)
+        raise
+    try:
+        with _plain_errors(prepared.path):
+            _check_unchanged(prepared)
+            os.replace(prepared.temp_path, prepared.path)  # noqa: PTH105  # one system call, visible to fault tests
+    except BaseException as error:
+        discard(prepared)
+        if isinstance(error, IndexerError):
+            drop(write_id, str(getattr(error, "reason", error)))
+        raise
+    _sync_folder(prepared.path)
+    done(write_id)
+    return True
+
+
+def discard(prepared: Prepared) -> None:
+    """Remove a copy that will not be used."""
+    with suppress(OSError):
+        Path(prepared.temp_path).unlink(missing_ok=True)
+
+
+def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"]:
+    """What became of an announced write after a crash: done, dropped (the copy is removed), or superseded by another program."""
+    temp = Path(temp_path_of(path))
+    try:
+        now = Stat.of(os.fsdecode(path))
+    except OSError:
+        now = None
+    if now == after:
+        _sync_folder(os.fsdecode(path))
+        return "done"
+    with suppress(OSError):
+        temp.unlink(missing_ok=True)
+    return "dropped" if now == before else "superseded"
+
+
+def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
+    """Remove copies in one folder that nobody announced; call it after every open intent was settled."""
+    removed = []
+    with os.scandir(os.fsdecode(folder)) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+                removed.append(entry.path)
+    return removed
+
+
+# --- before the copy -----------------------------------------------------------------------------------------------------
+
+
+def _look(name: str) -> Stat:
+    """Stat of the file; WriteRefusedError where a rename would surprise its owner."""
+    found = os.lstat(name)
+    if stat_module.S_ISLNK(found.st_mode):
+        raise WriteRefusedError(name, "it is a symbolic link: the rename would replace the link and not the file")
+    if not stat_module.S_ISREG(found.st_mode):
+        raise WriteRefusedError(name, "it is not a regular file")
+    if found.st_nlink > 1:
+        raise WriteRefusedError(name, f"it has {found.st_nlink} hard links: the others would keep the old tags")
+    if not found.st_mode & 0o222 or not os.access(name, os.W_OK):
+        raise WriteRefusedError(name, "read-only file")
+    if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
+        raise WriteRefusedError(name, "read-only folder")
+    return Stat.of(name)
+
+
+def _check_space(name: str, size: int) -> None:
+    free = shutil.disk_usage(os.path.dirname(name) or ".").free  # noqa: PTH120
+    if free < size + MARGIN:
+        raise DeferredError(name, f"disk full: writing the tag needs {(size + MARGIN) >> 20} MB free beside the file")
+
+
+@contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    """System errors as ours: full disks are for later, read-only places are refused."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise DeferredError(name, f"disk full: {what}") from error
+        if error.errno in _READ_ONLY:
+            raise WriteRefusedError(name, f"read-only: {what}") from error
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            raise DeferredError(name, "vanished while its tag was written") from error
+        raise DeferredError(name, f"the tag could not be written: {what}") from error
+
+
+# --- the copy ------------------------------------------------------------------------------------------------------------
+
+
+def _copy(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
+    """All bytes of the file in a new one: sharing blocks where the file system can."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        target = os.open(temp, flags, 0o600)
+        try:
+            if not _share_blocks(source, target):
+                _copy_blocks(source, target, heartbeat)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _share_blocks(source: int, target: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> None:
+    unsynced = 0
+    while block := os.read(source, COPY_BLOCK):
+        view = memoryview(block)
+        while view:
+            view = view[os.write(target, view) :]
+        unsynced += len(block)
+        if unsynced >= SYNC_EVERY:  # so that the last fsync of a large file does not look like a hang
+            os.fdatasync(target)
+            unsynced = 0
+        heartbeat()
+
+
+def _finish(name: str, temp: str, *, preserve_mtime: bool) -> Stat:
+    """Permissions, owner, extended attributes and times of the original; then the copy is made durable."""
+    original, now = Path(name).stat(), Path(temp).stat().st_mtime_ns
+    shutil.copystat(name, temp)  # mode, times, extended attributes, flags
+    fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        copied = os.fstat(fd)
+        if (copied.st_uid, copied.st_gid) != (original.st_uid, original.st_gid):
+            try:
+                os.fchown(fd, original.st_uid, original.st_gid)
+            except PermissionError as error:
+                raise WriteRefusedError(name, "it belongs to another user, who would lose it") from error
+            os.fchmod(fd, stat_module.S_IMODE(original.st_mode))  # a change of owner clears set-id bits
+        os.utime(fd, ns=(original.st_atime_ns, original.st_mtime_ns if preserve_mtime else now))
+        os.fsync(fd)
+        return Stat.of(fd)
+    finally:
+        os.close(fd)
+
+
+def _reads_back(edit: GenreEdit, new: Tags) -> bool:
+    return new.genres == tuple(map(tags.clean, edit.genres)) and new.ours is not None and new.original_genres is not None
+
+
+def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
+    """Our fields are gone and the genre is the recorded one, as read or (numbers of old tags) as it stands there."""
+    stands = {tuple(map(tags.clean, values)) for values in standing_genres(temp, container).values()}
+    return new.ours is None and new.original_genres is None and old.original_genres in {new.genres, *stands}
+
+
+# --- the rename ------------------------------------------------------------------------------------------------------------
+
+
+def _check_unchanged(prepared: Prepared) -> None:
+    if Stat.of(prepared.temp_path) != prepared.after:
+        raise DeferredError(prepared.path, "its edited copy was changed by another program")
+    if _open_for_writing(prepared.path):
+        raise DeferredError(prepared.path, "another program has it open for writing")
+    if os.path.islink(prepared.path) or Stat.of(prepared.path) != prepared.before:  # noqa: PTH114
+        raise DeferredError(prepared.path, "changed while its tag was written")
+
+
+def _open_for_writing(name: str) -> bool:
+    """Whether another program may write the file now; False where the system cannot tell (not local, not our own file)."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(fd)
+    return False
+
+
+def _sync_folder(name: str) -> None:
+    """Make the rename durable; file systems that cannot sync a folder have nothing to add."""
+    with suppress(OSError):
+        fd = os.open(os.path.dirname(name) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

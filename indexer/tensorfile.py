@@ -1,0 +1,135 @@
+"""Safetensors files of our own: named float32 arrays and one JSON object that describes them.
+
+Writes them atomically and reads them with every kind of damage turned into one clear ModelError. Numpy only: knows no
+model, never imports torch, never opens a pickle.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .errors import ModelError
+
+_KEY = "indexer"  # the one entry of the safetensors metadata we read
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about itself before any tensor is read."""
+
+    about: dict[str, Any]  # the JSON object
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_header(path: Path) -> Header:
+    """Read the description and the shapes; raises ModelError for a file that is missing, damaged or not ours."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_KEY)
+        shapes, types = {}, {}
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            piece = file.get_slice(key)
+            shapes[key], types[key] = tuple(piece.get_shape()), piece.get_dtype()
+    if text is None:
+        raise ModelError(f"{path}: not a model file of this program (add checkpoints with `indexer models add`)")
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{path}: its description is damaged") from error
+    if not isinstance(about, dict):
+        raise ModelError(f"{path}: its description is damaged")
+    for key, kind in types.items():
+        if kind != "F32":
+            raise ModelError(f"{path}: {key} holds {kind} numbers, not F32")
+    return Header(about, shapes)
+
+
+def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Map some arrays into memory, copied only where they are written to.
+
+    Call ``read_header`` first: it checks that the file is whole. Raises ModelError for a key that is missing or has
+    another shape, NaN or infinity.
+    """
+    arrays = {}
+    with _opened(path), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        places = json.loads(file.read(length))
+        for key, shape in shapes.items():
+            if tuple(places.get(key, {}).get("shape", ())) != shape or 0 in shape:
+                raise ModelError(f"{path}: {key} is missing or has another shape than {list(shape)}")
+            start = 8 + length + places[key]["data_offsets"][0]
+            # A map of its own for each, so that its memory goes when the array does.
+            arrays[key] = np.require(np.memmap(file, "<f4", "c", start, shape), np.float32, "A")
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ModelError(f"{path}: {key} holds NaN or infinity")
+    return arrays
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write float32 arrays and their description: whole or not at all, also through a power cut.
+
+    Raises ModelError where the folder cannot be written.
+    """
+    contiguous = {key: np.ascontiguousarray(array, np.float32) for key, array in arrays.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        safetensors.numpy.save_file(contiguous, temporary, {_KEY: json.dumps(about)})
+        Path(temporary).chmod(0o644)
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        fsync_folder(path.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the hex sha256 over numbers and arrays in one canonical form: sorted names, little-endian float32."""
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True, separators=(",", ":")).encode())
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key], "<f4")
+        sha.update(json.dumps([key, "<f4", list(array.shape)], separators=(",", ":")).encode())
+        sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb"):  # safetensors' own message hides why a file cannot be opened
+            pass
+        with safetensors.safe_open(path, framework="np") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path}: damaged or cut off, not a whole safetensors file ({_reason(error)})") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200]

@@ -1,0 +1,38 @@
+"""Taking our genres back: which files, with the library locked, one after the other."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from indexer.config import Settings
+from indexer.errors import ConfigError
+from indexer.journal import settle_open_writes, undo
+from indexer.store import FileRow, Store, library_lock
+
+
+def undo_files(settings: Settings, files: Sequence[Path], *, run_id: int | None = None, since: str | None = None,
+               force: bool = False) -> dict[str, Any]:
+    """Undo in the named files, or in those of a run, since a time, or (nothing given) in all: {restored, nothing, refused}.
+
+    Named files need no library: where there is none, the fields in the file are enough.
+    """
+    named = [os.path.realpath(os.fsencode(f)) for f in files]
+    if not settings.db.exists() and named:
+        with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "library.db") as store:
+            return asdict(undo(store, named, force=force))
+    with library_lock(settings.db), Store(settings.db) as store:
+        settle_open_writes(store)
+        targets: Sequence[FileRow | bytes] = named or store.written_files(run_id=run_id, since=_utc(since) if since else None)
+        return asdict(undo(store, targets, force=force))
+
+
+def _utc(text: str) -> str:
+    """A time as the library writes it; without a zone it is local time."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except ValueError:
+        raise ConfigError(f"--since {text}: not a time such as 2026-11-22 or 2026-11-22T10:00") from None

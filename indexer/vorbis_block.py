@@ -1,0 +1,231 @@
+"""Vorbis comments as raw bytes, in FLAC metadata blocks and in Ogg packets (Vorbis, Opus, Speex, FLAC).
+
+Every other comment, the vendor, pictures and unknown metadata blocks keep bytes and order. mutagen's OggPage does the paging
+(lacing, checksums, renumbering); nothing else of an Ogg file is touched.
+"""
+
+from typing import Any, BinaryIO, ClassVar
+
+from mutagen import ogg
+
+from indexer.id3_block import tag_size
+from indexer.tag_blocks import (
+    MAX_TAG,
+    OWN_NAMES,
+    Block,
+    Field,
+    TagDamagedError,
+    digest,
+    file_size,
+    read_exactly,
+    splice,
+)
+
+OggPage: Any = ogg.OggPage  # mutagen has no annotations
+PADDING, COMMENT = 1, 4  # FLAC metadata block types (RFC 9639)
+VENDOR = b"indexer"
+
+
+class _CommentBlock(Block):
+    """What the two carriers share: the comment list itself."""
+
+    def parse_comments(self, data: bytes) -> tuple[bytes, list[Field], int]:
+        """Vendor, comments, and where the list ends."""
+        vendor, at = _counted(data, 0)
+        if at + 4 > len(data):
+            raise TagDamagedError("the Vorbis comment ends early")
+        count = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        fields = []
+        for _ in range(count):
+            raw, at = _counted(data, at)
+            key = raw.partition(b"=")[0].decode("utf-8", "replace").upper()
+            fields.append(Field(key if key in OWN_NAMES else f"comment {key}", raw))
+        return vendor, fields, at
+
+    def comments(self, vendor: bytes) -> bytes:
+        """The list as bytes, without framing bit."""
+        parts = [vendor, *(field.raw for field in self.fields)]
+        counted = [len(part).to_bytes(4, "little") + part for part in parts]
+        return counted[0] + len(self.fields).to_bytes(4, "little") + b"".join(counted[1:])
+
+    def encode(self, name: str, values: list[str]) -> list[Field]:
+        return [Field(name, f"{name}={value}".encode("utf-8", "replace")) for value in values]
+
+    def values(self, field: Field) -> list[str]:
+        return [field.raw.partition(b"=")[2].decode("utf-8", "replace")]
+
+
+def _counted(data: bytes, at: int) -> tuple[bytes, int]:
+    start = at + 4
+    end = start + int.from_bytes(data[at:start], "little")
+    if start > len(data) or end > len(data):
+        raise TagDamagedError("the Vorbis comment ends early")
+    return data[start:end], end
+
+
+class FlacBlock(_CommentBlock):
+    """The VORBIS_COMMENT block of a FLAC file; the last padding block gives it room."""
+
+    kind = "vorbis"
+    smallest_gap: ClassVar[int] = 4  # the header of a padding block
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.start = flac_start(file)
+        self.blocks, self.end = _flac_blocks(file, self.start)
+        first = next((i for i, (kind, _) in enumerate(self.blocks) if kind == COMMENT), None)
+        paddings = [i for i, (kind, _) in enumerate(self.blocks) if kind == PADDING]
+        self.vendor, room = VENDOR, 0
+        fields: list[Field] = []
+        if first is not None:
+            data = self.blocks[first][1]
+            self.vendor, fields, end = self.parse_comments(data)
+            if data[end:].strip(b"\x00"):
+                raise TagDamagedError("the FLAC comment block holds more than comments")
+            room += 4 + len(data)
+        if any(self.blocks[i][1].strip(b"\x00") for i in paddings):
+            raise TagDamagedError("the FLAC padding is not empty")
+        self.at, self.padding_at = first, paddings[-1] if paddings else None
+        if self.padding_at is not None:
+            room += 4 + len(self.blocks[self.padding_at][1])
+        rest = {"vendor": digest([self.vendor])} if first is not None else {}
+        others = [bytes([kind]) + data for i, (kind, data) in enumerate(self.blocks) if kind != PADDING and i != first]
+        rest["other metadata blocks"] = digest(others)
+        rest["before the FLAC mark"] = digest([read_exactly(file, 0, self.start, "the ID3 tag")])
+        super().__init__(fields, exists=first is not None, room=room, rest=rest)
+
+    def length(self) -> int:
+        return 4 + len(self.comments(self.vendor)) if self.fields or self.exists else 0
+
+    def save(self, file: BinaryIO, room: int, /) -> None:
+        self._write(file, (COMMENT, self.comments(self.vendor)), room - self.length())
+
+    def remove(self, file: BinaryIO, room: int, /) -> None:
+        self._write(file, None, room if room >= self.smallest_gap else 0)
+
+    def _write(self, file: BinaryIO, comment: tuple[int, bytes] | None, gap: int) -> None:
+        blocks: list[tuple[int, bytes]] = []
+        padding = [(PADDING, bytes(gap - 4))] if gap else []
+        for number, block in enumerate(self.blocks):
+            if number == self.at:
+                blocks += [comment] if comment else []
+            elif number == self.padding_at:
+                blocks += ([comment] if comment and self.at is None else []) + padding
+            else:
+                blocks.append(block)
+        if self.padding_at is None:
+            blocks += ([comment] if comment and self.at is None else []) + padding
+        if any(len(data) >= 1 << 24 for _, data in blocks):
+            raise TagDamagedError("a FLAC metadata block would become too large")
+        last = len(blocks) - 1
+        out = b"".join(bytes([kind | 0x80 * (i == last)]) + len(data).to_bytes(3, "big") + data for i, (kind, data) in enumerate(blocks))
+        splice(file, self.start + 4, self.end - self.start - 4, out)
+
+
+def flac_start(file: BinaryIO) -> int:
+    """Where the mark fLaC stands: at the start or behind an ID3 tag."""
+    file.seek(0)
+    start = tag_size(file.read(10)) or 0
+    if read_exactly(file, start, 4, "the FLAC mark") != b"fLaC":
+        raise TagDamagedError("the FLAC mark is missing")
+    return start
+
+
+def _flac_blocks(file: BinaryIO, start: int) -> tuple[list[tuple[int, bytes]], int]:
+    blocks, at, last = [], start + 4, False
+    while not last:
+        head = read_exactly(file, at, 4, "a FLAC metadata block")
+        size = int.from_bytes(head[1:], "big")
+        blocks.append((head[0] & 0x7F, read_exactly(file, at + 4, size, "a FLAC metadata block")))
+        last = bool(head[0] & 0x80)
+        at += 4 + size
+        if at - start > MAX_TAG:
+            raise TagDamagedError("the FLAC metadata is larger than 64 MiB")
+    if at < file_size(file) and read_exactly(file, at, 1, "the FLAC audio") != b"\xff":
+        raise TagDamagedError("the FLAC metadata blocks do not end where the audio begins")
+    return blocks, at
+
+
+class OggBlock(_CommentBlock):
+    """The comment packet of the first Ogg stream."""
+
+    kind = "vorbis"
+    # first packet begins with -> (comment packet begins with, framing bit, may be padded)
+    CODECS: ClassVar[dict[bytes, tuple[bytes, bool, bool]]] = {
+        b"\x01vorbis": (b"\x03vorbis", True, True),
+        b"OpusHead": (b"OpusTags", False, True),
+        b"Speex   ": (b"", False, True),
+        b"\x7fFLAC": (b"", False, False),
+    }
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.pages, first = _header_pages(file)
+        codec = next((codec for codec in self.CODECS if first.startswith(codec)), None)
+        if codec is None:
+            raise TagDamagedError("the first Ogg stream is of an unknown kind")
+        self.prefix, self.framing, may_pad = self.CODECS[codec]
+        self.padded = may_pad
+        self.packets: list[bytes] = OggPage.to_packets(self.pages, strict=False)
+        data = self.packets[0]
+        self.is_flac = codec == b"\x7fFLAC"
+        if self.is_flac:
+            if data[0] & 0x7F != COMMENT or int.from_bytes(data[1:4], "big") != len(data) - 4:
+                raise TagDamagedError("the FLAC comment packet is damaged")
+            self.prefix = data[:4]
+        elif not data.startswith(self.prefix):
+            raise TagDamagedError("the comment packet is missing")
+        body = data[len(self.prefix) :]
+        self.vendor, fields, end = self.parse_comments(body)
+        self.tail = self._tail(body[end:])
+        rest = {"vendor": digest([self.vendor]), "tail": digest([self.tail])}
+        super().__init__(fields, exists=True, room=len(body), rest=rest)
+
+    def _tail(self, after: bytes) -> bytes:
+        """What must follow the comments: the framing bit, or data that Opus marks as worth keeping (RFC 7845, 5.2)."""
+        if self.framing:
+            if not after[:1] or not after[0] & 1:
+                raise TagDamagedError("the framing bit of the Vorbis comment is missing")
+            if after[1:].strip(b"\x00"):
+                raise TagDamagedError("the padding of the Vorbis comment is not empty")
+            return after[:1]
+        if self.prefix == b"OpusTags" and after[:1] and after[0] & 1:
+            self.padded = False
+            return after
+        framing = after[:1] if after[:1] == b"\x01" and not self.prefix else b""  # FFmpeg writes one for Speex too
+        if after[len(framing) :].strip(b"\x00"):
+            raise TagDamagedError("the padding of the comment packet is not empty")
+        return framing
+
+    def length(self) -> int:
+        return len(self.comments(self.vendor)) + len(self.tail)
+
+    def save(self, file: BinaryIO, room: int, /) -> None:
+        body = self.comments(self.vendor) + self.tail
+        prefix = self.prefix[:1] + len(body).to_bytes(3, "big") if self.is_flac else self.prefix
+        packet = prefix + body + bytes(room - len(body))
+        packets = [packet, *self.packets[1:]]
+        pages = OggPage._from_packets_try_preserve(packets, self.pages)
+        OggPage.replace(file, self.pages, pages)
+        file.flush()
+
+    def remove(self, _file: BinaryIO, _room: int, /) -> None:
+        raise TagDamagedError("the comment packet is never removed")
+
+
+def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
+    """Pages that hold the comment packet, and the packet before it."""
+    file.seek(0)
+    page = OggPage(file)
+    if not page.first or not page.packets:
+        raise TagDamagedError("the Ogg stream does not begin with its header")
+    serial, first = page.serial, page.packets[0]
+    pages: list[Any] = []
+    total = 0
+    while not pages or not (pages[-1].complete or len(pages[-1].packets) > 1):
+        page = OggPage(file)
+        if page.serial == serial:
+            pages.append(page)
+            total += page.size
+        if total > MAX_TAG:
+            raise TagDamagedError("the comment packet is larger than 64 MiB")
+    return pages, first

@@ -1,0 +1,163 @@
+"""A killable child process for everything that parses a user's file: reading tags, hashing, decoding, editing a copy.
+
+Owns: starting it, its limits, the messages between, and telling a hang, a crash and a lack of memory apart.
+Never: parses anything itself. A Worker belongs to one thread; it starts its child on first use and again after a death.
+The child runs ``python -m indexer.child``; it knows neither database nor encoder.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from indexer import errors
+from indexer.errors import FileError, ReadError
+
+MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # address space; the child with all its libraries needs about 600 MB of it
+STALL_LIMIT_S = 30.0  # no sign of life for so long is a hang; a child at work gives one every few MB
+_HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
+
+FILE_ERRORS = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)}
+
+
+def pack(message: dict[str, Any], raw: bytes | memoryview = b"") -> bytes:
+    """One message on the pipe: lengths, JSON, raw bytes."""
+    text = json.dumps(message).encode("ascii")  # lone surrogates of odd file names survive as \\uXXXX
+    return _HEADER.pack(len(text), len(raw)) + text + raw
+
+
+class Worker:
+    """One child process, used by one thread at a time."""
+
+    def __init__(self, *, stall_limit_s: float = STALL_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        self._stall_limit_s = stall_limit_s
+        self._memory_limit_bytes = memory_limit_bytes
+        self._child: subprocess.Popen[bytes] | None = None
+        self._writing = False
+
+    def call(self, op: str, path: bytes, **arguments: Any) -> dict[str, Any]:
+        """Run one operation on one file and return its result.
+
+        Raises the FileError that the child reports, or ReadError when it hangs, crashes or runs out of memory.
+        """
+        result: dict[str, Any] = {}
+        for message, _ in self._exchange(op, path, arguments):
+            result = message
+        return result
+
+    def decode(self, path: bytes, *, sample_rate_hz: int) -> Iterator[np.ndarray]:
+        """Blocks of mono float32 as the child decodes them. Stop early by closing the iterator: the child is replaced."""
+        finished = False
+        try:
+            for _, raw in self._exchange("decode", path, {"sample_rate_hz": sample_rate_hz}):
+                if raw:
+                    yield np.frombuffer(raw, dtype="<f4")
+            finished = True
+        except FileError:
+            finished = True
+            raise
+        finally:
+            if not finished:
+                self.kill()
+
+    def close(self) -> None:
+        """Let the child end; a busy one is killed."""
+        if self._child and self._child.stdin:
+            with contextlib.suppress(OSError):
+                self._child.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=1)
+        self.kill()
+
+    def interrupt(self) -> None:
+        """From another thread: end what the child is doing, unless it is preparing a write."""
+        child = self._child
+        if child is not None and not self._writing:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+
+    def kill(self) -> None:
+        """End the child now; only from the thread that uses the worker, or after it is done."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _exchange(self, op: str, path: bytes, arguments: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+        child = self._start()
+        assert child.stdin is not None
+        name = os.fsdecode(path)
+        request = pack({"op": op, "path": name, **arguments})
+        self._writing = op == "prepare_write"
+        try:
+            child.stdin.write(request)
+            child.stdin.flush()
+        except OSError:
+            raise self._death(name) from None
+        while True:
+            message, raw = self._receive(child, name)
+            kind = message.pop("kind")
+            if kind == "result":
+                yield message, raw
+                return
+            if kind == "error":
+                raise FILE_ERRORS[message["class"]](name, message["reason"])
+            if kind == "block":
+                yield message, raw
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._child is None or self._child.poll() is not None:
+            self.kill()
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "indexer.child", str(self._memory_limit_bytes)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                # One thread: parallelism comes from several children, and each thread pool costs address space.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+        return self._child
+
+    def _receive(self, child: "subprocess.Popen[bytes]", name: str) -> tuple[dict[str, Any], bytes]:
+        text_length, raw_length = _HEADER.unpack(self._read(child, _HEADER.size, name))
+        message: dict[str, Any] = json.loads(self._read(child, text_length, name))
+        return message, bytes(self._read(child, raw_length, name))
+
+    def _read(self, child: "subprocess.Popen[bytes]", count: int, name: str) -> bytearray:
+        assert child.stdout is not None
+        handle = child.stdout.fileno()
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        deadline = time.monotonic() + self._stall_limit_s
+        while view:
+            if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                self.kill()
+                raise ReadError(name, f"reading it hung for {self._stall_limit_s:.0f} s and was stopped")
+            got = os.readv(handle, [view])
+            if got == 0:
+                raise self._death(name)
+            view = view[got:]
+            deadline = time.monotonic() + self._stall_limit_s
+        return buffer
+
+    def _death(self, name: str) -> ReadError:
+        """Why the child is gone, as an error of the file it was working on."""
+        child = self._child
+        code = child.wait() if child else None
+        self.kill()
+        if code is not None and code < 0:
+            return ReadError(name, f"reading it crashed the reader ({signal.Signals(-code).name})")
+        return ReadError(name, f"the reader ended unexpectedly (exit code {code})")

@@ -1,0 +1,177 @@
+-- The library. The files are the truth and this is a cache: deleting it loses no work of the user's.
+-- Times are UTC, ISO 8601. A path is stored twice: its exact bytes, and a printable form for people.
+
+CREATE TABLE roots (                 -- folders that were scanned
+  id INTEGER PRIMARY KEY,
+  path BLOB NOT NULL UNIQUE,         -- exact bytes, symbolic links resolved, no trailing slash
+  path_text TEXT NOT NULL,           -- for people: control characters and bad bytes escaped
+  state TEXT NOT NULL DEFAULT 'online' CHECK (state IN ('online', 'offline')),
+  reason TEXT,                       -- why it is offline
+  checked_at TEXT,                   -- last health check
+  scanned_at TEXT                    -- last scan that walked it to the end
+) STRICT;
+
+CREATE TABLE recordings (            -- one row for each distinct sound, however many files hold it
+  id INTEGER PRIMARY KEY,
+  audio_sha256 TEXT NOT NULL UNIQUE, -- identity: digest of the audio payload without tags
+  codec TEXT,                        -- FFmpeg's name of the codec
+  sample_rate_hz INTEGER,            -- of the file, before resampling
+  channels INTEGER,
+  duration_s REAL,                   -- decoded length; until then what the file claims
+  reason TEXT                        -- why there is no embedding although the file can be read
+) STRICT;
+
+CREATE TABLE files (
+  id INTEGER PRIMARY KEY,
+  recording_id INTEGER REFERENCES recordings (id), -- NULL while the audio could not be read
+  root_id INTEGER REFERENCES roots (id) ON DELETE SET NULL, -- NULL: named by itself on the command line
+  path BLOB NOT NULL UNIQUE,         -- exact bytes
+  path_text TEXT NOT NULL,           -- for people
+  container TEXT,                    -- by content, not by file name: mp3, flac, vorbis, opus, mp4, wav, aiff ...
+  dev INTEGER NOT NULL,              -- stat of the content that the row describes
+  ino INTEGER NOT NULL,
+  size INTEGER NOT NULL,             -- bytes
+  mtime_ns INTEGER NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('ready', 'missing', 'unreadable', 'unsupported', 'deferred')),
+  reason TEXT,                       -- one line for a person, where state is not ready
+  tag_policy TEXT,                   -- digest of head and write settings under which the genre tag was last settled
+  first_seen TEXT NOT NULL,
+  last_seen TEXT NOT NULL            -- when a scan last found it new, changed or, for the last time, there
+) STRICT;
+CREATE INDEX files_recording ON files (recording_id);
+CREATE INDEX files_state ON files (state);
+CREATE INDEX files_root ON files (root_id);
+
+CREATE TABLE tags (                  -- what stands in the file, cleaned of control characters
+  file_id INTEGER PRIMARY KEY REFERENCES files (id) ON DELETE CASCADE,
+  title TEXT,
+  artist TEXT,
+  album TEXT,
+  album_artist TEXT,
+  year INTEGER,
+  bpm REAL,
+  musical_key TEXT,
+  record_label TEXT,
+  comment TEXT,
+  genre TEXT,                        -- as found; several values joined with "; "
+  indexer_genre TEXT,                -- our own field as found: JSON with genre, label, confidence, model
+  dj_data TEXT                       -- programs whose data the file carries: Serato, Traktor, ...
+) STRICT;
+CREATE INDEX tags_artist ON tags (artist);
+
+CREATE VIRTUAL TABLE tags_fts USING fts5 (
+  title, artist, album, album_artist, record_label, comment, genre,
+  content = 'tags', content_rowid = 'file_id'
+);
+CREATE TRIGGER tags_fts_insert AFTER INSERT ON tags BEGIN
+  INSERT INTO tags_fts (rowid, title, artist, album, album_artist, record_label, comment, genre)
+  VALUES (new.file_id, new.title, new.artist, new.album, new.album_artist, new.record_label, new.comment, new.genre);
+END;
+CREATE TRIGGER tags_fts_delete AFTER DELETE ON tags BEGIN
+  INSERT INTO tags_fts (tags_fts, rowid, title, artist, album, album_artist, record_label, comment, genre)
+  VALUES ('delete', old.file_id, old.title, old.artist, old.album, old.album_artist, old.record_label, old.comment, old.genre);
+END;
+CREATE TRIGGER tags_fts_update AFTER UPDATE ON tags BEGIN
+  INSERT INTO tags_fts (tags_fts, rowid, title, artist, album, album_artist, record_label, comment, genre)
+  VALUES ('delete', old.file_id, old.title, old.artist, old.album, old.album_artist, old.record_label, old.comment, old.genre);
+  INSERT INTO tags_fts (rowid, title, artist, album, album_artist, record_label, comment, genre)
+  VALUES (new.file_id, new.title, new.artist, new.album, new.album_artist, new.record_label, new.comment, new.genre);
+END;
+
+CREATE TABLE encoders (
+  id TEXT PRIMARY KEY,               -- sha256 over the weights and the front end's numbers
+  name TEXT NOT NULL,
+  width INTEGER NOT NULL,            -- numbers in a vector
+  unit_s REAL NOT NULL,              -- seconds of audio in one unit
+  in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- chosen by `indexer models use`
+) STRICT;
+CREATE UNIQUE INDEX encoders_in_use ON encoders (in_use) WHERE in_use = 1;
+
+CREATE TABLE embeddings (            -- hidden in Datasette
+  id INTEGER PRIMARY KEY,
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  encoder_id TEXT NOT NULL REFERENCES encoders (id),
+  vector BLOB NOT NULL,              -- little-endian float16
+  units INTEGER NOT NULL,            -- how many units it is the mean of
+  UNIQUE (recording_id, encoder_id)
+) STRICT;
+
+CREATE TABLE heads (
+  id TEXT PRIMARY KEY,               -- sha256 over the head's numbers and labels
+  name TEXT NOT NULL,
+  kind TEXT NOT NULL,                -- linear, audioset
+  encoder_id TEXT NOT NULL REFERENCES encoders (id),
+  labels TEXT NOT NULL,              -- JSON list, in the order of the head's outputs
+  threshold REAL NOT NULL,           -- confidence from which a genre counts as decided
+  trained_on TEXT,                   -- what it learned from
+  metrics TEXT,                      -- JSON
+  source TEXT,                       -- file it was read from
+  created TEXT NOT NULL,
+  in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- the one the view `tracks` shows
+) STRICT;
+CREATE UNIQUE INDEX heads_in_use ON heads (in_use) WHERE in_use = 1;
+
+CREATE TABLE predictions (
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE,
+  genre TEXT NOT NULL,               -- the most probable label, decided or not
+  confidence REAL NOT NULL,          -- its probability, 0 to 1
+  threshold REAL NOT NULL,           -- the threshold it was held against
+  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), -- confidence reaches the threshold
+  PRIMARY KEY (recording_id, head_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX predictions_genre ON predictions (head_id, genre, confidence);
+
+CREATE TABLE scores (
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE,
+  genre TEXT NOT NULL,
+  probability REAL NOT NULL,
+  PRIMARY KEY (recording_id, head_id, genre)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE timeline (              -- scores of every unit, for the chart along the track
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE,
+  unit_s REAL NOT NULL,              -- seconds from one unit to the next
+  scores BLOB NOT NULL,              -- one byte a probability (255 = 1): units x labels, row by row
+  PRIMARY KEY (recording_id, head_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE corrections (           -- what a person said; the newest row of a recording counts
+  id INTEGER PRIMARY KEY,
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  genre TEXT NOT NULL,
+  corrected_at TEXT NOT NULL,
+  corrected_by TEXT
+) STRICT;
+CREATE INDEX corrections_recording ON corrections (recording_id);
+
+CREATE TABLE runs (                  -- what each scan did
+  id INTEGER PRIMARY KEY,
+  command TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('running', 'done', 'interrupted', 'failed')),
+  started_at TEXT NOT NULL,
+  finished_at TEXT,
+  summary TEXT                       -- JSON: the counts that `scan --json` prints
+) STRICT;
+
+CREATE TABLE tag_writes (            -- the journal: written before the rename, settled after it
+  id INTEGER PRIMARY KEY,
+  file_id INTEGER REFERENCES files (id) ON DELETE SET NULL,
+  run_id INTEGER REFERENCES runs (id) ON DELETE SET NULL,
+  path BLOB NOT NULL,                -- exact bytes, at the time of writing
+  path_text TEXT NOT NULL,
+  action TEXT NOT NULL CHECK (action IN ('write', 'undo')),
+  state TEXT NOT NULL CHECK (state IN ('intended', 'done', 'dropped', 'superseded', 'refused')),
+  reason TEXT,                       -- why it was dropped or refused
+  before TEXT,                       -- JSON list: genres that stood there
+  after TEXT,                        -- JSON list: genres that stand there now
+  stat_before TEXT NOT NULL,         -- JSON: dev, ino, size, mtime_ns
+  stat_after TEXT,                   -- the same, of the new file; recognises our own write
+  evidence TEXT,                     -- JSON: what was compared before the rename, with digests
+  written_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX tag_writes_file ON tag_writes (file_id);
+CREATE INDEX tag_writes_run ON tag_writes (run_id);
+CREATE INDEX tag_writes_open ON tag_writes (state) WHERE state = 'intended';

@@ -1,0 +1,88 @@
+"""Random M2D checkpoints in every form NTT publishes; nothing of NTT's is needed to make them."""
+
+import argparse
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+# folder names as published
+NAME_608 = "m2d_vit_base-80x608p16x16-221006-mr7_enconly"
+NAME_1001 = "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly"
+NAME_32K = "m2d_as_vit_base-80x608p16x16p32k-240413_enconly"
+PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
+
+
+def weights(*, width=64, depth=2, columns=38, seed=0) -> dict[str, np.ndarray]:
+    """Encoder weights large enough that every part of the network shows in the result. width=768, depth=12: ViT-Base."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, scale=1.0, mean=0.0):
+        return (rng.standard_normal(shape, np.float32) * np.float32(scale) + np.float32(mean)).astype(np.float32)
+
+    state = {
+        "cls_token": normal(1, 1, width, scale=0.5),
+        "pos_embed": normal(1, 1 + 5 * columns, width, scale=0.5),
+        "patch_embed.proj.weight": normal(width, 1, 16, 16, scale=1 / 16),
+        "patch_embed.proj.bias": normal(width, scale=0.1),
+        "norm.weight": normal(width, scale=0.2, mean=1),
+        "norm.bias": normal(width, scale=0.2),
+    }
+    for i in range(depth):
+        for layer, out, inputs in (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)):
+            state[f"blocks.{i}.{layer}.weight"] = normal(out * width, inputs * width, scale=(inputs * width) ** -0.5)
+            state[f"blocks.{i}.{layer}.bias"] = normal(out * width, scale=0.1)
+        for layer in ("norm1", "norm2"):
+            state[f"blocks.{i}.{layer}.weight"] = normal(width, scale=0.2, mean=1)
+            state[f"blocks.{i}.{layer}.bias"] = normal(width, scale=0.1)
+    return state
+
+
+def head(width: int, seed=1) -> dict[str, np.ndarray]:
+    """An AudioSet head as fine-tuned files carry it."""
+    rng = np.random.default_rng(seed)
+    return {
+        "module.head.norm.running_mean": rng.standard_normal(width).astype(np.float32),
+        "module.head.norm.running_var": rng.uniform(0.5, 2, width).astype(np.float32),
+        "module.head.mlp.mlp.0.weight": rng.standard_normal((527, width)).astype(np.float32) / 8,
+        "module.head.mlp.mlp.0.bias": rng.standard_normal(527).astype(np.float32),
+    }
+
+
+def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None) -> dict[str, torch.Tensor]:
+    """The state dictionary as it lies in a .pth."""
+    out = {prefix + key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+    width = state["cls_token"].shape[-1]
+    if norm_stats is not None:
+        out[prefix + "norm_stats"] = torch.tensor(norm_stats)
+    if full:  # what files not called _enconly hold besides
+        for key in ("mask_token", "decoder_pos_embed", "decoder_blocks.0.norm1.weight", "decoder_pred.bias",
+                    "target_blocks.0.norm1.weight", "audio_proj.sem_token", "text_proj.weight"):  # fmt: skip
+            out[prefix + key] = torch.full((1, 3, width), float("nan"))
+    if head_width is not None:
+        out |= {key: torch.from_numpy(value) for key, value in head(head_width).items()}
+    return out
+
+
+def write_pth(path: Path, state: dict, *, args=False, legacy=False) -> Path:
+    """Save a state dictionary as published: bare, or under 'model' beside the training's arguments."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    namespace = argparse.Namespace(lr=3e-4, input_size=[80, 608], model="m2d_vit_base", output_dir=None)
+    content = {"model": state, "optimizer": {"step": 3}, "epoch": 299, "args": namespace} if args else state
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def write_folder(folder: Path, state: dict, *, name=NAME_608, file="checkpoint-300.pth", args=True) -> Path:
+    """Write folder/name/file; return folder/name."""
+    return write_pth(folder / name / file, state, args=args).parent
+
+
+def write_zip(folder: Path, state: dict, *, name=NAME_608, file="checkpoint-300.pth", args=True) -> Path:
+    """Write folder/name.zip holding name/file, as the release assets do."""
+    unpacked = write_folder(folder / "unpacked", state, name=name, file=file, args=args)
+    with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.mkdir(name)
+        archive.write(unpacked / file, f"{name}/{file}")
+    return folder / f"{name}.zip"

@@ -1,0 +1,568 @@
+"""Decoding: right length, place, level and memory for what is whole; one clear line for what is not."""
+
+import os
+import random
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from mutagen.flac import FLAC, Picture
+from mutagen.id3 import APIC, ID3
+
+from indexer import audio
+from indexer.audio import AudioInfo, decode, probe
+from indexer.errors import FileError, ReadError, UnsupportedError
+from tests.synth import CONTAINERS, music, write_audio
+
+FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
+# These two do not tell the delay of their encoder, so it stays in: at most 50 ms.
+UNTOLD_DELAY = {"wma", "aac"}
+TONE_HZ = 440.0
+
+
+def whole(path: Path | str | bytes, **options: float) -> np.ndarray:
+    return np.concatenate(list(decode(path, **options)))
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    n = min(len(a), len(b))
+    return float(np.corrcoef(a[:n], b[:n])[0, 1])
+
+
+def tone(seconds: float, rate_hz: int, channels: int, amplitude: float = 0.5) -> np.ndarray:
+    t = np.arange(round(seconds * rate_hz)) / rate_hz
+    return np.repeat((amplitude * np.sin(2 * np.pi * TONE_HZ * t))[:, None], channels, axis=1).astype(np.float32)
+
+
+def tone_amplitude(samples: np.ndarray, rate_hz: int = 16_000) -> float:
+    """Of the tone alone, over the middle of the samples."""
+    middle = samples[len(samples) // 4 : len(samples) * 3 // 4]
+    t = np.arange(len(middle)) / rate_hz
+    return float(2 * abs(np.mean(middle * np.exp(-2j * np.pi * TONE_HZ * t))))
+
+
+def encode(path: Path, data: np.ndarray, rate_hz: int, codec: str, layout: str, fmt: str, muxer: str) -> Path:
+    """Write float samples (frames, channels) with an FFmpeg encoder."""
+    with av.open(str(path), "w", format=muxer) as out:
+        stream = out.add_stream(codec, rate=rate_hz)
+        stream.layout = layout
+        stream.format = fmt
+        resampler = av.AudioResampler(format=fmt, layout=layout, rate=rate_hz)
+        for start in range(0, len(data), 1024):
+            block = np.ascontiguousarray(data[start : start + 1024]).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
+            frame.sample_rate, frame.pts = rate_hz, start
+            for piece in resampler.resample(frame):
+                out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+    return path
+
+
+def remux(source: Path, target: Path, **options: str) -> Path:
+    with av.open(str(source)) as old, av.open(str(target), "w", container_options=options) as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(old.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Six seconds in every container."""
+    folder = tmp_path_factory.mktemp("tracks")
+    return {name: write_audio(folder / f"{name}{ending}", name, 6.0) for name, (ending, _) in CONTAINERS.items()}
+
+
+# Whole files
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_length_and_place_are_those_of_the_source(container, tracks):
+    rate_hz = 48_000 if container == "opus" else 44_100
+    source = soxr.resample(music(6.0, sample_rate_hz=rate_hz).mean(axis=1), rate_hz, 16_000, "HQ")
+    samples = whole(tracks[container])
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    if container in UNTOLD_DELAY:
+        assert abs(len(samples) - len(source)) < 800
+        lags = range(-800, 801)
+        assert max(correlation(samples[max(0, k) :], source[max(0, -k) :]) for k in lags) > 0.99
+    else:
+        assert 0 <= len(samples) - len(source) <= (400 if container == "m4a" else 1)  # AAC fills its last frame
+        assert correlation(samples, source) > 0.99
+    assert np.abs(samples).max() < 1.2
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_probe_says_what_the_header_says(container, tracks):
+    info = probe(tracks[container])
+    codec = {"m4a": "aac", "wav": "pcm_s16le", "aiff": "pcm_s16be", "wma": "wmav2", "oggflac": "flac"}.get(container, container)
+    assert (info.codec, info.channels) == (codec, 2)
+    assert info.sample_rate_hz == (48_000 if container == "opus" else 44_100)
+    if container in UNTOLD_DELAY:
+        assert info.duration_s is None
+    else:
+        assert info.duration_s == pytest.approx(6.0, abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 16])
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_every_rate_and_channel_count_keeps_length_and_level(tmp_path, rate_hz, channels):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(2.0, rate_hz, channels), rate_hz, subtype="PCM_16")
+    samples = whole(path)
+    assert len(samples) == 32_000
+    assert tone_amplitude(samples) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+def test_every_sample_format_keeps_its_scale(tmp_path, subtype):
+    path = tmp_path / "tone.wav"
+    data = tone(1.0, 16_000, 2)
+    soundfile.write(path, data, 16_000, subtype=subtype)
+    error = np.abs(whole(path) - data[:, 0]).max()
+    assert error < {"PCM_U8": 1 / 128, "PCM_16": 1 / 32768, "ULAW": 0.02, "ALAW": 0.02}.get(subtype, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "fmt", "muxer"),
+    [("t.wv", "wavpack", "s16p", "wv"), ("t.wv", "wavpack", "fltp", "wv"), ("t.flac", "flac", "s32", "flac"), ("t.m4a", "alac", "s32p", "ipod"),
+     ("t.tta", "tta", "s16", "tta"), ("t.wav", "pcm_f64le", "dbl", "wav"), ("t.mka", "pcm_s16be", "s16", "matroska"), ("t.caf", "pcm_s32be", "s32", "caf")],
+)
+def test_planar_and_packed_formats_keep_their_scale(tmp_path, name, codec, fmt, muxer):
+    data = tone(1.0, 16_000, 2)
+    data[:, 1] *= 0.5
+    path = encode(tmp_path / name, data, 16_000, codec, "stereo", fmt, muxer)
+    assert np.abs(whole(path) - data.mean(axis=1)).max() < 2 / 32768
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6), ("7.1", 8)])
+@pytest.mark.parametrize(("codec", "ending", "fmt", "muxer"), [("aac", ".m4a", "fltp", "ipod"), ("flac", ".flac", "s16", "flac"), ("wavpack", ".wv", "s16p", "wv")])
+def test_equal_channels_have_the_level_of_one(tmp_path, layout, channels, codec, ending, fmt, muxer):
+    path = encode(tmp_path / f"t{ending}", tone(2.0, 48_000, channels), 48_000, codec, layout, fmt, muxer)
+    samples = whole(path)
+    # A lossy encoder low-passes the bass channel, which lowers nothing at 440 Hz but that channel.
+    lost = 1 / channels if codec == "aac" and channels > 2 else 0
+    assert 0.5 * (1 - lost) * 0.98 < tone_amplitude(samples) < 0.5 * 1.02
+
+
+def test_more_planes_than_a_frame_has_pointers_for(tmp_path):
+    data = tone(1.0, 16_000, 16)
+    data[:, 8:] *= 0.5
+    path = encode(tmp_path / "t.wv", data, 16_000, "wavpack", "hexadecagonal", "s16p", "wv")
+    assert probe(path).channels == 16
+    assert np.abs(whole(path) - data.mean(axis=1)).max() < 2 / 32768
+
+
+def test_opposite_channels_cancel(tmp_path):
+    data = tone(1.0, 44_100, 2) * np.array([1, -1], np.float32)
+    soundfile.write(tmp_path / "t.wav", data, 44_100, subtype="FLOAT")
+    assert np.abs(whole(tmp_path / "t.wav")).max() < 1e-6
+
+
+def test_float_files_with_nan_infinity_and_nonsense_stay_sound(tmp_path):
+    data = tone(1.0, 44_100, 2)
+    data[1000], data[2000], data[3000], data[4000] = np.nan, np.inf, [np.inf, -np.inf], 3e38
+    soundfile.write(tmp_path / "t.wav", data, 44_100, subtype="FLOAT")
+    samples = whole(tmp_path / "t.wav")
+    assert np.abs(samples).max() < 1
+    assert tone_amplitude(samples) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("sample_rate_hz", [16_000, 32_000, 44_100])
+@pytest.mark.parametrize("block_s", [0.37, 1.0, 2.5, 10.0])
+def test_blocks_are_exact_and_their_size_changes_nothing(tracks, block_s, sample_rate_hz):
+    blocks = list(decode(tracks["flac"], block_s=block_s, sample_rate_hz=sample_rate_hz))
+    size = round(block_s * sample_rate_hz)
+    assert all(len(block) == size for block in blocks[:-1])
+    assert 0 < len(blocks[-1]) <= size
+    assert np.array_equal(np.concatenate(blocks), whole(tracks["flac"], block_s=60.0, sample_rate_hz=sample_rate_hz))
+    assert sum(map(len, blocks)) == 6 * sample_rate_hz
+
+
+def test_blocks_do_not_change_after_they_were_given(tracks):
+    blocks = decode(tracks["wav"], block_s=0.5)
+    first = next(blocks)
+    kept = first.copy()
+    list(blocks)
+    assert np.array_equal(first, kept)
+
+
+def test_streamed_resampling_equals_one_pass(tracks):
+    data, rate_hz = soundfile.read(tracks["flac"], dtype="float32")
+    assert np.abs(whole(tracks["flac"]) - soxr.resample(data.mean(axis=1), rate_hz, 16_000, "HQ")).max() < 1e-6
+
+
+@pytest.mark.parametrize("frames", [1, 7, 100, 1600])
+def test_very_short_files(tmp_path, frames):
+    soundfile.write(tmp_path / "t.wav", tone(1.0, 16_000, 1)[:frames], 16_000)
+    assert len(whole(tmp_path / "t.wav")) == frames
+
+
+def test_long_file_in_flat_memory(tmp_path):
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc to read the memory from")
+    path = tmp_path / "hour.flac"
+    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
+        for _ in range(60):
+            file.write(np.zeros(8_000 * 60, np.int16))
+    rss = [int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for _ in decode(path)]
+    assert len(rss) == 360
+    assert max(rss[10:]) - rss[10] < 16e6  # the hour as float32 at 16 kHz is 230 MB
+
+
+# What stands beside, before and behind the sound
+
+
+def test_pictures_are_never_decoded():
+    names = audio._sound_decoders().split(",")
+    assert {"flac", "mp3float", "aac", "opus", "vorbis", "alac", "wmav2"} <= set(names)
+    assert not {"mjpeg", "png", "gif", "h264", "webp", "bmp"} & set(names)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff" + bytes(3_000_000), random.Random(1).randbytes(3_000_000)], ids=["zeros", "noise"])
+def test_large_broken_pictures_change_nothing(tmp_path, data):
+    flac = write_audio(tmp_path / "a.flac", "flac", 1.0)
+    mp3 = write_audio(tmp_path / "a.mp3", "mp3", 1.0)
+    before = [whole(flac), whole(mp3)]
+    picture = Picture()
+    picture.data, picture.mime, picture.type = data, "image/jpeg", 3
+    tagged = FLAC(flac)
+    tagged.add_picture(picture)
+    tagged.save()
+    tag = ID3()
+    tag.add(APIC(encoding=3, mime="image/jpeg", type=3, desc="", data=data))
+    tag.save(mp3)
+    assert np.array_equal(whole(flac), before[0])
+    assert np.array_equal(whole(mp3), before[1])
+
+
+def id3_end(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return audio._id3_bytes(fd)
+    finally:
+        os.close(fd)
+
+
+def test_id3_tags_before_and_behind_change_nothing(tmp_path):
+    path = write_audio(tmp_path / "a.mp3", "mp3", 2.0)
+    before, sound = whole(path), path.read_bytes()
+    bare = sound[id3_end(path) :]
+    tag = b"ID3\x04\0\0\0\0\x0f\x7f" + bytes(0x7FF)
+    (tmp_path / "b.mp3").write_bytes(tag + tag + bare + b"TAG" + bytes(125))
+    assert np.array_equal(whole(tmp_path / "b.mp3"), before)
+
+
+def test_id3_that_claims_more_than_the_file_is_not_believed(tmp_path):
+    path = write_audio(tmp_path / "a.mp3", "mp3", 2.0)
+    path.write_bytes(b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + path.read_bytes())
+    with pytest.raises(ReadError):
+        whole(path)
+
+
+def test_junk_inside_an_mp3_is_passed_over(tmp_path):
+    path = write_audio(tmp_path / "a.mp3", "mp3", 30.0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 300] = random.Random(2).randbytes(300)
+    path.write_bytes(data)
+    assert len(whole(path)) == pytest.approx(30 * 16_000, abs=4_000)
+
+
+def test_mostly_junk_is_damage(tmp_path):
+    path = write_audio(tmp_path / "a.flac", "flac", 20.0)
+    data, dice = bytearray(path.read_bytes()), random.Random(3)
+    for at in range(20_000, len(data) - 100, 15_000):
+        data[at : at + 50] = dice.randbytes(50)
+    path.write_bytes(data)
+    with pytest.raises(ReadError, match=r"damaged|truncated"):
+        whole(path)
+
+
+def test_best_of_several_streams(tmp_path):
+    path = tmp_path / "two.mka"
+    with av.open(str(path), "w", format="matroska") as out:
+        streams = [out.add_stream("pcm_s16le", rate=16_000, layout=layout) for layout in ("mono", "stereo")]
+        for stream, amplitude in zip(streams, (0.1, 0.5), strict=True):
+            data = (tone(1.0, 16_000, stream.layout.nb_channels, amplitude) * 32767).astype(np.int16).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(data, format="s16", layout=stream.layout.name)
+            frame.sample_rate, frame.pts = 16_000, 0
+            out.mux(stream.encode(frame))
+    assert probe(path).channels == 2
+    assert tone_amplitude(whole(path)) == pytest.approx(0.5, rel=0.01)
+
+
+# Files joined end to end
+
+
+def join(folder: Path, container: str, **second: int) -> Path:
+    ending = CONTAINERS[container][0]
+    a = write_audio(folder / f"a{ending}", container, 3.0)
+    b = write_audio(folder / f"b{ending}", container, 2.0, seed=1, **second)
+    path = folder / f"joined{ending}"
+    path.write_bytes(a.read_bytes() + b.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("container", ["vorbis", "opus", "oggflac", "mp3", "aac"])
+def test_joined_files_are_read_to_the_end(tmp_path, container):
+    assert len(whole(join(tmp_path, container))) == pytest.approx(5 * 16_000, abs=2_000)
+
+
+@pytest.mark.parametrize("container", ["oggflac", "mp3", "aac"])
+def test_a_change_of_rate_and_channels_is_followed(tmp_path, container):
+    path = join(tmp_path, container, sample_rate_hz=22_050, channels=1)
+    assert len(whole(path)) == pytest.approx(5 * 16_000, abs=2_500)
+
+
+def test_a_change_that_cannot_be_followed_is_said(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"from 0:03 on"):
+        whole(join(tmp_path, "vorbis", sample_rate_hz=22_050, channels=1))
+
+
+# Files that end early
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_part_of_a_file_is_reported(tmp_path, tracks, container, share):
+    data = tracks[container].read_bytes()
+    path = tmp_path / tracks[container].name
+    path.write_bytes(data[: int(len(data) * share)])
+    # The index of an MP4 stands at its end unless it was written for streaming.
+    with pytest.raises(ReadError, match="damaged" if path.suffix == ".m4a" else "truncated") as caught:
+        whole(path)
+    assert caught.value.path == str(path)
+    assert "\n" not in caught.value.reason
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("container", ["mp3", "flac", "wav", "aiff"])
+def test_half_of_a_very_short_file(tmp_path, container, seconds):
+    path = write_audio(tmp_path / f"x{CONTAINERS[container][0]}", container, seconds)
+    assert len(whole(path)) == round(seconds * 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ReadError, match="truncated"):
+        whole(path)
+
+
+@pytest.mark.parametrize("container", ["m4a", "alac"])
+def test_half_of_an_mp4_with_its_index_in_front(tmp_path, tracks, container):
+    path = remux(tracks[container], tmp_path / "front.m4a", movflags="faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ReadError, match=r"truncated: ends at 0:0[23] of 0:06"):
+        whole(path)
+
+
+def test_blocks_before_the_end_are_given_before_the_error(tmp_path, tracks):
+    path = tmp_path / "half.flac"
+    path.write_bytes(tracks["flac"].read_bytes()[: tracks["flac"].stat().st_size // 2])
+    given = []
+    with pytest.raises(ReadError, match=r"truncated: ends at 0:02 of 0:06"):
+        given.extend(decode(path, block_s=1.0))
+    assert not given or all(len(block) == 16_000 for block in given)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF - 36])
+def test_a_piped_wav_does_not_know_its_length(tmp_path, size):
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, tone(2.0, 16_000, 1), 16_000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data")
+    data[at + 4 : at + 8] = struct.pack("<I", size)
+    path.write_bytes(data)
+    assert probe(path).duration_s is None
+    if size:
+        assert len(whole(path)) == 32_000
+
+
+def test_an_absurd_claim_is_a_truncation(tmp_path, tracks):
+    data = bytearray(tracks["flac"].read_bytes())
+    data[21] |= 0x0F  # the top bits of STREAMINFO's 36-bit sample count
+    path = tmp_path / "huge.flac"
+    path.write_bytes(data)
+    with pytest.raises(ReadError, match="truncated"):
+        whole(path)
+
+
+def test_an_mp3_without_xing_header_claims_nothing(tmp_path, tracks):
+    data = bytearray(tracks["mp3"].read_bytes())
+    at = data.find(b"Xing") if b"Xing" in data else data.find(b"Info")
+    data[at : at + 4] = bytes(4)
+    path = tmp_path / "bare.mp3"
+    path.write_bytes(data)
+    assert probe(path).duration_s is None
+    assert len(whole(path)) == pytest.approx(6 * 16_000, abs=1_500)
+
+
+# Files that are something else
+
+
+HOSTILE = {
+    "zeros": bytes(100_000),
+    "empty": b"",
+    "one": b"\0",
+    "noise": random.Random(0).randbytes(100_000),
+    "html": b"<!DOCTYPE html><html><body>404 not found</body></html>" * 50,
+    "hls": b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nSECRET\n#EXT-X-ENDLIST\n",
+    "hls_url": b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
+    "concat": b"ffconcat version 1.0\nfile 'SECRET'\n",
+    "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><BaseURL>SECRET</BaseURL></Period></MPD>',
+    "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    "m3u": b"#EXTM3U\nSECRET\n",
+    "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0\x90wS\xde" + bytes(100),
+    "elf": b"\x7fELF\2\1\1" + bytes(5_000),
+}
+
+
+@pytest.mark.parametrize("ending", [".mp3", ".flac", ".ogg", ".opus", ".m4a", ".wav", ".aiff", ".aac", ".wma", ".m3u8", ""])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_is_no_sound_file_is_refused_quietly(tmp_path, kind, ending, monkeypatch, capfd):
+    secret = tmp_path / "secret.wav"
+    soundfile.write(secret, tone(0.5, 16_000, 1), 16_000)
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(HOSTILE[kind].replace(b"SECRET", os.fsencode(secret)))
+    opened = []
+    really_open = os.open
+    monkeypatch.setattr(os, "open", lambda name, *rest: opened.append(name) or really_open(name, *rest))
+    monkeypatch.chdir(tmp_path)
+    for action in (probe, whole):
+        with pytest.raises(ReadError):
+            action(path)
+    assert opened == [path, path]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_formats_that_name_other_files_are_not_on_the_list():
+    assert not set(audio._FORMATS.split(",")) & {"hls", "concat", "dash", "sdp", "rtsp", "image2", "lavfi", "webm_dash_manifest", "applehttp"}
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_no_regular_file(tmp_path, kind):
+    path = tmp_path / "x.mp3"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(ReadError, match={"missing": "No such file", "folder": "not a regular file", "pipe": "not a regular file"}[kind]):
+        probe(path)
+
+
+def test_no_file_stays_open(tmp_path, tracks):
+    fds = Path("/proc/self/fd")
+    if not fds.exists():
+        pytest.skip("no /proc to count open files in")
+    before = len(list(fds.iterdir()))
+    (tmp_path / "zeros.mp3").write_bytes(bytes(1000))
+    for path in (tmp_path, tmp_path / "zeros.mp3", tracks["mp3"]):
+        read_or_refuse(probe, path)
+        read_or_refuse(whole, path)
+    blocks = decode(tracks["mp3"], block_s=1.0)
+    next(blocks)
+    blocks.close()
+    assert len(list(fds.iterdir())) == before
+
+
+def test_a_header_without_sound(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros((0, 2), np.float32), 44_100)
+    with pytest.raises(ReadError, match="no audio"):
+        whole(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("tag", [b"drms", b"enca"])
+def test_encrypted_mp4_is_unsupported(tmp_path, tracks, tag):
+    path = tmp_path / "x.m4a"
+    path.write_bytes(tracks["m4a"].read_bytes().replace(b"mp4a", tag))
+    for action in (probe, whole):
+        with pytest.raises(UnsupportedError, match="encrypted"):
+            action(path)
+
+
+def test_encrypted_wma_is_unsupported(tmp_path, tracks):
+    path = tmp_path / "x.wma"
+    data = tracks["wma"].read_bytes()
+    guid = audio._ASF_ENCRYPTED[0]
+    header_bytes, objects = struct.unpack("<QI", data[16:28])
+    extra = guid + struct.pack("<Q", 40) + bytes(16)
+    path.write_bytes(data[:16] + struct.pack("<QI", header_bytes + 40, objects + 1) + data[28:30] + extra + data[30:])
+    with pytest.raises(UnsupportedError, match="encrypted"):
+        whole(path)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.mp3", b"img%03d.mp3", b"concat:a|b.mp3", b"-rf.mp3", b"http:x.mp3", b"a\nb.mp3", b"file:x.mp3", b"x.m3u8"])
+def test_names_are_only_names(tmp_path, tracks, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        Path(os.fsdecode(name)).write_bytes(tracks["mp3"].read_bytes())
+    except OSError:
+        pytest.skip("this file system does not take the name")
+    for path in (name, os.fsdecode(name), Path(os.fsdecode(name))):
+        assert isinstance(probe(path), AudioInfo)
+    assert len(whole(name)) == 96_000
+
+
+def test_a_failing_disk_is_not_the_end_of_the_file(tracks, monkeypatch):
+    real = os.pread
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        if offset > 200_000:
+            raise OSError(5, "Input/output error")
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(ReadError, match="Input/output error"):
+        whole(tracks["wav"])
+
+
+def read_or_refuse(action: Callable[[Path], object], path: Path) -> bool:
+    """True if it could be read; anything but one of our errors with one line fails the test."""
+    refusal = None
+    try:
+        action(path)
+    except FileError as error:
+        refusal = error
+    assert refusal is None or (refusal.reason and refusal.reason.isprintable())
+    return refusal is None
+
+
+def flips(data: bytes, times: int) -> Iterator[bytes]:
+    dice = random.Random(len(data))
+    for _ in range(times):
+        broken = bytearray(data)
+        for _ in range(dice.choice((1, 5, 40))):
+            # The headers decide most: half of the flips go there.
+            broken[dice.randrange(min(len(data), dice.choice((400, len(data)))))] = dice.randrange(256)
+        yield bytes(broken)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_flipped_bytes_raise_only_our_errors(tmp_path, container, capfd):
+    path = write_audio(tmp_path / f"x{CONTAINERS[container][0]}", container, 0.5)
+    for broken in flips(path.read_bytes(), 25):
+        path.write_bytes(broken)
+        read_or_refuse(probe, path)
+        read_or_refuse(whole, path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not FIXTURE.is_dir(), reason="no ../shared/tag-fixture")
+def test_real_odd_files_are_read_or_refused_in_time(capfd):
+    readable = 0
+    for path in sorted(FIXTURE.rglob("*")):
+        if not path.is_file():
+            continue
+        start = time.monotonic()
+        read_or_refuse(probe, path)
+        readable += read_or_refuse(whole, path)
+        assert time.monotonic() - start < 5, path
+    assert readable > 300
+    assert capfd.readouterr() == ("", "")

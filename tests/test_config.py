@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from indexer.config import Settings, load_settings
+from indexer.errors import ConfigError
+
+
+def settings_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path):
+    path = settings_file(tmp_path, "jobs = 2\nport = 9000\nhost = 'a'\n")
+    settings = load_settings(path, {"jobs": 4}, {"INDEXER_JOBS": "3", "INDEXER_PORT": "9001"})
+    assert (settings.jobs, settings.port, settings.host, settings.write_tags) == (4, 9001, "a", "fill")
+
+
+def test_every_kind_of_value_is_read_from_file_and_environment(tmp_path):
+    path = settings_file(tmp_path, "roots = ['~/Music']\nmin_confidence = 1\n[labels]\n'drum and bass' = 'Drum & Bass'\n")
+    settings = load_settings(path, {}, {"INDEXER_PRESERVE_MTIME": "true", "INDEXER_IGNORE": "*.tmp:demo"})
+    assert settings.roots == (Path("~/Music").expanduser(),)
+    assert settings.min_confidence == 1.0
+    assert settings.text_for("Drum and Bass") == "Drum & Bass"
+    assert settings.preserve_mtime is True
+    assert settings.ignore == ("*.tmp", "demo")
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("job = 2", "unknown setting 'job'; did you mean 'jobs'?"),
+    ("write_tags = 'fil'", "'fil' is not one of fill, replace, append, off; did you mean 'fill'?"),
+    ("jobs = 'two'", "jobs: 'two' is not a whole number"),
+    ("jobs = true", "jobs: True is not a whole number"),
+    ("jobs = -1", "jobs is -1"),
+    ("roots = '/music'", "roots: '/music' is not a list"),
+    ("labels = {house = 1}", "labels: {'house': 1} is not a table"),
+    ("min_confidence = 80", "must be between 0 and 1"),
+    ("port = 70000", "port is 70000"),
+    ("db = '/a#b.db'", "'#' and '?' cannot be in the database's path"),
+    ("jobs = ", "not valid TOML"),
+])
+def test_a_wrong_setting_is_named_with_what_would_be_right(tmp_path, text, said):
+    with pytest.raises(ConfigError) as e:
+        load_settings(settings_file(tmp_path, text), {}, {})
+    assert said in str(e.value)
+
+
+def test_a_wrong_value_in_the_environment_names_the_variable():
+    with pytest.raises(ConfigError, match="INDEXER_JOBS: 'many' is not a whole number"):
+        load_settings(None, {}, {"INDEXER_JOBS": "many"})
+
+
+def test_a_named_settings_file_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path / "none.toml", {}, {})
+
+
+@pytest.mark.parametrize(("label", "text"), [("house", "House"), ("drum and bass", "Drum and Bass"), ("acid TECHNO", "Acid Techno")])
+def test_a_label_without_a_text_is_written_in_title_case(label, text):
+    assert Settings(db=Path("x.db"), models=Path("m")).text_for(label) == text

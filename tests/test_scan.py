@@ -1,0 +1,429 @@
+"""The whole program on real (synthesised) files, through the command line."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import mutagen
+import numpy as np
+import pytest
+
+from indexer.encoders import load_encoder, track_vector
+from indexer.heads import audioset_head
+from indexer.m2d import catalogue
+from tests.synth import music, write_audio
+
+
+def rows(cli, sql, *values):
+    conn = sqlite3.connect(cli.db)
+    conn.row_factory = sqlite3.Row
+    found = [dict(r) for r in conn.execute(sql, values)]
+    conn.close()
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def genre_of(path: Path) -> str | None:
+    file = mutagen.File(path)
+    key = {"MP3": "TCON", "WAVE": "TCON", "AIFF": "TCON", "MP4": "\xa9gen"}.get(type(file).__name__, "genre")
+    if not file.tags or key not in file.tags:
+        return None
+    value = file.tags[key]
+    return str(value.text[0] if key == "TCON" else value[0])
+
+
+def test_a_scan_takes_every_container_from_file_to_genre(cli, music_folder):
+    summary = cli.json("scan", music_folder)
+    assert {k: summary[k] for k in ("files", "embedded", "classified", "tags_written", "failed", "unreadable")} == {
+        "files": 6, "embedded": 6, "classified": 6, "tags_written": 6, "failed": 0, "unreadable": 0}
+    assert summary["audio_s"] == pytest.approx(11, abs=0.3)
+    tracks = rows(cli, "SELECT * FROM tracks ORDER BY path")
+    assert [t["container"] for t in tracks] == ["wav", "flac", "mp4", "mp3", "opus", "vorbis"]
+    for track in tracks:
+        scores = [track[label] for label in ("ambient", "drum and bass", "house", "techno", "trance")]
+        assert sum(scores) == pytest.approx(1, abs=1e-3)
+        assert track["confidence"] == max(scores)
+        assert track["decided"] == 1
+        written = genre_of(Path(track["path"]))
+        assert written is not None
+        assert written.casefold() == track["genre"]
+        assert track["tag_genre"] == written
+
+
+def test_the_stored_vector_and_scores_are_those_of_the_audio(cli, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_audio(folder / "a.wav", "wav", 7.0, sample_rate_hz=16_000, channels=1)
+    cli("scan", folder, "--no-tags")
+    path = catalogue.resolve(str(cli.model), cli.folder / "models")
+    encoder = load_encoder(path, device="cpu", precision="fp32")
+    cutter = encoder.cutter()
+    pcm = np.rint(music(7.0, sample_rate_hz=16_000, channels=1)[:, 0] * 32768).clip(-32768, 32767).astype(np.float32) / 32768
+    units = [*cutter.push(pcm), *cutter.finish()]
+    expected = track_vector(encoder.encode(units), np.array([u.weight for u in units]))
+    stored = np.frombuffer(rows(cli, "SELECT vector FROM embeddings")[0]["vector"], "<f2").astype(np.float32)
+    np.testing.assert_allclose(stored, expected, rtol=2e-3, atol=2e-3)
+    scores = audioset_head(path).scores(expected[None])[0]
+    assert [r["probability"] for r in rows(cli, "SELECT probability FROM scores ORDER BY genre")] == pytest.approx(list(scores), abs=1e-4)
+
+
+def test_a_second_scan_embeds_nothing_and_opens_no_music_file(cli, music_folder):
+    cli("scan", music_folder)
+    process = cli.process("scan", music_folder, "--json")  # its children inherit nothing that could hide an open
+    out, _ = process.communicate(timeout=60)
+    second = json.loads(out)
+    assert (second["embedded"], second["cached"], second["tags_written"], second["files"]) == (0, 0, 0, 6)
+    for path in music_folder.rglob("*.*"):
+        os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    before = {p: p.stat().st_atime_ns for p in music_folder.rglob("*.*")}
+    cli("scan", music_folder)
+    assert {p: p.stat().st_atime_ns for p in before} == before  # relatime: a read after a change of mtime moves atime
+
+
+def test_a_recording_is_embedded_once(cli, music_folder):
+    """Renames, moves, copies and retagging by any program cost no second embedding."""
+    cli("scan", music_folder)
+    ids = {r["path_text"]: r["id"] for r in rows(cli, "SELECT id, path_text FROM files")}
+    (music_folder / "mp3.mp3").rename(music_folder / "renamed.mp3")
+    (music_folder / "album").rename(music_folder / "other album")
+    shutil.copy(music_folder / "flac.flac", music_folder / "copy.flac")
+    tagged = mutagen.File(music_folder / "vorbis.ogg")
+    tagged["title"] = ["A new title"]
+    tagged.save()
+    (music_folder / "m4a.m4a").touch()
+    summary = cli.json("scan", music_folder)
+    assert (summary["embedded"], summary["missing"], summary["files"]) == (0, 0, 7)
+    after = {r["path_text"]: r["id"] for r in rows(cli, "SELECT id, path_text FROM files")}
+    assert after[str(music_folder / "renamed.mp3")] == ids[str(music_folder / "mp3.mp3")]
+    assert after[str(music_folder / "other album" / "wav.wav")] == ids[str(music_folder / "album" / "wav.wav")]
+    assert rows(cli, "SELECT title FROM tracks WHERE path LIKE '%vorbis.ogg'") == [{"title": "A new title"}]
+
+
+def test_copies_found_in_one_scan_share_one_embedding(cli, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_audio(folder / "a.flac", "flac")
+    for name in "bcde":
+        shutil.copy(folder / "a.flac", folder / f"{name}.flac")
+    summary = cli.json("scan", folder)
+    assert (summary["embedded"], summary["cached"], summary["tags_written"]) == (1, 4, 5)
+
+
+def test_a_missing_drive_deletes_nothing(cli, music_folder):
+    """A missing drive deletes nothing."""
+    cli("scan", music_folder)
+    before = rows(cli, "SELECT count(*) AS n FROM embeddings")
+    away = music_folder.rename(music_folder.with_name("away"))
+    music_folder.mkdir()  # an empty mount point
+    for _ in range(2):
+        result = cli("scan", music_folder, code=1)
+        assert "is the drive mounted?" in result.stderr
+    assert rows(cli, "SELECT state, count(*) AS n FROM files GROUP BY state") == [{"state": "missing", "n": 6}]
+    assert rows(cli, "SELECT state FROM roots") == [{"state": "offline"}]
+    music_folder.rmdir()
+    assert "is the drive mounted?" in cli("scan", code=1).stderr  # not even the mount point
+    away.rename(music_folder)
+    summary = cli.json("scan")
+    assert (summary["embedded"], summary["missing"], summary["files"]) == (0, 0, 6)
+    assert rows(cli, "SELECT count(*) AS n FROM embeddings") == before
+
+
+def test_losing_over_half_the_files_is_said_loudly(cli, music_folder):
+    cli("scan", music_folder)
+    for name in ("mp3.mp3", "flac.flac", "opus.opus", "m4a.m4a"):
+        (music_folder / name).unlink()
+    result = cli("scan", music_folder, code=1)
+    assert "has lost 4 of its 6 files" in result.stderr
+    assert cli.json("scan", music_folder)["missing"] == 4  # the next scan takes it for granted
+
+
+def test_a_folder_that_cannot_be_listed_loses_no_rows(cli, music_folder, monkeypatch):
+    cli("scan", music_folder)
+    real = os.scandir
+
+    def refuse(path):
+        if os.fsencode(path).endswith(b"album"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = cli("scan", music_folder, code=1)
+    assert "cannot be read; its files are kept" in result.stderr
+    assert rows(cli, "SELECT count(*) AS n FROM files WHERE state = 'ready'") == [{"n": 6}]
+
+
+def test_one_broken_file_never_stops_the_rest(cli, music_folder):
+    (music_folder / "broken.mp3").write_bytes(b"<!doctype html><title>404</title>" * 50)
+    (music_folder / "empty.flac").touch()
+    half = (music_folder / "flac.flac").read_bytes()
+    (music_folder / "half.flac").write_bytes(half[: len(half) // 2])
+    before = contents(music_folder)
+    result = cli("scan", music_folder, "--json", code=1)
+    summary = json.loads(result.stdout)
+    assert (summary["embedded"], summary["unreadable"], summary["failed"]) == (6, 3, 3)
+    reasons = {Path(f["path"]).name: f["reason"] for f in summary["failures"]}
+    assert set(reasons) == {"broken.mp3", "empty.flac", "half.flac"}
+    assert "empty" in reasons["empty.flac"]
+    assert "truncated" in reasons["half.flac"]
+    assert "HTML" in reasons["broken.mp3"]
+    for path, reason in reasons.items():
+        assert f"{path}: {reason}" in result.stderr
+        assert contents(music_folder)[path] == before[path]
+    assert cli.json("scan", music_folder)["failed"] == 0  # unchanged, so not tried again
+    shutil.copy(music_folder / "flac.flac", music_folder / "half.flac")  # the copy was finished
+    assert cli.json("scan", music_folder)["unreadable"] == 2
+
+
+def test_only_what_reaches_the_threshold_is_decided_and_written(cli, music_folder):
+    before = contents(music_folder)
+    summary = cli.json("scan", music_folder, env={"INDEXER_MIN_CONFIDENCE": "1"})
+    assert (summary["undecided"], summary["tags_written"]) == (6, 0)
+    assert contents(music_folder) == before
+    assert {t["decided"] for t in rows(cli, "SELECT decided FROM tracks")} == {0}
+    summary = cli.json("scan", music_folder)  # a lower threshold decides from the cache
+    assert (summary["embedded"], summary["undecided"], summary["tags_written"]) == (0, 0, 6)
+
+
+@pytest.mark.parametrize("how", [("--no-tags",), ("--dry-run",)])
+def test_without_tags_no_byte_of_a_file_changes(cli, music_folder, how):
+    before = contents(music_folder)
+    cli("scan", music_folder, *how)
+    assert contents(music_folder) == before
+    assert cli.db.exists() == (how != ("--dry-run",))
+
+
+def test_a_dry_run_names_what_a_scan_would_find(cli, music_folder):
+    cli("scan", music_folder)
+    (music_folder / "mp3.mp3").unlink()
+    write_audio(music_folder / "new.wav", "wav", 0.5)
+    (music_folder / "flac.flac").touch()
+    found = cli.json("scan", "--dry-run")
+    assert {k: found[k] for k in ("new", "changed", "unchanged", "vanished")} == {"new": 1, "changed": 1, "unchanged": 4, "vanished": 1}
+    assert found["paths"]["new"] == [str(music_folder / "new.wav")]
+
+
+def test_the_users_genre_stays_under_fill_and_goes_under_replace(cli, music_folder):
+    tagged = mutagen.File(music_folder / "flac.flac")
+    tagged["genre"] = ["Field Recording"]
+    tagged.save()
+    assert cli.json("scan", music_folder)["tags_written"] == 5
+    assert genre_of(music_folder / "flac.flac") == "Field Recording"
+    assert cli.json("scan", music_folder, env={"INDEXER_WRITE_TAGS": "replace"})["tags_written"] == 1
+    assert genre_of(music_folder / "flac.flac") != "Field Recording"
+    assert cli.json("tags", "undo", music_folder / "flac.flac")["restored"] == [str(music_folder / "flac.flac")]
+    assert genre_of(music_folder / "flac.flac") == "Field Recording"
+
+
+def test_the_text_of_a_label_is_the_users(cli, music_folder):
+    labels = ", ".join(f"'{label}' = 'X {label}'" for label in ("ambient", "drum and bass", "house", "techno", "trance"))
+    cli("scan", music_folder, env={"INDEXER_LABELS": f"{{{labels}}}"})
+    assert genre_of(music_folder / "mp3.mp3").startswith("X ")
+
+
+def test_every_genre_we_wrote_can_be_undone(cli, music_folder):
+    """Every genre we wrote can be undone, also without the database."""
+    cli("scan", music_folder)
+    files = sorted(music_folder.rglob("*.*"))
+    assert all(genre_of(f) for f in files)
+    half = files[:3]
+    assert len(cli.json("tags", "undo", *half)["restored"]) == 3
+    for leftover in cli.folder.glob("library.db*"):
+        leftover.unlink()
+    assert len(cli.json("tags", "undo", *files)["restored"]) == 3
+    for file in files:
+        assert genre_of(file) is None
+        assert "INDEXER" not in str(mutagen.File(file).tags).upper()
+    assert not cli.db.exists()
+
+
+def test_an_undone_genre_stays_undone_until_asked_for(cli, music_folder):
+    cli("scan", music_folder)
+    file = music_folder / "mp3.mp3"
+    cli("tags", "undo", file)
+    assert cli.json("scan", music_folder)["tags_written"] == 0
+    assert cli.json("scan", music_folder, "--force")["tags_written"] == 0
+    history = cli.json("tags", "history", file)
+    assert [(h["action"], h["state"]) for h in history] == [("write", "done"), ("undo", "done")]
+    assert history[0]["before"] == [] == history[1]["after"]
+    assert cli.json("tags", "apply", music_folder)["tags_written"] == 1
+    assert genre_of(file)
+
+
+def test_undo_by_run_by_time_and_of_everything(cli, music_folder):
+    cli("scan", music_folder)
+    run = rows(cli, "SELECT max(id) AS id FROM runs")[0]["id"]
+    assert cli.json("tags", "undo", "--run", run + 1)["restored"] == []
+    assert cli.json("tags", "undo", "--since", "2100-01-01")["restored"] == []
+    assert len(cli.json("tags", "undo", "--run", run)["restored"]) == 6
+    cli("tags", "apply", music_folder)
+    assert len(cli.json("tags", "undo", "--since", "2020-01-01")["restored"]) == 6
+    cli("tags", "apply", music_folder)
+    shutil.copy(music_folder / "mp3.mp3", music_folder / "copy.mp3")
+    cli("scan", music_folder)
+    assert len(cli.json("tags", "undo", "--all")["restored"]) == 7
+    assert cli("tags", "undo", code=2).stderr.strip().endswith("name files, or one of --run, --since and --all")
+
+
+def test_a_genre_that_the_user_changed_after_us_is_the_users(cli, music_folder):
+    cli("scan", music_folder)
+    file = music_folder / "flac.flac"
+    tagged = mutagen.File(file)
+    tagged["genre"] = ["Dub"]
+    tagged.save()
+    assert cli.json("scan", music_folder)["tags_written"] == 0
+    assert genre_of(file) == "Dub"
+    result = cli("tags", "undo", file, code=1)
+    assert "changed since" in result.stderr
+    assert genre_of(file) == "Dub"
+    cli("tags", "undo", "--force", file)
+    assert genre_of(file) is None
+
+
+def test_force_reads_and_embeds_again(cli, music_folder):
+    cli("scan", music_folder)
+    summary = cli.json("scan", music_folder, "--force")
+    assert (summary["embedded"], summary["tags_written"]) == (6, 0)
+
+
+def test_a_single_file_can_be_scanned(cli, music_folder):
+    assert cli.json("scan", music_folder / "mp3.mp3")["embedded"] == 1
+    assert cli.json("scan", music_folder / "mp3.mp3")["cached"] == 0
+    assert cli.json("scan", music_folder)["embedded"] == 5
+
+
+def test_names_of_any_bytes_and_links_are_walked_as_promised(cli, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    source = write_audio(tmp_path / "source.wav", "wav", 0.5)
+    names = [b"caf\xe9.wav", b"new\nline.wav", b"-rf.wav", b"quote'\".wav", "nfc\u00e9.wav".encode(), "nfde\u0301.wav".encode(),
+             b"per%cent.wav", b"\x1b[31m.wav", b"UPPER.WAV", b" .wav"]
+    for name in names:
+        shutil.copy(source, os.fsencode(folder) + b"/" + name)
+    os.symlink("-rf.wav", folder / "link.wav")
+    os.symlink("..", folder / "loop")
+    (folder / ".hidden.wav").write_bytes(b"x")
+    os.mkfifo(folder / "pipe.wav")
+    summary = cli.json("scan", folder, "--no-tags")
+    assert (summary["files"], summary["embedded"], summary["failed"]) == (len(names), 1, 0)
+    assert sorted(bytes(r["path"]).rpartition(b"/")[2] for r in rows(cli, "SELECT path FROM files")) == sorted(names)
+
+
+def test_without_a_model_files_are_indexed_and_one_line_says_how_to_get_genres(cli, music_folder):
+    cli.model = None
+    result = cli("scan", music_folder)
+    assert "no model is installed" in result.stderr
+    assert "indexer models list" in result.stderr
+    assert len(rows(cli, "SELECT 1 FROM tracks WHERE state = 'ready' AND duration_s > 0 AND genre IS NULL")) == 6
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_scan_goes_on(cli, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for seed in range(12):
+        write_audio(folder / f"{seed}.flac", "flac", 20.0, seed=seed)
+    process = cli.process("scan", folder, "--json", "-v")
+    for line in process.stderr:
+        if line.startswith("2/"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    done = json.loads(out)["embedded"]
+    assert 2 <= done < 12
+    assert list(folder.glob(".*")) == []
+    assert rows(cli, "SELECT state FROM runs ORDER BY id DESC LIMIT 1") == [{"state": "interrupted"}]
+    rest = cli.json("scan", folder)
+    assert rest["embedded"] == 12 - done
+    assert len(rows(cli, "SELECT 1 FROM embeddings")) == 12
+    assert all(genre_of(f) for f in folder.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_a_kill_at_any_moment_the_next_scan_makes_everything_right(cli, tmp_path, seed):
+    """After a crash at any instant each file is wholly old or wholly new, and the library agrees after the next scan."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for n, container in enumerate(("mp3", "flac", "vorbis", "m4a", "wav", "aiff")):
+        write_audio(folder / container, container, 1.0, seed=n)
+    old = contents(folder)
+    reference = tmp_path / "reference"
+    shutil.copytree(folder, reference)
+    process = cli.process("scan", folder)
+    time.sleep(random.Random(seed).uniform(0.8, 3.5))
+    process.kill()
+    process.communicate()
+    for name, data in contents(folder).items():
+        if not name.endswith(".indexer-tmp"):
+            assert data == old[name] or genre_of(folder / name), f"{name} is neither old nor new"
+    cli("scan", folder)
+    assert list(folder.glob(".*")) == []
+    assert all(genre_of(f) for f in folder.iterdir())
+    assert rows(cli, "SELECT 1 FROM tag_writes WHERE state = 'intended'") == []
+    assert cli.json("scan", folder)["tags_written"] == 0
+
+
+def test_two_scans_at_once_are_one_too_many(cli, music_folder):
+    first = cli.process("scan", music_folder)
+    codes = []
+    for _ in range(100):
+        second = cli.process("scan", music_folder)
+        second.communicate()
+        codes.append(second.returncode)
+        if 75 in codes or first.poll() is not None:
+            break
+    first.communicate()
+    assert 75 in codes
+
+
+def test_relabel_uses_the_cache_alone(cli, music_folder):
+    cli("scan", music_folder, "--no-tags")
+    shutil.rmtree(music_folder)
+    found = cli.json("relabel", env={"INDEXER_MIN_CONFIDENCE": "1"})
+    assert (found["classified"], found["undecided"]) == (6, 6)
+
+
+def test_classify_looks_and_stores_nothing(cli, music_folder):
+    before = contents(music_folder)
+    write_audio(music_folder / "long.flac", "flac", 25.0)
+    results = cli.json("classify", music_folder / "mp3.mp3", music_folder / "long.flac")
+    assert [Path(r["path"]).name for r in results] == ["mp3.mp3", "long.flac"]
+    assert set(results[0]) == {"path", "genre", "confidence", "decided", "scores", "timeline"}
+    assert results[0]["confidence"] == max(results[0]["scores"].values())
+    assert [t["start_s"] for t in results[1]["timeline"]] == [0.0, 10.01, 20.02]
+    assert contents(music_folder) == {**before, "long.flac": (music_folder / "long.flac").read_bytes()}
+    assert not cli.db.exists()
+    text = cli("classify", music_folder / "mp3.mp3").stdout
+    assert "█" in text
+    (music_folder / "bad.mp3").write_bytes(b"nothing")
+    results = cli.json("classify", music_folder / "bad.mp3", music_folder / "mp3.mp3", code=1)
+    assert "error" in results[0]
+    assert "genre" in results[1]
+
+
+def test_classify_without_a_model_says_what_to_do(cli, music_folder):
+    cli.model = None
+    assert "no model is installed; see `indexer models list`" in cli("classify", music_folder / "mp3.mp3", code=2).stderr
+
+
+def test_status_tells_what_there_is(cli, music_folder):
+    (music_folder / "bad.mp3").write_bytes(b"x" * 5000)
+    cli("scan", music_folder, code=1)
+    found = cli.json("status")
+    assert found["files"] == {"ready": 6, "unreadable": 1}
+    assert found["embedded"] == found["recordings"] == 6
+    assert found["head"]["kind"] == "audioset"
+    assert sum(g["recordings"] for g in found["genres"]) == 6
+    assert found["tags_written"] == 6
+    assert found["failures"][0]["files"] == 1
+    assert found["last_run"]["state"] == "done"
+    text = cli("status").stdout
+    assert "6 ready, 1 unreadable" in text
+    assert str(music_folder) in text

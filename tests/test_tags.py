@@ -1,0 +1,342 @@
+"""Reading tags: every container, hostile text, damaged files; and genre edits in place with everything else byte for byte."""
+
+import contextlib
+import zlib
+from pathlib import Path
+
+import mutagen
+import mutagen.flac
+import mutagen.id3
+import mutagen.mp4
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer import genre_fields, id3_block, tags
+from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
+from indexer.fingerprint import sniff
+from indexer.tags import GenreEdit, Tags
+from tests.synth import CONTAINERS, write_audio
+
+FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
+EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
+WRITABLE = [name for name in CONTAINERS if name != "aac"]
+
+
+def container_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return sniff(file)
+
+
+def frame(name: bytes, content: bytes, *, major: int = 3, flags: bytes = b"\0\0") -> bytes:
+    size = len(content).to_bytes(4, "big") if major == 3 else id3_block.to_synchsafe(len(content))
+    return name + size + flags + content
+
+
+def id3_tag(frames: list[bytes], *, major: int = 3, padding: int = 0, flags: int = 0, extended: bytes = b"") -> bytes:
+    body = extended + b"".join(frames) + bytes(padding)
+    if flags & 0x80 and major == 3:
+        body = id3_block.unsynchronise(body)
+    return b"ID3" + bytes([major, 0, flags]) + id3_block.to_synchsafe(len(body)) + body
+
+
+@pytest.fixture(scope="module")
+def mp3_audio(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The frames of an MP3 without any tag."""
+    data = write_audio(tmp_path_factory.mktemp("mp3") / "a", "mp3", 0.5).read_bytes()
+    return data[id3_block.tag_size(data[:10]) or 0 :]
+
+
+def test_all_fields_of_id3_are_read(tmp_path: Path, mp3_audio: bytes) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(id3_tag([
+        frame(b"TIT2", b"\0Title"), frame(b"TPE1", b"\0Artist"), frame(b"TALB", b"\0Album"), frame(b"TPE2", b"\0Various"),
+        frame(b"TYER", b"\x001997"), frame(b"TBPM", b"\x00174.5"), frame(b"TKEY", b"\x005A"), frame(b"TPUB", b"\0Metalheadz"),
+        frame(b"TCON", b"\0(127)"), frame(b"COMM", b"\0eng\0good"),
+        frame(b"GEOB", b"\0application/octet-stream\0\0Serato Markers2\0\1\1abc"), frame(b"PRIV", b"TRAKTOR4\0xyz"),
+        frame(b"GEOB", b"\0application/json\0\0CuePoints\0{}"),
+    ]) + mp3_audio)  # fmt: skip
+    assert tags.read_tags(path, "mp3") == Tags(
+        title="Title", artist="Artist", album="Album", album_artist="Various", comment="good", musical_key="5A",
+        record_label="Metalheadz", year=1997, bpm=174.5, genres=("Drum & Bass",), dj_data=("Mixed In Key", "Serato", "Traktor"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_common_fields_are_read_in_every_container(tmp_path: Path, name: str) -> None:
+    path = write_audio(tmp_path / name, name, 0.3)
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    kind = type(file).__name__
+    if isinstance(file.tags, mutagen.id3.ID3):
+        file.tags.add(mutagen.id3.TIT2(encoding=3, text="Song"))
+        file.tags.add(mutagen.id3.TCON(encoding=3, text=["House", "Techno"]))
+    elif kind == "MP4":
+        file.tags["\xa9nam"], file.tags["\xa9gen"] = ["Song"], ["House", "Techno"]
+    elif kind == "ASF":
+        file.tags["Title"], file.tags["WM/Genre"] = ["Song"], ["House", "Techno"]
+    else:
+        file.tags["Title"], file.tags["Genre"] = ["Song"], ["House", "Techno"]
+    file.save()
+    found = tags.read_tags(path, container_of(path))
+    assert (found.title, found.genres, found.genre) == ("Song", ("House", "Techno"), "House; Techno")
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_file_without_tags_gives_empty_ones(tmp_path: Path, name: str) -> None:
+    path = write_audio(tmp_path / name, name, 0.3)
+    found = tags.read_tags(path, container_of(path))
+    assert (found.artist, found.genres, found.ours, found.dj_data) == (None, (), None, ())
+
+
+def test_text_is_cleaned_and_capped() -> None:
+    assert tags.clean("a\x00b\x1b[31m\ud800\u202ec") == "a b [31m\ufffdc"
+    assert len(tags.clean("x" * 100_000)) == tags.MAX_TEXT
+    assert tags.clean("x" * 100_000, tags.MAX_COMMENT).isascii()
+
+
+def test_an_unknown_container_has_no_tags(tmp_path: Path) -> None:
+    assert tags.read_tags(tmp_path / "none", "other") == Tags()
+
+
+def test_tags_cross_a_process_border_unchanged() -> None:
+    found = Tags(title="x", genres=("House", "Techno"), ours=tags.IndexerGenre("House", "house", 0.5, "m"), original_genres=("A",))
+    assert tags.from_json(tags.to_json(found)) == found
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"<html>" * 500, b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"RIFF\xff\xff\xff\xffWAVE", b"OggS", b"fLaC"])
+@pytest.mark.parametrize("container", ["mp3", "flac", "vorbis", "opus", "mp4", "wav", "aiff", "asf", "wavpack", "dsf"])
+def test_garbage_raises_nothing_but_our_errors(tmp_path: Path, data: bytes, container: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    for call in (tags.read_tags, tags.other_fields):
+        with contextlib.suppress(ReadError):
+            call(path, container)
+    try:
+        tags.set_genre(path, container, EDIT)
+    except (ReadError, WriteRefusedError):
+        assert path.read_bytes() == data
+
+
+@pytest.mark.skipif(not FIXTURE.is_dir(), reason="the folder of odd files is not there")
+def test_every_odd_file_is_read_or_refused() -> None:
+    """All of them through the parser of their own container: nothing but ReadError comes out."""
+    read = 0
+    for path in sorted(p for p in FIXTURE.rglob("*") if p.is_file()):
+        try:
+            tags.read_tags(path, container_of(path))
+            read += 1
+        except ReadError:
+            pass
+    assert read > 450
+
+
+def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: bytes) -> None:
+    """Version, TYER, frames that mutagen drops (RVAD, TSIZ), unknown ones, Serato and Traktor data, order and flags."""
+    kept = [
+        frame(b"TYER", b"\x001999"), frame(b"RVAD", b"\x03\x10\1\2\3\4\5\6\7\x08"), frame(b"XQQ1", b"vendor\xff\0\xfe"),
+        frame(b"TSIZ", b"\x001234"), frame(b"GEOB", b"\0a/b\0\0Serato BeatGrid\0\1\2\xff\xe0\3"), frame(b"PRIV", b"TRAKTOR4\0DMRT\xff\xfb"),
+        frame(b"TIT2", b"\1\xff\xfeT\0", flags=b"\x40\0"), frame(b"TIT3", b""), frame(b"COMM", b"\0engx\0"), frame(b"COMM", b"\0engx\0"),
+    ]  # fmt: skip
+    path = tmp_path / "a.mp3"
+    old = frame(b"TCON", b"\1\xff\xfeH\0o\0u\0s\0e\0")
+    path.write_bytes(before := id3_tag([*kept[:4], old, *kept[4:]], padding=600) + mp3_audio)
+    tags.set_genre(path, "mp3", EDIT)
+    raw = id3_block.parse(path.read_bytes())
+    assert (raw.major, [f for f in raw.frames if f[:4] not in (b"TCON", b"TXXX")]) == (3, kept)
+    assert raw.frames[4] == frame(b"TCON", b"\0Drum & Bass")
+    assert len(path.read_bytes()) == len(before)  # the padding was used
+    independent = mutagen.id3.ID3(path, translate=False)
+    assert independent.version == (2, 3, 0)
+    assert independent["TCON"].text == ["Drum & Bass"]
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("major", [3, 4])
+@pytest.mark.parametrize("flags", [0, 0x80])
+def test_unsynchronised_tags_stay_so(tmp_path: Path, mp3_audio: bytes, major: int, flags: int) -> None:
+    content = b"x\0\xff\x00\xff\xe0\xff" if major == 3 or not flags else id3_block.unsynchronise(b"x\0\xff\xe0")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before := id3_tag([frame(b"PRIV", content, major=major)], major=major, flags=flags, padding=10) + mp3_audio)
+    tags.set_genre(path, "mp3", EDIT)
+    assert path.read_bytes()[3:6] == bytes([major, 0, flags])
+    assert tags.read_tags(path, "mp3").genres == EDIT.genres
+    assert path.read_bytes().endswith(mp3_audio)
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+
+
+def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio: bytes) -> None:
+    title = frame(b"TIT2", b"\0x", major=4)
+    extended = b"\0\0\0\x0c\x01\x20\x05" + id3_block.to_synchsafe(zlib.crc32(title), 5)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before := id3_tag([title], major=4, flags=0x40, extended=extended) + mp3_audio)
+    tags.set_genre(path, "mp3", EDIT)
+    raw = id3_block.parse(path.read_bytes())
+    assert raw.extended[7:] == id3_block.to_synchsafe(zlib.crc32(b"".join(raw.frames) + raw.padding), 5)
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+
+
+def ape_tag(items: dict[str, bytes]) -> bytes:
+    data = b"".join(len(v).to_bytes(4, "little") + bytes(4) + k.encode() + b"\0" + v for k, v in items.items())
+    ends = [b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(data) + 32, len(items), f)) + bytes(8) for f in (0xA0000000, 0x80000000)]
+    return ends[0] + data + ends[1]
+
+
+def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes) -> None:
+    v1 = b"TAG" + b"Title".ljust(30, b"\0") + bytes(60) + b"1999" + b"c".ljust(28, b"\0") + b"\0\7" + bytes([17])
+    ape = ape_tag({"Title": b"x", "GENRE": b"Rock\0Pop", "Cover Art (Front)": b"c.jpg\0\xff\xd8"})
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before := mp3_audio + ape + v1)
+    tags.set_genre(path, "mp3", EDIT)
+    assert path.read_bytes()[-128:] == v1[:-1] + bytes([127])  # 127 is Drum & Bass
+    assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
+    assert tags.read_tags(path, "mp3").original_genres == ("Rock", "Pop")
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+
+
+def test_wav_gets_the_genre_in_both_places(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "wav", 0.3)
+    info = b"INFO" + b"IART\x03\0\0\0ab\0\0" + b"IGNR\x05\0\0\0Rock\0\0"
+    odd = b"bext\x03\0\0\0xyz\0"
+    data = path.read_bytes() + b"LIST" + len(info).to_bytes(4, "little") + info + odd
+    path.write_bytes(data := data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
+    assert tags.read_tags(path, "wav").genres == ("Rock",)
+    tags.set_genre(path, "wav", EDIT)
+    now = path.read_bytes()
+    assert b"IART\x03\0\0\0ab\0\0IGNR\x0c\0\0\0Drum & Bass\0" in now
+    assert odd in now
+    assert int.from_bytes(now[4:8], "little") == len(now) - 8
+    assert mutagen.File(path).tags["TCON"].text == ["Drum & Bass"]
+    tags.restore_genre(path, "wav")
+    assert path.read_bytes() == data
+
+
+def test_gnre_is_replaced_and_comes_back(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "m4a", 0.3)
+    file = mutagen.mp4.MP4(path)
+    file.tags.clear()
+    file.tags._failed_atoms["gnre"] = [b"\0\0\0\x12data" + bytes(8) + b"\0\x13"]  # 19 - 1: Techno
+    file.save()
+    before = path.read_bytes()
+    assert b"gnre" in before
+    tags.set_genre(path, "mp4", EDIT)
+    assert b"gnre" not in path.read_bytes()
+    assert mutagen.mp4.MP4(path).tags["\xa9gen"] == ["Drum & Bass"]
+    tags.restore_genre(path, "mp4")
+    assert tags.read_tags(path, "mp4").genres == ("Techno",)
+    assert path.read_bytes() == before
+
+
+def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    data = path.read_bytes()
+    comments = [b"TITLE=\xff\xfe", b"SERATO_MARKERS_V2=abc", b"no equals sign", b"genre=Rock", b"Genre=Pop"]
+    vendor = b"\3\0\0\0ven" + len(comments).to_bytes(4, "little") + b"".join(len(c).to_bytes(4, "little") + c for c in comments)
+    blocks = [(4, vendor), (6, b"picture?"), (2, b"APPLdata"), (99, b"unknown"), (1, bytes(500))]
+    raw = b"".join(bytes([t | 0x80 * (i == 4)]) + len(d).to_bytes(3, "big") + d for i, (t, d) in enumerate(blocks))
+    at, last = 42, bool(data[4] & 0x80)
+    while not last:
+        last, at = bool(data[at] & 0x80), at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
+    path.write_bytes(before := data[:4] + b"\0" + data[5:42] + raw + data[at:])
+    others = tags.other_fields(path, "flac")
+    tags.set_genre(path, "flac", EDIT)
+    now = path.read_bytes()
+    assert now.index(b"TITLE=\xff\xfe") < now.index(b"no equals sign") < now.index(b"GENRE=Drum & Bass") < now.index(b"INDEXER_GENRE={")
+    assert len(now) < len(before) + 1200
+    assert genre_fields.changed_fields(others, tags.other_fields(path, "flac")) == []
+    tags.restore_genre(path, "flac")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_other_fields_sees_one_changed_field(tmp_path: Path, name: str) -> None:
+    path = write_audio(tmp_path / name, name, 0.3)
+    container = container_of(path)
+    before = tags.other_fields(path, container)
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    if isinstance(file.tags, mutagen.id3.ID3):
+        file.tags.add(mutagen.id3.TPE4(encoding=3, text="Remixer"))
+    else:
+        file.tags["Title" if name != "m4a" and name != "alac" else "\xa9nam"] = "Other"
+    file.save()
+    assert genre_fields.changed_fields(before, tags.other_fields(path, container))
+
+
+def test_a_second_write_keeps_the_first_original(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    file = mutagen.flac.FLAC(path)
+    file["genre"] = ["Rock", "Pop"]
+    file.save()
+    before = path.read_bytes()
+    tags.set_genre(path, "flac", EDIT)
+    tags.set_genre(path, "flac", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    found = tags.read_tags(path, "flac")
+    assert (found.genres, found.original_genres, found.genre_is_ours) == (("Techno",), ("Rock", "Pop"), True)
+    tags.restore_genre(path, "flac")
+    assert path.read_bytes() == before
+
+
+def test_a_genre_the_user_set_after_us_becomes_the_original(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    tags.set_genre(path, "flac", EDIT)
+    file = mutagen.flac.FLAC(path)
+    file["genre"] = ["Breakcore"]
+    file.save()
+    assert not tags.read_tags(path, "flac").genre_is_ours
+    tags.set_genre(path, "flac", EDIT)
+    assert tags.read_tags(path, "flac").original_genres == ("Breakcore",)
+
+
+def test_undo_survives_a_rewrite_by_another_program(tmp_path: Path, mp3_audio: bytes) -> None:
+    """mutagen turns the tag into v2.4 and sorts it: the genre comes back as text in the new version."""
+    path = tmp_path / "a.mp3"
+    path.write_bytes(id3_tag([frame(b"TCON", b"\0Rock"), frame(b"TIT2", b"\0x")]) + mp3_audio)
+    tags.set_genre(path, "mp3", EDIT)
+    mutagen.id3.ID3(path).save()
+    tags.restore_genre(path, "mp3")
+    found = tags.read_tags(path, "mp3")
+    assert (found.genres, found.ours, found.title) == (("Rock",), None, "x")
+
+
+def test_nothing_recorded_nothing_restored(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    with pytest.raises(WriteRefusedError, match="no earlier genre"):
+        tags.restore_genre(path, "flac")
+
+
+@pytest.mark.parametrize("container", ["aac", "other"])
+def test_containers_without_writable_tags_say_so(tmp_path: Path, container: str) -> None:
+    path = write_audio(tmp_path / "a", "aac", 0.3)
+    with pytest.raises(UnsupportedError, match="cannot be written"):
+        tags.set_genre(path, container, EDIT)
+
+
+text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(genre=text, title=text, old=st.none() | text, major=st.sampled_from([3, 4]), padding=st.integers(0, 900), v1=st.booleans(), ape=st.booleans())
+def test_any_text_in_any_mix_of_tags_is_written_and_undone(
+    tmp_path: Path, mp3_audio: bytes, genre: str, title: str, old: str | None, major: int, padding: int, v1: bool, ape: bool,
+) -> None:  # fmt: skip
+    def words(value: str) -> bytes:
+        return b"\1" + value.encode("utf-16") if major == 3 else b"\3" + value.encode()
+
+    frames = [frame(b"TIT2", words(title), major=major)] + ([frame(b"TCON", words(old), major=major)] if old else [])
+    path = tmp_path / "a.mp3"
+    end = (ape_tag({"Genre": b"Rock", "x-odd": title.encode()}) if ape else b"") + (b"TAG" + bytes(124) + b"\x11" if v1 else b"")
+    path.write_bytes(before := id3_tag(frames, major=major, padding=padding) + mp3_audio + end)
+    others = tags.other_fields(path, "mp3")
+    tags.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
+    assert tags.other_fields(path, "mp3") == others
+    assert genre_fields.standing_genres(path, "mp3")["id3"] == [genre]
+    assert mp3_audio in path.read_bytes()
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
