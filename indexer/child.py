@@ -74,7 +74,7 @@ def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any
     return {"frames": frames}
 
 
-def read_tags(path: str, channel: Channel) -> dict[str, Any]:
+def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
     """Container and tags of one file, without looking at its audio."""
     try:
         with open_file(path) as file:

@@ -4,6 +4,7 @@ No SQL, no mutagen, and torch only in the commands that embed: `indexer --help` 
 """
 
 import functools
+import inspect
 import json
 import signal
 import sys
@@ -31,14 +32,17 @@ COMMON = [
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the common options: it receives ``settings`` and ``verbosity`` instead of them."""
+    """Give a command the common options: it receives ``settings``, and ``verbosity`` where it asks for that, instead of them."""
+    wants_verbosity = "verbosity" in inspect.signature(function).parameters
 
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
                       precision: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
         flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision}
         flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
-        return function(settings=load_settings(config, flags), verbosity=int(verbose) - int(quiet), **arguments)
+        if wants_verbosity:
+            arguments["verbosity"] = int(verbose) - int(quiet)
+        return function(settings=load_settings(config, flags), **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)
 
@@ -134,7 +138,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 @click.argument("files", nargs=-1, type=PATH, required=True)
 @json_option
 @common
-def classify(settings: Settings, verbosity: int, files: tuple[Path, ...], as_json: bool) -> None:
+def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
     """Genre and confidence of FILES; nothing is stored and no tag is touched."""
     from indexer.classify import classify as look
 
@@ -153,7 +157,7 @@ def classify(settings: Settings, verbosity: int, files: tuple[Path, ...], as_jso
 @main.command()
 @json_option
 @common
-def relabel(settings: Settings, verbosity: int, as_json: bool) -> None:
+def relabel(settings: Settings, as_json: bool) -> None:
     """Apply the head in use to all cached embeddings; no file is opened."""
     from indexer.relabel import relabel as apply_head
 
@@ -165,7 +169,7 @@ def relabel(settings: Settings, verbosity: int, as_json: bool) -> None:
 @main.command()
 @json_option
 @common
-def status(settings: Settings, verbosity: int, as_json: bool) -> None:
+def status(settings: Settings, as_json: bool) -> None:
     """What the library holds."""
     from indexer.overview import status as look
 
@@ -178,11 +182,11 @@ def status(settings: Settings, verbosity: int, as_json: bool) -> None:
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--open", "open_browser", is_flag=True, help="Open a browser.")
 @common
-def serve(settings: Settings, verbosity: int, open_browser: bool) -> None:
+def serve(settings: Settings, open_browser: bool) -> None:
     """Show the library in Datasette."""
     from indexer.serve import serve as run
 
-    run(settings, open_browser=open_browser)
+    run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
 
 
 @main.group()
@@ -194,7 +198,7 @@ def tags() -> None:
 @click.argument("file", type=PATH)
 @json_option
 @common
-def tags_history(settings: Settings, verbosity: int, file: Path, as_json: bool) -> None:
+def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
     """Every write to FILE, oldest first."""
     from indexer.overview import history
 
@@ -217,7 +221,7 @@ def tags_history(settings: Settings, verbosity: int, file: Path, as_json: bool) 
 @click.option("-f", "--force", is_flag=True, help="Also where the genre was changed since.")
 @json_option
 @common
-def tags_undo(settings: Settings, verbosity: int, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
+def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
               force: bool, as_json: bool) -> None:
     """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
     from indexer.undo import undo_files
@@ -249,7 +253,7 @@ def models() -> None:
 @models.command("list")
 @json_option
 @common
-def models_list(settings: Settings, verbosity: int, as_json: bool) -> None:
+def models_list(settings: Settings, as_json: bool) -> None:
     """Published checkpoints and installed models."""
     from indexer.models import overview
 
@@ -284,7 +288,7 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
 @click.argument("source", type=PATH)
 @click.option("--name", help="Name to install it under.")
 @common
-def models_add(settings: Settings, verbosity: int, source: Path, name: str | None) -> None:
+def models_add(settings: Settings, source: Path, name: str | None) -> None:
     """Install a checkpoint that is here already: .pth, .zip or folder."""
     from indexer.m2d import catalogue
 
@@ -295,7 +299,7 @@ def models_add(settings: Settings, verbosity: int, source: Path, name: str | Non
 @click.argument("name")
 @json_option
 @common
-def models_info(settings: Settings, verbosity: int, name: str, as_json: bool) -> None:
+def models_info(settings: Settings, name: str, as_json: bool) -> None:
     """Geometry, front end, identity and head of a model (a name or a path)."""
     from indexer.models import describe
 
@@ -306,7 +310,7 @@ def models_info(settings: Settings, verbosity: int, name: str, as_json: bool) ->
 @models.command("use")
 @click.argument("name")
 @common
-def models_use(settings: Settings, verbosity: int, name: str) -> None:
+def models_use(settings: Settings, name: str) -> None:
     """Make a model (and with --head its head) the library's: a name or a checkpoint's path."""
     from indexer.models import use
 
@@ -363,8 +367,7 @@ def _status_text(s: dict[str, Any]) -> str:
 
 def _models_text(found: dict[str, Any]) -> str:
     lines = ["installed:"]
-    for m in found["installed"]:
-        lines.append(f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else ""))
+    lines += [f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else "") for m in found["installed"]]
     if not found["installed"]:
         lines.append("  none")
     lines.append("published by NTT (evaluation licence, non-commercial):")

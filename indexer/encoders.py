@@ -99,6 +99,6 @@ def load_encoder(path: str | Path, *, device: str = "auto", precision: str = "au
     device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda, fp32 elsewhere), fp32 or
     bf16. Raises ModelError for a file that is damaged or not ours, an unknown option, or a device that is not there.
     """
-    from .m2d.encoder import M2DEncoder
+    from indexer.m2d.encoder import M2DEncoder
 
     return M2DEncoder(Path(path), device=device, precision=precision)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from indexer.asfpayload import HEADER as ASF_HEADER
-from indexer.asfpayload import walk_asf
-from indexer.bytesource import ByteSource, Part, Span, after_leading_tags
-from indexer.containers import (
+from indexer.errors import ReadError
+from indexer.payload.asf import HEADER as ASF_HEADER
+from indexer.payload.asf import walk_asf
+from indexer.payload.mp4 import walk_mp4
+from indexer.payload.mpeg import first_frame, walk_mpeg
+from indexer.payload.ogg import ogg_kind, walk_ogg
+from indexer.payload.simple import (
     walk_aiff,
     walk_ape,
     walk_dsf,
@@ -25,10 +28,7 @@ from indexer.containers import (
     walk_wav,
     walk_wavpack,
 )
-from indexer.errors import ReadError
-from indexer.mp4samples import walk_mp4
-from indexer.mpegframes import first_frame, walk_mpeg
-from indexer.oggpackets import ogg_kind, walk_ogg
+from indexer.payload.source import ByteSource, Part, Span, after_leading_tags
 
 AUDIO_SUFFIXES = frozenset({
     ".mp3", ".mp2", ".mpga", ".aac", ".flac", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b", ".mp4", ".wav", ".wave", ".bwf", ".rf64", ".aif", ".aiff", ".aifc", ".afc",
@@ -167,7 +167,10 @@ def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
 
 
 def _walk_other(source: ByteSource) -> Iterator[Part]:
-    """The whole file where FFmpeg may know it; ReadError that says what it looks like where it cannot be sound."""
+    """The whole file, tags too, where FFmpeg may know it; ReadError with what it looks like where it cannot be sound.
+
+    Retagging such a file gives it another identity: it is embedded again, nothing worse.
+    """
     start = min(after_leading_tags(source), source.size)
     head = source.at(start, 4096)
     if head.startswith(_OTHER_AUDIO):

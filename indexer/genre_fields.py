@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from mutagen import MutagenError
-
-from indexer import id3_block, riff_block
-from indexer.ape_block import ApeBlock
-from indexer.asf_block import AsfBlock, AsfLibraryBlock
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
-from indexer.id3_block import Id3v1Block
-from indexer.mp4_block import IlstBlock, other_atoms
-from indexer.tag_blocks import GENRE, ORIGINAL, OURS, OWN_NAMES, Block, Field, TagDamagedError, digest
-from indexer.vorbis_block import FlacBlock, OggBlock
+from indexer.tagblocks import id3 as id3_block
+from indexer.tagblocks import riff as riff_block
+from indexer.tagblocks.ape import ApeBlock
+from indexer.tagblocks.asf import AsfBlock, AsfLibraryBlock
+from indexer.tagblocks.blocks import GENRE, ORIGINAL, OURS, OWN_NAMES, Block, Field, TagDamagedError, digest
+from indexer.tagblocks.id3 import Id3v1Block
+from indexer.tagblocks.mp4 import IlstBlock, other_atoms
+from indexer.tagblocks.vorbis import FlacBlock, OggBlock
 
 Loader = Callable[[BinaryIO], Block]
 FilePath = str | bytes | os.PathLike[str]
@@ -109,7 +108,7 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
 
     Raises UnsupportedError, WriteRefusedError (a tag that must not be rewritten), ReadError.
     """
-    with _editing(path, container) as (file, places):
+    with _open(path, container, "r+b") as (file, places):
         blocks = [load(file) for load, _ in places]
         main = blocks[0]
         original = _kept_original(main) or _compact(_record(blocks))
@@ -133,7 +132,7 @@ def restore_genre(path: FilePath, container: str) -> None:
 
     Raises WriteRefusedError when nothing is recorded.
     """
-    with _editing(path, container) as (file, places):
+    with _open(path, container, "r+b") as (file, places):
         main = places[0][0](file)
         record = parse_original("".join(main.text_of(ORIGINAL)[:1]))
         if record is None:
@@ -264,23 +263,17 @@ def _without_own_two(fields: list[Field]) -> list[Field]:
 
 
 @contextmanager
-def _open(path: FilePath, container: str, mode: str) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
+def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
     places = PLACES.get(container)
     if places is None:
         raise UnsupportedError(path, f"tags of {container} files cannot be written")
     try:
         with Path(os.fsdecode(path)).open(mode) as file:
-            yield file, places  # type: ignore[misc]  # the mode is binary
+            yield file, places
     except TagDamagedError as error:
         raise ReadError(path, f"the tag is damaged: {error}") from error
-    except (MutagenError, EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError) as error:
+    except (EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError) as error:
         raise ReadError(path, f"the tag cannot be read: {error or type(error).__name__}") from error
-
-
-@contextmanager
-def _editing(path: FilePath, container: str) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
-    with _open(path, container, "r+b") as (file, places):
-        yield file, places
 
 
 def _compact(data: object) -> str:

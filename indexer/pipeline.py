@@ -22,7 +22,7 @@ from indexer import tags, tagwriter
 from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders import Encoder
-from indexer.errors import DeferredError, FileError, WriteRefusedError
+from indexer.errors import DeferredError, FileError
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
@@ -362,16 +362,16 @@ class Pipeline:
                 tagwriter.discard(prepared)
                 return
             commit_write(self._store, prepared, file_id=file.id, run_id=self._run_id, ours=edit.describe())
-        except WriteRefusedError as e:
+        except DeferredError as e:
+            self._fail(job, f"genre not written: {e.reason}")
+            return
+        except FileError as e:  # left alone until the file or the settings change
             with self._store.transaction():
                 self._store.refuse_write(file_id=file.id, run_id=self._run_id, path=job.path, action="write", stat=file.stat, reason=e.reason)
                 self._store.settle_tags(file.id, _known(self._tag_policy))
             self.counts.tags_refused += 1
             self._watcher.problem(job.name, f"genre not written: {e.reason}")
             self._finish(job)
-            return
-        except FileError as e:
-            self._fail(job, f"genre not written: {e.reason}")
             return
         self._store.settle_tags(file.id, _known(self._tag_policy))
         self.counts.tags_written += 1

@@ -6,7 +6,9 @@ Owns the settings and who may ask SQL. The pages themselves are Datasette's and 
 import asyncio
 import ipaddress
 import json
+import socket
 import webbrowser
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from indexer.store import open_readonly
 # The limits keep one page from holding the library, and one open reader from holding its write-ahead log for long.
 DATASETTE_SETTINGS = {
     "sql_time_limit_ms": 1000, "facet_time_limit_ms": 200, "facet_suggest_time_limit_ms": 50, "max_returned_rows": 1000,
-    "max_csv_mb": 20, "allow_download": False, "truncate_cells_html": 300, "default_page_size": 50,
+    "max_csv_mb": 20, "allow_download": False, "truncate_cells_html": 300, "default_page_size": 50, "suggest_facets": False,
 }
 
 
@@ -50,18 +52,27 @@ def make_datasette(db: Path, host: str) -> Any:
     return Datasette([str(db)], metadata={**metadata(db), **plugin}, settings=settings)
 
 
-def serve(settings: Settings, *, open_browser: bool = False) -> None:
-    """Serve until interrupted. Raises StoreError without a library, ConfigError when the address cannot be used."""
+def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until interrupted; ``announce`` is told the address. Raises StoreError without a library, ConfigError when the address cannot be used."""
     import uvicorn
     from datasette.cli import check_databases
 
     open_readonly(settings.db).close()
     datasette = make_datasette(settings.db, settings.host)
     asyncio.run(check_databases(datasette))
-    url = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.port}/"  # noqa: S104
+    listener = _listen(settings.host, settings.port)
+    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
+    announce(url)
     if open_browser:
         webbrowser.open(url)
+    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning")).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; uvicorn's own would end the process on a taken port instead of saying so."""
     try:
-        uvicorn.run(datasette.app(), host=settings.host, port=settings.port, log_level="warning")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     except OSError as e:
-        raise ConfigError(f"cannot listen on {settings.host} port {settings.port} ({e.strerror})") from e
+        raise ConfigError(f"cannot listen on {host} port {port} ({e.strerror}); choose another with --port") from e

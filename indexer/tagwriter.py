@@ -40,7 +40,7 @@ def is_ours(found: Tags) -> bool:
     return found.genre_is_ours
 
 
-def plan(  # noqa: PLR0917  # the order in which one would say it
+def plan(  # the order in which one would say it
     found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
 ) -> GenreEdit | None:  # fmt: skip
     """What to write under a policy, or None when nothing should be written or the value already stands.
@@ -233,7 +233,7 @@ def _look(name: str) -> Stat:
     if found.st_nlink > 1:
         raise WriteRefusedError(name, f"it has {found.st_nlink} hard links: the others would keep the old tags")
     if not found.st_mode & 0o222 or not os.access(name, os.W_OK):
-        raise WriteRefusedError(name, "read-only file")
+        raise WriteRefusedError(name, "read-only file or file system")
     if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
         raise WriteRefusedError(name, "read-only folder")
     return Stat.of(name)
@@ -297,7 +297,7 @@ def _copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> Non
             view = view[os.write(target, view) :]
         unsynced += len(block)
         if unsynced >= SYNC_EVERY:  # so that the last fsync of a large file does not look like a hang
-            os.fdatasync(target)
+            os.fsync(target)
             unsynced = 0
         heartbeat()
 

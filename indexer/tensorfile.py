@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .errors import ModelError
+from indexer.errors import ModelError
 
 _KEY = "indexer"  # the one entry of the safetensors metadata we read
 

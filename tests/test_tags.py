@@ -1,6 +1,7 @@
 """Reading tags: every container, hostile text, damaged files; and genre edits in place with everything else byte for byte."""
 
 import contextlib
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import genre_fields, id3_block, tags
+from indexer import genre_fields, tags
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.fingerprint import sniff
+from indexer.tagblocks import id3 as id3_block
 from indexer.tags import GenreEdit, Tags
 from tests.synth import CONTAINERS, write_audio
 
@@ -152,6 +154,22 @@ def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: byt
     assert independent["TCON"].text == ["Drum & Bass"]
     tags.restore_genre(path, "mp3")
     assert path.read_bytes() == before
+
+
+def test_a_compressed_picture_is_not_unpacked(tmp_path: Path, mp3_audio: bytes) -> None:
+    """100 MB of zeros in 100 kB: neither reading nor writing inflates it, and it stays as it is."""
+    size = 100_000_000
+    bomb = frame(b"APIC", size.to_bytes(4, "big") + zlib.compress(b"\0image/png\0\3\0" + bytes(size)), flags=b"\0\x80")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(id3_tag([bomb, frame(b"TIT2", b"\0x")]) + mp3_audio)
+    tracemalloc.start()
+    try:
+        assert tags.read_tags(path, "mp3").title == "x"
+        tags.set_genre(path, "mp3", EDIT)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert bomb in path.read_bytes()
 
 
 @pytest.mark.parametrize("major", [3, 4])

@@ -17,9 +17,10 @@ import mutagen.id3
 import numpy as np
 import pytest
 
-from indexer import genre_fields, id3_block, tags, tagwriter
+from indexer import genre_fields, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.fingerprint import Stat, fingerprint, sniff
+from indexer.tagblocks import id3 as id3_block
 from indexer.tags import GenreEdit, IndexerGenre, Tags
 from indexer.tagwriter import Prepared
 from tests.synth import CONTAINERS, write_audio
@@ -153,6 +154,68 @@ def test_every_odd_file_is_written_and_undone_or_left_alone(tmp_path: Path) -> N
     assert counts["written"] > 300
 
 
+@pytest.mark.parametrize("name", ["m4a", "alac"])
+def test_mp4_audio_behind_the_tags_is_found_again(tmp_path: Path, name: str) -> None:
+    """moov before mdat, as the web wants it: when the tags grow, every chunk offset moves along."""
+    path = tmp_path / "fast.m4a"
+    with av.open(str(write_audio(tmp_path / "slow", name, 1.0))) as source, av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    before, sound = path.read_bytes(), pcm(path)
+    assert before.index(b"moov") < before.index(b"mdat")
+    write(path, GenreEdit(("House",), "house", 0.5, "m" * 3000))
+    assert len(path.read_bytes()) > len(before) + 3000
+    assert np.array_equal(pcm(path), sound)
+    write(path, None)
+    assert path.read_bytes() == before
+
+
+# --- verification --------------------------------------------------------------------------------------------------------
+
+
+def _spoil_title(path: str) -> None:
+    file = mutagen.File(path)
+    file["title"] = "spoiled"
+    file.save()
+
+
+def _spoil_audio(path: str) -> None:
+    data = bytearray(Path(path).read_bytes())
+    data[-100] ^= 1
+    Path(path).write_bytes(data)
+
+
+def _spoil_genre(path: str) -> None:
+    tags.set_genre(path, "flac", GenreEdit(("Polka",), "x", 0.5, "m"))
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (_spoil_title, "other tags would change: .*TITLE"),
+    (_spoil_audio, "same audio"),
+    (_spoil_genre, "does not read back"),
+])  # fmt: skip
+def test_an_edit_that_went_wrong_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[str], None], reason: str) -> None:
+    path = write_audio(tmp_path / "a", "flac", 0.5)
+    real = tags.set_genre
+
+    def wrong(copy: str, container: str, edit: GenreEdit) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(tags, "set_genre", real)
+            real(copy, container, edit)
+            spoil(copy)
+
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(tags, "set_genre", wrong)
+        with pytest.raises(WriteRefusedError, match=reason):
+            tagwriter.prepare(str(path), "flac", EDIT)
+    assert path.read_bytes() == before
+    assert leftovers(tmp_path) == []
+
+
 # --- refusal -------------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +263,15 @@ def test_a_piped_wav_is_refused(tmp_path: Path) -> None:
     refused(path, "contradict", (WriteRefusedError, ReadError))
 
 
+@pytest.mark.parametrize("name", ["wav", "aiff"])
+@pytest.mark.parametrize("off_by", [-40, 2, 8, 10_000])
+def test_a_form_of_another_length_than_the_file_is_refused(tmp_path: Path, name: str, off_by: int) -> None:
+    path = write_audio(tmp_path / name, name, 0.3)
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + (len(data) - 8 + off_by).to_bytes(4, "little" if name == "wav" else "big") + data[8:])
+    refused(path, ".", FileError)
+
+
 @pytest.mark.parametrize("name", ["mp3", "vorbis", "m4a", "wav", "wma"])
 def test_a_cut_file_is_left_alone(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.5)
@@ -217,6 +289,14 @@ def test_links_and_read_only_files_are_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     os.link(path, tmp_path / "other.flac")
     refused(path, "2 hard links")
+
+
+def test_an_ogg_page_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "opus", 0.3)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"OpusTags") + 14] ^= 1
+    path.write_bytes(data)
+    refused(path, "checksum")
 
 
 def test_unwritable_containers_are_unsupported(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .. import tensorfile
-from ..errors import ModelError
+from indexer import tensorfile
+from indexer.errors import ModelError
 
 
 class Head(Protocol):
@@ -55,8 +55,8 @@ def load_head(path: str | Path) -> Head:
 
     Raises ModelError with one line for a file that is damaged, edited, of a wrong shape, or holds no head.
     """
-    from .audioset import AudioSetHead
-    from .linear import LinearHead
+    from indexer.heads.audioset import AudioSetHead
+    from indexer.heads.linear import LinearHead
 
     path = Path(path)
     kind = tensorfile.read_header(path).about.get("kind")
@@ -69,6 +69,6 @@ def load_head(path: str | Path) -> Head:
 
 def audioset_head(path: str | Path) -> Head:
     """Return the AudioSet head that a fine-tuned encoder's ``model.safetensors`` carries; raises ModelError without one."""
-    from .audioset import AudioSetHead
+    from indexer.heads.audioset import AudioSetHead
 
     return AudioSetHead.load(Path(path))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import tensorfile
-from ..errors import ModelError
-from ..m2d import checkpoint
-from .linear import check_vectors, softmax
+from indexer import tensorfile
+from indexer.errors import ModelError
+from indexer.heads.linear import check_vectors, softmax
+from indexer.m2d import checkpoint
 
 KIND = "audioset"
 THRESHOLD = 0.8  # high, because a wrong tag is worse than none

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import tensorfile
-from ..errors import ModelError
+from indexer import tensorfile
+from indexer.errors import ModelError
 
 KIND = "linear"
 FORMAT_VERSION = 1

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import tensorfile
-from ..errors import ModelError
-from .geometry import DEFAULT_NORM, FrontEnd, Geometry, Shape, expected_shapes, front_end, geometry_from_shapes
+from indexer import tensorfile
+from indexer.errors import ModelError
+from indexer.m2d.geometry import (
+    DEFAULT_NORM,
+    FrontEnd,
+    Geometry,
+    Shape,
+    expected_shapes,
+    front_end,
+    geometry_from_shapes,
+)
 
 if TYPE_CHECKING:
-    from .published import Published
+    from indexer.m2d.published import Published
 
 FILE_NAME = "model.safetensors"
 KIND = "m2d"
@@ -62,7 +70,7 @@ def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_
     if source.suffix.lower() == ".safetensors":
         _copy(source, dest, name, sample_rate_hz)
     else:
-        from . import published
+        from indexer.m2d import published
 
         found = published.read(source, dest_folder)
         _write(found, dest, name or _name_of(source), sample_rate_hz)

@@ -48,7 +48,7 @@ class _RetryError(Exception):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows at most ten redirects, to http(s) only and never from https down to http."""
 
-    def redirect_request(  # noqa: PLR0917 -- the base class sets the arguments
+    def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..encoders import DEVICES, PRECISIONS, Unit
-from ..errors import ModelError
-from . import model
-from .checkpoint import load_weights
-from .frontend import LogMel, M2DCutter
+from indexer.encoders import DEVICES, PRECISIONS, Unit
+from indexer.errors import ModelError
+from indexer.m2d import model
+from indexer.m2d.checkpoint import load_weights
+from indexer.m2d.frontend import LogMel, M2DCutter
 
 # Measured: on a CPU more than 8 units a batch gain nothing (their float32 outputs leave the cache).
 BATCH_UNITS = {"cpu": 8, "mps": 8, "cuda": 64}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..encoders import Unit
-from .geometry import FrontEnd, Geometry
+from indexer.encoders import Unit
+from indexer.m2d.geometry import FrontEnd, Geometry
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import ModelError
+from indexer.errors import ModelError
 
 Shape = tuple[int, ...]
 

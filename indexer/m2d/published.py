@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import ModelError
+from indexer.errors import ModelError
 
 PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
 HEAD_KEYS = {

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mutagen.id3 import TCON
-
-from indexer.tag_blocks import (
+from indexer.tagblocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -24,6 +22,7 @@ from indexer.tag_blocks import (
     read_exactly,
     splice,
 )
+from indexer.tagblocks.id3_genres import ID3_GENRES
 
 UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
 MAX_INFLATED = 1 << 20  # a genre needs no more; stops decompression bombs
@@ -329,12 +328,12 @@ class Id3v1Block(Block):
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
         wanted = {_plain(value): None for value in values}
-        known = {_plain(genre): number for number, genre in reversed(list(enumerate(TCON.GENRES)))}
+        known = {_plain(genre): number for number, genre in reversed(list(enumerate(ID3_GENRES)))}
         number = next((known[value] for value in wanted if value in known), 255)
         return [Field(name, bytes([number]))]
 
     def values(self, field: Field) -> list[str]:
-        return [TCON.GENRES[field.raw[0]]] if field.raw and field.raw[0] < len(TCON.GENRES) else []
+        return [ID3_GENRES[field.raw[0]]] if field.raw and field.raw[0] < len(ID3_GENRES) else []
 
     def length(self) -> int:
         return 128

@@ -5,8 +5,18 @@ Items other than the genre and ours keep bytes and order. A tag at the start of 
 
 from typing import BinaryIO
 
-from indexer.id3_block import id3v1_at
-from indexer.tag_blocks import GENRE, MAX_TAG, OWN_NAMES, Block, Field, TagDamagedError, file_size, read_exactly, splice
+from indexer.tagblocks.blocks import (
+    GENRE,
+    MAX_TAG,
+    OWN_NAMES,
+    Block,
+    Field,
+    TagDamagedError,
+    file_size,
+    read_exactly,
+    splice,
+)
+from indexer.tagblocks.id3 import id3v1_at
 
 HAS_HEADER, IS_HEADER = 1 << 31, 1 << 29
 ENDS = 32  # bytes of a header or footer

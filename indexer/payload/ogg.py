@@ -8,8 +8,8 @@ A missing end-of-stream flag is no fault (recordings of web radio lack it); a pa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from indexer.bytesource import ByteSource, Part, Span, after_leading_tags
-from indexer.containers import streaminfo_facts
+from indexer.payload.simple import streaminfo_facts
+from indexer.payload.source import ByteSource, Part, Span, after_leading_tags
 
 CAPTURE = b"OggS"
 PAGE_HEADER_BYTES = 27
@@ -57,6 +57,8 @@ def _pages(source: ByteSource) -> Iterator[_Page]:
             yield page
             position = page.end
             continue
+        if source.at(position, 4) == CAPTURE:
+            raise source.truncated("the last Ogg page", PAGE_HEADER_BYTES, source.size - position)
         buffer, base = source.window(position)
         found = buffer.find(CAPTURE, position + 1 - base)
         # three bytes are kept back: the capture pattern may lie across two windows

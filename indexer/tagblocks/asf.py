@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from uuid import UUID
 
-from indexer.tag_blocks import (
+from indexer.tagblocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from indexer.bytesource import (
+from indexer.payload.source import (
     ID3V2_HEADER_BYTES,
     ByteSource,
     Part,
@@ -227,6 +227,8 @@ def _first_nonzero(source: ByteSource, start: int, end: int) -> int | None:
 
 def walk_mpeg(source: ByteSource) -> Iterator[Part]:
     """The audio frames of an MP3, MP2 or ADTS file without tags, junk between frames and the Xing/Info/VBRI frame.
+
+    ``ffmpeg -c copy`` keeps all of these but a first frame whose channel mode differs from the second's.
 
     Raises ReadError where no frames are found or the file ends well before what its Xing/Info/VBRI frame claims.
     """

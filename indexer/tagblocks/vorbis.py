@@ -4,12 +4,12 @@ Every other comment, the vendor, pictures and unknown metadata blocks keep bytes
 (lacing, checksums, renumbering); nothing else of an Ogg file is touched.
 """
 
+from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
 from mutagen import ogg
 
-from indexer.id3_block import tag_size
-from indexer.tag_blocks import (
+from indexer.tagblocks.blocks import (
     MAX_TAG,
     OWN_NAMES,
     Block,
@@ -20,6 +20,7 @@ from indexer.tag_blocks import (
     read_exactly,
     splice,
 )
+from indexer.tagblocks.id3 import tag_size
 
 OggPage: Any = ogg.OggPage  # mutagen has no annotations
 PADDING, COMMENT = 1, 4  # FLAC metadata block types (RFC 9639)
@@ -165,7 +166,7 @@ class OggBlock(_CommentBlock):
             raise TagDamagedError("the first Ogg stream is of an unknown kind")
         self.prefix, self.framing, may_pad = self.CODECS[codec]
         self.padded = may_pad
-        self.packets: list[bytes] = OggPage.to_packets(self.pages, strict=False)
+        self.packets: list[bytes] = _paging(OggPage.to_packets, self.pages)
         data = self.packets[0]
         self.is_flac = codec == b"\x7fFLAC"
         if self.is_flac:
@@ -204,8 +205,8 @@ class OggBlock(_CommentBlock):
         prefix = self.prefix[:1] + len(body).to_bytes(3, "big") if self.is_flac else self.prefix
         packet = prefix + body + bytes(room - len(body))
         packets = [packet, *self.packets[1:]]
-        pages = OggPage._from_packets_try_preserve(packets, self.pages)
-        OggPage.replace(file, self.pages, pages)
+        pages = _paging(OggPage._from_packets_try_preserve, packets, self.pages)
+        _paging(OggPage.replace, file, self.pages, pages)
         file.flush()
 
     def remove(self, _file: BinaryIO, _room: int, /) -> None:
@@ -215,17 +216,33 @@ class OggBlock(_CommentBlock):
 def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
     """Pages that hold the comment packet, and the packet before it."""
     file.seek(0)
-    page = OggPage(file)
+    page = _page(file)
     if not page.first or not page.packets:
         raise TagDamagedError("the Ogg stream does not begin with its header")
     serial, first = page.serial, page.packets[0]
     pages: list[Any] = []
     total = 0
     while not pages or not (pages[-1].complete or len(pages[-1].packets) > 1):
-        page = OggPage(file)
+        page = _page(file)
         if page.serial == serial:
             pages.append(page)
             total += page.size
         if total > MAX_TAG:
             raise TagDamagedError("the comment packet is larger than 64 MiB")
     return pages, first
+
+
+def _page(file: BinaryIO) -> Any:
+    """The next page; a wrong checksum would be put right by rewriting, which would hide the damage."""
+    page = _paging(OggPage, file)
+    if page.write() != read_exactly(file, page.offset, page.size, "an Ogg page"):
+        raise TagDamagedError("the checksum of an Ogg header page is wrong")
+    return page
+
+
+def _paging(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Something of OggPage, with its errors as ours."""
+    try:
+        return call(*arguments)
+    except ogg.error as error:
+        raise TagDamagedError(f"an Ogg page is damaged: {error}") from error

@@ -6,9 +6,7 @@ would overflow are refused.
 
 from typing import BinaryIO, ClassVar, NamedTuple
 
-from mutagen.id3 import TCON
-
-from indexer.tag_blocks import (
+from indexer.tagblocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -20,6 +18,7 @@ from indexer.tag_blocks import (
     read_exactly,
     splice,
 )
+from indexer.tagblocks.id3_genres import ID3_GENRES
 
 MEAN = b"com.edm-indexer"
 CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl")
@@ -120,7 +119,7 @@ class IlstBlock(Block):
         data = [content[8:] for name, content in _children(field.raw) if name == b"data"]
         if field.raw[4:8] == b"gnre":
             numbers = [int.from_bytes(content, "big") - 1 for content in data]
-            return [TCON.GENRES[number] for number in numbers if 0 <= number < len(TCON.GENRES)]
+            return [ID3_GENRES[number] for number in numbers if 0 <= number < len(ID3_GENRES)]
         return [content.decode("utf-8", "replace") for content in data]
 
     def length(self) -> int:

@@ -6,8 +6,8 @@ contradict their length (a WAV written into a pipe) are refused.
 
 from typing import BinaryIO, NamedTuple
 
-from indexer.id3_block import Id3Block, parse_all
-from indexer.tag_blocks import GENRE, Block, Field, TagDamagedError, digest_range, file_size, read_exactly, splice
+from indexer.tagblocks.blocks import GENRE, Block, Field, TagDamagedError, digest_range, file_size, read_exactly, splice
+from indexer.tagblocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
 

@@ -1,0 +1,84 @@
+"""The rules of the house: who may import whom, what starts fast, how large a module may grow."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "indexer"
+MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p
+           for p in PACKAGE.rglob("*.py") if "schema" not in p.parts}
+
+# From the bottom up; a module imports from its own row and those before it, never from those after.
+LAYERS = [
+    ["errors"], ["config", "payload", "tagblocks", "tensorfile", "audio"], ["fingerprint", "genre_fields"], ["tags"], ["tagwriter"],
+    ["worker", "encoders", "m2d", "heads", "store", "migrations"], ["child", "journal", "embedding", "progress", "overview", "difference"],
+    ["pipeline"], ["models"], ["scanner", "classify"], ["relabel", "undo", "serve", "web"], ["cli"], ["__main__"],
+]
+LAYER = {name: n for n, layer in enumerate(LAYERS) for name in layer}
+
+
+def layer_of(module: str) -> int:
+    """A module of a package lies in its package's layer; the root holds the version alone."""
+    return LAYER[module.split(".")[1]] if "." in module else 0
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in MODULES}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_one_way(module):
+    own = layer_of(module)
+    ours = [i for i in imports(MODULES[module]) if i.startswith("indexer.")]
+    assert [i for i in ours if layer_of(i) > own] == []
+
+
+def users_of(library: str) -> set[str]:
+    return {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports(path))}
+
+
+def test_each_dangerous_library_has_one_owner():
+    assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
+    assert users_of("av") == {"indexer.audio"}
+    assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations"}
+    assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == set()
+
+
+@pytest.mark.parametrize("command", [["--help"], ["status"], ["tags", "history", "x"], ["models", "list"]])
+def test_commands_that_only_look_never_import_torch(command, cli, music_folder):
+    cli.model = None
+    cli("scan", music_folder / "mp3.mp3")
+    code = f"""
+import sys
+sys.argv = ["indexer", *{command!r}]
+from indexer.cli import main
+try:
+    main()
+except SystemExit as e:
+    assert not e.code, e.code
+print([m for m in ("torch", "sqlite_utils", "datasette", "av") if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **cli.environ})
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_child_process_never_imports_torch():
+    out = subprocess.run([sys.executable, "-c", "import sys, indexer.child; print('torch' in sys.modules)"], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_every_module_opens_with_what_it_owns():
+    for name, path in MODULES.items():
+        if path.read_text().strip():
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{name} has no docstring"

@@ -1,0 +1,188 @@
+"""Datasette on a scanned library: what is shown, what is refused."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from indexer.config import load_settings
+from indexer.errors import StoreError
+from indexer.fingerprint import Stat
+from indexer.serve import is_loopback, make_datasette, metadata, serve
+from indexer.store import Store
+from indexer.web import host_of
+
+HOSTILE = ("<script>alert(1)</script>", "\"onerror='x'", "'; drop table files; --", "javascript:alert(1)", "=cmd|' /C calc'!A0")
+
+
+@pytest.fixture
+def db(tmp_path):
+    """A library of 40 tracks, some with hostile titles."""
+    path = tmp_path / "my music.db"
+    with Store(path) as store:
+        store.put_encoder("e", name="e", width=2, unit_s=6.0)
+        store.put_head("h", name="h", kind="linear", encoder_id="e", labels=["house", "drum and bass"], threshold=0.5, source="s")
+        store.use_head("h")
+        for n in range(40):
+            recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=200.0)
+            file_id = store.put_file(b"/m/%d.mp3" % n, Stat(1, n, 1, 1), root_id=None, state="ready", container="mp3", recording_id=recording)
+            store.put_tags(file_id, {"title": HOSTILE[n] if n < len(HOSTILE) else f"Track number {n}", "artist": "Somebody", "genre": "Rock"})
+            store.put_embedding(recording, "e", b"\0\0\0\0", 1)
+            with store.transaction():
+                store.put_prediction(recording, "h", {"house": 0.4 + n / 100, "drum and bass": 0.6 - n / 100}, 0.5)
+    return path
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(db, path, *, host="127.0.0.1", headers=None):
+    async def ask():
+        datasette = make_datasette(db, host)
+        await datasette.invoke_startup()
+        return await datasette.client.get(path, headers={"host": "127.0.0.1:8001", **(headers or {})})
+
+    return asyncio.run(ask())
+
+
+def rows(db, path):
+    response = get(db, path)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_the_view_is_shown_under_the_files_own_name_with_facets(db):
+    page = get(db, "/my~20music/tracks").text
+    assert "One row a file" in page
+    for facet in ("genre", "decided", "container", "state"):
+        assert f'data-column="{facet}"' in page or f">{facet}" in page
+    found = rows(db, "/my~20music/tracks.json?_facet=genre&_size=5")
+    assert {f["value"] for f in found["facet_results"]["genre"]["results"]} == {"house", "drum and bass"}
+
+
+def test_search_finds_words_of_the_tags(db):
+    found = rows(db, "/my~20music/tracks.json?_search=number+17&_shape=array")
+    assert [r["title"] for r in found] == ["Track number 17"]
+
+
+@pytest.mark.parametrize("name", list(metadata(Path("x.db"))["databases"]["x"]["queries"]))
+def test_every_canned_query_runs(db, name):
+    found = rows(db, f"/my~20music/{name}.json?_shape=array&genre=house&min_confidence=0.6")
+    if name == "by_genre":
+        assert [r["confidence"] for r in found] == sorted((r["confidence"] for r in found), reverse=True)
+        assert len(found) == 20
+
+
+def test_embeddings_are_hidden_and_closed(db):
+    assert get(db, "/my~20music/embeddings").status_code == 403
+    assert "embeddings" not in [t["name"] for t in rows(db, "/my~20music.json")["tables"] if not t["hidden"]]
+
+
+def test_sql_is_answered_on_loopback_and_refused_elsewhere(db):
+    sql = "/my~20music.json?sql=select+count(*)+as+n+from+tracks&_shape=array"
+    assert rows(db, sql) == [{"n": 40}]
+    refused = get(db, sql, host="192.0.2.7", headers={"host": "192.0.2.7"})
+    assert refused.status_code == 403
+
+
+@pytest.mark.parametrize(("host", "status"), [
+    ("127.0.0.1:8001", 200), ("localhost:8001", 200), ("localhost", 200), ("[::1]:8001", 200), ("evil.example", 421),
+    ("evil.example:8001", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example:80", 421), ("", 421)])
+def test_a_foreign_host_is_refused(db, host, status):
+    assert get(db, "/", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(("header", "name"), [("A.b:80", "a.b"), ("[::1]:80", "::1"), ("::1", "::1"), ("x", "x")])
+def test_host_of(header, name):
+    assert host_of(header) == name
+
+
+def test_every_answer_carries_the_headers_that_keep_others_out(db):
+    for path in ("/", "/my~20music/tracks", "/my~20music/tracks.json", "/nothing-here"):
+        headers = get(db, path, headers={"origin": "https://evil.example"}).headers
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "access-control-allow-origin" not in headers
+
+
+def test_hostile_titles_are_text_on_every_page(db):
+    for path in ("/my~20music/tracks?_size=100", "/my~20music/tags", "/my~20music/undecided", "/my~20music/tags/1", "/my~20music/tracks?_search=script"):
+        page = get(db, path).text
+        assert "<script>alert(1)" not in page
+        assert "\"onerror='x'" not in page
+        assert not re.search(r'href="javascript:', page)
+    assert rows(db, "/my~20music/tags/3.json?_shape=array")[0]["title"] == HOSTILE[2]
+
+
+def test_nothing_can_be_written(db):
+    before = db.read_bytes()
+    response = get(db, "/my~20music.json?sql=delete+from+files")
+    assert response.status_code == 400
+    assert sqlite3.connect(db).execute("SELECT count(*) FROM files").fetchone() == (40,)
+    assert db.read_bytes() == before
+
+
+@pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.0.2.1", False), ("nas", False)])
+def test_loopback(host, inside):
+    assert is_loopback(host) is inside
+
+
+def test_serving_without_a_library_says_how_to_start(tmp_path):
+    with pytest.raises(StoreError, match="indexer scan"):
+        serve(load_settings(None, {"db": tmp_path / "none.db"}, {}))
+
+
+def test_the_server_shows_what_a_scan_writes_meanwhile(cli, music_folder, unused_port):
+    """The real process: a live database, read through its write-ahead log."""
+    cli("scan", music_folder / "mp3.mp3")
+    server = cli.process("serve", "--port", unused_port)
+    try:
+        url = f"http://127.0.0.1:{unused_port}/library/tracks.json?_shape=array"
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                found = json.load(urllib.request.urlopen(url, timeout=5))
+                break
+            except urllib.error.URLError:
+                assert time.monotonic() < deadline, "the server did not start"
+                assert server.poll() is None, server.stderr.read()
+                time.sleep(0.1)
+        assert len(found) == 1
+        cli("scan", music_folder)
+        assert len(json.load(urllib.request.urlopen(url, timeout=5))) == 6
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+def test_a_taken_port_is_one_line(cli, music_folder, unused_port):
+    cli("scan", music_folder / "mp3.mp3")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", unused_port))
+        taken.listen()
+        server = cli.process("serve", "--port", unused_port)
+        _, err = server.communicate(timeout=30)
+    assert server.returncode == 2
+    assert str(unused_port) in err
+    assert "Traceback" not in err
+
+
+def test_the_plugin_imports_neither_torch_nor_the_pipeline():
+    code = "import sys, indexer.web; print([m for m in sys.modules if m == 'torch' or m == 'indexer.pipeline'])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy())
+    assert out.stdout.strip() == "[]"
