@@ -12,10 +12,11 @@ from indexer.config import Settings
 from indexer.encoders import load_encoder
 from indexer.errors import ModelError
 from indexer.heads import Head, audioset_head, load_head
+from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.m2d.checkpoint import CheckpointInfo, inspect
 from indexer.pipeline import Model
-from indexer.store import Store, library_lock
+from indexer.store import Store
 
 WITHOUT_MODEL = (
     "no model is installed, so files are indexed without genres; see `indexer models list`, "

@@ -6,9 +6,10 @@ from typing import Any
 from indexer import models
 from indexer.config import Settings
 from indexer.errors import ModelError
+from indexer.lock import library_lock
 from indexer.pipeline import from_f16, scores_of
 from indexer.scanner import choose_and_register
-from indexer.store import Store, library_lock
+from indexer.store import Store
 
 COMMIT_ROWS = 1000
 

@@ -15,9 +15,10 @@ from indexer import models
 from indexer.config import Settings
 from indexer.difference import compare, file_changed, folders_to_scan, spool_difference, walk
 from indexer.journal import settle_open_writes
+from indexer.lock import library_lock
 from indexer.models import Chosen
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
-from indexer.store import Store, known_files, library_lock, open_readonly, printable
+from indexer.store import Store, known_files, open_readonly, printable
 
 OnStart = Callable[[int, Chosen | None], None]
 

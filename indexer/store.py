@@ -1,14 +1,12 @@
 """The library's database: opening it, and every SQL statement that is not the schema.
 
-Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds library_lock).
+Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds indexer.lock).
 Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is handed.
 sqlite-utils is imported on opening for writing only, so that commands that look start fast.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import LockedError, StoreError
+from indexer.errors import StoreError
 from indexer.fingerprint import Stat
+from indexer.tracks_view import tracks_view
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 FILE_STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
@@ -32,31 +31,6 @@ def printable(path: bytes) -> str:
     """A path for people: bad bytes and control characters escaped, so that no terminal or page is fooled."""
     text = path.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-@contextlib.contextmanager
-def library_lock(db_path: Path) -> Iterator[None]:
-    """Hold the library for writing; the operating system frees it if the process dies.
-
-    Raises LockedError naming the owner's process id when another process holds it.
-    """
-    db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock_path = db_path.with_name(db_path.name + ".lock")
-    try:
-        handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise StoreError(f"{lock_path}: cannot be opened ({e.strerror})") from e
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise LockedError(f"{db_path}: another indexer (process {owner}) is working on this library") from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
-        yield
-    finally:
-        os.close(handle)
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -529,37 +503,3 @@ def dump_stat(stat: Stat) -> str:
 def parse_stat(text: str) -> Stat:
     """The Stat that dump_stat wrote."""
     return Stat(**json.loads(text))
-
-
-_TRACK_COLUMNS = (
-    "id", "path", "title", "artist", "album", "duration_s", "tag_genre", "genre", "confidence", "decided", "bpm", "musical_key", "year",
-    "record_label", "dj_data", "container", "codec", "sample_rate_hz", "size", "state", "reason", "first_seen", "recording_id",
-)
-
-
-def tracks_view(labels: Sequence[str]) -> str:
-    """The SQL of the view ``tracks``: a row a file, a column a label (its probability) of the head in use."""
-    taken = set(_TRACK_COLUMNS)
-    columns = ""
-    for label in labels:
-        name = label
-        while name.casefold() in taken:
-            name += " score"
-        taken.add(name.casefold())
-        columns += (",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id"
-                    " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"'))
-    return f"""CREATE VIEW tracks AS
-SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
-  round(p.confidence, 4) AS confidence, p.decided{columns},
-  t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
-  f.state, coalesce(f.reason, r.reason) AS reason, f.first_seen, f.recording_id
-FROM files f
-LEFT JOIN tags t ON t.file_id = f.id
-LEFT JOIN recordings r ON r.id = f.recording_id
-LEFT JOIN heads h ON h.in_use = 1
-LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
-
-
-def _quoted(text: str, mark: str) -> str:
-    """SQL text (') or name (") of any content."""
-    return mark + text.replace(mark, mark * 2) + mark

@@ -14,7 +14,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
-    ["errors"], ["config", "payload", "tagblocks", "tensorfile", "audio"], ["fingerprint", "genre_fields"], ["tags"], ["tagwriter"],
+    ["errors"], ["config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "tracks_view"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
     ["worker", "encoders", "m2d", "heads", "store", "migrations"], ["child", "journal", "embedding", "progress", "overview", "difference"],
     ["pipeline"], ["models"], ["scanner", "classify"], ["relabel", "undo", "serve", "web"], ["cli"], ["__main__"],
 ]

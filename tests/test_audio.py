@@ -490,7 +490,7 @@ def test_encrypted_mp4_is_unsupported(tmp_path, tracks, tag):
 def test_encrypted_wma_is_unsupported(tmp_path, tracks):
     path = tmp_path / "x.wma"
     data = tracks["wma"].read_bytes()
-    guid = audio._ASF_ENCRYPTED[0]
+    guid = audio.ASF_ENCRYPTED[0]
     header_bytes, objects = struct.unpack("<QI", data[16:28])
     extra = guid + struct.pack("<Q", 40) + bytes(16)
     path.write_bytes(data[:16] + struct.pack("<QI", header_bytes + 40, objects + 1) + data[28:30] + extra + data[30:])

@@ -15,8 +15,8 @@ import pytest
 
 from indexer.encoders import load_encoder, track_vector
 from indexer.heads import audioset_head
+from indexer.lock import library_lock
 from indexer.m2d import catalogue
-from indexer.store import library_lock
 from tests.synth import music, write_audio
 
 

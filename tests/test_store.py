@@ -9,7 +9,9 @@ import pytest
 from indexer import migrations
 from indexer.errors import LockedError, StoreError
 from indexer.fingerprint import Stat
-from indexer.store import Lacking, Store, known_files, library_lock, open_readonly, printable, tracks_view
+from indexer.lock import library_lock
+from indexer.store import Lacking, Store, known_files, open_readonly, printable
+from indexer.tracks_view import tracks_view
 
 STAT = Stat(1, 2, 3, 4)
 SNAPSHOT = Path(migrations.__file__).parents[1] / "schema" / "current.sql"

@@ -1,0 +1,126 @@
+"""What a sound file says of its own length: read from its head or last page, independent of the decoder.
+
+A claim that the file keeps is how a file that was cut short is noticed. Only claims that can be trusted: a header's count,
+never an estimate from bit rate and size. Reads through the source it is given, decodes nothing.
+"""
+
+import struct
+from typing import Any, Protocol
+
+# Formats whose header states the length. Checked with halves of files; the others need a look of our own.
+HEADER_STATES_LENGTH = {"aiff", "ape", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "tak", "tta", "wv"}
+
+HEAD_BYTES = 1 << 16
+_OGG_PAGE_BYTES = 65_307  # the longest page
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_ENCRYPTED = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),  # content encryption object
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),  # extended content encryption object
+)
+
+
+class Source(Protocol):
+    """The bytes of a file behind its ID3v2 tags."""
+
+    size: int
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from offset; none outside of the file."""
+        ...
+
+
+def claimed_s(file: Source, container: Any, stream: Any) -> float | None:
+    """The length the header states, or None: FFmpeg's estimates from bit rate and file size prove nothing."""
+    names = set(container.format.name.split(","))
+    claimed: float | None = None
+    if names & HEADER_STATES_LENGTH:
+        claimed = float(stream.duration * stream.time_base) if stream.duration else None
+    elif "mp3" in names:
+        claimed = _mp3_claimed_s(file)
+    elif "wav" in names:
+        claimed = _wav_claimed_s(file)
+    elif "asf" in names:
+        claimed = _asf_claimed_s(file)
+    elif "ogg" in names:
+        claimed = _ogg_claimed_s(file, stream)
+    return claimed if claimed is not None and claimed > 0 else None
+
+
+def _mp3_claimed_s(file: Source) -> float | None:
+    """The frames that a Xing, Info or VBRI header counts, less the encoder delay and padding that a LAME tag tells."""
+    head = file.at(0, HEAD_BYTES)
+    at = head.find(b"\xff")
+    while 0 <= at < len(head) - 60:
+        version, layer, rate = head[at + 1] >> 3 & 3, head[at + 1] >> 1 & 3, head[at + 2] >> 2 & 3
+        if head[at + 1] >= 0xE0 and version != 1 and layer == 1 and rate != 3:
+            rate_hz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+            mono = head[at + 3] >> 6 == 3
+            samples = _counted_samples(head[at : at + 256], version == 3, mono)
+            if samples is not None:
+                return samples / rate_hz
+        at = head.find(b"\xff", at + 1)
+    return None
+
+
+def _counted_samples(frame: bytes, mpeg1: bool, mono: bool) -> int | None:
+    """The length that a layer III frame states if it is such a header and no sound."""
+    samples = 1152 if mpeg1 else 576
+    xing = frame[4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17)) :]
+    if xing[:4] in (b"Xing", b"Info"):
+        flags, frames = struct.unpack(">II", xing[4:12])
+        # The four optional fields: frames, bytes, table of contents, quality. A LAME tag follows them.
+        lame = xing[8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1) :]
+        delays = int.from_bytes(lame[21:24], "big") if lame[:4] in (b"LAME", b"Lavf", b"Lavc") else 0
+        return frames * samples - (delays >> 12) - (delays & 0xFFF) if flags & 1 else None
+    if frame[36:40] == b"VBRI":
+        return int.from_bytes(frame[50:54], "big") * samples
+    return None
+
+
+def _wav_claimed_s(file: Source) -> float | None:
+    """The size of the data chunk over the bytes per second of plain PCM; a piped file does not know its size."""
+    at, long_size, rate_bytes = 12, 0, 0
+    while len(head := file.at(at, 36)) >= 8:
+        name, size = head[:4], int.from_bytes(head[4:8], "little")
+        if name == b"ds64" and len(head) >= 24:
+            long_size = int.from_bytes(head[16:24], "little")
+        elif name == b"fmt " and len(head) >= 24:
+            kind, channels, rate_hz, rate_bytes, align = struct.unpack("<HHIIH", head[8:22])
+            if kind not in (1, 3, 0xFFFE) or rate_bytes != rate_hz * align or not channels:
+                return None
+        elif name == b"data":
+            size = long_size if size == 0xFFFFFFFF else size
+            return size / rate_bytes if rate_bytes and not 0x7FFFF000 <= size <= 0xFFFFFFFF else None
+        at += 8 + size + size % 2
+    return None
+
+
+def _asf_claimed_s(file: Source) -> float | None:
+    """The play time of the file properties, less the preroll, if the file is shorter than they say."""
+    head = file.at(0, HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return None
+    size, _created, _packets, play, _send, preroll_ms, flags = struct.unpack("<QQQQQQI", head[at + 40 : at + 92])
+    # Some programs write a play time that is seconds too long: it only counts where bytes are missing too.
+    return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
+
+
+def _ogg_claimed_s(file: Source, stream: Any) -> float | None:
+    """The position the last page states, which in joined files only counts from the last of them."""
+    tail = _ogg_last_page(file)
+    joined = tail[14:18] != file.at(14, 4)
+    return float(stream.duration * stream.time_base) if stream.duration and not joined else None
+
+
+def last_page_is_cut(file: Source) -> bool:
+    """Whether an Ogg file, which states no length but that of its last page, ends inside a page or without any."""
+    page = _ogg_last_page(file)
+    return len(page) < 27 or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
+
+
+def _ogg_last_page(file: Source) -> bytes:
+    """From the last Ogg page header to the end of the file; empty if there is none where one must be."""
+    tail = file.at(max(0, file.size - 2 * _OGG_PAGE_BYTES), 2 * _OGG_PAGE_BYTES)
+    at = tail.rfind(b"OggS\0")
+    return tail[at:] if at >= 0 else b""
