@@ -127,7 +127,6 @@ class Pipeline:
         self._embedder: Embedder | None = None
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
-        self._active_files: set[int] = set()
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
         self._embedded_now: set[int] = set()
         self._stop = threading.Event()
@@ -192,12 +191,9 @@ class Pipeline:
 
     def _begin(self, item: Changed | Backlog) -> None:
         if isinstance(item, Backlog):
-            if item.file_id not in self._active_files:
-                file = self._store.file(item.file_id)
-                job = _Job(file.path, os.fsdecode(file.path), file)
-                self._in_flight += 1
-                self._active_files.add(file.id)
-                self._embed(job)
+            file = self._store.file(item.file_id)
+            self._in_flight += 1
+            self._embed(_Job(file.path, os.fsdecode(file.path), file))
             return
         job = _Job(item.path, os.fsdecode(item.path))
         self._in_flight += 1
@@ -226,7 +222,6 @@ class Pipeline:
                                            container=found["container"], recording_id=recording_id)
             self._store.put_tags(file_id, tag_columns(job.tags))
         job.file = self._store.file(file_id)
-        self._active_files.add(file_id)
         self._embed(job)
 
     def _embed(self, job: _Job) -> None:
@@ -382,8 +377,6 @@ class Pipeline:
 
     def _finish(self, job: _Job) -> None:
         self._in_flight -= 1
-        if job.file:
-            self._active_files.discard(job.file.id)
         self._watcher.advance(job.name, job.outcome)
 
     def _fail(self, job: _Job, reason: str) -> None:

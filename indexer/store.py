@@ -84,7 +84,8 @@ class Lacking:
             lacks.append("(f.tag_policy IS NOT ? AND EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
                          " AND p.head_id = ? AND p.decided))")
             values += [self.tag_policy, self.head_id]
-        return f"f.state = 'ready' AND ({' OR '.join(lacks) or '0'})", values
+        spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
+        return f"f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values
 
 
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
@@ -210,14 +211,14 @@ class Store:
 
     def clear_spool(self) -> None:
         """Empty the lists of changed and of vanished files that a difference fills (temporary tables on disk)."""
-        self._run("CREATE TEMP TABLE IF NOT EXISTS changed (id INTEGER PRIMARY KEY, path BLOB, root_id INTEGER)")
+        self._run("CREATE TEMP TABLE IF NOT EXISTS changed (id INTEGER PRIMARY KEY, path BLOB UNIQUE, root_id INTEGER)")
         self._run("CREATE TEMP TABLE IF NOT EXISTS vanished (id INTEGER PRIMARY KEY)")
         self._run("DELETE FROM changed")
         self._run("DELETE FROM vanished")
 
     def spool_changed(self, rows: Iterable[tuple[bytes, int | None]]) -> None:
         """Remember (path, root id) as new or changed."""
-        self.db.conn.executemany("INSERT INTO changed (path, root_id) VALUES (?, ?)", rows)
+        self.db.conn.executemany("INSERT OR IGNORE INTO changed (path, root_id) VALUES (?, ?)", rows)
 
     def spool_vanished(self, rows: Iterable[tuple[int]]) -> None:
         """Remember (file id,) as not found by the walk."""
@@ -411,14 +412,17 @@ class Store:
         return found
 
     def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
-        """How many files ``backlog`` would give."""
+        """How many files ``backlog`` gives."""
         sql, values = lacking.condition()
         rows = [self._one(f"SELECT count(*) AS n FROM files f WHERE (f.path = ? OR (f.path > ? AND f.path < ?)) AND {sql}",
                           (target, *subtree(target), *values)) for target in targets]
         return sum(int(row["n"]) for row in rows if row)
 
     def backlog(self, targets: Sequence[bytes], lacking: "Lacking") -> Iterator[int]:
-        """Ids of readable files among the targets that lack something, by path, a page at a time."""
+        """Ids of readable files among the targets that lack something, by path, a page at a time.
+
+        Files that are spooled as changed are not among them: they go through all steps anyway.
+        """
         sql, values = lacking.condition()
         for target in targets:
             low, high = subtree(target)
