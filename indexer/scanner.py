@@ -14,6 +14,7 @@ from typing import Any
 from indexer import models
 from indexer.config import Settings
 from indexer.difference import compare, file_changed, folders_to_scan, spool_difference, walk
+from indexer.errors import ConfigError
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
@@ -81,6 +82,9 @@ class Scan:
             settle_open_writes(store)
             chosen = choose_and_register(store, self._settings)
             targets = folders_to_scan(paths, self._settings.roots, store.root_paths())
+            for target in targets:
+                if store.root_for(target) is None and not os.path.exists(target):  # noqa: PTH110 - bytes
+                    raise ConfigError(f"{printable(target)}: no such folder or file")
             run_id = store.start_run("scan")
             pipeline = self._pipeline = Pipeline(
                 store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
@@ -102,9 +106,6 @@ class Scan:
             if os.path.isfile(target):  # noqa: PTH113 - bytes
                 if force or file_changed(store.file_at(target), target):
                     store.spool_changed([(target, root["id"] if root else None)])
-                continue
-            if root is None and not os.path.isdir(target):  # noqa: PTH112
-                result.notes.append(f"{printable(target)}: no such folder or file")
                 continue
             root_id = int(root["id"]) if root else store.add_root(target)
             difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force)
