@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from indexer import audio, fingerprint, tags, tagwriter
+from indexer import audio, examination, fingerprint, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError
 from indexer.worker import _HEADER, pack
 
@@ -91,7 +91,14 @@ def prepare_write(path: str, channel: Channel, *, container: str, edit: dict[str
     return prepared.to_json()
 
 
-OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {"inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write}
+def examine(path: str, channel: Channel) -> dict[str, Any]:
+    """What doctor needs to know of one file; see examination."""
+    return examination.examine(path, heartbeat=channel.beat)
+
+
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
+}  # fmt: skip
 
 
 def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:

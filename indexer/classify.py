@@ -25,10 +25,8 @@ def chosen_model(settings: Settings) -> Chosen:
         head_in_use = conn.execute("SELECT * FROM heads WHERE in_use = 1").fetchone()
         conn.close()
     chosen = models.choose(settings, encoder_in_use["id"] if encoder_in_use else None, head_in_use)
-    if chosen is None:
-        raise ModelError("no model is installed; see `indexer models list`, or name a checkpoint with --encoder PATH")
-    if chosen.head is None:
-        raise ModelError(models.WITHOUT_HEAD.format(name=chosen.info.name))
+    if chosen is None or chosen.head is None:
+        raise ModelError(str(models.without_genres(chosen)))
     return chosen
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from indexer import __version__
+from indexer import __version__, texts
 from indexer.config import Settings, load_settings
 from indexer.errors import IndexerError
 
@@ -22,7 +22,7 @@ PATH = click.Path(path_type=Path)
 COMMON = [
     click.option("--db", type=PATH, help="The library's database."),
     click.option("--config", type=PATH, help="Settings file to read instead of the usual one."),
-    click.option("--encoder", metavar="NAME|PATH", help="Model to embed with: an installed name, or a checkpoint's path."),
+    click.option("--encoder", metavar="NAME|PATH", help="Model to embed with: rhythm (built in), an installed name, or a checkpoint's path."),
     click.option("--head", metavar="NAME|PATH", help="Head to classify with: 'audioset', or a head file's path."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Arithmetic of the encoder."),
@@ -91,18 +91,18 @@ def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: b
     Without PATHS: the roots of the settings file, else every folder that was scanned before. What is known and
     unchanged is not opened again. Ctrl-C keeps what is done; the next scan goes on from there.
     """
-    from indexer.scanner import preview
+    from indexer.preview import preview
 
     if dry_run:
         found = preview(settings, paths)
-        click.echo(json.dumps(found) if as_json else _preview_text(found))
+        click.echo(json.dumps(found) if as_json else texts.preview_text(found))
         return
     run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force)
 
 
 def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:
     """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
-    from indexer.models import WITHOUT_HEAD, WITHOUT_MODEL, Chosen
+    from indexer.models import Chosen, without_genres
     from indexer.progress import Progress
     from indexer.scanner import Scan
 
@@ -111,10 +111,9 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 
     def begin(total: int, chosen: Chosen | None) -> None:
         progress.begin(total)
-        if verbosity >= 0 and chosen is None:
-            progress.line(WITHOUT_MODEL)
-        elif verbosity >= 0 and chosen and chosen.head is None:
-            progress.line(WITHOUT_HEAD.format(name=chosen.info.name))
+        reason = without_genres(chosen)
+        if verbosity >= 0 and reason:
+            progress.line(reason)
 
     def interrupt(signum: int, _frame: Any) -> None:
         progress.line("stopping: finishing what is in work (again to stop at once)")
@@ -130,7 +129,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
             signal.signal(signum, handler)
     for note in result.notes:
         click.echo(f"indexer: {note}", err=True)
-    click.echo(json.dumps(result.to_json()) if as_json else _scan_text(result.to_json()))
+    click.echo(json.dumps(result.to_json()) if as_json else texts.scan_text(result.to_json()))
     sys.exit(result.exit_code)
 
 
@@ -148,7 +147,7 @@ def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None
         if "error" in result:
             click.echo(f"{result['path']}: {result['error']}", err=True)
         elif not as_json:
-            click.echo(_classify_text(result))
+            click.echo(texts.classify_text(result))
     if as_json:
         click.echo(json.dumps(results))
     sys.exit(1 if any("error" in r for r in results) else 0)
@@ -167,6 +166,47 @@ def relabel(settings: Settings, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--labels", metavar="SOURCE,...", help="Where labels come from: corrections, tags, folders (default: all three).")
+@click.option("--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre.")
+@click.option("--name", help="Name of the new head.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides the split and the order; the same seed gives the same head.")
+@click.option("--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most.")
+@click.option("--target-precision", type=float, default=0.9, show_default=True, help="Share of decided genres that should be right.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
+@json_option
+@common
+def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
+    """Learn a head from your own labels and cached embeddings, and put it in use; no file is opened."""
+    from indexer.train import Request, report
+    from indexer.train import train as learn
+
+    sources = tuple(part.strip() for part in labels.split(",")) if labels is not None else None
+    with click.progressbar(length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
+        try:
+            found = learn(settings, Request(sources=sources, csv=csv_file, **request), lambda epoch: bar.update(epoch.number - bar.pos))
+        except KeyboardInterrupt:
+            click.echo("\nthe former head stays in use; the same command with --resume goes on from here", err=True)
+            raise
+    click.echo(json.dumps(found) if as_json else report(found))
+
+
+@main.command()
+@click.argument("folder", type=PATH, default=Path("indexer-demo"))
+@json_option
+@common
+def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
+    """Synthesise a small library in FOLDER (indexer-demo) and run the whole program on it."""
+    from indexer.demo import demo as run
+    from indexer.progress import Progress
+
+    progress = Progress(verbosity)
+    found = run(settings, folder.absolute(), progress, progress.line if verbosity >= 0 else lambda _: None)
+    progress.clear()
+    click.echo(json.dumps(found) if as_json else f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'")
+    sys.exit(1 if found["failed"] else 0)
+
+
+@main.command()
 @json_option
 @common
 def status(settings: Settings, as_json: bool) -> None:
@@ -174,7 +214,28 @@ def status(settings: Settings, as_json: bool) -> None:
     from indexer.overview import status as look
 
     found = look(settings.db)
-    click.echo(json.dumps(found) if as_json else _status_text(found))
+    click.echo(json.dumps(found) if as_json else texts.status_text(found))
+
+
+@main.command()
+@click.argument("paths", nargs=-1, type=PATH, required=True)
+@json_option
+@common
+def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], as_json: bool) -> None:
+    """What each reader sees as genre in files, and what a write would refuse and why.
+
+    Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
+    """
+    from indexer.doctor import diagnose, exit_code, to_text
+    from indexer.progress import Progress
+
+    progress = Progress(verbosity)
+    try:
+        found = diagnose(settings, paths, progress)
+    finally:
+        progress.clear()
+    click.echo(json.dumps(found) if as_json else to_text(found))
+    sys.exit(exit_code(found))
 
 
 @main.command()
@@ -208,7 +269,7 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
         return
     for row in rows:
         reason = f"  ({row['reason']})" if row["reason"] else ""
-        click.echo(f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {_genres(row['before'])} -> {_genres(row['after'])}{reason}")
+        click.echo(f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {texts.genres(row['before'])} -> {texts.genres(row['after'])}{reason}")
     if not rows:
         click.echo("nothing was written to this file")
 
@@ -238,10 +299,17 @@ def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, s
 
 @tags.command("apply")
 @click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; change nothing.")
 @json_option
 @common
-def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], as_json: bool) -> None:
+def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Write the genres that are decided and not yet in the files, also where they were undone before."""
+    from indexer.preview import preview
+
+    if dry_run:
+        found = preview(settings, paths, explicit_tags=True)
+        click.echo(json.dumps(found) if as_json else texts.preview_text(found))
+        return
     run_scan(settings, paths, verbosity=verbosity, as_json=as_json, explicit_tags=True)
 
 
@@ -254,11 +322,11 @@ def models() -> None:
 @json_option
 @common
 def models_list(settings: Settings, as_json: bool) -> None:
-    """Published checkpoints and installed models."""
+    """Built-in, installed and published models."""
     from indexer.models import overview
 
     found = overview(settings.models)
-    click.echo(json.dumps(found) if as_json else _models_text(found))
+    click.echo(json.dumps(found) if as_json else texts.models_text(found))
 
 
 @models.command("download")
@@ -315,61 +383,3 @@ def models_use(settings: Settings, name: str) -> None:
     from indexer.models import use
 
     click.echo(use(settings, name))
-
-
-# ---- texts
-
-
-def _genres(values: list[str] | None) -> str:
-    return "; ".join(values) if values else "(none)"
-
-
-def _scan_text(r: dict[str, Any]) -> str:
-    lines = [f"{r['files']:,} files: {r['embedded']:,} recordings embedded ({r['audio_s'] / 3600:.1f} h of audio), {r['cached']:,} known already"]
-    if r["classified"]:
-        lines.append(f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {r['tags_written']:,} genres written"
-                     + (f", {r['tags_refused']:,} files left alone" if r["tags_refused"] else ""))
-    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
-    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time" if r["audio_s"] else ""
-    lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
-    return "\n".join(lines)
-
-
-def _preview_text(found: dict[str, Any]) -> str:
-    names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
-    lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
-    lines.append(", ".join(f"{found[kind]:,} {kind}" for kind in ("new", "changed", "unchanged", "back", "vanished", "unlisted") if found[kind])
-                 or "no files")
-    return "\n".join(lines)
-
-
-def _classify_text(result: dict[str, Any]) -> str:
-    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else ' (undecided)'}"]
-    width = max(len(label) for label in result["scores"])
-    lines += [f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}" for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])]
-    return "\n".join(lines)
-
-
-def _status_text(s: dict[str, Any]) -> str:
-    lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
-    lines += [f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})" for r in s["roots"]]
-    lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
-    lines.append(f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}")
-    if s["head"]:
-        lines.append(f"head       {s['head']['name']} (decided from {s['head']['threshold']:.0%})")
-    lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
-    lines.append(f"tags       {s['tags_written']:,} written")
-    lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
-    if s["last_run"]:
-        lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
-    return "\n".join(lines)
-
-
-def _models_text(found: dict[str, Any]) -> str:
-    lines = ["installed:"]
-    lines += [f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else "") for m in found["installed"]]
-    if not found["installed"]:
-        lines.append("  none")
-    lines.append("published by NTT (evaluation licence, non-commercial):")
-    lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in found["published"]]
-    return "\n".join(lines)

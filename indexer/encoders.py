@@ -1,7 +1,7 @@
 """What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
 
-Owns the interface that the rest of the program knows, and how a checkpoint becomes an encoder. Never decodes audio,
-never touches the store, and imports torch only inside ``load_encoder``.
+Owns the interface that the rest of the program knows, and how a built-in name or a checkpoint becomes an encoder. Never
+decodes audio, never touches the store, and imports torch only inside ``load_encoder``.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
+BUILT_IN = "rhythm"  # the name of the encoder that needs no download
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,27 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """What is known of an encoder before it is loaded; the fields are those of ``Encoder``."""
+
+    encoder_id: str
+    name: str
+    width: int
+    sample_rate_hz: int
+    unit_s: float
+    source: str | Path  # what load_encoder takes
+    head_width: int | None = None  # inputs of the AudioSet head it carries; None: it carries none
+
+
+def built_in_info() -> EncoderInfo:
+    """Describe the encoder that needs no download."""
+    from indexer.rhythm import RhythmEncoder
+
+    encoder = RhythmEncoder()
+    return EncoderInfo(encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, BUILT_IN)
+
+
 def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Average the unit vectors of one track, each by its weight.
 
@@ -93,12 +115,17 @@ def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(mean, dtype=np.float32)
 
 
-def load_encoder(path: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Load a converted checkpoint (``model.safetensors``) as an encoder.
+def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
+    """Load the built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
 
     device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda, fp32 elsewhere), fp32 or
-    bf16. Raises ModelError for a file that is damaged or not ours, an unknown option, or a device that is not there.
+    bf16. The built-in encoder runs on the CPU in float64 whatever they say. Raises ModelError for a file that is damaged
+    or not ours, an unknown option, or a device that is not there.
     """
+    if source == BUILT_IN:
+        from indexer.rhythm import RhythmEncoder
+
+        return RhythmEncoder()
     from indexer.m2d.encoder import M2DEncoder
 
-    return M2DEncoder(Path(path), device=device, precision=precision)
+    return M2DEncoder(Path(source), device=device, precision=precision)

@@ -16,9 +16,20 @@ from typing import Any, BinaryIO, Literal
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.tagblocks import id3 as id3_block
 from indexer.tagblocks import riff as riff_block
-from indexer.tagblocks.ape import ApeBlock
+from indexer.tagblocks.ape import ApeBlock, WavPackBlock
 from indexer.tagblocks.asf import AsfBlock, AsfLibraryBlock
-from indexer.tagblocks.blocks import GENRE, ORIGINAL, OURS, OWN_NAMES, Block, Field, TagDamagedError, digest
+from indexer.tagblocks.blocks import (
+    GENRE,
+    ORIGINAL,
+    OURS,
+    OWN_NAMES,
+    Block,
+    Field,
+    TagDamagedError,
+    UnwritableError,
+    digest,
+    file_size,
+)
 from indexer.tagblocks.id3 import Id3v1Block
 from indexer.tagblocks.mp4 import IlstBlock, other_atoms
 from indexer.tagblocks.vorbis import FlacBlock, OggBlock
@@ -26,9 +37,10 @@ from indexer.tagblocks.vorbis import FlacBlock, OggBlock
 Loader = Callable[[BinaryIO], Block]
 FilePath = str | bytes | os.PathLike[str]
 FRAME_BYTES = 1024  # headers of a tag, of the chunk or atoms around it, or of its Ogg pages
+LARGEST_RIFF = (1 << 32) - (1 << 18)  # bytes; so large a WAV or AIFF file has room for our tags below its 4 GiB
 MAX_ORIGINAL = 60_000  # bytes of a genre that can be recorded for undo
 
-# container -> (tag, written even where it does not exist yet); the first one carries our own fields
+# container -> (tag, written even where it does not exist yet); the first one carries our own fields (see _main_place)
 PLACES: dict[str, list[tuple[Loader, bool]]] = {
     "mp3": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
     "tta": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
@@ -42,7 +54,7 @@ PLACES: dict[str, list[tuple[Loader, bool]]] = {
     "oggflac": [(OggBlock, True)],
     "mp4": [(IlstBlock, True)],
     "asf": [(AsfBlock, True), (AsfLibraryBlock, False)],
-    "wavpack": [(ApeBlock, True), (Id3v1Block, False)],
+    "wavpack": [(WavPackBlock, True), (Id3v1Block, False)],
     "musepack": [(ApeBlock, True), (Id3v1Block, False)],
     "ape": [(ApeBlock, True), (Id3v1Block, False)],
 }
@@ -110,19 +122,20 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
     """
     with _open(path, container, "r+b") as (file, places):
         blocks = [load(file) for load, _ in places]
-        main = blocks[0]
-        original = _kept_original(main) or _compact(_record(blocks))
+        main = _main_place(path, blocks)
+        original = _kept_original(blocks) or _compact(_record(blocks))
         if len(original) > MAX_ORIGINAL:
             raise WriteRefusedError(path, "the genre that stands there is too long to be recorded for undo")
-        for load, create in places:
+        for number, (load, create) in enumerate(places):
             block = load(file)
-            if not block.exists and not create:
+            if not block.exists and (main or not create):
                 continue
             at = next((i for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE), None)
             others = _others(block.fields)
             new = block.encode(GENRE, list(edit.genres))
             at = len(others) if at is None else at
-            own = [*block.encode(OURS, [edit.describe()]), *block.encode(ORIGINAL, [original])] if block.own_fields else []
+            carries = block.own_fields or number == main
+            own = [*block.encode(OURS, [edit.describe()]), *block.encode(ORIGINAL, [original])] if carries else []
             block.fields = [*others[:at], *new, *others[at:], *own]
             block.write(file)
 
@@ -133,14 +146,42 @@ def restore_genre(path: FilePath, container: str) -> None:
     Raises WriteRefusedError when nothing is recorded.
     """
     with _open(path, container, "r+b") as (file, places):
-        main = places[0][0](file)
-        record = parse_original("".join(main.text_of(ORIGINAL)[:1]))
+        blocks = [load(file) for load, _ in places]
+        record = parse_original(_first_text(blocks, ORIGINAL))
         if record is None:
             raise WriteRefusedError(path, "no earlier genre is recorded in the file")
+        main = next(number for number, block in enumerate(blocks) if _first_text([block], ORIGINAL))
         for number, (load, _) in enumerate(places):
             block = load(file)
             if block.exists:
-                _restore_block(file, block, record, is_main=number == 0)
+                _restore_block(file, block, record, is_main=number == main)
+
+
+def lesser_tags_alone(blocks: list[Block]) -> bool:
+    """Whether a new first tag would hide the others: it is missing, and title, artist or our record stand in another one.
+
+    Programs read one kind of tag and leave the others, so one with nothing but a genre hides what ID3v1, APEv2 or INFO say.
+    """
+    return not blocks[0].exists and any(block.says_something() or block.text_of(ORIGINAL) for block in blocks[1:])
+
+
+def _main_place(path: FilePath, blocks: list[Block]) -> int:
+    """Which tag carries our own fields: the first; where that would hide others, the first of those, and no new one is made.
+
+    Raises WriteRefusedError for ID3v1 alone, which has no place for our fields.
+    """
+    if not lesser_tags_alone(blocks):
+        return 0
+    main = next((n for n, block in enumerate(blocks) if block.exists and block.kind != "id3v1"), None)
+    if main is None:
+        raise WriteRefusedError(path, "it has only an ID3v1 tag, and a new tag beside it would hide that from other programs; "
+                                "have a tag editor add a newer one first")  # fmt: skip
+    return main
+
+
+def _first_text(blocks: list[Block], name: str) -> str:
+    """One of our own two fields from the first tag that has it, which need not be the main one: another program adds tags."""
+    return next(filter(None, ("".join(block.text_of(name)[:1]) for block in blocks)), "")
 
 
 def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_main: bool) -> None:
@@ -156,7 +197,7 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
         block.fields = fields
         block.write(file, _number(state.get("room")))
         return
-    if is_main or isinstance(state, dict):  # rewritten in another form since: the text is all that can be given back
+    if is_main or (isinstance(state, dict) and block.text_of(GENRE)):  # rewritten in another form since: the text is all that can be given back
         block.fields = [*others, *(block.encode(GENRE, record["genre"]) if record["genre"] else [])]
         block.write(file)
 
@@ -165,28 +206,66 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _kept_original(main: Block) -> str | None:
+def _kept_original(blocks: list[Block]) -> str | None:
     """The record of an earlier write of ours, as long as what stands there is still ours."""
-    ours = parse_ours("".join(main.text_of(OURS)[:1]))
-    text = "".join(main.text_of(ORIGINAL)[:1])
-    standing = joined(main.text_of(GENRE))
-    return text if ours is not None and ours.genre == standing and parse_original(text) is not None else None
+    ours, text = parse_ours(_first_text(blocks, OURS)), _first_text(blocks, ORIGINAL)
+    record = parse_original(text)
+    if ours is None or record is None:
+        return None
+    carrier = next(block for block in blocks if block.text_of(OURS))
+    read = next(filter(None, (block.text_of(GENRE) for block in _as_read(blocks))), [])
+    if not ours.genre == joined(carrier.text_of(GENRE)) == joined(read):
+        return None
+    added = {block.kind: _state(block) for block in blocks if _added_since(block, record) and not _holds(block, ours.genre)}
+    return _compact(record | added) if added else text
+
+
+def _added_since(block: Block, record: dict[str, Any]) -> bool:
+    """Whether another program made this tag after our write."""
+    state = record.get(block.kind)
+    return isinstance(state, dict) and bool(state.get("absent")) and block.exists and not block.text_of(ORIGINAL)
+
+
+def _as_read(blocks: list[Block]) -> list[Block]:
+    """The tags in the order in which tags.py looks for a genre: APEv2 goes before ID3v1 only where no ID3v2 tag stands."""
+    if blocks[0].kind == "ape":
+        return blocks[:1]
+    return [blocks[0], *sorted(blocks[1:], key=lambda block: blocks[0].exists and block.kind != "id3v1")]
 
 
 def _record(blocks: list[Block]) -> dict[str, Any]:
-    values = [block.text_of(GENRE) for block in blocks]
+    """What stands in every tag now; where one still holds our earlier genre, what stood there before that."""
+    earlier = _earlier_states(blocks)
+    values = [block.text_of(GENRE) for block in _as_read(blocks) if block.kind not in earlier]
     if blocks[0].kind == "asf":  # one field in two places
         values = [[value for found in values for value in found]]
     record: dict[str, Any] = {"genre": next(filter(None, values), [])}
-    for block in blocks:
-        state: dict[str, Any] = {"room": block.room}
-        if not block.exists:
-            state["absent"] = True
-        elif "version" in block.rest:
-            state["form"] = block.rest["version"]
-        raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]
-        record[block.kind] = {**state, "raw": raw} if raw else state
-    return record
+    return record | {block.kind: earlier.get(block.kind) or _state(block) for block in blocks}
+
+
+def _state(block: Block) -> dict[str, Any]:
+    """What an undo needs to make one tag again as it is now."""
+    state: dict[str, Any] = {"room": block.room}
+    if not block.exists:
+        state["absent"] = True
+    elif "version" in block.rest:
+        state["form"] = block.rest["version"]
+    raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]
+    return {**state, "raw": raw} if raw else state
+
+
+def _earlier_states(blocks: list[Block]) -> dict[str, dict[str, Any]]:
+    """Recorded states of the tags that a user, who changed the genre in the one that is read first, did not touch."""
+    ours, record = parse_ours(_first_text(blocks, OURS)), parse_original(_first_text(blocks, ORIGINAL))
+    if ours is None or record is None:
+        return {}
+    states = {block.kind: record.get(block.kind) for block in blocks if _holds(block, ours.genre)}
+    return {kind: state for kind, state in states.items() if isinstance(state, dict)}
+
+
+def _holds(block: Block, genre: str) -> bool:
+    standing = [field.raw for field in block.fields if field.name == GENRE]
+    return bool(standing) and (joined(block.text_of(GENRE)) == genre or standing == [f.raw for f in block.encode(GENRE, [genre])])
 
 
 def other_fields(path: FilePath, container: str) -> dict[str, str]:
@@ -240,8 +319,11 @@ def refuse_damaged(path: FilePath, container: str) -> None:
             for load, _ in places:
                 if reason := load(file).problem():
                     raise WriteRefusedError(path, reason)
+            _main_place(path, [load(file) for load, _ in places])
             if container == "mp3" and not _audio_follows(file):
                 raise WriteRefusedError(path, "no MPEG frame follows the ID3 tag: its size is wrong")
+            if container in ("wav", "aiff") and file_size(file) > LARGEST_RIFF:
+                raise WriteRefusedError(path, "there is no room for a tag: the format ends at 4 GiB")
     except ReadError as error:
         raise WriteRefusedError(path, error.reason) from error
 
@@ -270,6 +352,8 @@ def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterato
     try:
         with Path(os.fsdecode(path)).open(mode) as file:
             yield file, places
+    except UnwritableError as error:
+        raise WriteRefusedError(path, str(error)) from error
     except TagDamagedError as error:
         raise ReadError(path, f"the tag is damaged: {error}") from error
     except (EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError) as error:

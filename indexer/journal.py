@@ -3,12 +3,15 @@
 Joins tagwriter (files) and store (rows), which do not know each other. Never edits a file itself.
 """
 
+import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from indexer import tags, tagwriter
 from indexer.errors import FileError, WriteRefusedError
+from indexer.genre_fields import joined
 from indexer.store import FileRow, Store, parse_stat
 from indexer.tags import Tags
 from indexer.tagwriter import Prepared
@@ -34,14 +37,15 @@ def commit_write(store: Store, prepared: Prepared, *, file_id: int | None, run_i
 
     def intend(p: Prepared) -> int:
         return store.intend_write(file_id=file_id, run_id=run_id, path=path, action="write" if ours else "undo", before=p.before_genres,
-                                  after=p.after_genres, stat_before=p.before, stat_after=p.after, evidence=p.evidence)
+                                  after=p.after_genres, stat_before=p.before, stat_after=p.after,
+                                  evidence={**p.evidence, "indexer_genre": ours})
 
     def done(write_id: int) -> None:
         with store.transaction():
             store.settle_write(write_id, "done")
             if file_id is not None:
                 store.set_file_stat(file_id, prepared.after)
-                store.set_genre(file_id, "; ".join(prepared.after_genres) or None, ours)
+                store.set_genre(file_id, joined(prepared.after_genres) or None, ours)
 
     def drop(write_id: int, reason: str) -> None:
         store.settle_write(write_id, "dropped", reason)
@@ -50,17 +54,27 @@ def commit_write(store: Store, prepared: Prepared, *, file_id: int | None, run_i
 
 
 def settle_open_writes(store: Store) -> int:
-    """Settle what a crash left between announcement and confirmation; returns how many there were."""
-    rows = store.open_writes()
-    for row in rows:
+    """Settle what a crash left between announcement and confirmation; returns how many were settled.
+
+    A write on a drive that is not there stays open for the next start.
+    """
+    settled = 0
+    for row in store.open_writes():
         after = parse_stat(row["stat_after"])
         state = tagwriter.settle(row["path"], parse_stat(row["stat_before"]), after)
+        if state is None:
+            continue
         with store.transaction():
             store.settle_write(row["id"], state, None if state == "done" else "settled after a crash")
             if state == "done" and row["file_id"] is not None:
                 store.set_file_stat(row["file_id"], after)
-                store.reread(row["file_id"])
-    return len(rows)
+                evidence = json.loads(row["evidence"])
+                if "indexer_genre" in evidence:
+                    store.set_genre(row["file_id"], joined(json.loads(row["after"])) or None, evidence["indexer_genre"])
+                else:  # announced by an earlier version
+                    store.reread(row["file_id"])
+        settled += 1
+    return settled
 
 
 @dataclass
@@ -72,7 +86,7 @@ class Undone:
     refused: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
 
 
-def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False) -> Undone:
+def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False, preserve_mtime: bool = False) -> Undone:
     """Restore the former genre and remove our fields, file by file; works from the file's own fields, rows or none.
 
     A genre that the user changed since is left alone unless ``force``.
@@ -84,13 +98,13 @@ def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = Fals
             row = target if isinstance(target, FileRow) else store.file_at(target)
             path = row.path if row else target
             assert isinstance(path, bytes)
-            _undo_one(store, worker, path, row, result, force=force)
+            _undo_one(store, worker, path, row, result, force=force, preserve_mtime=preserve_mtime)
     finally:
         worker.close()
     return result
 
 
-def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, result: Undone, *, force: bool) -> None:
+def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, result: Undone, *, force: bool, preserve_mtime: bool) -> None:
     name = os.fsdecode(path)
     try:
         inspected = worker.call("read_tags", path)
@@ -100,8 +114,10 @@ def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, re
             return
         if not force and not tagwriter.is_ours(found):
             raise WriteRefusedError(name, "the genre was changed since we wrote it (use --force to restore the former one all the same)")
-        prepared = Prepared.from_json(worker.call("prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=False))
+        prepared = Prepared.from_json(worker.call("prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=preserve_mtime))
         commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)
         result.restored.append(name)
     except FileError as e:
         result.refused.append((name, e.reason))
+        with suppress(OSError):  # a reader that was killed could not do it
+            tagwriter.remove_copies(path)

@@ -1,6 +1,7 @@
-"""Which encoder and head a command works with: named by a flag or setting, chosen by `models use`, or the only one there is.
+"""Which encoder and head a command works with: named by a flag or setting, else in use, else installed, else built in.
 
-Never loads torch: an encoder's numbers come from its file's header, its weights when the first recording needs them.
+Owns the sentences that say why there are no genres. Never loads torch: an encoder's numbers come from its file's header,
+its weights when the first recording needs them.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -9,40 +10,55 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders import load_encoder
+from indexer.encoders import BUILT_IN, EncoderInfo, built_in_info, load_encoder
 from indexer.errors import ModelError
 from indexer.heads import Head, audioset_head, load_head
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
-from indexer.m2d.checkpoint import CheckpointInfo, inspect
+from indexer.m2d.checkpoint import inspect
 from indexer.pipeline import Model
 from indexer.store import Store
 
 WITHOUT_MODEL = (
-    "no model is installed, so files are indexed without genres; see `indexer models list`, "
-    "or name a checkpoint with --encoder PATH"
+    "the library's model is not installed any more, so files are indexed without genres: install it again, or choose "
+    "another with `indexer models use NAME` (see `indexer models list`)"
 )
 WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
+WITHOUT_WEIGHTS = (
+    f"no genres yet: {BUILT_IN}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each and "
+    "run `indexer train`, or "
+    "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
+)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """An encoder's file with its header, and the head to classify with."""
+    """An encoder, and the head to classify with."""
 
-    info: CheckpointInfo
+    info: EncoderInfo
     head: Head | None
     head_source: Path | None
+    by_default: bool = False  # built in, and nobody asked for it: gives way to the first model that is installed
+
+
+def without_genres(chosen: Chosen | None) -> str | None:
+    """One line that says why a command gives no genres and what to do; None where it does."""
+    if chosen is None:
+        return WITHOUT_MODEL
+    if chosen.head is not None:
+        return None
+    return WITHOUT_WEIGHTS if chosen.info.name == BUILT_IN else WITHOUT_HEAD.format(name=chosen.info.name)
 
 
 def choose(settings: Settings, encoder_in_use: str | None = None, head_in_use: Any = None) -> Chosen | None:
-    """The model of a command, or None when none is installed.
+    """The model of a command; None when the one that the library uses is gone, for another must not slip into its place.
 
-    encoder_in_use: id that `models use` stored; head_in_use: its row of ``heads``. Raises ModelError with what to do.
+    encoder_in_use: id that a scan or `models use` stored; head_in_use: its row of ``heads``. Raises ModelError with what
+    to do.
     """
-    path = _encoder_file(settings, encoder_in_use)
-    if path is None:
+    info, by_default = _encoder(settings, encoder_in_use)
+    if info is None:
         return None
-    info = inspect(path)
     if settings.head and settings.head != "audioset":
         head, source = load_head(Path(settings.head).expanduser()), Path(settings.head).expanduser()
         if head.encoder_id != info.encoder_id:
@@ -52,29 +68,44 @@ def choose(settings: Settings, encoder_in_use: str | None = None, head_in_use: A
         source = Path(head_in_use["source"])
         return Chosen(info, load_head(source), source)
     if info.head_width is not None:
-        return Chosen(info, audioset_head(path), path)
+        source = Path(info.source)
+        return Chosen(info, audioset_head(source), source)
     if settings.head == "audioset":
         raise ModelError(f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) or a trained head")
-    return Chosen(info, None, None)
+    return Chosen(info, None, None, by_default)
 
 
-def _encoder_file(settings: Settings, encoder_in_use: str | None) -> Path | None:
+def _encoder(settings: Settings, encoder_in_use: str | None) -> tuple[EncoderInfo | None, bool]:
+    """The encoder, and whether it is the built-in one for want of any other."""
+    if settings.encoder == BUILT_IN:
+        return built_in_info(), False
     if settings.encoder:
-        return catalogue.resolve(settings.encoder, settings.models)
+        return _checkpoint_info(catalogue.resolve(settings.encoder, settings.models)), False
+    if encoder_in_use == built_in_info().encoder_id:
+        return built_in_info(), False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
     for model in usable:
         if model.encoder_id == encoder_in_use:
-            return model.path
+            return _checkpoint_info(model.path), False
     if len(usable) > 1:
         raise ModelError(f"several models are installed ({', '.join(m.name for m in usable)}): choose with `indexer models use NAME`")
-    return usable[0].path if usable else None
+    if usable:
+        return _checkpoint_info(usable[0].path), False
+    return (None, False) if encoder_in_use else (built_in_info(), True)
+
+
+def _checkpoint_info(path: Path) -> EncoderInfo:
+    found = inspect(path)
+    return EncoderInfo(found.encoder_id, found.name, found.geometry.vector_width, found.front_end.sample_rate_hz, found.unit_s,
+                       found.path, found.head_width)
 
 
 def register(store: Store, chosen: Chosen) -> None:
-    """Write encoder and head into the library and make them the ones in use."""
+    """Write encoder and head into the library and make them the ones in use; a mere default is written, not in use."""
     info, head = chosen.info, chosen.head
-    store.put_encoder(info.encoder_id, name=info.name, width=info.geometry.vector_width, unit_s=info.unit_s)
-    store.use_encoder(info.encoder_id)
+    store.put_encoder(info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s)
+    if not chosen.by_default:
+        store.use_encoder(info.encoder_id)
     if head is not None:
         store.put_head(head.id, name=head.name, kind=head.kind, encoder_id=info.encoder_id, labels=head.labels,
                        threshold=head.threshold, source=str(chosen.head_source))
@@ -84,13 +115,16 @@ def register(store: Store, chosen: Chosen) -> None:
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
     """What the pipeline needs to know, with loading postponed."""
     info = chosen.info
-    return Model(info.encoder_id, info.name, info.front_end.sample_rate_hz, info.unit_s,
-                 partial(load_encoder, info.path, device=settings.device, precision=settings.precision), chosen.head)
+    return Model(info.encoder_id, info.name, info.sample_rate_hz, info.unit_s,
+                 partial(load_encoder, info.source, device=settings.device, precision=settings.precision), chosen.head)
 
 
 def overview(models_dir: Path) -> dict[str, Any]:
-    """Installed and published models, for `models list`."""
+    """Built-in, installed and published models, for `models list`."""
+    built_in = built_in_info()
     return {
+        "built_in": [{"name": built_in.name, "encoder_id": built_in.encoder_id,
+                      "use": "no download: rhythm and loudness statistics, for training your own heads"}],
         "installed": [{"name": m.name, "path": str(m.path), "encoder_id": m.encoder_id, "size": m.size, "source": m.source,
                        "licence_accepted": m.licence_accepted, "problem": m.problem} for m in catalogue.installed(models_dir)],
         "published": [{"name": m.name, "tag": m.tag, "use": m.use, "about_mb": m.about_mb} for m in catalogue.KNOWN],
@@ -98,14 +132,18 @@ def overview(models_dir: Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, spec: str) -> dict[str, Any]:
-    """Everything a checkpoint's header says of it, for `models info`."""
+    """Everything that is known of a model without loading it, for `models info`."""
+    if spec == BUILT_IN:
+        info = built_in_info()
+        return {"name": info.name, "path": None, "encoder_id": info.encoder_id, "sample_rate_hz": info.sample_rate_hz,
+                "unit_s": info.unit_s, "vector_width": info.width, "head": None}
     path = catalogue.resolve(spec, settings.models)
-    info = inspect(path)
+    found = inspect(path)
     return {
-        "name": info.name, "path": str(path), "encoder_id": info.encoder_id, "source_sha256": info.source_sha256,
-        "sample_rate_hz": info.front_end.sample_rate_hz, "unit_s": info.unit_s, "vector_width": info.geometry.vector_width,
-        "front_end": asdict(info.front_end), "geometry": asdict(info.geometry),
-        "head": f"audioset ({info.head_width} inputs)" if info.head_width else None,
+        "name": found.name, "path": str(path), "encoder_id": found.encoder_id, "source_sha256": found.source_sha256,
+        "sample_rate_hz": found.front_end.sample_rate_hz, "unit_s": found.unit_s, "vector_width": found.geometry.vector_width,
+        "front_end": asdict(found.front_end), "geometry": asdict(found.geometry),
+        "head": f"audioset ({found.head_width} inputs)" if found.head_width else None,
     }
 
 

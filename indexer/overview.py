@@ -19,6 +19,8 @@ def status(db: Path) -> dict[str, Any]:
         found = rows(sql)
         return found[0] if found else None
 
+    # None in use: scans took the built-in one by default, and no other was ever registered.
+    encoder = "FROM encoders ORDER BY in_use DESC, rowid DESC LIMIT 1"
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
     if last:
         last["summary"] = json.loads(last["summary"]) if last["summary"] else None
@@ -28,8 +30,8 @@ def status(db: Path) -> dict[str, Any]:
         "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
         "files": {r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")},
         "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
-        "embedded": _count(one("SELECT count(*) AS n FROM embeddings e JOIN encoders c ON c.id = e.encoder_id WHERE c.in_use")),
-        "encoder": one("SELECT name, id FROM encoders WHERE in_use = 1"),
+        "embedded": _count(one(f"SELECT count(*) AS n FROM embeddings WHERE encoder_id = (SELECT id {encoder})")),
+        "encoder": one(f"SELECT name, id {encoder}"),
         "head": one("SELECT name, id, kind, threshold FROM heads WHERE in_use = 1"),
         "genres": rows("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
                        "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"),

@@ -336,12 +336,10 @@ class Pipeline:
 
     def _plan_tag(self, job: _Job, label: str, confidence: float) -> None:
         file, head = _known(job.file), _known(_known(self._model).head)
-        edit = tagwriter.plan(_known(job.tags), label, self._settings.text_for(label), confidence, f"{head.name}@{head.id[:8]}",
-                              self._settings.write_tags)
+        edit = edit_for(self._settings, head, _known(job.tags), label, confidence)
         last = self._store.last_write(file.id)
-        undone = last is not None and last["action"] == "undo" and last["state"] == "done" and not self._explicit_tags
-        refused = last is not None and last["state"] == "refused" and parse_stat(last["stat_before"]) == file.stat
-        if edit is None or undone or refused:
+        held = last is not None and not self._explicit_tags and held_back(last["action"], last["state"], last["stat_before"], file.stat)
+        if edit is None or held:
             self._store.settle_tags(file.id, _known(self._tag_policy))
             self._finish(job)
             return
@@ -360,7 +358,9 @@ class Pipeline:
         except DeferredError as e:
             self._fail(job, f"genre not written: {e.reason}")
             return
-        except FileError as e:  # left alone until the file or the settings change
+        except FileError as e:  # left alone until the file or the settings change, or `tags apply` asks for it
+            with suppress(OSError):
+                tagwriter.remove_copies(job.path)  # of a reader that was killed
             with self._store.transaction():
                 self._store.refuse_write(file_id=file.id, run_id=self._run_id, path=job.path, action="write", stat=file.stat, reason=e.reason)
                 self._store.settle_tags(file.id, _known(self._tag_policy))
@@ -399,6 +399,18 @@ class Pipeline:
 
     def _worker_call(self, op: str, path: bytes, **arguments: Any) -> dict[str, Any]:
         return self._worker().call(op, path, **arguments)
+
+
+def held_back(action: str | None, state: str | None, stat_before: str | None, stat: Stat) -> bool:
+    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since."""
+    if state == "refused":
+        return stat_before is not None and parse_stat(stat_before) == stat
+    return action == "undo" and state == "done"
+
+
+def edit_for(settings: Settings, head: Head, found: Tags, label: str, confidence: float) -> GenreEdit | None:
+    """What these settings write for a decided label into a file with these tags; None: nothing."""
+    return tagwriter.plan(found, label, settings.text_for(label), confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
 
 
 def scores_of(head: Head, vector: np.ndarray) -> dict[str, float]:

@@ -20,7 +20,7 @@ def relabel(settings: Settings) -> dict[str, Any]:
     with library_lock(settings.db), Store(settings.db) as store:
         chosen = choose_and_register(store, settings)
         if chosen is None or chosen.head is None:
-            raise ModelError(models.WITHOUT_HEAD.format(name=chosen.info.name) if chosen else models.WITHOUT_MODEL)
+            raise ModelError(str(models.without_genres(chosen)))
         head = chosen.head
         threshold = head.threshold if settings.min_confidence is None else settings.min_confidence
         classified = undecided = 0

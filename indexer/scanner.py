@@ -13,13 +13,13 @@ from typing import Any
 
 from indexer import models
 from indexer.config import Settings
-from indexer.difference import compare, file_changed, folders_to_scan, spool_difference, walk
+from indexer.difference import file_changed, folders_to_scan, spool_difference
 from indexer.errors import ConfigError
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
-from indexer.store import Store, known_files, open_readonly, printable
+from indexer.store import Store, printable
 
 OnStart = Callable[[int, Chosen | None], None]
 
@@ -155,20 +155,3 @@ def _count_states(store: Store, targets: Sequence[bytes], result: ScanResult) ->
     result.unreadable = states.get("unreadable", 0)
     result.unsupported = states.get("unsupported", 0)
     result.missing = states.get("missing", 0)
-
-
-def preview(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
-    """What a scan would find, without touching the library: counts, and the paths behind them (at most 1,000 of a kind)."""
-    conn = open_readonly(settings.db) if settings.db.exists() else None
-    known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")] if conn else []
-    counts = dict.fromkeys(("new", "changed", "unchanged", "back", "vanished", "unlisted"), 0)
-    listed: dict[str, list[str]] = {kind: [] for kind in counts if kind != "unchanged"}
-    for target in folders_to_scan(paths, settings.roots, known):
-        rows = known_files(conn, target) if conn else iter(())
-        for kind, path, _ in compare(rows, walk(target, settings.ignore)):
-            counts[kind] += 1
-            if kind in listed and len(listed[kind]) < 1000:
-                listed[kind].append(printable(path))
-    if conn:
-        conn.close()
-    return {"dry_run": True, **counts, "paths": listed}

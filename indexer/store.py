@@ -7,6 +7,7 @@ sqlite-utils is imported on opening for writing only, so that commands that look
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from indexer.fingerprint import Stat
 from indexer.tracks_view import tracks_view
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
+FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
 FILE_STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
 
 
@@ -111,6 +113,17 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
         "SELECT id, path, dev, ino, size, mtime_ns, state FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
 
 
+def decided_files(conn: sqlite3.Connection, target: bytes, head_id: str, threshold: float) -> Iterator[sqlite3.Row]:
+    """Readable files of a target whose genre is decided, with what stands in their tags and their newest journal entry, by path."""
+    low, high = subtree(target)
+    yield from conn.execute(
+        "SELECT f.*, p.genre AS label, p.confidence, t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.stat_before "
+        "FROM files f JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? AND p.confidence >= ? "
+        "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
+        "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
+        "WHERE f.state = 'ready' AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path", (head_id, threshold, target, low, high))
+
+
 class Store:
     """The library opened for writing. Every method commits by itself unless called inside ``transaction()``."""
 
@@ -132,11 +145,11 @@ class Store:
             migrate(self.db, path)
             self._refresh_view()
         except (sqlite3.Error, OSError) as e:
-            raise StoreError(f"{path}: cannot be opened as a library ({e})") from e
+            raise StoreError(f"{path}: cannot be opened as a library ({self._why(e)})") from e
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file and close; a reader that holds it may postpone the folding."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(StoreError):
             self._run("PRAGMA wal_checkpoint(TRUNCATE)")
         self.db.close()
 
@@ -156,16 +169,33 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes."""
         self._run("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self.db.conn.rollback()
-            raise
-        self.db.conn.commit()
+        with self._plain_errors():
+            try:
+                yield
+                self.db.conn.commit()
+            except BaseException:
+                self.db.conn.rollback()
+                raise
 
     def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        cursor: sqlite3.Cursor = self.db.execute(sql, parameters)
+        with self._plain_errors():
+            cursor: sqlite3.Cursor = self.db.execute(sql, parameters)
         return cursor
+
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """What the system does to the library, as an error that ends the run with one line."""
+        try:
+            yield
+        except sqlite3.OperationalError as e:
+            raise StoreError(f"{self.path}: the library cannot be used ({self._why(e)})") from e
+
+    def _why(self, error: Exception) -> str:
+        """A full disk shows as errors of all kinds: opening the log, growing the file, an index in memory."""
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(self.path.parent).free < FULL_BELOW_BYTES:
+                return f"{error}; the disk is full"
+        return str(error)
 
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._run(sql, parameters).fetchone()
@@ -341,6 +371,10 @@ class Store:
         """The encoder that `models use` chose."""
         return self._one("SELECT * FROM encoders WHERE in_use = 1")
 
+    def encoder(self, encoder_id: str) -> sqlite3.Row | None:
+        """The encoder of an id."""
+        return self._one("SELECT * FROM encoders WHERE id = ?", (encoder_id,))
+
     def has_embedding(self, recording_id: int, encoder_id: str) -> bool:
         """Whether the recording is embedded already."""
         return self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id)) is not None
@@ -373,6 +407,14 @@ class Store:
         self._run("INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
                   "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold",
                   (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()))
+
+    def describe_head(self, head_id: str, *, trained_on: str, metrics: str) -> None:
+        """What a head learned from, and its figures (JSON)."""
+        self._run("UPDATE heads SET trained_on = ?, metrics = ? WHERE id = ?", (trained_on, metrics, head_id))
+
+    def head(self, head_id: str) -> sqlite3.Row | None:
+        """The head of an id."""
+        return self._one("SELECT * FROM heads WHERE id = ?", (head_id,))
 
     def use_head(self, head_id: str | None) -> None:
         """Make this the library's head: the one that the view ``tracks`` shows."""

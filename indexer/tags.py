@@ -26,7 +26,7 @@ from indexer.genre_fields import (
     set_genre,
 )
 from indexer.tagblocks.blocks import GENRE, ORIGINAL, OURS
-from indexer.tagblocks.riff import InfoBlock, entry_text
+from indexer.tagblocks.riff import InfoBlock, entry_text, genres_in
 
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "other_fields", "read_tags", "restore_genre", "set_genre", "to_json"]
 
@@ -71,7 +71,7 @@ class Tags:
     @property
     def genre_is_ours(self) -> bool:
         """Whether the standing genre is the one we wrote, unchanged."""
-        return self.ours is not None and clean(self.ours.genre) == self.genre
+        return self.ours is not None and clean(self.ours.genre, MAX_TEXT * MAX_VALUES) == self.genre
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
@@ -130,7 +130,7 @@ def _tags(fields: Fields) -> Tags:
         comment=first("comment", MAX_COMMENT), musical_key=first("key"), record_label=first("label"),
         year=_year(first("year")), bpm=_bpm(first("bpm")), genres=genres,
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
-        original_genres=None if original is None else tuple(clean(value) for value in original["genre"]),
+        original_genres=None if original is None else tuple(text for value in original["genre"] if (text := clean(value))),
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
     )  # fmt: skip
 
@@ -197,10 +197,12 @@ def _dj_by_name(name: str) -> Iterable[str]:
 
 
 def _read_id3(file: BinaryIO) -> Fields:
-    """MP3, AAC, TTA: ID3v2 or ID3v1, filled up from APEv2."""
+    """MP3, AAC, TTA: ID3v2 filled up from ID3v1 and APEv2; where there is no ID3v2, APEv2 before ID3v1, which cuts texts."""
     fields: Fields = {}
+    only_id3v1 = False
     with contextlib.suppress(id3.ID3NoHeaderError):
-        fields = _from_id3(_open(id3.ID3, file, known_frames=_FRAMES))
+        found = _open(id3.ID3, file, known_frames=_FRAMES)
+        fields, only_id3v1 = _from_id3(found), found.version < (2, 0)
     file.seek(0)
     try:
         ape = _read_ape(file)
@@ -210,16 +212,19 @@ def _read_id3(file: BinaryIO) -> Fields:
         if not fields:
             raise
         return fields
-    return {**ape, **{name: values for name, values in fields.items() if values}}
+    low, high = (fields, ape) if only_id3v1 else (ape, fields)
+    return {**low, **{name: values for name, values in high.items() if values}}
 
 
 def _read_wav(file: BinaryIO) -> Fields:
     fields = _from_id3(_open(wave.WAVE, file, known_frames=_FRAMES).tags)
-    names = {"INAM": "title", "IART": "artist", "IPRD": "album", "ICMT": "comment", "ICRD": "year", GENRE: "genre"}
+    names = {"INAM": "title", "IART": "artist", "IPRD": "album", "ICMT": "comment", "ICRD": "year",
+             GENRE: "genre", OURS: "ours", ORIGINAL: "original"}  # fmt: skip
     info: Fields = {}
     for field in _info_fields(file):
         if field.name in names:
-            info.setdefault(names[field.name], []).append(entry_text(field.raw))
+            text = entry_text(field.raw)
+            info.setdefault(names[field.name], []).extend(genres_in(text) if field.name == GENRE else [text])
     return {**info, **{name: values for name, values in fields.items() if values}}
 
 

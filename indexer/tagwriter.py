@@ -7,7 +7,10 @@ journal as callbacks; ``settle`` finds out after a crash what happened. Never im
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
+import signal
 import stat as stat_module
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,16 +27,18 @@ from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, stan
 from indexer.tags import Tags
 
 __all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "prepare",
-           "remove_leftovers", "settle"]  # fmt: skip
+           "remove_copies", "remove_leftovers", "settle"]  # fmt: skip
 
 TEMP_SUFFIX = ".indexer-tmp"
-MAX_NAME = 255  # bytes of a file name on every common file system
+MAX_NAME = 143  # bytes of a file name on every common file system, eCryptfs included
+_TOKEN = secrets.token_hex(4)  # another program at work on the same file has a copy of its own
 COPY_BLOCK = 4 << 20
 SYNC_EVERY = 64 << 20
 MARGIN = 1 << 20  # free bytes wanted beyond one copy
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 def is_ours(found: Tags) -> bool:
     """Whether the standing genre is the one we wrote, not changed since."""
@@ -84,6 +89,7 @@ class Prepared:
     path: str
     temp_path: str
     before: Stat
+    before_ctime_ns: int  # moves with permissions, links and attributes too, and where a tagger sets mtime back
     after: Stat
     before_genres: tuple[str, ...]
     after_genres: tuple[str, ...]
@@ -97,18 +103,24 @@ class Prepared:
     def from_json(cls, data: dict[str, Any]) -> "Prepared":
         """The inverse of ``to_json``."""
         return cls(
-            data["path"], data["temp_path"], Stat(**data["before"]), Stat(**data["after"]),
+            data["path"], data["temp_path"], Stat(**data["before"]), data["before_ctime_ns"], Stat(**data["after"]),
             tuple(data["before_genres"]), tuple(data["after_genres"]), dict(data["evidence"]),
         )  # fmt: skip
 
 
 def temp_path_of(path: str | bytes) -> str:
-    """Where the copy of a file is made: beside it, hidden, with a name cut to what file systems allow."""
+    """Where this process makes the copy of a file: beside it, hidden, under a name that no other process uses."""
+    folder, start = _copies_begin(path)
+    return os.fsdecode(os.path.join(folder, start + f"{os.getpid():x}{_TOKEN}".encode() + TEMP_SUFFIX.encode()))  # noqa: PTH118  # bytes
+
+
+def _copies_begin(path: str | bytes) -> tuple[bytes, bytes]:
+    """Folder of a file, and how the names of its copies begin: cut, between characters, to what file systems allow."""
     folder, name = os.path.split(os.fsencode(path))
-    room = MAX_NAME - 1 - len(TEMP_SUFFIX)
+    room = MAX_NAME - len(f"..{'f' * 8}{_TOKEN}{TEMP_SUFFIX}")
     if len(name) > room:
-        name = name[: room - 9] + b"-" + sha256(name).hexdigest()[:8].encode()
-    return os.fsdecode(os.path.join(folder, b"." + name + TEMP_SUFFIX.encode()))  # noqa: PTH118  # bytes, not Path
+        name = name[: room - 9].decode("utf-8", "ignore").encode() + b"-" + sha256(name).hexdigest()[:8].encode()
+    return folder, b"." + name + b"."
 
 
 def prepare(
@@ -122,7 +134,7 @@ def prepare(
     """
     name = os.fsdecode(path)
     with _plain_errors(name):
-        before = _look(name)
+        before, ctime_ns = _look(name)
         refuse_damaged(name, container)
         old_tags = tags.read_tags(name, container)
         old_fields = tags.other_fields(name, container)
@@ -133,7 +145,7 @@ def prepare(
             identity = fingerprint(file, name, heartbeat=heartbeat).audio_sha256
         temp = temp_path_of(name)
         _check_space(name, before.size)
-        Path(temp).unlink(missing_ok=True)  # of a run that was killed; one process at a time works on a library
+        Path(temp).unlink(missing_ok=True)  # of an earlier attempt of this process that could not be removed
         try:
             _copy(name, temp, heartbeat)
             if edit is None:
@@ -149,7 +161,7 @@ def prepare(
             with Path(temp).open("rb") as file:
                 if fingerprint(file, temp, heartbeat=heartbeat).audio_sha256 != identity:
                     raise WriteRefusedError(name, "the edited copy would not hold the same audio")
-            if Stat.of(name) != before:
+            if _now(name) != (before, ctime_ns):
                 raise DeferredError(name, "changed while its copy was edited")
             after = _finish(name, temp, preserve_mtime=preserve_mtime)
             if before.size - after.size > tag_room:
@@ -159,7 +171,7 @@ def prepare(
             raise
     evidence = {"audio_sha256": identity, "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
                 "fields_compared": str(len(new_fields))}  # fmt: skip
-    return Prepared(name, temp, before, after, old_tags.genres, new_tags.genres, evidence)
+    return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, evidence)
 
 
 def commit(
@@ -183,7 +195,8 @@ def commit(
         if isinstance(error, IndexerError):
             drop(write_id, str(getattr(error, "reason", error)))
         raise
-    _sync_folder(prepared.path)
+    with _plain_errors(prepared.path, "its new tag may not be on the disk yet"):  # the next start settles the open intent
+        _sync_folder(prepared.path)
     done(write_id)
     return True
 
@@ -194,19 +207,43 @@ def discard(prepared: Prepared) -> None:
         Path(prepared.temp_path).unlink(missing_ok=True)
 
 
-def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"]:
-    """What became of an announced write after a crash: done, dropped (the copy is removed), or superseded by another program."""
-    temp = Path(temp_path_of(path))
+def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"] | None:
+    """What became of an announced write after a crash: done, dropped, or superseded by another program; the copy is removed.
+
+    None where it cannot be told yet, because the drive is not there or cannot make the rename durable.
+    """
+    name = os.fsdecode(path)
     try:
-        now = Stat.of(os.fsdecode(path))
-    except OSError:
+        now = Stat.of(name)
+    except FileNotFoundError:
         now = None
-    if now == after:
-        _sync_folder(os.fsdecode(path))
-        return "done"
-    with suppress(OSError):
-        temp.unlink(missing_ok=True)
-    return "dropped" if now == before else "superseded"
+    except OSError:
+        return None
+    try:
+        if now is None and Stat.of(os.path.dirname(name) or ".").dev != before.dev:  # noqa: PTH120
+            return None  # the empty place where a drive is mounted
+        if now and _same_file(now, after):
+            _sync_folder(name)
+            return "done"
+        remove_copies(path)
+    except OSError:
+        return None
+    return "dropped" if now and _same_file(now, before) else "superseded"
+
+
+def _same_file(now: Stat, then: Stat) -> bool:
+    """Equal, or equal but for the device number, which a restart or a new mount may change."""
+    return (now.ino, now.size, now.mtime_ns) == (then.ino, then.size, then.mtime_ns)
+
+
+def remove_copies(path: str | bytes) -> None:
+    """Remove what killed processes left of writing to one file; OSError where that is not possible."""
+    folder, start = _copies_begin(path)
+    copy = re.compile(re.escape(start) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
+    with os.scandir(folder or b".") as entries:
+        for entry in entries:
+            if copy.fullmatch(entry.name):
+                Path(os.fsdecode(entry.path)).unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
@@ -223,8 +260,8 @@ def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
 # --- before the copy -----------------------------------------------------------------------------------------------------
 
 
-def _look(name: str) -> Stat:
-    """Stat of the file; WriteRefusedError where a rename would surprise its owner."""
+def _look(name: str) -> tuple[Stat, int]:
+    """Stat and ctime of the file; WriteRefusedError where a rename would surprise its owner."""
     found = os.lstat(name)
     if stat_module.S_ISLNK(found.st_mode):
         raise WriteRefusedError(name, "it is a symbolic link: the rename would replace the link and not the file")
@@ -236,7 +273,13 @@ def _look(name: str) -> Stat:
         raise WriteRefusedError(name, "read-only file or file system")
     if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
         raise WriteRefusedError(name, "read-only folder")
-    return Stat.of(name)
+    return _now(name)
+
+
+def _now(name: str) -> tuple[Stat, int]:
+    """What must stay as it is while a copy is made: Stat and ctime (ns), of a link itself."""
+    found = os.lstat(name)
+    return Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns
 
 
 def _check_space(name: str, size: int) -> None:
@@ -246,7 +289,7 @@ def _check_space(name: str, size: int) -> None:
 
 
 @contextmanager
-def _plain_errors(name: str) -> Iterator[None]:
+def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Iterator[None]:
     """System errors as ours: full disks are for later, read-only places are refused."""
     try:
         yield
@@ -258,7 +301,7 @@ def _plain_errors(name: str) -> Iterator[None]:
             raise WriteRefusedError(name, f"read-only: {what}") from error
         if error.errno in (errno.ENOENT, errno.ESTALE):
             raise DeferredError(name, "vanished while its tag was written") from error
-        raise DeferredError(name, f"the tag could not be written: {what}") from error
+        raise DeferredError(name, f"{doubt}: {what}") from error
 
 
 # --- the copy ------------------------------------------------------------------------------------------------------------
@@ -338,9 +381,10 @@ def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
 def _check_unchanged(prepared: Prepared) -> None:
     if Stat.of(prepared.temp_path) != prepared.after:
         raise DeferredError(prepared.path, "its edited copy was changed by another program")
-    if _open_for_writing(prepared.path):
+    # NFS calls every file busy that it has no delegation for: the copy, which nobody writes, tells the two apart.
+    if _open_for_writing(prepared.path) and not _open_for_writing(prepared.temp_path):
         raise DeferredError(prepared.path, "another program has it open for writing")
-    if os.path.islink(prepared.path) or Stat.of(prepared.path) != prepared.before:  # noqa: PTH114
+    if _now(prepared.path) != (prepared.before, prepared.before_ctime_ns):
         raise DeferredError(prepared.path, "changed while its tag was written")
 
 
@@ -350,6 +394,7 @@ def _open_for_writing(name: str) -> bool:
         return False
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # whoever opens it right now breaks the lease: SIGIO would end us
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
@@ -360,10 +405,13 @@ def _open_for_writing(name: str) -> bool:
 
 
 def _sync_folder(name: str) -> None:
-    """Make the rename durable; file systems that cannot sync a folder have nothing to add."""
-    with suppress(OSError):
+    """Make the rename durable; a folder that cannot be opened or synced here has nothing to add, an I/O error is raised."""
+    try:
         fd = os.open(os.path.dirname(name) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise

@@ -24,11 +24,11 @@ def undo_files(settings: Settings, files: Sequence[Path], *, run_id: int | None 
     named = [os.path.realpath(os.fsencode(f)) for f in files]
     if not settings.db.exists() and named:
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "library.db") as store:
-            return asdict(undo(store, named, force=force))
+            return asdict(undo(store, named, force=force, preserve_mtime=settings.preserve_mtime))
     with library_lock(settings.db), Store(settings.db) as store:
         settle_open_writes(store)
         targets: Sequence[FileRow | bytes] = named or store.written_files(run_id=run_id, since=_utc(since) if since else None)
-        return asdict(undo(store, targets, force=force))
+        return asdict(undo(store, targets, force=force, preserve_mtime=settings.preserve_mtime))
 
 
 def _utc(text: str) -> str:

@@ -169,7 +169,7 @@ CREATE TABLE tag_writes (            -- the journal: written before the rename, 
   after TEXT,                        -- JSON list: genres that stand there now
   stat_before TEXT NOT NULL,         -- JSON: dev, ino, size, mtime_ns
   stat_after TEXT,                   -- the same, of the new file; recognises our own write
-  evidence TEXT,                     -- JSON: what was compared before the rename, with digests
+  evidence TEXT,                     -- JSON: what was compared before the rename, with digests, and our own field as written
   written_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX tag_writes_file ON tag_writes (file_id);

@@ -13,8 +13,10 @@ import mutagen
 import numpy as np
 import pytest
 
+from indexer.audio import decode
 from indexer.encoders import load_encoder, track_vector
 from indexer.heads import audioset_head
+from indexer.heads.linear import LinearHead
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from tests.synth import music, write_audio
@@ -173,6 +175,23 @@ def test_a_dry_run_names_what_a_scan_would_find(cli, music_folder):
     assert found["paths"]["new"] == [str(music_folder / "new.wav")]
 
 
+def test_a_dry_run_prints_the_genres_that_would_be_written(cli, music_folder):
+    cli("scan", music_folder, "--no-tags")
+    before = contents(music_folder)
+    plan = cli.json("scan", "--dry-run")
+    assert plan["tag_writes"] == 6
+    assert cli.json("tags", "apply", "--dry-run")["writes"] == plan["writes"]
+    assert "(none) -> " in cli("tags", "apply", "--dry-run").stdout
+    assert contents(music_folder) == before
+    cli("tags", "apply")
+    assert [{"path": r["path"], "after": [r["tag_genre"]]} for r in rows(cli, "SELECT path, tag_genre FROM tracks ORDER BY path")] == [
+        {"path": w["path"], "after": w["after"]} for w in plan["writes"]]
+    assert cli.json("scan", "--dry-run")["tag_writes"] == 0
+    cli("tags", "undo", music_folder / "mp3.mp3")
+    assert cli.json("scan", "--dry-run")["tag_writes"] == 0  # undone stays undone
+    assert cli.json("tags", "apply", "--dry-run")["tag_writes"] == 1
+
+
 def test_the_users_genre_stays_under_fill_and_goes_under_replace(cli, music_folder):
     tagged = mutagen.File(music_folder / "flac.flac")
     tagged["genre"] = ["Field Recording"]
@@ -263,12 +282,95 @@ def test_names_of_any_bytes_and_links_are_walked_as_promised(cli, tmp_path):
     assert sorted(bytes(r["path"]).rpartition(b"/")[2] for r in rows(cli, "SELECT path FROM files")) == sorted(names)
 
 
-def test_without_a_model_files_are_indexed_and_one_line_says_how_to_get_genres(cli, music_folder):
+def test_without_a_model_the_built_in_encoder_embeds_and_one_line_says_how_to_get_genres(cli, music_folder):
     cli.model = None
+    before = contents(music_folder)
     result = cli("scan", music_folder)
-    assert "no model is installed" in result.stderr
-    assert "indexer models list" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "genres" in line]
+    assert "label about ten tracks of each and run `indexer train`" in line
+    assert "indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly" in line
     assert len(rows(cli, "SELECT 1 FROM tracks WHERE state = 'ready' AND duration_s > 0 AND genre IS NULL")) == 6
+    stored = rows(cli, "SELECT vector, name FROM embeddings JOIN encoders ON encoders.id = encoder_id")
+    assert {(len(r["vector"]), r["name"]) for r in stored} == {(2 * 1668, "rhythm")}
+    assert contents(music_folder) == before
+    found = cli.json("status")
+    assert (found["embedded"], found["encoder"]["name"], found["head"]) == (6, "rhythm", None)
+    summary = cli.json("scan", music_folder)
+    assert (summary["embedded"], summary["cached"], summary["failed"]) == (0, 0, 0)
+
+
+def test_the_built_in_encoder_stores_the_vector_of_the_audio(cli, tmp_path):
+    write_audio(tmp_path / "a.flac", "flac", 14.0)
+    cli("scan", tmp_path / "a.flac", "--encoder", "rhythm")
+    encoder = load_encoder("rhythm")
+    cutter = encoder.cutter()
+    units = [unit for block in decode(tmp_path / "a.flac", sample_rate_hz=44_100) for unit in cutter.push(block)] + cutter.finish()
+    expected = track_vector(encoder.encode(units), np.ones(len(units)))
+    stored = np.frombuffer(rows(cli, "SELECT vector FROM embeddings")[0]["vector"], "<f2")
+    np.testing.assert_array_equal(stored, expected.astype("<f2"))
+
+
+def in_use(cli):
+    return [r["name"] for r in rows(cli, "SELECT name FROM encoders WHERE in_use = 1")]
+
+
+def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(cli, music_folder):
+    checkpoint, cli.model = cli.model, None
+    file = music_folder / "mp3.mp3"
+    cli("scan", file)
+    assert in_use(cli) == []
+    cli("models", "add", checkpoint, "--name", "small")
+    assert cli.json("scan", file)["embedded"] == 1
+    assert in_use(cli) == ["small"]
+    assert cli("models", "use", "rhythm").stdout == "in use: rhythm, no head: genres need one (--head FILE)\n"
+    assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
+    assert in_use(cli) == ["rhythm"]
+    assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
+
+
+def test_a_head_for_the_built_in_encoder_gives_genres_and_keeps_it_in_use(cli, music_folder, tmp_path):
+    checkpoint, cli.model = cli.model, None
+    weight = np.random.default_rng(0).standard_normal((2, 1668)).astype(np.float32)
+    LinearHead("mine", load_encoder("rhythm").id, ("house", "techno"), 0.5, weight, np.zeros(2, np.float32)).save(tmp_path / "head.safetensors")
+    result = cli("scan", music_folder, "--no-tags", "--head", tmp_path / "head.safetensors")
+    assert "no genres" not in result.stderr
+    assert {r["genre"] for r in rows(cli, "SELECT genre FROM tracks")} <= {"house", "techno"}
+    cli("models", "add", checkpoint, "--name", "small")
+    summary = cli.json("scan", music_folder, "--no-tags")
+    assert (summary["embedded"], summary["failed"], in_use(cli)) == (0, 0, ["rhythm"])
+    (found,) = cli.json("classify", music_folder / "mp3.mp3")
+    assert set(found["scores"]) == {"house", "techno"}
+
+
+def test_a_model_in_use_that_is_gone_is_not_replaced_by_another(cli, music_folder):
+    checkpoint, cli.model = cli.model, None
+    cli("models", "add", checkpoint, "--name", "small")
+    cli("scan", music_folder / "mp3.mp3", "--no-tags")
+    shutil.rmtree(cli.folder / "models")
+    result = cli("scan", music_folder, "--no-tags")
+    assert "the library's model is not installed any more" in result.stderr
+    assert in_use(cli) == ["small"]
+    assert len(rows(cli, "SELECT 1 FROM embeddings")) == 1
+    assert len(rows(cli, "SELECT 1 FROM tracks WHERE genre IS NOT NULL")) == 1
+    assert "not installed any more" in cli("classify", music_folder / "mp3.mp3", code=2).stderr
+
+
+def test_a_recording_too_short_for_the_built_in_encoder_is_indexed_with_the_reason(cli, tmp_path):
+    cli.model = None
+    (tmp_path / "m").mkdir()
+    write_audio(tmp_path / "m" / "blip.wav", "wav", 0.2)
+    summary = cli.json("scan", tmp_path / "m", code=1)
+    assert (summary["embedded"], summary["failed"]) == (0, 1)
+    assert "too short" in summary["failures"][0]["reason"]
+
+
+def test_the_built_in_encoder_is_listed_and_described(cli):
+    assert [m["name"] for m in cli.json("models", "list")["built_in"]] == ["rhythm"]
+    text = cli("models", "list").stdout
+    assert text.startswith("built in:\n  rhythm")
+    assert "no download" in text
+    found = cli.json("models", "info", "rhythm")
+    assert (found["vector_width"], found["encoder_id"]) == (1668, load_encoder("rhythm").id)
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_scan_goes_on(cli, tmp_path):
@@ -349,9 +451,11 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
     assert "genre" in results[1]
 
 
-def test_classify_without_a_model_says_what_to_do(cli, music_folder):
+def test_classify_without_a_head_says_what_is_missing(cli, music_folder):
     cli.model = None
-    assert "no model is installed; see `indexer models list`" in cli("classify", music_folder / "mp3.mp3", code=2).stderr
+    (line,) = cli("classify", music_folder / "mp3.mp3", code=2).stderr.splitlines()
+    assert "rhythm, the built-in encoder, has no head" in line
+    assert "indexer models download" in line
 
 
 def test_status_tells_what_there_is(cli, music_folder):

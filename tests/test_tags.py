@@ -5,7 +5,9 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import av
 import mutagen
+import mutagen.apev2
 import mutagen.flac
 import mutagen.id3
 import mutagen.mp4
@@ -17,6 +19,7 @@ from indexer import genre_fields, tags
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.fingerprint import sniff
 from indexer.tagblocks import id3 as id3_block
+from indexer.tagblocks.id3_genres import named
 from indexer.tags import GenreEdit, Tags
 from tests.synth import CONTAINERS, write_audio
 
@@ -199,7 +202,8 @@ def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio:
 
 
 def ape_tag(items: dict[str, bytes]) -> bytes:
-    data = b"".join(len(v).to_bytes(4, "little") + bytes(4) + k.encode() + b"\0" + v for k, v in items.items())
+    kinds = {k: (2 if k.startswith("Cover") else 0).to_bytes(4, "little") for k in items}  # binary or text
+    data = b"".join(len(v).to_bytes(4, "little") + kinds[k] + k.encode() + b"\0" + v for k, v in items.items())
     ends = [b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(data) + 32, len(items), f)) + bytes(8) for f in (0xA0000000, 0x80000000)]
     return ends[0] + data + ends[1]
 
@@ -211,25 +215,136 @@ def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes)
     path.write_bytes(before := mp3_audio + ape + v1)
     tags.set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[-128:] == v1[:-1] + bytes([127])  # 127 is Drum & Bass
+    assert genre_fields.standing_genres(path, "mp3") == {"id3": [], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
+    assert tags.read_tags(path, "mp3").original_genres == ("Rock", "Pop")  # as it was read: APEv2 goes before ID3v1
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+    path.write_bytes(before := id3_tag([frame(b"TIT2", b"\0x")], padding=900) + before)
+    tags.set_genre(path, "mp3", EDIT)
     assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
-    assert tags.read_tags(path, "mp3").original_genres == ("Rock", "Pop")
+    assert tags.read_tags(path, "mp3").original_genres == ("Rock",)  # as it was read: ID3v1 fills up an ID3v2 tag
     tags.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
-def test_wav_gets_the_genre_in_both_places(tmp_path: Path) -> None:
-    path = write_audio(tmp_path / "a", "wav", 0.3)
-    info = b"INFO" + b"IART\x03\0\0\0ab\0\0" + b"IGNR\x05\0\0\0Rock\0\0"
-    odd = b"bext\x03\0\0\0xyz\0"
-    data = path.read_bytes() + b"LIST" + len(info).to_bytes(4, "little") + info + odd
+def info_only(path: Path, entries: bytes, behind: bytes = b"") -> bytes:
+    """A WAV with a LIST INFO of these entries and no ID3 chunk."""
+    data = write_audio(path, "wav", 0.3).read_bytes() + b"LIST" + (4 + len(entries)).to_bytes(4, "little") + b"INFO" + entries + behind
     path.write_bytes(data := data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
+    return data
+
+
+def seen_by_others(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Title and artist as FFmpeg and mutagen (which reads no INFO) see them."""
+    with av.open(str(path)) as file:
+        ffmpeg = {key.lower(): value for key, value in {**file.metadata, **file.streams[0].metadata}.items()}
+    try:
+        ape = {key.lower(): str(value) for key, value in mutagen.apev2.APEv2(path).items()}
+    except mutagen.apev2.APENoHeaderError:
+        ape = {}
+    return ({key: ffmpeg[key] for key in ("title", "artist") if key in ffmpeg}, {key: ape[key] for key in ("title", "artist") if key in ape})
+
+
+@pytest.mark.parametrize("name", ["mp3", "wav"])
+def test_title_and_artist_in_a_lesser_tag_are_not_hidden_by_a_new_one(tmp_path: Path, mp3_audio: bytes, name: str) -> None:
+    path = tmp_path / f"a.{name}"
+    if name == "mp3":
+        path.write_bytes(before := mp3_audio + ape_tag({"Title": b"Song", "Artist": b"Somebody"}))
+    else:
+        before = info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IART\x09\0\0\0Somebody\0\0")
+    told = {"title": "Song", "artist": "Somebody"}
+    seen = seen_by_others(path)
+    assert told in seen
+    for genres in (("House",), ("House", "Techno")):
+        tags.set_genre(path, name, GenreEdit(genres, "house", 0.5, "m"))
+        assert seen_by_others(path) == seen
+        found = tags.read_tags(path, name)
+        assert (found.title, found.artist, found.genres, found.genre_is_ours) == ("Song", "Somebody", genres, True)
+        assert found.original_genres == ()
+        assert genre_fields.standing_genres(path, name)["id3"] == []
+    tags.restore_genre(path, name)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("genre", [None, "House", "Polka"])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", ["mp3", "wav"])
+def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
+    tmp_path: Path, mp3_audio: bytes, name: str, genre: str | None, again: bool,
+) -> None:  # fmt: skip
+    path = tmp_path / f"a.{name}"
+    if name == "mp3":
+        path.write_bytes(mp3_audio + ape_tag({"Title": b"Song", "Genre": b"Rock"}))
+    else:
+        info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
+    tags.set_genre(path, name, GenreEdit(("House",), "house", 0.5, "m"))
+    file = mutagen.File(path)
+    if file.tags is None or name == "mp3":
+        file.tags = None
+        file.add_tags()
+    file.tags.add(mutagen.id3.TIT2(encoding=3, text="Song"))
+    if genre:
+        file.tags.add(mutagen.id3.TCON(encoding=3, text=[genre]))
+    file.save()
+    changed, is_users = path.read_bytes(), again and genre == "Polka"
+    assert tags.read_tags(path, name).genre_is_ours == (genre != "Polka")
+    if again:
+        tags.set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
+        found = tags.read_tags(path, name)
+        assert (found.genres, found.genre_is_ours, found.original_genres) == (("Techno",), True, ("Polka",) if is_users else ("Rock",))
+    tags.restore_genre(path, name)
+    found = tags.read_tags(path, name)
+    assert (found.title, found.genres, found.ours, found.original_genres) == ("Song", ("Polka",) if is_users else ("Rock",), None, None)
+    standing = genre_fields.standing_genres(path, name)
+    assert standing["ape" if name == "mp3" else "info"] == ["Rock"]
+    assert standing["id3"] == ([] if genre is None else ["Polka"] if is_users else ["Rock"])
+    assert path.read_bytes() != changed
+
+
+def test_undo_finds_its_record_where_the_user_removed_the_rest_of_info(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
+    tags.set_genre(path, "wav", EDIT)
+    data = path.read_bytes().replace(b"INAM\x05\0\0\0Song\0\0", b"")
+    at = data.index(b"LIST") + 4
+    data = data[:at] + (int.from_bytes(data[at : at + 4], "little") - 14).to_bytes(4, "little") + data[at + 4 :]
+    path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
+    tags.set_genre(path, "wav", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    assert tags.read_tags(path, "wav").original_genres == ("Rock",)
+    tags.restore_genre(path, "wav")
+    assert genre_fields.standing_genres(path, "wav") == {"id3": [], "info": ["Rock"]}
+
+
+def test_id3v1_alone_is_refused_and_a_blank_one_is_none(tmp_path: Path, mp3_audio: bytes) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before := mp3_audio + b"TAG" + b"Title".ljust(124, b"\0") + b"\x11")
+    for call in (lambda: tags.set_genre(path, "mp3", EDIT), lambda: genre_fields.refuse_damaged(path, "mp3")):
+        with pytest.raises(WriteRefusedError, match="only an ID3v1 tag"):
+            call()
+    assert path.read_bytes() == before
+    path.write_bytes(before := mp3_audio + b"TAG" + b" " * 60 + bytes(64) + b"\x11")
+    tags.set_genre(path, "mp3", EDIT)
+    assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": [], "id3v1": ["Drum & Bass"]}
+    tags.restore_genre(path, "mp3")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["ID3 chunk", "INFO alone"])
+def test_wav_gets_the_genre_wherever_there_is_a_tag(tmp_path: Path, tagged: bool) -> None:
+    path = tmp_path / "a"
+    odd = b"bext\x03\0\0\0xyz\0"
+    tag = id3_tag([frame(b"TIT2", b"\0x")]) if tagged else b""
+    chunk = b"id3 " + len(tag).to_bytes(4, "little") + tag + b"\0" * (len(tag) % 2) if tag else b""
+    data = info_only(path, b"IART\x03\0\0\0ab\0\0" + b"IGNR\x05\0\0\0Rock\0\0", odd + chunk)
     assert tags.read_tags(path, "wav").genres == ("Rock",)
     tags.set_genre(path, "wav", EDIT)
     now = path.read_bytes()
     assert b"IART\x03\0\0\0ab\0\0IGNR\x0c\0\0\0Drum & Bass\0" in now
     assert odd in now
     assert int.from_bytes(now[4:8], "little") == len(now) - 8
-    assert mutagen.File(path).tags["TCON"].text == ["Drum & Bass"]
+    assert (b"ixgn" in now, b"ixor" in now) == (not tagged, not tagged)
+    found = mutagen.File(path).tags
+    assert (found and found["TCON"].text) == (["Drum & Bass"] if tagged else None)
     tags.restore_genre(path, "wav")
     assert path.read_bytes() == data
 
@@ -354,7 +469,7 @@ def test_any_text_in_any_mix_of_tags_is_written_and_undone(
     others = tags.other_fields(path, "mp3")
     tags.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
     assert tags.other_fields(path, "mp3") == others
-    assert genre_fields.standing_genres(path, "mp3")["id3"] == [genre]
+    assert genre_fields.standing_genres(path, "mp3")["id3"] == named(genre)
     assert mp3_audio in path.read_bytes()
     tags.restore_genre(path, "mp3")
     assert path.read_bytes() == before

@@ -4,6 +4,7 @@ Owns the file's form and the check that it is unchanged. Never trains (training 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class LinearHead:
     threshold: float
     weight: np.ndarray  # (K, width) float32
     bias: np.ndarray  # (K,) float32
+    training: Mapping[str, Any] = field(default_factory=dict)  # JSON: what it learned from, settings, metrics; not part of the id
     id: str = field(init=False)
     kind: str = field(default=KIND, init=False)
 
@@ -55,13 +57,13 @@ class LinearHead:
         try:
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
-                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]),
+                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), dict(about.get("training", {})),
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: its description is damaged") from error
-        if head.id != about.get("id"):
+        if head.id != about.get("id") or about.get("training_sha256") != _training_digest(head.training):
             raise ModelError(f"{path}: changed after it was written: train or copy the head again")
         return head
 
@@ -71,6 +73,8 @@ class LinearHead:
             "kind": KIND, "format_version": FORMAT_VERSION, "id": self.id, "name": self.name,
             "encoder_id": self.encoder_id, "labels": list(self.labels), "threshold": self.threshold,
         }  # fmt: skip
+        if self.training:
+            about |= {"training": dict(self.training), "training_sha256": _training_digest(self.training)}
         tensorfile.write(path, {"weight": self.weight, "bias": self.bias}, about)
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
@@ -102,6 +106,10 @@ def check_threshold(threshold: float) -> None:
     """Raise ModelError unless the threshold lies from 0 to 1."""
     if not math.isfinite(threshold) or not 0 <= threshold <= 1:
         raise ModelError(f"a head's threshold lies from 0 to 1, {threshold} does not")
+
+
+def _training_digest(training: Mapping[str, Any]) -> str | None:
+    return tensorfile.digest(training, {}) if training else None
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3 import id3v1_at
+from indexer.tagblocks.id3 import id3v1_at, tag_size
 
 HAS_HEADER, IS_HEADER = 1 << 31, 1 << 29
 ENDS = 32  # bytes of a header or footer
@@ -93,6 +93,33 @@ class ApeBlock(Block):
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
         splice(file, self.at, self.total, b"")
+
+
+class WavPackBlock(ApeBlock):
+    """The APEv2 tag of a WavPack file, which must begin where the last audio block ends.
+
+    Decoders that do not know the length of a stream stop at a tag there, and report damage when something stands between.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.blocks_end = _wavpack_end(file, self.at)
+
+    def problem(self) -> str | None:
+        return None if self.blocks_end == self.at else "something unknown stands between the WavPack audio and the tag"
+
+
+def _wavpack_end(file: BinaryIO, end: int) -> int:
+    """Where the row of WavPack blocks ends (WavPack 4 and 5: ckID, then ckSize, which counts from byte 8)."""
+    file.seek(0)
+    at = tag_size(file.read(10)) or 0
+    while at + 32 <= end:
+        file.seek(at)
+        head = file.read(8)
+        if head[:4] != b"wvpk":
+            break
+        at += 8 + int.from_bytes(head[4:], "little")
+    return at
 
 
 def _content_end(file: BinaryIO) -> int:

@@ -15,6 +15,7 @@ from indexer.tagblocks.blocks import (
     Block,
     Field,
     TagDamagedError,
+    UnwritableError,
     digest,
     file_size,
     read_exactly,
@@ -26,7 +27,7 @@ FILE_PROPERTIES = UUID("8CABDCA1-A947-11CF-8EE4-00C00C205365").bytes_le
 EXTENDED_CONTENT = UUID("D2D0A440-E307-11D2-97F0-00A0C95EA850").bytes_le
 HEADER_EXTENSION = UUID("5FBF03B5-A92E-11CF-8EE3-00C00C205365").bytes_le
 METADATA_LIBRARY = UUID("44231C94-9498-49D1-A141-1D134E457054").bytes_le
-_NAMES = {"WM/Genre": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
+_NAMES = {"WM/GENRE": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
 
 Object = tuple[bytes, bytes]  # GUID and content
 
@@ -93,7 +94,7 @@ class AsfBlock(Block):
         for value in values:
             data = value.encode("utf-16-le", "replace") + b"\x00\x00"
             if len(data) > 0xFFFF:
-                raise TagDamagedError("the genre is too long for ASF")
+                raise UnwritableError("the genre is too long for ASF")
             found.append(Field(name, _short(len(key)) + key + _short(0) + _short(len(data)) + data))
         return found
 
@@ -191,7 +192,7 @@ def _field(name_bytes: bytes, kind: int, raw: bytes, whole: bool) -> Field:
     if not whole:
         raise TagDamagedError("an ASF attribute is damaged")
     name = name_bytes.decode("utf-16-le", "replace").rstrip("\x00")
-    known = _NAMES.get(name) if kind == 0 else None
+    known = _NAMES.get(name.upper()) if kind == 0 else None
     return Field(known or f"attribute {name}", raw)
 
 

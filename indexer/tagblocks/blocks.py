@@ -22,6 +22,10 @@ class TagDamagedError(ValueError):
     """A tag whose bytes contradict themselves; the message says where."""
 
 
+class UnwritableError(TagDamagedError):
+    """A sound tag that cannot be rewritten, because its format has no room for it; the message says why."""
+
+
 class Field(NamedTuple):
     """One field of a tag: its name (GENRE, OURS and ORIGINAL are ours to change) and its bytes as they stand."""
 
@@ -70,6 +74,10 @@ class Block(ABC):
         """Why this tag must not be rewritten, or None."""
         return None
 
+    def says_something(self) -> bool:
+        """Whether any field but the genre and ours stands here."""
+        return any(field.name not in OWN_NAMES for field in self.fields)
+
     def text_of(self, name: str) -> list[str]:
         """All values of the fields of one name, in order."""
         return [value for field in self.fields if field.name == name for value in self.values(field)]
@@ -108,7 +116,7 @@ def digest_range(file: BinaryIO, offset: int, size: int) -> str:
 
 def read_exactly(file: BinaryIO, offset: int, size: int, what: str) -> bytes:
     """Bytes of the file; TagDamagedError when it ends before."""
-    if size > MAX_TAG:
+    if not 0 <= size <= MAX_TAG:
         raise TagDamagedError(f"{what} claims {size:,} bytes")
     file.seek(offset)
     data = file.read(size)

@@ -18,11 +18,12 @@ from indexer.tagblocks.blocks import (
     Block,
     Field,
     TagDamagedError,
+    UnwritableError,
     file_size,
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3_genres import ID3_GENRES
+from indexer.tagblocks.id3_genres import ID3_GENRES, named
 
 UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
 MAX_INFLATED = 1 << 20  # a genre needs no more; stops decompression bombs
@@ -44,7 +45,7 @@ def synchsafe(data: bytes, what: str = "the ID3 size") -> int:
 def to_synchsafe(value: int, width: int = 4) -> bytes:
     """The inverse of ``synchsafe``."""
     if value >= 1 << 7 * width:
-        raise TagDamagedError("the ID3 tag would become too large")
+        raise UnwritableError("the ID3 tag would become too large")
     return bytes(value >> 7 * place & 0x7F for place in reversed(range(width)))
 
 
@@ -71,6 +72,7 @@ class Id3Tag:
     padding: bytes
     total: int
     plain_sizes: bool = False  # v2.4 with the frame sizes of v2.3, as iTunes once wrote
+    behind: bytes = b""  # zeros between the tag and the end of the chunk around it; they stay
 
     @property
     def footer(self) -> bool:
@@ -111,12 +113,11 @@ def parse(data: bytes) -> Id3Tag:
 
 
 def parse_all(data: bytes, place: str) -> Id3Tag:
-    """``parse`` where nothing but zeros may stand behind the tag; they count as its padding."""
+    """``parse`` where nothing but zeros may stand behind the tag."""
     tag = parse(data)
-    behind = data[tag.total :]
-    if behind.strip(b"\x00"):
+    tag.behind = data[tag.total :]
+    if tag.behind.strip(b"\x00"):
         raise TagDamagedError(f"{place} holds more than the ID3 tag")
-    tag.padding += behind
     return tag
 
 
@@ -198,7 +199,10 @@ def decode_text(data: bytes) -> list[str]:
     if codec is None:
         return []
     text = data[1:].decode(codec, "replace").rstrip("\x00")
-    return [part.lstrip("\ufeff") for part in text.split("\x00")] if text else []
+    parts = text.split("\x00") if text else []
+    if data[0] == 1:  # every string has its mark; the decoder has taken the first one, and a text may begin with another
+        parts[1:] = [part.removeprefix("\ufeff") for part in parts[1:]]
+    return parts
 
 
 def _encode_text(values: list[str], major: int) -> bytes:
@@ -233,7 +237,7 @@ class Id3Block(Block):
         name = frame[:4].decode("latin-1")
         if name == "TXXX":
             words = decode_text(payload(frame[:4096], self.tag) or b"")
-            return _OUR_FRAMES.get(words[0], name) if words else name
+            return _OUR_FRAMES.get(words[0].upper(), name) if words else name
         return name
 
     def problem(self) -> str | None:
@@ -264,7 +268,7 @@ class Id3Block(Block):
 
     def values(self, field: Field) -> list[str]:
         words = decode_text(payload(field.raw, self.tag) or b"")
-        return words if field.name == GENRE else words[1:]
+        return [genre for word in words for genre in named(word)] if field.name == GENRE else words[1:]
 
     def length(self) -> int:
         return sum(len(field.raw) for field in self.fields)
@@ -279,7 +283,7 @@ class Id3Block(Block):
         if tag.flags & UNSYNCHRONISED and tag.major < 4:
             body = unsynchronise(body)
         header = b"ID3" + bytes([tag.major, tag.revision, tag.flags]) + to_synchsafe(len(body))
-        self.store(file, tag.total, header + body)
+        self.store(file, tag.total, header + body + tag.behind)
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
         self.store(file, self.tag.total, b"")
@@ -298,12 +302,16 @@ def load_front(file: BinaryIO) -> Id3Block:
 def load_dsf(file: BinaryIO) -> Id3Block:
     """The ID3v2 tag at the end of a DSF file (DSF 1.01: total size at byte 12, pointer to the tag at byte 20)."""
     header = read_exactly(file, 0, 28, "the DSF header")
-    end = file_size(file)
-    at = int.from_bytes(header[20:28], "little")
-    if header[:4] != b"DSD " or int.from_bytes(header[12:20], "little") != end or at > end:
+    end, at = file_size(file), int.from_bytes(header[20:28], "little")
+    start = 28
+    for name in (b"fmt ", b"data"):
+        head = read_exactly(file, start, 12, "a DSF chunk")
+        start += int.from_bytes(head[4:], "little")
+        if head[:4] != name:
+            raise TagDamagedError("the DSF chunks are not where they belong")
+    if header[:4] != b"DSD " or int.from_bytes(header[12:20], "little") != end or start != (at or end):
         raise TagDamagedError("the sizes in the DSF header contradict the file")
-    tag = parse_all(read_exactly(file, at, end - at, "the ID3 tag"), "the end of the DSF file") if 0 < at < end else None
-    start = at or end
+    tag = parse_all(read_exactly(file, at, end - at, "the ID3 tag"), "the end of the DSF file") if at < end and at else None
 
     def store(target: BinaryIO, _old: int, data: bytes) -> None:
         splice(target, start, file_size(target) - start, data)
@@ -325,6 +333,9 @@ class Id3v1Block(Block):
         data = b"" if self.at is None else read_exactly(file, self.at, 128, "the ID3v1 tag")
         fields = [Field("rest", data[:127]), Field(GENRE, data[127:])] if data else []
         super().__init__(fields, exists=bool(data), room=len(data))
+
+    def says_something(self) -> bool:
+        return any(field.raw[3:].strip(b"\x00 ") for field in self.fields if field.name != GENRE)
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
         wanted = {_plain(value): None for value in values}

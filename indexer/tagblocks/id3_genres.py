@@ -1,7 +1,9 @@
 """The numbered genres: 0-79 of ID3v1, the rest as Winamp extended them (Winamp 5.6 genre list).
 
-ID3v1 tags hold the number itself, MP4 ``gnre`` atoms the number plus one. Data only.
+ID3v1 tags hold the number itself, MP4 ``gnre`` atoms the number plus one, ID3v2 genres the number in parentheses or alone.
 """
+
+import re
 
 ID3_GENRES = (
     "Blues", "Classic Rock", "Country", "Dance", "Disco", "Funk", "Grunge", "Hip-Hop", "Jazz", "Metal", "New Age",
@@ -27,3 +29,23 @@ ID3_GENRES = (
     "Audiobook", "Audio Theatre", "Neue Deutsche Welle", "Podcast", "Indie Rock", "G-Funk", "Dubstep", "Garage Rock",
     "Psybient",
 )  # fmt: skip
+_REFERENCES = re.compile(r"(?:\((?:[0-9]{1,9}|RX|CR)\))*")  # ID3v2.3, 4.2.1: (21), (4)(51), (4)Eurodisco
+_NAMES = {"RX": "Remix", "CR": "Cover"}
+
+
+def named(text: str) -> list[str]:
+    """The genres that one string of an ID3v2 genre frame stands for."""
+    if text in _NAMES or (len(text) < 10 and text.isdecimal() and int(text) < 256):
+        return [_name(text)]
+    found = _REFERENCES.match(text)
+    references = found[0] if found else ""
+    names = [_name(reference) for reference in references[1:-1].split(")(") if reference]
+    rest = text[len(references) :]
+    rest = rest.removeprefix("(") if rest.startswith("((") else rest
+    return [*names, rest] if rest and rest not in names else names
+
+
+def _name(reference: str) -> str:
+    if reference in _NAMES:
+        return _NAMES[reference]
+    return ID3_GENRES[int(reference)] if int(reference) < len(ID3_GENRES) else "Unknown"

@@ -13,6 +13,7 @@ from indexer.tagblocks.blocks import (
     Block,
     Field,
     TagDamagedError,
+    UnwritableError,
     digest_range,
     file_size,
     read_exactly,
@@ -160,7 +161,7 @@ class IlstBlock(Block):
         delta = len(data) - old
         if delta:
             if any(a.name in (b"moof", b"sidx", b"mfra") for a in self.top):
-                raise TagDamagedError("fragmented MP4 files cannot grow")
+                raise UnwritableError("fragmented MP4 files cannot grow")
             _move_offsets(file, self.parents[0], at, delta)
             for parent in parents:
                 _resize(file, parent, delta)
@@ -177,7 +178,7 @@ def _resize(file: BinaryIO, atom: Atom, delta: int) -> None:
         return  # runs to the end of the file whatever its length
     wide = atom.header == 16
     if not wide and atom.size + delta >= 1 << 32:
-        raise TagDamagedError("an MP4 atom would become too large")
+        raise UnwritableError("an MP4 atom would become too large")
     file.seek(atom.at + (8 if wide else 0))
     file.write((atom.size + delta).to_bytes(8 if wide else 4, "big"))
 
@@ -196,7 +197,7 @@ def _move_offsets(file: BinaryIO, moov: Atom, at: int, delta: int) -> None:
             offset = int.from_bytes(data[place : place + width], "big")
             if offset >= at:
                 if offset + delta >= 1 << 8 * width:
-                    raise TagDamagedError("the chunk offsets would overflow")
+                    raise UnwritableError("the chunk offsets would overflow")
                 data[place : place + width] = (offset + delta).to_bytes(width, "big")
         file.seek(table.body)
         file.write(data)
@@ -253,4 +254,6 @@ def _name(raw: bytes) -> str:
         return f"item {kind.decode('latin-1')}"
     parts = dict(_children(raw))
     mean, name = parts.get(b"mean", b"")[4:], parts.get(b"name", b"")[4:].decode("utf-8", "replace")
-    return name if mean == MEAN and name in (OURS, ORIGINAL) else f"item ----:{mean.decode('utf-8', 'replace')}:{name}"
+    if mean.lower() == MEAN and name.upper() in (OURS, ORIGINAL):
+        return name.upper()
+    return f"item ----:{mean.decode('utf-8', 'replace')}:{name}"

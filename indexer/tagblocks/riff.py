@@ -6,7 +6,20 @@ contradict their length (a WAV written into a pipe) are refused.
 
 from typing import BinaryIO, NamedTuple
 
-from indexer.tagblocks.blocks import GENRE, Block, Field, TagDamagedError, digest_range, file_size, read_exactly, splice
+from indexer.tagblocks.blocks import (
+    GENRE,
+    ORIGINAL,
+    OURS,
+    OWN_NAMES,
+    Block,
+    Field,
+    TagDamagedError,
+    UnwritableError,
+    digest_range,
+    file_size,
+    read_exactly,
+    splice,
+)
 from indexer.tagblocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
@@ -28,8 +41,10 @@ class Form:
     def __init__(self, file: BinaryIO) -> None:
         header = read_exactly(file, 0, 12, "the RIFF header")
         self.order: str = "big" if header[:4] == b"FORM" else "little"
+        if header[:4] in (b"RF64", b"BW64"):
+            raise UnwritableError("WAV files in the form for more than 4 GiB are not edited")
         if header[:4] not in (b"RIFF", b"FORM"):
-            raise TagDamagedError(f"{header[:4].decode('latin-1')!r} files are not edited")
+            raise TagDamagedError("the RIFF header is missing")
         self.end = 8 + self.number(header[4:8])
         size = file_size(file)
         if self.end - size not in (0, 1):  # one missing pad byte at the end is common and harmless
@@ -66,7 +81,7 @@ class Form:
         splice(file, start, old, new)
         size = file_size(file) - 8
         if size > 0xFFFFFFFF:
-            raise TagDamagedError("the file would outgrow its format")
+            raise UnwritableError("the file would outgrow its format")
         file.seek(4)
         file.write(size.to_bytes(4, "big" if order == "big" else "little"))
 
@@ -82,8 +97,15 @@ def load_id3_chunk(file: BinaryIO) -> Id3Block:
     return Id3Block(tag, lambda target, _old, data: form.replace(target, chunk, name, data))
 
 
+_INFO_IDS = {GENRE: b"IGNR", OURS: b"ixgn", ORIGINAL: b"ixor"}
+_INFO_NAMES = {entry: name for name, entry in _INFO_IDS.items()}
+
+
 class InfoBlock(Block):
-    """The entries of LIST INFO, which rekordbox and Windows read instead of the ID3 chunk."""
+    """The entries of LIST INFO, which rekordbox and Windows read instead of the ID3 chunk.
+
+    Our own fields stand here only where it is the file's only tag; lower-case ids are the applications' own.
+    """
 
     kind = "info"
     padded = False
@@ -102,17 +124,21 @@ class InfoBlock(Block):
                     raise TagDamagedError("an entry of LIST INFO is damaged")
                 name = data[at : at + 4]
                 end = min(at + 8 + size + size % 2, len(data))
-                fields.append(Field(GENRE if name == b"IGNR" else name.decode("latin-1"), data[at:end]))
+                fields.append(Field(_INFO_NAMES.get(name) or name.decode("latin-1"), data[at:end]))
                 at = end
         super().__init__(fields, exists=self.chunk is not None, room=self.chunk.size - 4 if self.chunk else 0)
 
+    def says_something(self) -> bool:
+        """Whether there is more than the name of the program that made the file, which is all that FFmpeg writes on its own."""
+        return any(field.name not in (*OWN_NAMES, "ISFT") for field in self.fields)
+
     def encode(self, name: str, values: list[str]) -> list[Field]:
         data = "; ".join(values).encode("utf-8", "replace") + b"\x00"
-        return [Field(name, b"IGNR" + len(data).to_bytes(4, "little") + data + b"\x00" * (len(data) % 2))]
+        return [Field(name, _INFO_IDS[name] + len(data).to_bytes(4, "little") + data + b"\x00" * (len(data) % 2))]
 
     def values(self, field: Field) -> list[str]:
         text = entry_text(field.raw)
-        return [text] if text else []
+        return [value for value in (genres_in(text) if field.name == GENRE else [text]) if value]
 
     def length(self) -> int:
         return sum(len(field.raw) for field in self.fields)
@@ -124,6 +150,11 @@ class InfoBlock(Block):
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
         self.form.replace(file, self.chunk, b"LIST", b"")
+
+
+def genres_in(text: str) -> list[str]:
+    """The values of an IGNR entry, which has room for one text: several are joined as Windows does it."""
+    return text.split("; ")
 
 
 def entry_text(raw: bytes) -> str:

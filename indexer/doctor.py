@@ -1,0 +1,214 @@
+"""What is wrong with files, for a person: which genre every reader sees, contradictions, and what a write would refuse.
+
+Turns the facts that a child process gathers (examination) into reports and text. Opens no music file itself, never writes,
+needs no library.
+"""
+
+import os
+import queue
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from indexer import tags
+from indexer.config import Settings
+from indexer.difference import folders_to_scan, walk
+from indexer.errors import FileError
+from indexer.store import printable
+from indexer.worker import Worker
+
+VERDICTS = ("writable", "refused", "unsupported", "truncated", "unreadable")
+FAILING = ("refused", "truncated", "unreadable")  # an unsupported kind of file is whole; its genre is kept in the library
+CHUNK = 1000  # files handed to the workers at once
+USUAL = "where DJ programs and players look"
+# (container, kind of tag) -> who reads it, as far as it is known
+READ_BY = {
+    ("mp3", "id3"): USUAL,
+    ("aiff", "id3"): USUAL,
+    ("wav", "id3"): "read by most programs, not by rekordbox",
+    ("wav", "info"): "what rekordbox and Windows read",
+    ("flac", "vorbis"): USUAL,
+    ("vorbis", "vorbis"): USUAL,
+    ("opus", "vorbis"): USUAL,
+    ("oggflac", "vorbis"): USUAL,
+    ("mp4", "ilst"): USUAL,
+    ("asf", "asf"): USUAL,
+}
+Report = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def begin(self, total: int) -> None:
+        """So many files are to be examined."""
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+
+
+def diagnose(settings: Settings, paths: Sequence[Path], watcher: Watcher) -> dict[str, Any]:
+    """Examine files and folders: counts by verdict, and a report of every named file and of each other one with something to say."""
+    targets = folders_to_scan(paths, (), ())
+    folders = [target for target in targets if os.path.isdir(target)]  # noqa: PTH112 - bytes
+    named = [target for target in targets if os.path.isfile(target)]  # noqa: PTH113 - bytes
+    reports = [_unreadable(target, "no such file or folder") for target in targets if target not in {*folders, *named}]
+    inside: list[bytes] = []
+    for path, found in (entry for folder in folders for entry in walk(folder, settings.ignore)):
+        if found is None:
+            reports.append(_unreadable(path, "this folder cannot be read"))
+        else:
+            inside.append(path)
+    counts = Counter(report["verdict"] for report in reports)
+    contradicting = 0
+    watcher.begin(len(named) + len(inside))
+    for number, report in enumerate(_reports([*named, *inside], settings.worker_count())):
+        counts[report["verdict"]] += 1
+        contradicting += bool(report["contradictions"])
+        if number < len(named) or report["verdict"] != "writable" or report["contradictions"]:
+            reports.append(report)
+        watcher.advance(report["path"], report["verdict"])
+    verdicts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
+    return {"files": len(named) + len(inside), "folders": len(folders), "verdicts": verdicts, "contradicting": contradicting, "reports": reports}
+
+
+def exit_code(found: dict[str, Any]) -> int:
+    """0 when every file could be read and written, or is merely of a kind without a place for genres; else 1."""
+    return 1 if any(found["verdicts"].get(verdict) for verdict in FAILING) else 0
+
+
+def _reports(paths: Sequence[bytes], jobs: int) -> Iterator[Report]:
+    """A report of every file, in order; several child processes at work."""
+    workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def examine(path: bytes) -> Report:
+        worker = free.get()
+        try:
+            return report_of(path, worker.call("examine", path))
+        except FileError as error:
+            return _unreadable(path, error.reason)
+        finally:
+            free.put(worker)
+
+    pool = ThreadPoolExecutor(len(workers), thread_name_prefix="doctor")
+    try:
+        for start in range(0, len(paths), CHUNK):
+            yield from pool.map(examine, paths[start : start + CHUNK])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.interrupt()
+        pool.shutdown(wait=True)
+        for worker in workers:
+            worker.close()
+
+
+def _unreadable(path: bytes, reason: str) -> Report:
+    return {"path": printable(path), "verdict": "unreadable", "reason": tags.clean(reason), "container": None, "genres": [],
+            "genre": None, "indexer": None, "original_genre": None, "dj_data": [], "contradictions": []}
+
+
+def report_of(path: bytes, facts: dict[str, Any]) -> Report:
+    """The facts of one file as a report: plain values, one line a text."""
+    found = tags.from_json(facts["tags"]) if facts["tags"] else None
+    verdict, reason = _verdict(facts)
+    container = facts["container"]
+    genres = [{"place": p["name"], "exists": p["exists"], "values": p["values"], "problem": p["problem"],
+               "read_by": READ_BY.get((container, p["kind"])) if p["own"] else None} for p in facts["places"]]
+    report = {**_unreadable(path, reason or ""), "verdict": verdict, "reason": tags.clean(reason) if reason else None,
+              "container": container, "genres": genres, "contradictions": contradictions(container, facts["places"])}
+    if found:
+        ours = found.ours
+        report["indexer"] = ours and {"genre": ours.genre, "label": ours.label, "confidence": ours.confidence, "model": ours.model,
+                                      "standing": found.genre_is_ours}
+        report |= {"genre": found.genre, "dj_data": list(found.dj_data),
+                   "original_genre": None if found.original_genres is None else list(found.original_genres)}
+    return report
+
+
+def _verdict(facts: dict[str, Any]) -> tuple[str, str | None]:
+    complaint = facts["unread"] or facts["unwritten"]
+    if complaint is None:
+        return "writable", None
+    state, reason = complaint["state"], complaint["reason"]
+    if state == "unsupported":
+        return "unsupported", reason
+    if facts["unread"] is None:  # a tag that cannot be read is not written, and left alone
+        return "refused", reason
+    return "truncated" if reason.startswith("truncated") else "unreadable", reason
+
+
+def contradictions(container: str, places: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences on places that do not say the same: each against the first that holds a genre."""
+    places = [p for p in places if p["kind"] != "asf library" and not p["problem"]]  # the library continues the ASF field
+    first = next((p for p in places if p["values"]), None)
+    if first is None:
+        return []
+    told = [_disagreement(container, first, place) for place in places if place is not first]
+    return [sentence for sentence in told if sentence]
+
+
+def _disagreement(container: str, first: dict[str, Any], place: dict[str, Any]) -> str | None:
+    here, there = _plain(place["values"]), _plain(first["values"])
+    says = f"{first['name']} says {_joined(first['values'])}"
+    if not here:
+        reader = READ_BY.get((container, place["kind"]))
+        return f"{says}, {place['name']} ({reader}) says nothing" if place["filled"] and reader else None
+    if here == there or (place["kind"] == "id3v1" and here < there):  # ID3v1 has room for one genre
+        return None
+    return f"{says}, {place['name']} says {_joined(place['values'])}"
+
+
+def _plain(values: Sequence[str]) -> set[str]:
+    """Genres as they compare: case, punctuation and "and" against "&" are no contradiction."""
+    words = (word.casefold().replace("&", "and") for value in values for word in value.split(";"))
+    return {plain for word in words if (plain := "".join(c for c in word if c.isalnum()))}
+
+
+def _joined(values: Sequence[str]) -> str:
+    return "; ".join(values) or "(none)"
+
+
+# ---- texts
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """The whole answer: a summary where folders were named, then the reports."""
+    lines = [_summary(found)] if found["folders"] else []
+    return "\n".join([*lines, *map(_report_text, found["reports"])])
+
+
+def _summary(found: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count:,} {verdict}" for verdict, count in found["verdicts"].items())
+    apart = f"; places contradict each other in {found['contradicting']:,}" if found["contradicting"] else ""
+    return f"{found['files']:,} file{'' if found['files'] == 1 else 's'}{': ' if counts else ''}{counts}{apart}"
+
+
+def _report_text(report: Report) -> str:
+    kind = f" ({report['container']})" if report["container"] else ""
+    verdict, reason = report["verdict"], report["reason"]
+    says = reason if reason and reason.startswith(verdict) else ": ".join(filter(None, (verdict, reason)))
+    lines = [f"{report['path']}{kind}: {says}"]
+    for genre in report["genres"]:
+        value = f"unreadable: {genre['problem']}" if genre["problem"] else _joined(genre["values"]) if genre["exists"] else "(no such tag)"
+        lines.append(f"  {genre['place']:14}  {value}" + (f"  [{genre['read_by']}]" if genre["read_by"] else ""))
+    if report["genre"] and not any(genre["values"] for genre in report["genres"]):
+        lines.append(f"  {'read as':14}  {report['genre']}")
+    lines += [f"  {name:14}  {text}" for name, text in _own_lines(report)]
+    return "\n".join([*lines, *(f"  ! {sentence}" for sentence in report["contradictions"])])
+
+
+def _own_lines(report: Report) -> Iterator[tuple[str, str]]:
+    ours: Callable[[str], str] = lambda key: tags.clean(str(report["indexer"][key]))  # noqa: E731
+    if report["indexer"]:
+        state = "stands" if report["indexer"]["standing"] else "changed since"
+        yield "by us", f"{ours('genre')} ({ours('label')} {report['indexer']['confidence']:.0%}, {ours('model')}), {state}"
+    if report["original_genre"] is not None:
+        yield "before us", _joined(report["original_genre"])
+    if report["dj_data"]:
+        yield "DJ data", ", ".join(report["dj_data"])

@@ -1,0 +1,126 @@
+"""What one file says of its genre, tag by tag, and whether it would be read and written: the facts behind `indexer doctor`.
+
+Every tag is read by itself, so that a damaged one does not hide the others; tags that a write leaves alone (an ID3 tag in
+front of a FLAC) are looked at too. Runs in a killable child process, judges nothing and never writes.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from indexer import audio, genre_fields, tags, tagwriter
+from indexer.errors import FileError, ReadError, WriteRefusedError
+from indexer.fingerprint import fingerprint, sniff
+from indexer.genre_fields import PLACES, Loader
+from indexer.tagblocks.ape import ApeBlock
+from indexer.tagblocks.blocks import GENRE, Block, TagDamagedError
+from indexer.tagblocks.id3 import Id3Block, Id3v1Block, load_front
+from indexer.tagblocks.mp4 import IlstBlock, meta_head
+
+ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags that programs put on files of any kind
+FRAGMENTS = (b"moof", b"sidx", b"mfra")
+FIELDS_BYTES = 400  # what a genre and our own fields take in an item list
+MAX_SHOWN, MAX_VALUES = 200, 20  # characters of a genre, genres of a tag
+_NAMES = {"id3": "ID3v2", "id3v1": "ID3v1", "ape": "APEv2", "info": "RIFF INFO", "vorbis": "Vorbis comment", "ilst": "MP4",
+          "asf": "ASF", "asf library": "ASF library"}  # fmt: skip
+_DAMAGED = (TagDamagedError, EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError)
+
+
+def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The facts of one file as plain values: container, places, tags, and why it would not be read or not be written.
+
+    Raises ReadError where it cannot be opened.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            container = sniff(file)
+    except OSError as error:
+        raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
+    found = None
+    with suppress(FileError):
+        found = tags.to_json(tags.read_tags(path, container))
+    return {
+        "container": container, "places": places(path, container), "tags": found,
+        "unread": _complaint(_read, path, container, heartbeat), "unwritten": _complaint(_write, path, container, heartbeat),
+    }  # fmt: skip
+
+
+def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] | None:
+    try:
+        attempt(*arguments)
+    except FileError as error:
+        return {"state": error.state, "reason": error.reason}
+    return None
+
+
+def _read(path: str, container: str, heartbeat: Callable[[], None]) -> None:
+    """What a scan reads, in its order; raises what a scan would report."""
+    with Path(path).open("rb") as file:
+        fingerprint(file, path, heartbeat=heartbeat)
+    tags.read_tags(path, container)
+    audio.probe(path)
+    for _ in audio.decode(path):
+        heartbeat()
+
+
+def _write(path: str, container: str, _heartbeat: Callable[[], None]) -> None:
+    """What tagwriter asks before it makes a copy."""
+    tagwriter._look(path)
+    genre_fields.refuse_damaged(path, container)
+    tags.read_tags(path, container)
+    genre_fields.other_fields(path, container)
+    if container == "mp4":
+        _write_mp4(path)
+
+
+def _write_mp4(path: str) -> None:
+    """What the writer only finds out with the copy of an MP4 in hand."""
+    with Path(path).open("rb") as file:
+        block = IlstBlock(file)
+        if block.room - block.length() < FIELDS_BYTES and any(atom.name in FRAGMENTS for atom in block.top):
+            raise WriteRefusedError(path, "fragmented MP4 files cannot grow")
+        if block.parents[-1].name == b"meta" and meta_head(file, block.parents[-1]) == 0:
+            raise WriteRefusedError(path, "its tags stand in the QuickTime form, from which a genre does not read back")
+
+
+def places(path: str, container: str) -> list[dict[str, Any]]:
+    """Every tag with what it holds as genre: kind, name, values, why it cannot be read, whether a write fills it.
+
+    The places of the container come first, also where they do not exist yet; others only where they exist.
+    """
+    own = PLACES.get(container, [])
+    if own and _lesser_tags_alone(path, own):  # a write makes no new one
+        own = [(load, filled and number > 0) for number, (load, filled) in enumerate(own)]
+    wanted = [*own, *((load, False) for load in ANYWHERE if load not in [known for known, _ in own])]
+    found = [_place(path, load, filled=filled, own=number < len(own)) for number, (load, filled) in enumerate(wanted)]
+    return [place for place in found if place]
+
+
+def _lesser_tags_alone(path: str, own: list[tuple[Loader, bool]]) -> bool:
+    try:
+        with Path(os.fsdecode(path)).open("rb") as file:
+            return genre_fields.lesser_tags_alone([load(file) for load, _ in own])
+    except _DAMAGED:
+        return False
+
+
+def _place(path: str, load: Loader, *, filled: bool, own: bool) -> dict[str, Any] | None:
+    try:
+        with Path(os.fsdecode(path)).open("rb") as file:
+            block = load(file)
+    except _DAMAGED as error:
+        kind = getattr(load, "kind", "id3")
+        problem = tags.clean(str(error) or type(error).__name__, MAX_SHOWN)
+        return {"kind": kind, "name": _NAMES[kind], "exists": True, "values": [], "problem": problem, "filled": filled, "own": own}
+    if not block.exists and not filled:
+        return None
+    values = [text for value in block.text_of(GENRE)[:MAX_VALUES] if (text := tags.clean(value, MAX_SHOWN))]
+    return {"kind": block.kind, "name": _name(block), "exists": block.exists, "values": values, "problem": None, "filled": filled, "own": own}
+
+
+def _name(block: Block) -> str:
+    name = _NAMES[block.kind]
+    return f"{name}.{block.tag.major}" if isinstance(block, Id3Block) and block.exists else name

@@ -1,0 +1,241 @@
+"""Labels from what the user has: corrections, a CSV, genre tags and folder names, in this order of trust.
+
+Owns the alias table (which texts mean which label), the votes of a recording's files, and who counts as one artist. Pure:
+it is handed rows and a CSV's path; it never opens the database or a music file, and a genre that we wrote is no label.
+"""
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from indexer.errors import ConfigError
+
+SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
+# Spellings only. Which sub-genre belongs to which label is the user's to say ([aliases]): Deep House, Liquid, and also
+# Jungle, which is as often kept apart from drum and bass as filed under it.
+BUILT_IN = {
+    "ambient": ("ambient", "ambient music"),
+    "drum and bass": ("drum and bass", "drum bass", "drumnbass", "dnb", "d and b"),
+    "house": ("house", "house music"),
+    "techno": ("techno", "techno music"),
+    "trance": ("trance", "trance music"),
+}
+_VARIOUS = {"various", "variousartists", "va", "compilation", "diverse", "unknown", "unknownartist"}
+_BRACKETS = re.compile(r"[(\[][^)\]]*[)\]]")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the library knows of one file that can be read."""
+
+    recording_id: int
+    audio_sha256: str
+    path: bytes
+    root: bytes | None
+    genre: str | None  # the user's own; several values joined with "; "
+    artist: str | None
+    album_artist: str | None
+
+
+@dataclass
+class Labels:
+    """The result: a label a recording, and everything that a person should know about how it came."""
+
+    label_of: dict[int, str] = field(default_factory=dict)  # recording -> label
+    source_of: dict[int, str] = field(default_factory=dict)  # recording -> the source that decided
+    artist_of: dict[int, str] = field(default_factory=dict)  # every recording -> artist, or folder where that is unknown
+    unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text that means no label -> files
+    contradictions: dict[str, int] = field(default_factory=dict)  # "tags" or "tags against folders" -> recordings
+    unknown_rows: int = 0  # rows of the CSV that name no recording of the library
+
+
+def key(text: str) -> str:
+    """What is compared: no case, no punctuation or spaces, '&', '+' and a lone n are 'and'."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = re.split(r"[\W_]+", re.sub(r"[&+]", " and ", folded))
+    return "".join("and" if word == "n" else word for word in words) or folded.strip()
+
+
+class Aliases:
+    """From a text to a label: the user's table, then the built-in spellings, then the labels themselves."""
+
+    def __init__(self, own: Mapping[str, str] | None = None) -> None:
+        """``own``: text -> label; an empty label means that the text is to be ignored."""
+        self._labels: dict[str, str] = {key(text): label for label, texts in BUILT_IN.items() for text in texts}
+        self._found: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {}
+        own = own or {}
+        for label in filter(None, own.values()):
+            self._labels.setdefault(key(label), " ".join(label.split()))
+        canonical = {label: self._labels[key(label)] if label else "" for label in own.values()}
+        self._labels |= {key(text): canonical[label] for text, label in own.items()}
+
+    def add(self, spellings: Counter[str]) -> None:
+        """Make texts labels of their own, spelled as they most often are."""
+        for text, _ in sorted(spellings.items(), key=lambda item: (-item[1], item[0])):
+            self._labels.setdefault(key(text), " ".join(text.split()))
+        self._found.clear()
+
+    def label(self, text: str) -> str | None:
+        """The label of one name; "" for one to be ignored, None for one that means nothing here."""
+        found = self._labels.get(key(text))
+        return self._labels.get(key(_BRACKETS.sub(" ", text))) if found is None else found
+
+    def of_tag(self, text: str) -> tuple[frozenset[str], tuple[str, ...]]:
+        """All labels of a genre field, and the values in it that mean nothing here.
+
+        Values are parted by ';', and what is unknown as a whole by ',', '/' or '|'; a qualifier in brackets is dropped.
+        """
+        if text not in self._found:
+            labels: set[str] = set()
+            unknown: list[str] = []
+            for value in (v.strip() for v in text.split(";")):
+                whole = self.label(value)
+                parts = [whole] if whole is not None else [self.label(p) for p in re.split(r"[,/|]", _BRACKETS.sub(" ", value)) if p.strip()]
+                labels.update(p for p in parts if p)
+                if value and all(p is None for p in parts):
+                    unknown.append(value)
+            self._found[text] = frozenset(labels), tuple(unknown)
+        return self._found[text]
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow:
+    """One line of the user's CSV: a path or an audio_sha256, and a genre."""
+
+    path: bytes | None
+    audio_sha256: str | None
+    genre: str
+
+
+def read_csv(path: Path) -> list[CsvRow]:
+    """Rows of a CSV with the columns ``genre`` and ``path`` or ``audio_sha256`` (comma, semicolon or tab; UTF-8).
+
+    A relative path is taken from the CSV's own folder. Raises ConfigError for a file that cannot be used.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape").lstrip()
+        mark = max(",;\t", key=text[: text.find("\n")].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+        columns = {name.strip().casefold(): name for name in reader.fieldnames or () if name}
+        if "genre" not in columns or not columns.keys() & {"path", "audio_sha256"}:
+            raise ConfigError(f"{path}: needs a first line with the columns path (or audio_sha256) and genre")
+        return [row for line in reader if (row := _csv_row(line, columns, path.absolute().parent))]
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
+    except csv.Error as e:
+        raise ConfigError(f"{path}: not a CSV file ({e})") from e
+
+
+def _csv_row(line: Mapping[str, str | None], columns: Mapping[str, str], folder: Path) -> CsvRow | None:
+    def value(column: str) -> str:
+        return (line.get(columns.get(column, "")) or "").strip()
+
+    if not value("genre") or not (value("path") or value("audio_sha256")):
+        return None
+    path = os.fsencode(os.path.normpath(folder / os.path.expanduser(value("path")))) if value("path") else None  # noqa: PTH111 - never raises
+    return CsvRow(path, value("audio_sha256").casefold() or None, value("genre"))
+
+
+def gather(files: Iterable[FileFacts], aliases: Aliases, *, sources: Sequence[str] = SOURCES,
+           corrections: Mapping[int, str] | None = None, rows: Sequence[CsvRow] = ()) -> Labels:
+    """One label a recording from the chosen sources; the most trusted source that knows the recording decides.
+
+    Within a source the majority of the recording's files decides; a tie, or a tag with two genres, is no label.
+    """
+    found = Labels()
+    files = sorted(files, key=lambda f: (f.recording_id, f.path))
+    said = {recording: text for recording, text in (corrections or {}).items() if "corrections" in sources}
+    explicit: dict[str, list[tuple[int, str]]] = {"corrections": sorted(said.items()), "csv": _match(rows, files, found) if "csv" in sources else []}
+    aliases.add(Counter(text for pairs in explicit.values() for _, text in pairs))
+    votes: dict[str, dict[int, Counter[str]]] = {source: defaultdict(Counter) for source in SOURCES}
+    for source, pairs in explicit.items():
+        for recording, text in pairs:
+            if label := aliases.label(text):
+                votes[source][recording][label] += 1
+    unmapped: dict[str, Counter[str]] = defaultdict(Counter)
+    contradictions: Counter[str] = Counter()
+    confused: dict[str, set[int]] = defaultdict(set)
+    for file in files:
+        found.artist_of.setdefault(file.recording_id, artist_group(file))
+        for source, (labels, unknown) in _implied(file, aliases, sources).items():
+            if len(labels) > 1:
+                confused[source].add(file.recording_id)
+            votes[source][file.recording_id].update(labels if len(labels) == 1 else ())
+            unmapped[source].update(unknown if not labels else ())
+    _decide(found, votes, confused, contradictions)
+    found.unmapped = {source: dict(counts.most_common()) for source, counts in unmapped.items() if counts}
+    found.contradictions = dict(contradictions)
+    return found
+
+
+def _match(rows: Sequence[CsvRow], files: Sequence[FileFacts], found: Labels) -> list[tuple[int, str]]:
+    by_path = {f.path: f.recording_id for f in files}
+    by_digest = {f.audio_sha256: f.recording_id for f in files}
+    pairs = []
+    for row in rows:
+        recording = by_digest.get(row.audio_sha256 or "")
+        if recording is None and row.path is not None and b"\0" not in row.path:
+            recording = by_path.get(row.path) or by_path.get(os.path.realpath(row.path))
+        if recording is None:
+            found.unknown_rows += 1
+        else:
+            pairs.append((recording, row.genre))
+    return pairs
+
+
+def _implied(file: FileFacts, aliases: Aliases, sources: Sequence[str]) -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
+    """(labels, texts that mean nothing) by source, of what nobody said outright."""
+    implied = {}
+    if "tags" in sources and file.genre:
+        implied["tags"] = aliases.of_tag(file.genre)
+    if "folders" in sources:
+        names = _folders(file)
+        label = next((label for name in reversed(names) if (label := aliases.label(name)) is not None), None)
+        implied["folders"] = (frozenset([label] if label else []), tuple(names[1:2]) if label is None else ())
+    return implied
+
+
+def _folders(file: FileFacts) -> list[str]:
+    """Names of the folders that hold a file: the root's own, then those below; without a root the parent alone."""
+    folder = os.path.dirname(file.path)  # noqa: PTH120 - bytes
+    above = os.path.dirname(file.root) if file.root else os.path.dirname(folder)  # noqa: PTH120
+    return [os.fsdecode(name) for name in folder[len(above):].split(b"/") if name]
+
+
+def _decide(found: Labels, votes: Mapping[str, Mapping[int, Counter[str]]], confused: Mapping[str, set[int]], contradictions: Counter[str]) -> None:
+    verdicts: dict[int, dict[str, str]] = defaultdict(dict)
+    for source in SOURCES:
+        undecided = set(confused.get(source, ()))
+        for recording, counter in votes[source].items():
+            best = counter.most_common(2)
+            if len(best) > 1:
+                undecided.add(recording)
+            if best and (len(best) == 1 or best[0][1] > best[1][1]):
+                verdicts[recording][source] = best[0][0]
+        if undecided:
+            contradictions[source] = len(undecided)
+    for recording, verdict in sorted(verdicts.items()):
+        first, label = next(iter(verdict.items()))  # in order of trust
+        found.label_of[recording], found.source_of[recording] = label, first
+        for a, b in _pairs(list(verdict)):
+            contradictions[f"{a} against {b}"] += verdict[a] != verdict[b]
+    for pair in [pair for pair, count in contradictions.items() if not count]:
+        del contradictions[pair]
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(a, b) for n, a in enumerate(names) for b in names[n + 1:]]
+
+
+def artist_group(file: FileFacts) -> str:
+    """Whose music it is: the album's artist, else the track's (always for compilations); the folder where nobody knows."""
+    for name in (file.album_artist, file.artist):
+        if name and key(name) not in _VARIOUS:
+            return f"artist {key(name)}"
+    return f"folder {os.fsdecode(os.path.dirname(file.path))}"  # noqa: PTH120 - bytes

@@ -1,0 +1,59 @@
+"""What a scan or `tags apply` would do, without touching the library or opening a music file."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from indexer import models
+from indexer.config import Settings
+from indexer.difference import compare, folders_to_scan, walk
+from indexer.fingerprint import Stat
+from indexer.genre_fields import parse_ours
+from indexer.pipeline import edit_for, held_back
+from indexer.store import decided_files, known_files, open_readonly, printable
+from indexer.tags import Tags
+
+MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole
+
+
+def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = False) -> dict[str, Any]:
+    """Counts of new, changed, ... files with their paths, and the genres that would be written to files classified before.
+
+    explicit_tags: as `tags apply` asks, also where a genre was undone or refused. What new files will get is not known yet.
+    """
+    conn = open_readonly(settings.db) if settings.db.exists() else None
+    known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")] if conn else []
+    counts = dict.fromkeys(("new", "changed", "unchanged", "back", "vanished", "unlisted"), 0)
+    listed: dict[str, list[str]] = {kind: [] for kind in counts if kind != "unchanged"}
+    writes: list[dict[str, Any]] = []
+    count = 0
+    for target in folders_to_scan(paths, settings.roots, known):
+        rows = known_files(conn, target) if conn else iter(())
+        for kind, path, _ in compare(rows, walk(target, settings.ignore)):
+            counts[kind] += 1
+            if kind in listed and len(listed[kind]) < MAX_LISTED:
+                listed[kind].append(printable(path))
+        for write in _writes(conn, settings, target, explicit=explicit_tags) if conn else ():
+            count += 1
+            writes += [write] if count <= MAX_LISTED else []
+    if conn:
+        conn.close()
+    return {"dry_run": True, **counts, "tag_writes": count, "paths": listed, "writes": writes}
+
+
+def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, explicit: bool) -> Iterator[dict[str, Any]]:
+    encoder = conn.execute("SELECT id FROM encoders WHERE in_use = 1").fetchone()
+    head_in_use = conn.execute("SELECT * FROM heads WHERE in_use = 1").fetchone()
+    chosen = models.choose(settings, encoder["id"] if encoder else None, head_in_use)
+    if chosen is None or chosen.head is None:
+        return
+    threshold = chosen.head.threshold if settings.min_confidence is None else settings.min_confidence
+    for row in decided_files(conn, target, chosen.head.id, threshold):
+        stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
+        if not explicit and held_back(row["action"], row["write_state"], row["stat_before"], stat):
+            continue
+        found = Tags(genres=(row["tag_genre"],) if row["tag_genre"] else (), ours=parse_ours(row["indexer_genre"] or ""))
+        edit = edit_for(settings, chosen.head, found, row["label"], row["confidence"])
+        if edit is not None:
+            yield {"path": row["path_text"], "before": list(found.genres), "after": list(edit.genres), "confidence": round(row["confidence"], 4)}

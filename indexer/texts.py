@@ -1,0 +1,70 @@
+"""What the commands print: results as a person reads them. Pure functions from the JSON forms; nothing is computed here."""
+
+from typing import Any
+
+from indexer.progress import duration
+
+
+def genres(values: list[str] | None) -> str:
+    return "; ".join(values) if values else "(none)"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def scan_text(r: dict[str, Any]) -> str:
+    embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"
+    lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
+    if r["classified"]:
+        lines.append(f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {count(r['tags_written'], 'genre')} written"
+                     + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else ""))
+    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
+    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time" if r["audio_s"] else ""
+    lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
+    return "\n".join(lines)
+
+
+def preview_text(found: dict[str, Any]) -> str:
+    """New, changed ... files, a sign each, and the genres that would be written."""
+    names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
+    lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
+    lines += [f"= {write['path']}: {genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})" for write in found["writes"]]
+    lines.append(", ".join(f"{found[kind]:,} {kind}" for kind in ("new", "changed", "unchanged", "back", "vanished", "unlisted") if found[kind])
+                 or "no files")
+    lines.append(f"{count(found['tag_writes'], 'genre')} to write into files that are classified already")
+    return "\n".join(lines)
+
+
+def classify_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else ' (undecided)'}"]
+    width = max(len(label) for label in result["scores"])
+    lines += [f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}" for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])]
+    return "\n".join(lines)
+
+
+def status_text(s: dict[str, Any]) -> str:
+    lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
+    lines += [f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})" for r in s["roots"]]
+    lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
+    lines.append(f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}")
+    if s["head"]:
+        lines.append(f"head       {s['head']['name']} (decided from {s['head']['threshold']:.0%})")
+    lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
+    lines.append(f"tags       {s['tags_written']:,} written")
+    lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
+    if s["last_run"]:
+        lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
+    return "\n".join(lines)
+
+
+def models_text(found: dict[str, Any]) -> str:
+    lines = ["built in:"]
+    lines += [f"  {m['name']}  {m['use']}" for m in found["built_in"]]
+    lines.append("installed:")
+    lines += [f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else "") for m in found["installed"]]
+    if not found["installed"]:
+        lines.append("  none")
+    lines.append("published by NTT (evaluation licence, non-commercial):")
+    lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in found["published"]]
+    return "\n".join(lines)

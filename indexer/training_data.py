@@ -1,0 +1,84 @@
+"""What the library holds that a head can learn from: files with their tags, corrections, cached embeddings.
+
+Reads only, over any connection (the store's own or a read-only one). Knows SQL and numpy; decides nothing about labels
+except that a genre which we wrote is not the user's: the one that stood there before is taken from the journal.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from indexer.labels import FileFacts
+
+
+class Reader(Protocol):
+    """An SQLite connection with named rows, as far as it is used here."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
+        """Run a statement and return its cursor."""
+
+
+def files(reader: Reader) -> Iterator[FileFacts]:
+    """Every file whose audio is known. A missing file counts only while no other file holds its recording."""
+    before = _genres_before_ours(reader)
+    for row in reader.execute(
+        "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre, t.artist, t.album_artist"
+        " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN tags t ON t.file_id = f.id"
+        " WHERE f.state <> 'missing' OR NOT EXISTS"
+        " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"):
+        ours = _is_ours(row["genre"], row["indexer_genre"])
+        genre = "; ".join(before.get(row["id"], ())) or None if ours else row["genre"]
+        yield FileFacts(row["recording_id"], row["audio_sha256"], row["path"], row["root"], genre, row["artist"], row["album_artist"])
+
+
+def _is_ours(genre: str | None, indexer_genre: str | None) -> bool:
+    """Whether the standing genre is the one we wrote, unchanged (white space aside)."""
+    if not indexer_genre or not genre:
+        return False
+    return " ".join(str(json.loads(indexer_genre).get("genre", "")).split()) == " ".join(genre.split())
+
+
+def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
+    """By file: the genres that the user had there before the newest of our writes that found genres not ours."""
+    users: dict[int, list[str]] = {}
+    ours: dict[int, list[str]] = {}
+    for row in reader.execute("SELECT file_id, before, after FROM tag_writes WHERE state = 'done' AND file_id IS NOT NULL ORDER BY id"):
+        before = json.loads(row["before"] or "[]")
+        if before != ours.get(row["file_id"]):
+            users[row["file_id"]] = before
+        ours[row["file_id"]] = json.loads(row["after"] or "[]")
+    return users
+
+
+def corrections(reader: Reader) -> dict[int, str]:
+    """By recording: what a person said last."""
+    return {row["recording_id"]: row["genre"] for row in reader.execute("SELECT recording_id, genre FROM corrections ORDER BY id")}
+
+
+def digests(reader: Reader) -> dict[int, str]:
+    """By recording: its audio_sha256."""
+    return {row["id"]: row["audio_sha256"] for row in reader.execute("SELECT id, audio_sha256 FROM recordings")}
+
+
+def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """(places in ``recordings`` that have a sound embedding, their vectors (n, width) float16, how many are damaged).
+
+    Damaged are vectors of another width, or with NaN or infinity.
+    """
+    found = np.empty((len(recordings), width), np.float16)
+    places: list[int] = []
+    damaged = 0
+    for place, recording in enumerate(recordings):
+        row = reader.execute("SELECT vector FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording, encoder_id)).fetchone()
+        if row is None:
+            continue
+        blob = row["vector"]
+        vector = np.frombuffer(blob, "<f2") if len(blob) == 2 * width else None
+        if vector is None or not np.isfinite(vector).all():
+            damaged += 1
+            continue
+        found[len(places)] = vector
+        places.append(place)
+    return np.asarray(places, np.int64), found[: len(places)], damaged
