@@ -30,6 +30,7 @@ from indexer.train import Request, train
 TRACKS_PER_GENRE = 12
 ARTISTS_PER_GENRE = 6
 DURATION_S = (20.0, 30.0)
+ALBUM = "indexer demo"
 # ending -> libsndfile's format, subtype, and the sample rate that it demands
 FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE_HZ), ".flac": ("FLAC", "PCM_16", SAMPLE_RATE_HZ), ".ogg": ("OGG", "VORBIS", SAMPLE_RATE_HZ),
@@ -77,12 +78,23 @@ def write_track(track: Track) -> Path:
     if sample_rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, SAMPLE_RATE_HZ, sample_rate_hz)
     with soundfile.SoundFile(track.path, "w", sample_rate_hz, 2, subtype, format=container) as file:
-        file.title, file.artist, file.album = track.title, track.artist, "indexer demo"
-        if track.labelled:
-            file.genre = track.genre.title()
+        if container != "MP3":
+            file.title, file.artist, file.album = track.title, track.artist, ALBUM
+            if track.labelled:
+                file.genre = track.genre.title()
         for start in range(0, len(samples), sample_rate_hz):  # libsndfile's Vorbis encoder crashes on long pieces
             file.write(samples[start : start + sample_rate_hz])
+    if container == "MP3":
+        track.path.write_bytes(id3_tag(track) + track.path.read_bytes())
     return track.path
+
+
+def id3_tag(track: Track) -> bytes:
+    """An ID3v2.3 tag with some padding: libsndfile gives an MP3 an ID3v1 tag alone, which has no room for our fields."""
+    texts = {"TIT2": track.title, "TPE1": track.artist, "TALB": ALBUM, **({"TCON": track.genre.title()} if track.labelled else {})}
+    frames = b"".join(name.encode() + (1 + len(text)).to_bytes(4, "big") + b"\0\0\0" + text.encode("latin-1") for name, text in texts.items())
+    content = frames.ljust(2048, b"\0")
+    return b"ID3\x03\0\0" + bytes(len(content) >> shift & 0x7F for shift in (21, 14, 7, 0)) + content
 
 
 def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str], None]) -> dict[str, Any]:
