@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from indexer.config import Settings
+from indexer.encoders import built_in_info
 from indexer.fingerprint import Stat
 from indexer.progress import Progress
 from indexer.scanner import Scan
@@ -35,11 +36,14 @@ def build(folder: Path, files: int) -> None:
 def fill(store: Store, folder: Path) -> None:
     """Rows as a first scan leaves them."""
     root = store.add_root(os.fsencode(folder))
+    encoder = built_in_info()
+    store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
     with store.transaction():
         for top, _, names in os.walk(os.fsencode(folder)):
             for name in names:
                 path = os.path.join(top, name)
                 recording = store.recording(name.decode(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=1.0)
+                store.put_embedding(recording, encoder.encoder_id, bytes(2 * encoder.width), 1)
                 store.put_file(path, Stat.of(path), root_id=root, state="ready", container="mp3", recording_id=recording)
 
 
