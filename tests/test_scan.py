@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from indexer.heads import audioset_head
 from indexer.heads.linear import LinearHead
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
+from indexer.worker import Worker
 from tests.synth import music, write_audio
 
 
@@ -78,17 +80,29 @@ def test_the_stored_vector_and_scores_are_those_of_the_audio(cli, tmp_path):
     assert [r["probability"] for r in rows(cli, "SELECT probability FROM scores ORDER BY genre")] == pytest.approx(list(scores), abs=1e-4)
 
 
-def test_a_second_scan_embeds_nothing_and_opens_no_music_file(cli, music_folder):
+LISTENERS: list[list[str]] = []  # each gets the paths that this process opens
+
+
+def _listen(event: str, arguments: tuple) -> None:
+    if LISTENERS and event == "open" and isinstance(arguments[0], (str, bytes)):
+        LISTENERS[-1].append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_listen)  # cannot be taken off again, so it stays silent outside that test
+
+
+def test_a_second_scan_embeds_nothing_and_opens_no_music_file(cli, music_folder, monkeypatch):
     cli("scan", music_folder)
-    process = cli.process("scan", music_folder, "--json")  # its children inherit nothing that could hide an open
-    out, _ = process.communicate(timeout=60)
-    second = json.loads(out)
+    monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("a child process was started to read a file"))
+    opened: list[str] = []
+    LISTENERS.append(opened)
+    try:
+        second = cli.json("scan", music_folder)
+    finally:
+        LISTENERS.clear()
+    assert any(path.endswith("library.db.lock") for path in opened)  # the listener listens
+    assert [path for path in opened if path.startswith(str(music_folder)) and Path(path).is_file()] == []
     assert (second["embedded"], second["cached"], second["tags_written"], second["files"]) == (0, 0, 0, 6)
-    for path in music_folder.rglob("*.*"):
-        os.utime(path, ns=(0, path.stat().st_mtime_ns))
-    before = {p: p.stat().st_atime_ns for p in music_folder.rglob("*.*")}
-    cli("scan", music_folder)
-    assert {p: p.stat().st_atime_ns for p in before} == before  # relatime: a read after a change of mtime moves atime
 
 
 def test_copies_found_in_one_scan_share_one_embedding(cli, tmp_path):
