@@ -32,7 +32,8 @@ def status(db: Path) -> dict[str, Any]:
         "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
         "embedded": _count(one(f"SELECT count(*) AS n FROM embeddings WHERE encoder_id = (SELECT id {encoder})")),
         "encoder": one(f"SELECT name, id {encoder}"),
-        "head": one("SELECT name, id, kind, threshold FROM heads WHERE in_use = 1"),
+        "head": one("SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id = heads.id LIMIT 1), threshold) "
+                    "AS decided_from FROM heads WHERE in_use = 1"),
         "genres": rows("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
                        "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"),
         "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),

@@ -49,7 +49,7 @@ def status_text(s: dict[str, Any]) -> str:
     lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
     lines.append(f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}")
     if s["head"]:
-        lines.append(f"head       {s['head']['name']} (decided from {s['head']['threshold']:.0%})")
+        lines.append(f"head       {s['head']['name']} (decided from {s['head']['decided_from']:.0%})")
     lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
     lines.append(f"tags       {s['tags_written']:,} written")
     lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]

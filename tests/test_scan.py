@@ -479,6 +479,7 @@ def test_status_tells_what_there_is(cli, music_folder):
     assert found["files"] == {"ready": 6, "unreadable": 1}
     assert found["embedded"] == found["recordings"] == 6
     assert found["head"]["kind"] == "audioset"
+    assert (found["head"]["threshold"], found["head"]["decided_from"]) == (0.8, 0.0)  # min_confidence is 0 here
     assert sum(g["recordings"] for g in found["genres"]) == 6
     assert found["tags_written"] == 6
     assert found["failures"][0]["files"] == 1
