@@ -5,6 +5,7 @@ Never imports torch or the store, and writes to no file but the copy that tagwri
 """
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -16,9 +17,7 @@ from typing import Any, BinaryIO
 
 from indexer import audio, examination, fingerprint, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError
-from indexer.worker import _HEADER, pack
-
-Answer = tuple[dict[str, Any], bytes]
+from indexer.worker import HEADER, pack
 
 
 class Channel:
@@ -103,10 +102,8 @@ OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
     """The parent's requests until it closes the pipe."""
-    import json
-
-    while len(header := stream.read(_HEADER.size)) == _HEADER.size:
-        text_length, raw_length = _HEADER.unpack(header)
+    while len(header := stream.read(HEADER.size)) == HEADER.size:
+        text_length, raw_length = HEADER.unpack(header)
         yield json.loads(stream.read(text_length + raw_length)[:text_length])
 
 

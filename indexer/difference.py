@@ -16,7 +16,7 @@ from pathlib import Path
 from indexer.errors import ConfigError
 from indexer.fingerprint import AUDIO_SUFFIXES
 from indexer.store import FileRow, Store, known_files, printable
-from indexer.tagwriter import TEMP_SUFFIX
+from indexer.tagwriter import TEMP_SUFFIX, remove_leftovers
 
 _SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.
@@ -163,9 +163,9 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
         if len(changed) + len(vanished) + len(back) >= _SPOOL_ROWS:
             flush()
     flush()
-    for path in leftovers:  # the library's lock is ours: nobody else is about to rename it
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - bytes
+    for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes
+        with contextlib.suppress(OSError):  # the library's lock is ours: nobody else is about to rename them
+            remove_leftovers(parent)
     difference.offline = _why_offline(folder, difference, known_present, known)
     return difference
 

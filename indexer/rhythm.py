@@ -24,7 +24,6 @@ VERSION = 1  # counts changes of the arithmetic that no constant below shows
 SAMPLE_RATE_HZ = 44_100
 SEGMENT = 2**18  # samples, 5.94 s: RPM02 and LR05 take about six seconds
 N_FFT, HOP = 1024, 512  # 23 ms Hann windows, half overlapping: P01, LR05
-FRAMES = 1 + (SEGMENT - N_FFT) // HOP  # 511 whole windows in a segment
 # Our choice: 0.37 s, 31 windows. Shorter, seven statistics say little, and the fastest modulation has under four periods.
 SHORTEST = 2**14
 

@@ -21,7 +21,6 @@ from indexer.tracks_view import tracks_view
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
-FILE_STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
 
 
 def now() -> str:

@@ -24,7 +24,7 @@ from indexer.errors import FileError, ReadError
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # address space; the child with all its libraries needs about 600 MB of it
 STALL_LIMIT_S = 30.0  # no sign of life for so long is a hang; a child at work gives one every few MB
-_HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
+HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 
 FILE_ERRORS = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)}
 
@@ -32,7 +32,7 @@ FILE_ERRORS = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError
 def pack(message: dict[str, Any], raw: bytes | memoryview = b"") -> bytes:
     """One message on the pipe: lengths, JSON, raw bytes."""
     text = json.dumps(message).encode("ascii")  # lone surrogates of odd file names survive as \\uXXXX
-    return _HEADER.pack(len(text), len(raw)) + text + raw
+    return HEADER.pack(len(text), len(raw)) + text + raw
 
 
 class Worker:
@@ -132,7 +132,7 @@ class Worker:
         return self._child
 
     def _receive(self, child: "subprocess.Popen[bytes]", name: str) -> tuple[dict[str, Any], bytes]:
-        text_length, raw_length = _HEADER.unpack(self._read(child, _HEADER.size, name))
+        text_length, raw_length = HEADER.unpack(self._read(child, HEADER.size, name))
         message: dict[str, Any] = json.loads(self._read(child, text_length, name))
         return message, bytes(self._read(child, raw_length, name))
 
