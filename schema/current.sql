@@ -36,7 +36,7 @@ CREATE TABLE embeddings (            -- hidden in Datasette
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   encoder_id TEXT NOT NULL REFERENCES encoders (id),
   vector BLOB NOT NULL,              -- little-endian float16
-  units INTEGER NOT NULL,            -- how many units it is the mean of
+  units INTEGER NOT NULL, course BLOB /* how the units differ from their mean, of low rank; NULL: not kept */,            -- how many units it is the mean of
   UNIQUE (recording_id, encoder_id)
 ) STRICT;
 
@@ -46,7 +46,7 @@ CREATE TABLE encoders (
   width INTEGER NOT NULL,            -- numbers in a vector
   unit_s REAL NOT NULL,              -- seconds of audio in one unit
   in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- chosen by `indexer models use`
-) STRICT;
+, parts TEXT /* JSON list of encoder ids, for one that joins others; NULL: a plain one */, changes INTEGER NOT NULL DEFAULT 0 /* counts every change of its embeddings, so that a copy knows whether it is stale */) STRICT;
 
 CREATE TABLE files (
   id INTEGER PRIMARY KEY,
@@ -86,7 +86,7 @@ CREATE TABLE predictions (
   genre TEXT NOT NULL,               -- the most probable label, decided or not
   confidence REAL NOT NULL,          -- its probability, 0 to 1
   threshold REAL NOT NULL,           -- the threshold it was held against
-  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), -- confidence reaches the threshold
+  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, -- confidence reaches the threshold
   PRIMARY KEY (recording_id, head_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -172,6 +172,18 @@ CREATE TABLE timeline (              -- scores of every unit, for the chart alon
   scores BLOB NOT NULL,              -- one byte a probability (255 = 1): units x labels, row by row
   PRIMARY KEY (recording_id, head_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER embeddings_delete AFTER DELETE ON embeddings BEGIN
+  UPDATE encoders SET changes = changes + 1 WHERE id = old.encoder_id;
+END;
+
+CREATE TRIGGER embeddings_insert AFTER INSERT ON embeddings BEGIN
+  UPDATE encoders SET changes = changes + 1 WHERE id = new.encoder_id;
+END;
+
+CREATE TRIGGER embeddings_update AFTER UPDATE ON embeddings BEGIN
+  UPDATE encoders SET changes = changes + 1 WHERE id = new.encoder_id;
+END;
 
 CREATE VIEW tracks AS
 SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,

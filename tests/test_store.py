@@ -65,12 +65,12 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(tmp_path):
 def test_a_failing_migration_leaves_the_library_and_a_backup(tmp_path, monkeypatch):
     path = tmp_path / "library.db"
     Store(path).close()
-    monkeypatch.setattr(migrations, "schema_files", lambda: [("001_initial", ""), ("002_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")])
+    monkeypatch.setattr(migrations, "schema_files", lambda: [("001_initial", ""), ("999_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")])
     with pytest.raises(StoreError, match="could not be brought up to date"):
         Store(path)
     conn = sqlite3.connect(path)
     assert conn.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (0,)
-    assert sqlite3.connect(tmp_path / "library.db.before-002_bad.bak").execute("SELECT count(*) FROM files").fetchone() == (0,)
+    assert sqlite3.connect(tmp_path / "library.db.before-999_bad.bak").execute("SELECT count(*) FROM files").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to be taken for one" * 20, b"SQLite format 3\0" + b"\0" * 200])
