@@ -10,13 +10,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer import __version__, texts
 from indexer.config import Settings, load_settings
 from indexer.errors import IndexerError
+
+if TYPE_CHECKING:
+    from indexer.dataset import LabelRequest
 
 PATH = click.Path(path_type=Path)
 COMMON = [
@@ -163,11 +166,30 @@ def relabel(settings: Settings, as_json: bool) -> None:
     found = apply_head(settings)
     click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
                f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply")
+    if found["damaged"]:
+        click.echo(f"indexer: {texts.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again", err=True)
+        sys.exit(1)
+
+
+label_options = [
+    click.option("--labels", metavar="SOURCE,...", help="Where labels come from: corrections, tags, folders (default: all three)."),
+    click.option("--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre."),
+]
+
+
+def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --labels and --csv."""
+    return functools.reduce(lambda f, option: option(f), reversed(label_options), function)
+
+
+def _label_request(labels: str | None, csv_file: Path | None) -> "LabelRequest":
+    from indexer.dataset import LabelRequest
+
+    return LabelRequest(tuple(part.strip() for part in labels.split(",")) if labels is not None else None, csv_file)
 
 
 @main.command()
-@click.option("--labels", metavar="SOURCE,...", help="Where labels come from: corrections, tags, folders (default: all three).")
-@click.option("--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre.")
+@labelled
 @click.option("--name", help="Name of the new head.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the split and the order; the same seed gives the same head.")
 @click.option("--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most.")
@@ -180,10 +202,9 @@ def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path
     from indexer.train import Request, report
     from indexer.train import train as learn
 
-    sources = tuple(part.strip() for part in labels.split(",")) if labels is not None else None
     with click.progressbar(length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
         try:
-            found = learn(settings, Request(sources=sources, csv=csv_file, **request), lambda epoch: bar.update(epoch.number - bar.pos))
+            found = learn(settings, Request(_label_request(labels, csv_file), **request), lambda epoch: bar.update(epoch.number - bar.pos))
         except KeyboardInterrupt:
             click.echo("\nthe former head stays in use; the same command with --resume goes on from here", err=True)
             raise

@@ -78,6 +78,10 @@ class Settings:
         if any(c in os.fspath(self.db) for c in "#?"):
             raise ConfigError(f"{self.db}: '#' and '?' cannot be in the database's path, Datasette would open another file")
 
+    def threshold(self, heads_own: float) -> float:
+        """The confidence from which a genre counts as decided: the user's, else the head's own."""
+        return heads_own if self.min_confidence is None else self.min_confidence
+
     def text_for(self, label: str) -> str:
         """The genre text that is written for a label: the user's own, or the label in title case ("Drum and Bass")."""
         for key, text in self.labels.items():

@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from indexer.config import Settings
+from indexer.dataset import LabelRequest
 from indexer.errors import ConfigError, StoreError
 from indexer.pipeline import Watcher
 from indexer.relabel import relabel
@@ -116,7 +117,7 @@ def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str]
     say("indexer scan: reading tags, decoding, embedding")
     found = Scan(settings, watcher).run([music], write_tags=False)
     say(f"indexer train: a linear head from the genres in the tags of {sum(t.labelled for t in tracks)} tracks")
-    trained = train(settings, Request(sources=("tags",)))
+    trained = train(settings, Request(LabelRequest(("tags",))))
     relabel(settings)
     accuracy, decided = _compare(settings.db, [t for t in tracks if not t.labelled])
     say(f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right ({decided:.0%} sure enough to be decided)")

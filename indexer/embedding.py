@@ -1,7 +1,8 @@
 """Audio of many recordings -> one vector each: batches units across recordings and keeps running means.
 
-Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of each unit only its
-scores are kept. Never reads a file and never stores anything; producers hand in units, results come back as futures.
+Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of the units a running mean
+and a bounded course are kept. Never reads a file, stores anything or knows a head; producers hand in units, results come
+back as futures.
 """
 
 import queue
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.course import Collector, Course
 from indexer.encoders import Encoder, Unit
-from indexer.heads import Head
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
@@ -24,28 +25,26 @@ class TrackEmbedding:
 
     vector: np.ndarray  # (width,) float32: mean over time
     units: int
-    timeline: np.ndarray | None  # (units, labels) uint8, 255 = probability 1; None without a head
+    course: Course
 
 
 class _Track:
-    """The running weighted mean of one recording's units."""
+    """The running weighted mean of one recording's units, and their course."""
 
-    def __init__(self, head: Head | None) -> None:
+    def __init__(self, unit_s: float) -> None:
         self.future: Future[TrackEmbedding] = Future()
-        self._head = head
+        self._course = Collector(unit_s)
         self._sum: np.ndarray | None = None
         self._weight = 0
         self._units = 0
-        self._rows: list[np.ndarray] = []
 
-    def add(self, vectors: np.ndarray, weights: np.ndarray) -> None:
-        """Take in some units' vectors (n, width), in order."""
-        part = weights.astype(np.float64) @ vectors.astype(np.float64)  # (width,)
+    def add(self, vector: np.ndarray, weight: int) -> None:
+        """Take in the next unit's vector (width,)."""
+        part = vector.astype(np.float64) * weight
         self._sum = part if self._sum is None else self._sum + part
-        self._weight += int(weights.sum())
-        self._units += len(vectors)
-        if self._head:
-            self._rows.append(np.rint(self._head.scores(vectors) * 255).astype(np.uint8))  # (n, labels)
+        self._weight += weight
+        self._units += 1
+        self._course.add(vector, weight)
 
     def finish(self) -> None:
         """Settle the future. No units at all: the recording is shorter than the encoder can take."""
@@ -56,15 +55,14 @@ class _Track:
         if not np.isfinite(vector.astype(np.float16)).all():
             self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
             return
-        self.future.set_result(TrackEmbedding(vector, self._units, np.concatenate(self._rows) if self._rows else None))
+        self.future.set_result(TrackEmbedding(vector, self._units, self._course.finish(vector)))
 
 
 class Embedder:
     """Runs an encoder in a thread of its own, on batches filled from all recordings in work."""
 
-    def __init__(self, encoder: Encoder, head: Head | None = None) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self._head = head
         self._queue: queue.Queue[tuple[_Track, Unit | None] | None] = queue.Queue(QUEUED_BATCHES * encoder.batch_units)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
@@ -75,7 +73,7 @@ class Embedder:
 
         Blocks while the encoder is behind. An error of ``blocks`` passes through and drops the recording.
         """
-        track = _Track(self._head)
+        track = _Track(self.encoder.unit_s)
         cutter = self.encoder.cutter()
         frames = 0
         for block in blocks:
@@ -119,7 +117,7 @@ class Embedder:
                 elif unit is None:
                     track.finish()
                 else:
-                    track.add(vectors[position : position + 1], np.array([unit.weight]))
+                    track.add(vectors[position], unit.weight)
                     position += 1
 
     def _next_batch(self) -> list[tuple[_Track, Unit | None]]:

@@ -4,6 +4,8 @@ Owns the interface that the rest of the program knows, and how a built-in name o
 decodes audio, never touches the store, and imports torch only inside ``load_encoder``.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +89,27 @@ class EncoderInfo:
     width: int
     sample_rate_hz: int
     unit_s: float
-    source: str | Path  # what load_encoder takes
+    source: str | Path  # what load_encoder takes; of a joined encoder those of its parts count
     head_width: int | None = None  # inputs of the AudioSet head it carries; None: it carries none
+    joins: tuple["EncoderInfo", ...] = ()  # of a joined encoder
+
+    @property
+    def parts(self) -> tuple["EncoderInfo", ...]:
+        """The encoders whose vectors, one after the other, are this one's: itself, unless it joins others."""
+        return self.joins or (self,)
+
+
+def joined_id(ids: Sequence[str]) -> str:
+    """Hex sha256 that names the encoder which joins others, in this order."""
+    return hashlib.sha256(json.dumps(["joined", *ids]).encode()).hexdigest()
+
+
+def join(parts: Sequence[EncoderInfo]) -> EncoderInfo:
+    """The encoder whose vectors are those of ``parts`` side by side; each part's are cached as its own."""
+    if len(parts) == 1:
+        return parts[0]
+    return EncoderInfo(joined_id([part.encoder_id for part in parts]), "+".join(part.name for part in parts), sum(part.width for part in parts), parts[0].sample_rate_hz,
+                       parts[0].unit_s, "", joins=tuple(parts))
 
 
 def built_in_info() -> EncoderInfo:

@@ -4,19 +4,20 @@ Owns the sentences that say why there are no genres. Never loads torch: an encod
 its weights when the first recording needs them.
 """
 
+import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders import BUILT_IN, EncoderInfo, built_in_info, load_encoder
+from indexer.encoders import BUILT_IN, EncoderInfo, built_in_info, join, load_encoder
 from indexer.errors import ModelError
 from indexer.heads import Head, audioset_head, load_head
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.m2d.checkpoint import inspect
-from indexer.pipeline import Model
+from indexer.pipeline import Model, Part
 from indexer.store import Store
 
 WITHOUT_MODEL = (
@@ -50,11 +51,11 @@ def without_genres(chosen: Chosen | None) -> str | None:
     return WITHOUT_WEIGHTS if chosen.info.name == BUILT_IN else WITHOUT_HEAD.format(name=chosen.info.name)
 
 
-def choose(settings: Settings, encoder_in_use: str | None = None, head_in_use: Any = None) -> Chosen | None:
+def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = None) -> Chosen | None:
     """The model of a command; None when the one that the library uses is gone, for another must not slip into its place.
 
-    encoder_in_use: id that a scan or `models use` stored; head_in_use: its row of ``heads``. Raises ModelError with what
-    to do.
+    encoder_in_use, head_in_use: the rows of ``encoders`` and ``heads`` that a scan, `train` or `models use` stored. Raises
+    ModelError with what to do.
     """
     info, by_default = _encoder(settings, encoder_in_use)
     if info is None:
@@ -75,23 +76,41 @@ def choose(settings: Settings, encoder_in_use: str | None = None, head_in_use: A
     return Chosen(info, None, None, by_default)
 
 
-def _encoder(settings: Settings, encoder_in_use: str | None) -> tuple[EncoderInfo | None, bool]:
+def in_use(reader: Any) -> tuple[Any, Any]:
+    """(encoder, head) that a library uses, for ``choose``: rows or None. ``reader``: a connection with named rows."""
+    return (reader.execute("SELECT * FROM encoders WHERE in_use = 1").fetchone(), reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone())
+
+
+def _encoder(settings: Settings, in_use: Any) -> tuple[EncoderInfo | None, bool]:
     """The encoder, and whether it is the built-in one for want of any other."""
-    if settings.encoder == BUILT_IN:
-        return built_in_info(), False
     if settings.encoder:
-        return _checkpoint_info(catalogue.resolve(settings.encoder, settings.models)), False
-    if encoder_in_use == built_in_info().encoder_id:
-        return built_in_info(), False
+        return named(settings.encoder, settings.models), False
+    if in_use is not None:
+        return known(in_use["id"], in_use["parts"], settings.models), False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
-    for model in usable:
-        if model.encoder_id == encoder_in_use:
-            return _checkpoint_info(model.path), False
     if len(usable) > 1:
         raise ModelError(f"several models are installed ({', '.join(m.name for m in usable)}): choose with `indexer models use NAME`")
-    if usable:
-        return _checkpoint_info(usable[0].path), False
-    return (None, False) if encoder_in_use else (built_in_info(), True)
+    return (_checkpoint_info(usable[0].path), False) if usable else (built_in_info(), True)
+
+
+def named(spec: str, models_dir: Path) -> EncoderInfo:
+    """The encoder of a name or path, or several joined by '+'. Raises ModelError for one that is not there, or named twice."""
+    specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
+    parts = [built_in_info() if part == BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir)) for part in specs]
+    if len({part.encoder_id for part in parts}) < len(parts):
+        raise ModelError(f"{spec}: joins an encoder with itself; name two different ones")
+    return join(parts)
+
+
+def known(encoder_id: str, parts: str | None, models_dir: Path) -> EncoderInfo | None:
+    """The encoder with an id, and its parts' (JSON) where it joins others; None when one is not installed any more."""
+    built_in = built_in_info()
+    found = {built_in.encoder_id: built_in}
+    wanted = json.loads(parts) if parts else [encoder_id]
+    for model in catalogue.installed(models_dir) if set(wanted) - set(found) else ():
+        if model.problem is None and model.encoder_id and model.encoder_id in wanted:
+            found[model.encoder_id] = _checkpoint_info(model.path)
+    return join([found[part] for part in wanted]) if set(wanted) <= set(found) else None
 
 
 def _checkpoint_info(path: Path) -> EncoderInfo:
@@ -103,7 +122,9 @@ def _checkpoint_info(path: Path) -> EncoderInfo:
 def register(store: Store, chosen: Chosen) -> None:
     """Write encoder and head into the library and make them the ones in use; a mere default is written, not in use."""
     info, head = chosen.info, chosen.head
-    store.put_encoder(info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s)
+    for part in info.parts:
+        store.put_encoder(part.encoder_id, name=part.name, width=part.width, unit_s=part.unit_s)
+    store.put_encoder(info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s, parts=[p.encoder_id for p in info.joins])
     if not chosen.by_default:
         store.use_encoder(info.encoder_id)
     if head is not None:
@@ -114,9 +135,8 @@ def register(store: Store, chosen: Chosen) -> None:
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
     """What the pipeline needs to know, with loading postponed."""
-    info = chosen.info
-    return Model(info.encoder_id, info.name, info.sample_rate_hz, info.unit_s,
-                 partial(load_encoder, info.source, device=settings.device, precision=settings.precision), chosen.head)
+    load = partial(load_encoder, device=settings.device, precision=settings.precision)
+    return Model(tuple(Part(part.encoder_id, partial(load, part.source)) for part in chosen.info.parts), chosen.head)
 
 
 def overview(models_dir: Path) -> dict[str, Any]:
@@ -150,7 +170,7 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
 def use(settings: Settings, spec: str) -> str:
     """Make an encoder, and the head that goes with it, the library's; returns a line that says which."""
     with library_lock(settings.db), Store(settings.db) as store:
-        chosen = choose(replace(settings, encoder=spec), None, store.head_in_use())
+        chosen = choose(replace(settings, encoder=spec), None, in_use(store.connection)[1])
         assert chosen is not None
         register(store, chosen)
     return f"in use: {chosen.info.name}, " + (f"head {chosen.head.name}" if chosen.head else "no head: genres need one (--head FILE)")

@@ -20,31 +20,52 @@ import numpy as np
 
 from indexer import tags, tagwriter
 from indexer.config import Settings
+from indexer.course import Course
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders import Encoder
-from indexer.errors import DeferredError, FileError
+from indexer.errors import DeferredError, FileError, ModelError
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
 from indexer.store import FileRow, Lacking, Store, parse_stat
 from indexer.tags import Tags
 from indexer.tagwriter import GenreEdit, Prepared
+from indexer.verdict import Verdict, judge
 from indexer.worker import Worker
 
+DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 _T = TypeVar("_T")
 _Event = tuple[Callable[[Future[Any]], None], Future[Any]]
 
 
 @dataclass(frozen=True)
-class Model:
-    """The encoder and head that a run works with; the weights are loaded when the first recording needs them."""
+class Part:
+    """An encoder; the weights are loaded when the first recording needs them."""
 
     encoder_id: str
-    encoder_name: str
-    sample_rate_hz: int
-    unit_s: float
     load: Callable[[], Encoder]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoders whose vectors, side by side, are what the head takes."""
+
+    parts: tuple[Part, ...]
     head: Head | None
+
+    @property
+    def encoder_ids(self) -> tuple[str, ...]:
+        """Of the parts, in order."""
+        return tuple(part.encoder_id for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A genre to be written: the head's with its confidence, or what a person said and when."""
+
+    genre: str
+    confidence: float
+    corrected_at: str | None = None
 
 
 @dataclass
@@ -96,11 +117,12 @@ class _Job:
     file: FileRow | None = None
     tags: Tags | None = None
     outcome: str = "known"
+    duration_s: float = 0.0  # decoded length, once known
 
 
-def tag_policy_digest(settings: Settings, head: Head, threshold: float) -> str:
+def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
     """Changes whenever head or settings could lead to another genre in a file."""
-    content = json.dumps([head.id, threshold, settings.write_tags, sorted(settings.labels.items())])
+    content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -120,11 +142,12 @@ class Pipeline:
         self._explicit_tags = explicit_tags
         self._threshold = 1.0
         self._tag_policy: str | None = None
-        if model and model.head:
-            self._threshold = model.head.threshold if settings.min_confidence is None else settings.min_confidence
-            if write_tags and settings.write_tags != "off":
-                self._tag_policy = tag_policy_digest(settings, model.head, self._threshold)
-        self._embedder: Embedder | None = None
+        self._head = model.head if model else None
+        if self._head:
+            self._threshold = settings.threshold(self._head.threshold)
+        if write_tags and settings.write_tags != "off":
+            self._tag_policy = tag_policy_digest(settings, self._head, self._threshold)
+        self._embedders: dict[str, Embedder] = {}
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
@@ -143,12 +166,9 @@ class Pipeline:
         return self._store.backlog(targets, self._lacking())
 
     def _lacking(self) -> Lacking:
-        if self._model is None:
-            return Lacking()
-        head = self._model.head
-        # No stored digest is empty: asked for in so many words, every decided file is looked at again.
+        # No stored digest is empty: asked for in so many words, every labelled file is looked at again.
         policy = "" if self._explicit_tags and self._tag_policy else self._tag_policy
-        return Lacking(self._model.encoder_id, head.id if head else None, self._threshold, policy)
+        return Lacking(self._model.encoder_ids if self._model else (), self._head.id if self._head else None, self._threshold, policy)
 
     def stop(self) -> None:
         """Begin no new file; a tag write in work is finished. Safe to call from a signal handler."""
@@ -175,8 +195,8 @@ class Pipeline:
             self._close()
 
     def _close(self) -> None:
-        if self._embedder:
-            self._embedder.close()
+        for embedder in self._embedders.values():
+            embedder.close()
         for worker in self._workers:
             worker.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -225,24 +245,29 @@ class Pipeline:
         self._embed(job)
 
     def _embed(self, job: _Job) -> None:
-        file = _known(job.file)
-        model = self._model
-        if model is None:
-            self._finish(job)
+        recording_id = _known(_known(job.file).recording_id)
+        if self._model is None:
+            self._label(job)
             return
-        recording_id = _known(file.recording_id)
         if recording_id in self._embedding:
             self._embedding[recording_id].append(job)
             return
-        have = self._store.has_embedding(recording_id, model.encoder_id)
-        if have and (not self._force or job.tags is None or recording_id in self._embedded_now):
+        again = self._force and job.tags is not None and recording_id not in self._embedded_now
+        missing = [p for p in self._model.parts if again or not self._store.has_embedding(recording_id, p.encoder_id)]
+        if missing:
+            self._embedding[recording_id] = [job]
+            self._decode(job, missing)
+        else:
             self.counts.cached += 1
             self._classify(job)
-            return
-        if self._embedder is None:
-            self._embedder = Embedder(model.load(), model.head)
-        self._embedding[recording_id] = [job]
-        self._submit(partial(self._decode_and_feed, job.path, file.stat, self._embedder), partial(self._fed, job))
+
+    def _decode(self, job: _Job, missing: list[Part]) -> None:
+        """Have the first of the missing encoders embed the file."""
+        part = missing[0]
+        embedder = self._embedders.get(part.encoder_id)
+        if embedder is None:
+            embedder = self._embedders[part.encoder_id] = Embedder(part.load())
+        self._submit(partial(self._decode_and_feed, job.path, _known(job.file).stat, embedder), partial(self._fed, job, missing))
 
     def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:
         blocks = self._worker().decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz)
@@ -255,10 +280,10 @@ class Pipeline:
             raise DeferredError(path, "it changed while it was read")
         return result
 
-    def _fed(self, job: _Job, done: Future[tuple[Future[TrackEmbedding], float]]) -> None:
+    def _fed(self, job: _Job, missing: list[Part], done: Future[tuple[Future[TrackEmbedding], float]]) -> None:
         file = _known(job.file)
         try:
-            embedding, duration_s = done.result()
+            embedding, job.duration_s = done.result()
         except FileError as e:
             with self._store.transaction():
                 self._store.put_file(job.path, file.stat, root_id=self._root_of(file), state=e.state, reason=e.reason,
@@ -268,77 +293,94 @@ class Pipeline:
             for other in waiting:  # other files of the recording may be whole
                 self._embed(other)
             return
-        embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, duration_s), f)))
+        embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, missing), f)))
 
     def _root_of(self, file: FileRow) -> int | None:
         root = self._store.root_for(file.path)
         return int(root["id"]) if root else None
 
-    def _embedded(self, job: _Job, duration_s: float, done: Future[TrackEmbedding]) -> None:
-        model = _known(self._model)
+    def _embedded(self, job: _Job, missing: list[Part], done: Future[TrackEmbedding]) -> None:
         recording_id = _known(_known(job.file).recording_id)
-        waiting = self._embedding.pop(recording_id)
         error = done.exception()
         if error is not None:
             reason = f"no embedding: {error}"
             if isinstance(error, ValueError):  # too short stays too short; anything else is tried again by the next scan
                 self._store.set_recording_reason(recording_id, reason)
-            for other in waiting:
+            for other in self._embedding.pop(recording_id):
                 self._fail(other, reason)
             return
         result = done.result()
         with self._store.transaction():
-            self._store.put_embedding(recording_id, model.encoder_id, result.vector.astype("<f2").tobytes(), result.units)
-            self._store.set_decoded_length(recording_id, duration_s)
-            if model.head and result.timeline is not None:
-                self._store.put_prediction(recording_id, model.head.id, scores_of(model.head, result.vector), self._threshold)
-                self._store.put_timeline(recording_id, model.head.id, model.unit_s, result.timeline.tobytes())
+            self._store.put_embedding(recording_id, missing[0].encoder_id, result.vector.astype("<f2").tobytes(), result.units, result.course.to_bytes())
+            self._store.set_decoded_length(recording_id, job.duration_s)
+            if len(missing) == 1:
+                self._judge(recording_id)
+        if len(missing) > 1:
+            self._decode(job, missing[1:])
+            return
+        waiting = self._embedding.pop(recording_id)
         self._embedded_now.add(recording_id)
         self.counts.embedded += 1
-        self.counts.audio_s += duration_s
+        self.counts.audio_s += job.duration_s
         self.counts.cached += len(waiting) - 1
         for other in waiting:
             other.outcome = "embedded" if other is job else "known"
             self._classify(other)
 
+    def _judge(self, recording_id: int) -> None:
+        """Store the head's verdict from the cached embeddings; call inside a transaction."""
+        if self._head:
+            cached = [_known(self._store.embedding(recording_id, encoder_id)) for encoder_id in _known(self._model).encoder_ids]
+            put_verdict(self._store, recording_id, self._head, self._threshold, [(row["vector"], row["course"]) for row in cached])
+
     def _classify(self, job: _Job) -> None:
-        model = _known(self._model)
-        if model.head is None:
-            self._finish(job)
+        if self._head is None:
+            self._label(job)
             return
         recording_id = _known(_known(job.file).recording_id)
-        prediction = self._store.prediction(recording_id, model.head.id)
+        prediction = self._store.prediction(recording_id, self._head.id)
         if prediction is None or prediction["threshold"] != self._threshold:
-            vector = _known(self._store.vector(recording_id, model.encoder_id))
-            with self._store.transaction():
-                self._store.put_prediction(recording_id, model.head.id, scores_of(model.head, from_f16(vector)), self._threshold)
-            prediction = _known(self._store.prediction(recording_id, model.head.id))
+            try:
+                with self._store.transaction():
+                    self._judge(recording_id)
+            except ModelError as e:
+                self._fail(job, str(e))
+                return
+            prediction = _known(self._store.prediction(recording_id, self._head.id))
         self.counts.classified += 1
         self.counts.undecided += not prediction["decided"]
         sure = "" if prediction["decided"] else "?"
         job.outcome = f"{job.outcome}, {prediction['genre']}{sure} {prediction['confidence']:.0%}"
-        settled = _known(job.file).tag_policy == self._tag_policy and not self._explicit_tags
-        if not prediction["decided"] or self._tag_policy is None or settled:
+        self._label(job, Label(prediction["genre"], prediction["confidence"]) if prediction["decided"] else None)
+
+    def _label(self, job: _Job, label: Label | None = None) -> None:
+        """Write the genre: what a person said, else the head's, if it decided."""
+        file = _known(job.file)
+        said = self._store.correction(_known(file.recording_id))
+        if said is not None:
+            label = Label(said["genre"], 1.0, said["corrected_at"])
+        settled = file.tag_policy == self._tag_policy and not self._explicit_tags
+        if label is None or self._tag_policy is None or settled:
             self._finish(job)
         elif job.tags is not None:
-            self._plan_tag(job, prediction["genre"], prediction["confidence"])
+            self._plan_tag(job, label)
         else:
-            self._submit(partial(self._worker_call, "read_tags", job.path),
-                         partial(self._tags_read, job, prediction["genre"], prediction["confidence"]))
+            self._submit(partial(self._worker_call, "read_tags", job.path), partial(self._tags_read, job, label))
 
-    def _tags_read(self, job: _Job, label: str, confidence: float, done: Future[dict[str, Any]]) -> None:
+    def _tags_read(self, job: _Job, label: Label, done: Future[dict[str, Any]]) -> None:
         try:
             job.tags = tags.from_json(done.result()["tags"])
         except FileError as e:
             self._fail(job, e.reason)
             return
-        self._plan_tag(job, label, confidence)
+        self._plan_tag(job, label)
 
-    def _plan_tag(self, job: _Job, label: str, confidence: float) -> None:
-        file, head = _known(job.file), _known(_known(self._model).head)
-        edit = edit_for(self._settings, head, _known(job.tags), label, confidence)
+    def _plan_tag(self, job: _Job, label: Label) -> None:
+        file = _known(job.file)
+        edit = edit_for(self._settings, self._head, _known(job.tags), label)
         last = self._store.last_write(file.id)
-        held = last is not None and not self._explicit_tags and held_back(last["action"], last["state"], last["stat_before"], file.stat)
+        held = last is not None and not self._explicit_tags and held_back(
+            last["action"], last["state"], last["stat_before"], last["written_at"], file.stat, label)
         if edit is None or held:
             self._store.settle_tags(file.id, _known(self._tag_policy))
             self._finish(job)
@@ -401,26 +443,42 @@ class Pipeline:
         return self._worker().call(op, path, **arguments)
 
 
-def held_back(action: str | None, state: str | None, stat_before: str | None, stat: Stat) -> bool:
-    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since."""
+def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:
+    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since.
+
+    What a person said after that is written all the same.
+    """
+    if label.corrected_at and written_at and label.corrected_at > written_at:
+        return False
     if state == "refused":
         return stat_before is not None and parse_stat(stat_before) == stat
     return action == "undo" and state == "done"
 
 
-def edit_for(settings: Settings, head: Head, found: Tags, label: str, confidence: float) -> GenreEdit | None:
-    """What these settings write for a decided label into a file with these tags; None: nothing."""
-    return tagwriter.plan(found, label, settings.text_for(label), confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
+def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -> GenreEdit | None:
+    """What these settings write for a label into a file with these tags; None: nothing."""
+    text = settings.text_for(label.genre)
+    if label.corrected_at or head is None:
+        return tagwriter.plan_correction(found, label.genre, text)
+    return tagwriter.plan(found, label.genre, text, label.confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
 
 
-def scores_of(head: Head, vector: np.ndarray) -> dict[str, float]:
-    """Every label's probability for one track vector (width,)."""
-    return dict(zip(head.labels, head.scores(vector[None, :])[0].tolist(), strict=True))
+def put_verdict(store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]) -> Verdict:
+    """Judge a recording by its cached (vector, course) of every encoder and store that; call inside a transaction.
 
-
-def from_f16(blob: bytes) -> np.ndarray:
-    """A cached vector (width,) as float32."""
-    return np.frombuffer(blob, dtype="<f2").astype(np.float32)
+    Raises ModelError for an embedding that is damaged.
+    """
+    try:
+        vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
+        verdict = judge(head, threshold, vectors, [Course.from_bytes(course) if course else None for _, course in cached])
+    except (ValueError, ModelError) as e:
+        raise ModelError(DAMAGED) from e
+    if not np.isfinite(verdict.confidence):
+        raise ModelError(DAMAGED)
+    store.put_prediction(recording_id, head.id, verdict.scores, threshold, reason=verdict.reason, second_genre=verdict.second_genre)
+    if verdict.timeline is not None:
+        store.put_timeline(recording_id, head.id, verdict.segment_s, verdict.timeline.tobytes())
+    return verdict
 
 
 def _known(value: _T | None) -> _T:

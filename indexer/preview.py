@@ -10,8 +10,8 @@ from indexer.config import Settings
 from indexer.difference import compare, folders_to_scan, walk
 from indexer.fingerprint import Stat
 from indexer.genre_fields import parse_ours
-from indexer.pipeline import edit_for, held_back
-from indexer.store import decided_files, known_files, open_readonly, printable
+from indexer.pipeline import Label, edit_for, held_back
+from indexer.store import known_files, labelled_files, open_readonly, printable
 from indexer.tags import Tags
 
 MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole
@@ -43,17 +43,15 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
 
 
 def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, explicit: bool) -> Iterator[dict[str, Any]]:
-    encoder = conn.execute("SELECT id FROM encoders WHERE in_use = 1").fetchone()
-    head_in_use = conn.execute("SELECT * FROM heads WHERE in_use = 1").fetchone()
-    chosen = models.choose(settings, encoder["id"] if encoder else None, head_in_use)
-    if chosen is None or chosen.head is None:
-        return
-    threshold = chosen.head.threshold if settings.min_confidence is None else settings.min_confidence
-    for row in decided_files(conn, target, chosen.head.id, threshold):
+    chosen = models.choose(settings, *models.in_use(conn))
+    head = chosen.head if chosen else None
+    threshold = settings.threshold(head.threshold) if head else 1.0
+    for row in labelled_files(conn, target, head.id if head else None, threshold):
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
-        if not explicit and held_back(row["action"], row["write_state"], row["stat_before"], stat):
+        label = Label(row["label"] or "", row["confidence"] or 0.0) if row["corrected"] is None else Label(row["corrected"], 1.0, row["corrected_at"])
+        if not explicit and held_back(row["action"], row["write_state"], row["stat_before"], row["written_at"], stat, label):
             continue
         found = Tags(genres=(row["tag_genre"],) if row["tag_genre"] else (), ours=parse_ours(row["indexer_genre"] or ""))
-        edit = edit_for(settings, chosen.head, found, row["label"], row["confidence"])
+        edit = edit_for(settings, head, found, label)
         if edit is not None:
-            yield {"path": row["path_text"], "before": list(found.genres), "after": list(edit.genres), "confidence": round(row["confidence"], 4)}
+            yield {"path": row["path_text"], "before": list(found.genres), "after": list(edit.genres), "confidence": round(label.confidence, 4)}

@@ -122,8 +122,7 @@ class Scan:
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
     """The encoder and head of this run, written into the library as the ones in use."""
-    in_use = store.encoder_in_use()
-    chosen = models.choose(settings, in_use["id"] if in_use else None, store.head_in_use())
+    chosen = models.choose(settings, *models.in_use(store.connection))
     if chosen:
         models.register(store, chosen)
     return chosen

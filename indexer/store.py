@@ -62,28 +62,28 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """What a readable file may still lack under an encoder, a head and a tag policy; None: not wanted."""
+    """What a readable file may still lack under encoders, a head and a tag policy; empty or None: not wanted."""
 
-    encoder_id: str | None = None
+    encoder_ids: tuple[str, ...] = ()
     head_id: str | None = None
     threshold: float = 0.0
     tag_policy: str | None = None
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL over ``files f`` with its values."""
-        embedded = "EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"
+        embedded = " AND ".join(["EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"] * len(self.encoder_ids))
         lacks: list[str] = []
         values: list[Any] = []
-        if self.encoder_id:
-            lacks.append(f"(NOT {embedded} AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)")
-            values.append(self.encoder_id)
-        if self.encoder_id and self.head_id:
+        if self.encoder_ids:
+            lacks.append(f"(NOT ({embedded}) AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)")
+            values += self.encoder_ids
+        if self.encoder_ids and self.head_id:
             lacks.append(f"({embedded} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
                          " AND p.head_id = ? AND p.threshold = ?))")
-            values += [self.encoder_id, self.head_id, self.threshold]
-        if self.head_id and self.tag_policy is not None:
-            lacks.append("(f.tag_policy IS NOT ? AND EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
-                         " AND p.head_id = ? AND p.decided))")
+            values += [*self.encoder_ids, self.head_id, self.threshold]
+        if self.tag_policy is not None:
+            lacks.append("(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
+                         " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ? AND p.decided)))")
             values += [self.tag_policy, self.head_id]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
         return f"f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values
@@ -112,15 +112,22 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
         "SELECT id, path, dev, ino, size, mtime_ns, state FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
 
 
-def decided_files(conn: sqlite3.Connection, target: bytes, head_id: str, threshold: float) -> Iterator[sqlite3.Row]:
-    """Readable files of a target whose genre is decided, with what stands in their tags and their newest journal entry, by path."""
+def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None, threshold: float) -> Iterator[sqlite3.Row]:
+    """Readable files of a target whose genre is decided or was said by a person, by path.
+
+    With ``label`` and ``confidence`` of the head, ``corrected`` and ``corrected_at`` of the person, what stands in their tags
+    and their newest journal entry.
+    """
     low, high = subtree(target)
     yield from conn.execute(
-        "SELECT f.*, p.genre AS label, p.confidence, t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.stat_before "
-        "FROM files f JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? AND p.confidence >= ? "
+        "SELECT f.*, p.genre AS label, p.confidence, c.genre AS corrected, c.corrected_at, t.genre AS tag_genre, t.indexer_genre,"
+        " w.action, w.state AS write_state, w.stat_before, w.written_at "
+        "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? AND p.confidence >= ? AND p.reason IS NULL "
+        "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
         "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
-        "WHERE f.state = 'ready' AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path", (head_id, threshold, target, low, high))
+        "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path",
+        (head_id, threshold, target, low, high))
 
 
 class Store:
@@ -355,10 +362,11 @@ class Store:
 
     # ---- encoders and embeddings
 
-    def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float) -> None:
-        """Register an encoder, or its new name."""
-        self._run("INSERT INTO encoders (id, name, width, unit_s) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name",
-                  (encoder_id, name, width, unit_s))
+    def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float, parts: Sequence[str] = ()) -> None:
+        """Register an encoder, or its new name. ``parts``: ids of the encoders that it joins."""
+        self._run("INSERT INTO encoders (id, name, width, unit_s, parts) VALUES (?, ?, ?, ?, ?) "
+                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+                  (encoder_id, name, width, unit_s, json.dumps(list(parts)) if parts else None))
 
     def use_encoder(self, encoder_id: str) -> None:
         """Make this the library's encoder."""
@@ -366,36 +374,36 @@ class Store:
             self._run("UPDATE encoders SET in_use = 0 WHERE in_use = 1")
             self._run("UPDATE encoders SET in_use = 1 WHERE id = ?", (encoder_id,))
 
-    def encoder_in_use(self) -> sqlite3.Row | None:
-        """The encoder that `models use` chose."""
-        return self._one("SELECT * FROM encoders WHERE in_use = 1")
-
-    def encoder(self, encoder_id: str) -> sqlite3.Row | None:
-        """The encoder of an id."""
-        return self._one("SELECT * FROM encoders WHERE id = ?", (encoder_id,))
+    def encoder_unit_s(self, encoder_id: str) -> float:
+        """Seconds of a full unit."""
+        row = self._one("SELECT unit_s FROM encoders WHERE id = ?", (encoder_id,))
+        assert row is not None
+        return float(row["unit_s"])
 
     def has_embedding(self, recording_id: int, encoder_id: str) -> bool:
         """Whether the recording is embedded already."""
         return self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id)) is not None
 
-    def put_embedding(self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int) -> None:
-        """Cache a track vector (little-endian float16); an existing one is replaced."""
-        self._run("INSERT INTO embeddings (recording_id, encoder_id, vector, units) VALUES (?, ?, ?, ?) "
-                  "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units",
-                  (recording_id, encoder_id, vector_f16, units))
+    def put_embedding(self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, course: bytes | None = None) -> None:
+        """Cache a track vector (little-endian float16) and the course of its units; an existing one is replaced."""
+        self._run("INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?) "
+                  "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course",
+                  (recording_id, encoder_id, vector_f16, units, course))
 
-    def vector(self, recording_id: int, encoder_id: str) -> bytes | None:
-        """The cached track vector (little-endian float16)."""
-        row = self._one("SELECT vector FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
-        return bytes(row["vector"]) if row else None
+    def embedding(self, recording_id: int, encoder_id: str) -> sqlite3.Row | None:
+        """The cached ``vector`` (little-endian float16) and ``course``."""
+        return self._one("SELECT vector, course FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
 
-    def vectors(self, encoder_id: str) -> Iterator[tuple[int, bytes]]:
-        """(recording id, vector) of everything the encoder has embedded, a page at a time."""
+    def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
+        """(recording id, [(vector, course) of each encoder]) of everything that all encoders have embedded, a page at a time."""
+        first, *others = encoder_ids
+        columns = "".join(f", e{n}.vector AS vector{n}, e{n}.course AS course{n}" for n in range(len(encoder_ids)))
+        joins = "".join(f" JOIN embeddings e{n} ON e{n}.recording_id = e0.recording_id AND e{n}.encoder_id = ?" for n in range(1, len(encoder_ids)))
         last = 0
-        while page := self._run("SELECT id, recording_id, vector FROM embeddings WHERE encoder_id = ? AND id > ? ORDER BY id LIMIT 500",
-                                (encoder_id, last)).fetchall():
+        while page := self._run(f"SELECT e0.id, e0.recording_id{columns} FROM embeddings e0{joins} WHERE e0.encoder_id = ? AND e0.id > ? "
+                                "ORDER BY e0.id LIMIT 500", (*others, first, last)).fetchall():
             for row in page:
-                yield row["recording_id"], bytes(row["vector"])
+                yield row["recording_id"], [(row[f"vector{n}"], row[f"course{n}"]) for n in range(len(encoder_ids))]
             last = page[-1]["id"]
 
     # ---- heads and predictions
@@ -422,19 +430,17 @@ class Store:
             self._run("UPDATE heads SET in_use = 1 WHERE id = ?", (head_id,))
         self._refresh_view()
 
-    def head_in_use(self) -> sqlite3.Row | None:
-        """The head that the view ``tracks`` shows."""
-        return self._one("SELECT * FROM heads WHERE in_use = 1")
-
     def prediction(self, recording_id: int, head_id: str) -> sqlite3.Row | None:
         """genre, confidence, threshold and decided of a recording under a head."""
         return self._one("SELECT * FROM predictions WHERE recording_id = ? AND head_id = ?", (recording_id, head_id))
 
-    def put_prediction(self, recording_id: int, head_id: str, scores: Mapping[str, float], threshold: float) -> None:
-        """Store all scores and the winner; call inside a transaction."""
+    def put_prediction(self, recording_id: int, head_id: str, scores: Mapping[str, float], threshold: float, *,
+                       reason: str | None = None, second_genre: str | None = None) -> None:
+        """Store all scores and the winner, decided unless there is a ``reason`` against it; call inside a transaction."""
         genre = max(scores, key=lambda label: scores[label])
-        self._run("INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, ?, ?)",
-                  (recording_id, head_id, genre, scores[genre], threshold, int(scores[genre] >= threshold)))
+        self._run("INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided, reason, second_genre)"
+                  " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                  (recording_id, head_id, genre, scores[genre], threshold, int(scores[genre] >= threshold and not reason), reason, second_genre))
         self.db.conn.executemany("INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
                                  [(recording_id, head_id, label, p) for label, p in scores.items()])
 
@@ -442,6 +448,21 @@ class Store:
         """Store the scores of every unit: one byte a probability, units x labels."""
         self._run("INSERT OR REPLACE INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
                   (recording_id, head_id, unit_s, scores))
+
+    # ---- corrections
+
+    def correct(self, recording_id: int, genre: str, *, by: str | None = None) -> None:
+        """A person said the genre; the next scan puts it into the tags of all files of the recording."""
+        with self.transaction():
+            self._run("INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
+                      (recording_id, genre, now(), by))
+            self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
+
+    def correction(self, recording_id: int) -> sqlite3.Row | None:
+        """What a person said last: genre, corrected_at."""
+        return self._one("SELECT genre, corrected_at FROM corrections WHERE recording_id = ? ORDER BY id DESC LIMIT 1", (recording_id,))
+
+    # ---- questions about targets: folders with all below them, or single files
 
     def count_states(self, targets: Sequence[bytes]) -> dict[str, int]:
         """How many files of each state there are among the targets: folders with all below them, or single files."""
@@ -531,7 +552,7 @@ class Store:
 
     def _refresh_view(self) -> None:
         """Make ``tracks`` anew if the labels of the head in use changed."""
-        head = self.head_in_use()
+        head = self._one("SELECT labels FROM heads WHERE in_use = 1")
         sql = tracks_view(json.loads(head["labels"]) if head else DEFAULT_LABELS)
         row = self._one("SELECT sql FROM sqlite_master WHERE type = 'view' AND name = 'tracks'")
         if row is None or row["sql"] != sql:

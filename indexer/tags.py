@@ -31,6 +31,7 @@ from indexer.tagblocks.riff import InfoBlock, entry_text, genres_in
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "other_fields", "read_tags", "restore_genre", "set_genre", "to_json"]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
+CORRECTION = "correction"  # stands for the model in our field where a person said the genre
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # overrides that make a title read backwards in a log or page
@@ -72,6 +73,11 @@ class Tags:
     def genre_is_ours(self) -> bool:
         """Whether the standing genre is the one we wrote, unchanged."""
         return self.ours is not None and clean(self.ours.genre, MAX_TEXT * MAX_VALUES) == self.genre
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the standing genre is one that a person said and we wrote, unchanged."""
+        return self.ours is not None and self.ours.model == CORRECTION and self.genre_is_ours
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:

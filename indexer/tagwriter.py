@@ -24,9 +24,9 @@ from indexer import tags
 from indexer.errors import DeferredError, IndexerError, WriteRefusedError
 from indexer.fingerprint import Stat, fingerprint, sniff
 from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
-from indexer.tags import Tags
+from indexer.tags import CORRECTION, Tags
 
-__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "prepare",
+__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "plan_correction", "prepare",
            "remove_copies", "remove_leftovers", "settle"]  # fmt: skip
 
 TEMP_SUFFIX = ".indexer-tmp"
@@ -50,11 +50,12 @@ def plan(  # the order in which one would say it
 ) -> GenreEdit | None:  # fmt: skip
     """What to write under a policy, or None when nothing should be written or the value already stands.
 
-    ``text`` is what the user wants to read for ``label``. fill: only where the genre is empty or ours.
+    ``text`` is what the user wants to read for ``label``. fill: only where the genre is empty or ours. What a person
+    corrected is never touched.
     """
     ours = is_ours(found)
     text = tags.clean(text)
-    if policy == "off" or (policy == "fill" and found.genres and not ours):
+    if policy == "off" or found.corrected or (policy == "fill" and found.genres and not ours):
         return None
     genres: tuple[str, ...] = (text,)
     if policy == "append":
@@ -63,6 +64,14 @@ def plan(  # the order in which one would say it
     if not text or found.genres == genres:
         return None
     return GenreEdit(genres, label, confidence, model)
+
+
+def plan_correction(found: Tags, label: str, text: str) -> GenreEdit | None:
+    """What to write where a person said the genre, or None when it stands there as theirs already."""
+    genres = (tags.clean(text),)
+    if not genres[0] or (found.genres == genres and (found.corrected or not is_ours(found))):
+        return None
+    return GenreEdit(genres, label, 1.0, CORRECTION)
 
 
 def _deduplicated(genres: Iterable[str]) -> tuple[str, ...]:

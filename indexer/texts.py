@@ -37,7 +37,9 @@ def preview_text(found: dict[str, Any]) -> str:
 
 
 def classify_text(result: dict[str, Any]) -> str:
-    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else ' (undecided)'}"]
+    undecided = f" (undecided{': ' + result['reason'] if result['reason'] else ''})"
+    also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
+    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else undecided}{also}"]
     width = max(len(label) for label in result["scores"])
     lines += [f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}" for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])]
     return "\n".join(lines)

@@ -46,7 +46,7 @@ def head(width: int, seed=1) -> dict[str, np.ndarray]:
         "module.head.norm.running_mean": rng.standard_normal(width).astype(np.float32),
         "module.head.norm.running_var": rng.uniform(0.5, 2, width).astype(np.float32),
         "module.head.mlp.mlp.0.weight": rng.standard_normal((527, width)).astype(np.float32) / 8,
-        "module.head.mlp.mlp.0.bias": rng.standard_normal(527).astype(np.float32),
+        "module.head.mlp.mlp.0.bias": np.where(np.arange(527) == 191, 100, rng.standard_normal(527)).astype(np.float32),  # all is music
     }
 
 

@@ -14,9 +14,9 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
-    ["errors"], ["config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "tracks_view", "labels", "synthesis"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
-    ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["child", "journal", "embedding", "progress", "overview", "difference", "training_data"], ["texts"],
-    ["pipeline"], ["models"], ["scanner", "classify", "preview"], ["relabel", "train", "undo", "doctor", "serve", "web"], ["demo"], ["cli"], ["__main__"],
+    ["errors"], ["config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "tracks_view", "labels", "synthesis", "course", "mounts"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
+    ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["verdict", "child", "journal", "embedding", "progress", "overview", "difference", "training_data"], ["texts", "watcher", "systemd", "vectorfile", "report"],
+    ["pipeline"], ["models"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "undo", "doctor", "serve", "web"], ["demo"], ["cli"], ["__main__"],
 ]
 LAYER = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
@@ -51,7 +51,7 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
     assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview"}
-    assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training"}
+    assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.spectrograms"}
 
 
 @pytest.mark.parametrize("command", [["--help"], ["status"], ["tags", "history", "x"], ["models", "list"]])

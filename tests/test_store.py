@@ -65,7 +65,8 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(tmp_path):
 def test_a_failing_migration_leaves_the_library_and_a_backup(tmp_path, monkeypatch):
     path = tmp_path / "library.db"
     Store(path).close()
-    monkeypatch.setattr(migrations, "schema_files", lambda: [("001_initial", ""), ("999_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")])
+    known = migrations.schema_files()
+    monkeypatch.setattr(migrations, "schema_files", lambda: [*known, ("999_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")])
     with pytest.raises(StoreError, match="could not be brought up to date"):
         Store(path)
     conn = sqlite3.connect(path)
@@ -170,13 +171,13 @@ def test_backlog_is_what_lacks_something_and_nothing_else(store):
     file_id = fill(store)
     store.clear_spool()
     ask = lambda **k: list(store.backlog([b"/m"], Lacking(**k)))  # noqa: E731
-    done = {"encoder_id": "e", "head_id": "h", "threshold": 0.5, "tag_policy": "p"}
+    done = {"encoder_ids": ("e",), "head_id": "h", "threshold": 0.5, "tag_policy": "p"}
     assert ask() == []
     assert ask(**done) == [file_id]  # the tag was never looked at
     store.settle_tags(file_id, "p")
     assert ask(**done) == []
     assert ask(**{**done, "threshold": 0.9}) == [file_id]
-    assert ask(**{**done, "encoder_id": "other", "head_id": None}) == [file_id]
+    assert ask(**{**done, "encoder_ids": ("other",), "head_id": None}) == [file_id]
     assert ask(**{**done, "tag_policy": "q"}) == [file_id]
     assert list(store.backlog([b"/elsewhere"], Lacking(**done))) == []
     assert store.backlog_count([b"/m"], Lacking(**{**done, "tag_policy": "q"})) == 1

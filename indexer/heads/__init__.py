@@ -45,9 +45,23 @@ class Head(Protocol):
         """The best score from which on the head has decided."""
         ...
 
-    def scores(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n, labels) float32 that sum to one for vectors (n, width); raises ModelError for another width."""
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, labels) float64 for vectors (n, width): an affine map of the vector. Raises ModelError for another width."""
         ...
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, labels) float32 that sum to one, the softmax of the logits."""
+        ...
+
+    def novelty(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n,): how unlike vectors (n, width) are to all that the head learned from; above 1 it should not decide."""
+        ...
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(n, labels) logits -> (n, labels) float32 probabilities; safe for any finite size."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # (n, labels)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def load_head(path: str | Path) -> Head:

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexer import tensorfile
 from indexer.errors import ModelError
+from indexer.heads import softmax
 
 KIND = "linear"
 FORMAT_VERSION = 1
@@ -77,17 +78,18 @@ class LinearHead:
             about |= {"training": dict(self.training), "training_sha256": _training_digest(self.training)}
         tensorfile.write(path, {"weight": self.weight, "bias": self.bias}, about)
 
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, K) float64 for vectors (n, width); raises ModelError for another width."""
+        check_vectors(vectors, self.weight.shape[1], self.name)
+        return np.asarray(vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias)
+
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, K) float32 probabilities for vectors (n, width); raises ModelError for another width."""
-        check_vectors(vectors, self.weight.shape[1], self.name)
-        logits = vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias  # (n, K)
-        return softmax(logits)
+        return softmax(self.logits(vectors))
 
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(n, K) logits -> (n, K) float32 probabilities; safe for any finite size."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # (n, K)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    def novelty(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n,) zeros."""
+        return np.zeros(len(vectors), np.float32)
 
 
 def check_vectors(vectors: np.ndarray, width: int, name: str) -> None:

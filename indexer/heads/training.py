@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional
 
 from indexer.errors import ModelError
-from indexer.heads import evaluation
-from indexer.heads.linear import LinearHead, softmax
+from indexer.heads import evaluation, softmax
+from indexer.heads.linear import LinearHead
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_S = 0.5  # a killed process loses at most so many seconds, and an epoch
@@ -245,6 +245,7 @@ def _finish(run: _Run, data: Data, parts: Split, settings: TrainingSettings, nam
     threshold, reached = evaluation.choose_threshold(scores.max(axis=1), scores.argmax(axis=1) == y, settings.target_precision)
     metrics = evaluation.summary(y, scores, data.labels, groups=groups, threshold=threshold, seed=settings.seed)
     metrics["calibration_error_before"] = evaluation.number(evaluation.calibration_error(before.max(axis=1), before.argmax(axis=1) == y))
+    metrics["log_loss"] = evaluation.number(float(-np.log(np.maximum(scores[np.arange(len(y)), y], 1e-12)).mean()))
     metrics |= {"epochs": run.epoch, "best_epoch": run.best["epoch"], "target_reached": reached, "not_separated": list(parts.not_separated)}
     about |= {"settings": asdict(settings) | {"temperature": temperature}, "data_sha256": data.digest(), "metrics": metrics,
               "recordings": {label: int((data.y == i).sum()) for i, label in enumerate(data.labels)}}

@@ -1,0 +1,218 @@
+"""Labelled recordings with their embeddings: what heads are trained on and judged by.
+
+Owns which encoders are compared, which recordings take part and what keeps them together. Reads only; never imports torch.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer import models, training_data
+from indexer.config import Settings
+from indexer.encoders import BUILT_IN, joined_id
+from indexer.errors import ConfigError, ModelError
+from indexer.heads import evaluation
+from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
+from indexer.training_data import Reader
+
+MIN_RECORDINGS = 5  # of a label, below which it is not learned: one at least must be left for validation
+ENOUGH_SHARE = 0.9  # of the recordings that the main encoder has embedded, for another one to be compared with it
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """Where labels come from; None: the default."""
+
+    sources: tuple[str, ...] | None = None
+    csv: Path | None = None
+
+    def chosen(self) -> tuple[str, ...]:
+        """Sources in order of trust: all of the library's, only corrections beside a CSV, or what was asked for."""
+        wanted = self.sources or (("corrections",) if self.csv else ("corrections", "tags", "folders"))
+        return tuple(s for s in SOURCES if s in wanted or (s == "csv" and self.csv))
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be."""
+        unknown = [s for s in self.sources or () if s not in SOURCES or s == "csv"]
+        if unknown:
+            raise ConfigError(f"--labels: '{unknown[0]}' is not one of corrections, tags, folders (a CSV comes with --csv FILE)")
+
+    def gather(self, reader: Reader, settings: Settings) -> Labels:
+        """The library's labels from these sources. Raises ConfigError for a CSV that cannot be used."""
+        return gather(training_data.files(reader), Aliases(settings.aliases), sources=self.chosen(),
+                      corrections=training_data.corrections(reader), rows=read_csv(self.csv) if self.csv else [])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """The vectors of one encoder, or of several side by side; a row a recording."""
+
+    encoder_id: str
+    name: str
+    parts: tuple[str, ...]  # encoder ids
+    vectors: np.ndarray  # (n, width) float16, finite
+
+    @staticmethod
+    def joined(parts: Sequence["Features"]) -> "Features":
+        """Side by side."""
+        ids = tuple(part.encoder_id for part in parts)
+        return Features(joined_id(ids), "+".join(part.name for part in parts), ids, np.concatenate([part.vectors for part in parts], axis=1))
+
+
+@dataclass
+class Dataset:
+    """Labelled recordings in an order that does not depend on the library's row numbers, and what was left out."""
+
+    names: tuple[str, ...]  # labels
+    recordings: list[int]
+    keys: tuple[str, ...]  # audio_sha256, ascending
+    y: np.ndarray  # (n,) int64, places in names
+    groups: np.ndarray  # (n,) int64: rows of one artist, or nearly the same recording, share a number
+    first: np.ndarray  # (n,) the first row that each nearly repeats
+    features: list[Features]  # of every encoder that can be compared; the library's own first
+    labels: Labels
+    too_few: dict[str, int] = field(default_factory=dict)  # label -> recordings that it has
+    not_embedded: int = 0
+    damaged: int = 0
+
+    @property
+    def near_duplicates(self) -> int:
+        """Rows that nearly repeat an earlier one."""
+        return int((self.first != np.arange(len(self.first))).sum())
+
+    def counts(self) -> dict[str, int]:
+        """Recordings of every label."""
+        return {name: int((self.y == i).sum()) for i, name in enumerate(self.names)}
+
+    def sources(self, asked: Sequence[str]) -> dict[str, int]:
+        """Recordings by the source that decided their label, of those that were asked for."""
+        counts = Counter(self.labels.source_of[r] for r in self.recordings)
+        return {source: counts[source] for source in asked}
+
+    def rows(self, keep: np.ndarray) -> "Dataset":
+        """Only these rows (numbers, ascending); labels keep their numbers."""
+        place = np.full(len(self.y), -1)
+        place[keep] = np.arange(len(keep))
+        return replace(self, recordings=[self.recordings[i] for i in keep], keys=tuple(self.keys[i] for i in keep), y=self.y[keep],
+                       groups=self.groups[keep], first=place[self.first[keep]],
+                       features=[replace(f, vectors=f.vectors[keep]) for f in self.features])
+
+
+def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Dataset:
+    """The labelled recordings that the main encoder has embedded. Raises ConfigError or ModelError with one line."""
+    main, others = _encoders(reader, settings)
+    labels = request.gather(reader, settings)
+    counts = Counter(labels.label_of.values())
+    too_few = _too_few(counts, "labelled", _not_understood(labels))
+    digests = training_data.digests(reader)
+    recordings = sorted((r for r, label in labels.label_of.items() if label not in too_few), key=lambda r: digests[r])
+    found, parts, damaged = _vectors(reader, main, recordings)
+    if not found:
+        why = "their embeddings are damaged (scan with --force)" if damaged else f"none is embedded by {_name(main)}: run `indexer scan` first"
+        raise ModelError(f"{len(recordings):,} recordings have labels, but {why}")
+    not_embedded = len(recordings) - len(found) - damaged
+    for other in others:
+        also, (vectors,), _ = _vectors(reader, [other], found)
+        if len(also) >= ENOUGH_SHARE * len(found):
+            keep = np.flatnonzero(np.isin(found, also))
+            found, parts = also, [*(replace(p, vectors=p.vectors[keep]) for p in parts), vectors]
+    usable = Counter(labels.label_of[r] for r in found)
+    too_few |= _too_few(Counter({label: usable[label] for label in counts if label not in too_few}), "labelled and soundly embedded")
+    names = tuple(sorted(label for label in usable if label not in too_few))
+    keep = np.asarray([i for i, r in enumerate(found) if labels.label_of[r] in names])
+    found, parts = [found[i] for i in keep], [replace(p, vectors=p.vectors[keep]) for p in parts]
+    features = _compared(parts, len(main), bool(settings.encoder))
+    first = evaluation.near_duplicates(features[0].vectors)
+    y = np.asarray([names.index(labels.label_of[r]) for r in found], np.int64)
+    groups = _groups([labels.artist_of[r] for r in found], first)
+    return Dataset(names, found, tuple(digests[r] for r in found), y, groups, first, features, labels, too_few, not_embedded, damaged)
+
+
+def _encoders(reader: Reader, settings: Settings) -> tuple[list[Any], list[Any]]:
+    """(rows of the encoder that is asked for, in use, or the default: one, or those it joins; other plain ones that are installed)."""
+    rows = {row["id"]: row for row in reader.execute("SELECT * FROM encoders").fetchall()}
+    main = None if settings.encoder else next((row for row in rows.values() if row["in_use"]), None)
+    if main is None:
+        chosen = models.choose(replace(settings, head=None))
+        wanted = [part.encoder_id for part in chosen.info.parts] if chosen else []
+        if not wanted or not set(wanted) <= set(rows):
+            name = chosen.info.name if chosen else "any encoder"
+            raise ModelError(f"the library holds no embeddings by {name}: run `indexer scan` with it first")
+    else:
+        wanted = json.loads(main["parts"]) if main["parts"] else [main["id"]]
+    others = [] if settings.encoder else [row for row in rows.values() if not row["parts"] and row["id"] not in wanted
+                                          and models.known(row["id"], None, settings.models)]
+    return [rows[i] for i in wanted], others
+
+
+def _name(rows: Sequence[Any]) -> str:
+    return "+".join(row["name"] for row in rows)
+
+
+def _vectors(reader: Reader, rows: Sequence[Any], recordings: Sequence[int]) -> tuple[list[int], list[Features], int]:
+    """(recordings that all these encoders have soundly embedded, their features, how many are damaged)."""
+    found, damaged = list(recordings), 0
+    features: list[Features] = []
+    for row in rows:
+        places, vectors, bad = training_data.vectors(reader, row["id"], row["width"], found)
+        features = [*(replace(f, vectors=f.vectors[places]) for f in features), Features(row["id"], row["name"], (row["id"],), vectors)]
+        found, damaged = [found[i] for i in places], damaged + bad
+    return found, features, damaged
+
+
+def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
+    """What is compared: the library's own first (the first ``main`` parts), every plain encoder, and each joined with the built-in one."""
+    own = parts[0] if main == 1 else Features.joined(parts[:main])
+    if told:
+        return [own]
+    built_in = [part for part in parts if part.name == BUILT_IN]
+    pairs = [Features.joined([part, *built_in]) for part in parts if built_in and part.name != BUILT_IN]
+    return [own, *(f for f in [*parts, *pairs] if f.encoder_id != own.encoder_id)]
+
+
+def _not_understood(labels: Labels) -> str:
+    """The most frequent texts that mean no label, for the end of a message."""
+    texts = [f'"{shown(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
+    return f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
+
+
+def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
+    """Labels that are left out; raises ModelError when fewer than two remain, with what each one lacks."""
+    lacking = {label: n for label, n in sorted(counts.items()) if n < MIN_RECORDINGS}
+    good = sorted(set(counts) - set(lacking))
+    if len(good) >= 2:
+        return lacking
+    more = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
+    if not counts:
+        raise ModelError(f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each (tags or folders that name "
+                         f"genres, or --csv FILE){hint}")
+    if good:
+        raise ModelError(f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with {MIN_RECORDINGS} {what} recordings"
+                         + (f"; there are: {more}" if more else "") + hint)
+    raise ModelError(f"too few labels: two genres need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}")
+
+
+def _groups(artists: Sequence[str], first: np.ndarray) -> np.ndarray:
+    """Numbers (n,) that rows share when one artist made them or one nearly repeats the other, also through others."""
+    _, number = np.unique(np.asarray(artists, dtype=object).astype(str), return_inverse=True)
+    leader = np.arange(number.max(initial=-1) + 1)
+
+    def root(group: int) -> int:
+        while leader[group] != group:
+            group = int(leader[group])
+        return group
+
+    for row in np.flatnonzero(first != np.arange(len(first))):
+        a, b = root(int(number[row])), root(int(number[first[row]]))
+        leader[max(a, b)] = min(a, b)
+    return np.asarray([root(int(group)) for group in number], np.int64)
+
+
+def shown(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in os.fsencode(text).decode("utf-8", "backslashreplace"))
