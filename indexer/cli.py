@@ -35,8 +35,10 @@ COMMON = [
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the common options: it receives ``settings``, and ``verbosity`` where it asks for that, instead of them."""
-    wants_verbosity = "verbosity" in inspect.signature(function).parameters
+    """Give a command the common options: it receives ``settings`` instead of them, and where it asks for that ``verbosity``, and
+    ``reload``, which reads the settings again.
+    """
+    wants_verbosity, wants_reload = (name in inspect.signature(function).parameters for name in ("verbosity", "reload"))
 
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
@@ -45,6 +47,8 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
         flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)
+        if wants_reload:
+            arguments["reload"] = functools.partial(load_settings, config, flags)
         return function(settings=load_settings(config, flags), **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)
@@ -137,6 +141,20 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 
 
 @main.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@common
+def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: Callable[[], Settings]) -> None:
+    """Do what `scan` does whenever something changes, until it is stopped (Ctrl-C, SIGTERM); SIGHUP reads the settings again.
+
+    Without PATHS: the roots of the settings file, else every folder that was scanned before.
+    """
+    from indexer.daemon import Daemon, speaker
+
+    sys.exit(Daemon(settings, paths, speaker(verbosity), reload).run())
+
+
+@main.command()
 @click.argument("files", nargs=-1, type=PATH, required=True)
 @json_option
 @common
@@ -212,6 +230,57 @@ def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path
 
 
 @main.command()
+@labelled
+@click.option("--folds", type=int, default=5, show_default=True, help="Parts of the cross-validation; no artist is in two.")
+@click.option("--held-out", type=float, metavar="SHARE", help="Judge by this share of the recordings instead, learn from the rest.")
+@click.option("--cnn", is_flag=True, help="Also train a convolutional network on spectrograms of the same tracks (decodes them).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides the folds and the training.")
+@click.option("--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most.")
+@click.option("--target-precision", type=float, default=0.9, show_default=True, help="Share of decided genres that should be right.")
+@click.option("--report", type=PATH, help="Where to write the page (.html; a .json beside it) [default: beside the database].")
+@json_option
+@common
+def evaluate(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
+    """Measure how well heads know your own genres, on recordings by artists they did not learn from; a page with plots."""
+    from indexer.evaluate import Request
+    from indexer.evaluate import evaluate as judge
+    from indexer.report import to_text
+
+    with click.progressbar(length=1000, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty(), item_show_func=lambda what: what) as bar:
+        found = judge(settings, Request(_label_request(labels, csv_file), **request), lambda what, share: bar.update(round(1000 * share) - bar.pos, what))
+    click.echo(json.dumps(found) if as_json else f"{to_text(found)}\nreport: {found['report']}")
+
+
+@main.command()
+@labelled
+@click.option("-n", "--count", type=click.IntRange(1), default=20, show_default=True, help="How many of each to list.")
+@json_option
+@common
+def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count: int, as_json: bool) -> None:
+    """Tracks whose label would teach most, and labels that look wrong, each with its reason."""
+    from indexer.suggest import suggest as ask
+    from indexer.suggest import to_text
+
+    found = ask(settings, _label_request(labels, csv_file), count)
+    click.echo(json.dumps(found) if as_json else to_text(found))
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=PATH, required=True)
+@click.argument("genre")
+@click.option("--new", is_flag=True, help="Allow a genre that the library does not know yet.")
+@json_option
+@common
+def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
+    """Say that FILES are of GENRE: into the library and the files' own tags; the next `train` learns from it."""
+    from indexer.correct import correct as say
+
+    found = say(settings, files, genre, new=new)
+    click.echo(json.dumps(found) if as_json else texts.correct_text(found))
+    sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)
+
+
+@main.command()
 @click.argument("folder", type=PATH, default=Path("indexer-demo"))
 @json_option
 @common
@@ -228,13 +297,36 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
 
 
 @main.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Only list what would be forgotten.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--embeddings", is_flag=True, help="Also embeddings of encoders that are not in use, and old heads' predictions.")
+@json_option
+@common
+def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool) -> None:
+    """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
+    from indexer.prune import forget, plan
+
+    found = plan(settings, paths, embeddings=embeddings)
+    if not as_json:
+        click.echo(texts.prune_text(found))
+    if found["files"] or found["embeddings"] or found["predictions"]:
+        if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
+            found |= forget(settings, paths, embeddings=embeddings)
+        elif not dry_run and not yes:
+            click.echo("nothing was forgotten; --yes forgets without asking", err=True)
+    click.echo(json.dumps(found) if as_json else f"{found.get('forgotten', 0):,} files forgotten")
+
+
+@main.command()
 @json_option
 @common
 def status(settings: Settings, as_json: bool) -> None:
-    """What the library holds."""
+    """What the library holds, and what the daemon is doing."""
     from indexer.overview import status as look
+    from indexer.watch_status import read_status
 
-    found = look(settings.db)
+    found = {**look(settings.db), "watch": read_status(settings.db)}
     click.echo(json.dumps(found) if as_json else texts.status_text(found))
 
 
@@ -269,6 +361,45 @@ def serve(settings: Settings, open_browser: bool) -> None:
     from indexer.serve import serve as run
 
     run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
+
+
+@main.group()
+def service() -> None:
+    """Run `indexer watch` as a systemd user service."""
+
+
+@service.command("install")
+@click.argument("roots", nargs=-1, type=PATH)
+@click.option("--db", type=PATH, envvar="INDEXER_DB", help="The library's database.")
+@click.option("--config", type=PATH, envvar="INDEXER_CONFIG", help="Settings file to read instead of the usual one.")
+@json_option
+def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | None, as_json: bool) -> None:
+    """Write, enable and start the unit; again with other options to change them."""
+    from indexer import systemd
+
+    load_settings(config, {"db": db})  # a wrong setting is said here, not in the journal
+    found = systemd.install(config=config, db=db, roots=roots)
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+
+
+@service.command("remove")
+@json_option
+def service_remove(as_json: bool) -> None:
+    """Stop and disable the service and remove its unit."""
+    from indexer import systemd
+
+    found = systemd.remove()
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+
+
+@service.command("status")
+@json_option
+def service_status(as_json: bool) -> None:
+    """What systemd knows of the service."""
+    from indexer import systemd
+
+    found = systemd.status()
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
 
 
 @main.group()

@@ -5,6 +5,7 @@ Owns every setting's name, type, default and meaning. Never opens the database, 
 
 import dataclasses
 import difflib
+import json
 import os
 import tomllib
 import types
@@ -65,6 +66,9 @@ class Settings:
     labels: Mapping[str, str] = _doc("text to write for a genre, such as \"drum and bass\" = \"Drum & Bass\"", default_factory=dict)
     aliases: Mapping[str, str] = _doc("genre tag or folder name that means a label when training, such as \"Deep House\" = \"house\"", default_factory=dict)
     ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
+    settle_s: float = _doc("watch: seconds that a file must have been left alone before it is read", default=2.0)
+    scan_interval_s: float = _doc("watch: seconds from one scan of all roots to the next", default=3600.0)
+    unload_after_s: float = _doc("watch: seconds without work after which the encoder leaves the memory", default=300.0)
     host: str = _doc("address that the web pages listen on", default="127.0.0.1")
     port: int = _doc("port that the web pages listen on", default=8001)
 
@@ -73,6 +77,9 @@ class Settings:
             raise ConfigError(f"jobs is {self.jobs}: must be 0 (one a core) or more")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
+        for key in ("settle_s", "scan_interval_s", "unload_after_s"):
+            if not 0 <= getattr(self, key) < 1e9:
+                raise ConfigError(f"{key} is {getattr(self, key)}: must be 0 or more seconds")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
         if any(c in os.fspath(self.db) for c in "#?"):
@@ -119,6 +126,17 @@ def load_settings(
         if value is not None:
             values[key] = _convert(value, hints[key], f"--{key.replace('_', '-')}")
     return Settings(**values)
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Plain values that cross a process border."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=os.fspath))  # type: ignore[no-any-return]
+
+
+def from_json(values: Mapping[str, Any]) -> Settings:
+    """The inverse of ``to_json``."""
+    hints = typing.get_type_hints(Settings)
+    return Settings(**{key: _convert(value, hints[key], key) for key, value in values.items() if value is not None})
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

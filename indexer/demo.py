@@ -21,6 +21,8 @@ import soxr
 from indexer.config import Settings
 from indexer.dataset import LabelRequest
 from indexer.errors import ConfigError, StoreError
+from indexer.evaluate import Request as EvaluationRequest
+from indexer.evaluate import evaluate
 from indexer.pipeline import Watcher
 from indexer.relabel import relabel
 from indexer.scanner import Scan
@@ -118,6 +120,9 @@ def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str]
     found = Scan(settings, watcher).run([music], write_tags=False)
     say(f"indexer train: a linear head from the genres in the tags of {sum(t.labelled for t in tracks)} tracks")
     trained = train(settings, Request(LabelRequest(("tags",))))
+    judged = evaluate(settings, EvaluationRequest(LabelRequest(("tags",)), report=folder / "evaluation.html"))
+    best = judged["learners"][0]
+    say(f"indexer evaluate: {best['accuracy']:.0%} right on labelled tracks by artists it did not learn from; the report: {judged['report']}")
     relabel(settings)
     accuracy, decided = _compare(settings.db, [t for t in tracks if not t.labelled])
     say(f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right ({decided:.0%} sure enough to be decided)")

@@ -129,6 +129,32 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
     return _kind(known, os.stat(path)) == "changed"  # noqa: PTH116 - bytes
 
 
+def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
+    """New and changed files at one path that may have changed, newest first; rows of what is gone there become missing."""
+    changed: list[tuple[int, bytes]] = []
+    gone: list[int] = []
+    back: list[int] = []
+    if os.path.isdir(path):  # noqa: PTH112 - bytes
+        for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore)):
+            if kind in ("new", "changed"):
+                with contextlib.suppress(OSError):
+                    changed.append((os.stat(found).st_mtime_ns, found))  # noqa: PTH116 - bytes
+            elif kind == "vanished":
+                gone.append(file_id)
+            elif kind == "back":
+                back.append(file_id)
+    elif os.path.isfile(path):  # noqa: PTH113 - bytes
+        if file_changed(store.file_at(path), path):
+            changed.append((0, path))
+    else:
+        row = store.file_at(path)
+        gone = [row[0] for row in known_files(store.connection, path)] + ([row.id] if row else [])
+    with store.transaction():
+        store.mark_missing(gone)
+        store.mark_present(back)
+    return [found for _, found in sorted(changed, reverse=True)]
+
+
 def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False) -> Difference:
     """Walk one folder, mark rows that are back, and spool what is new, changed or vanished in the store.
 

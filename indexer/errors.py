@@ -49,6 +49,10 @@ class ReadError(FileError):
     """The file is damaged, truncated or not audio."""
 
 
+class ReaderDiedError(ReadError):
+    """Reading it killed or hung the child process: the file's fault, or bad luck."""
+
+
 class UnsupportedError(FileError):
     """A sound file of a kind that cannot be handled."""
 

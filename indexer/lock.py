@@ -1,4 +1,4 @@
-"""One writer a library: a lock file beside the database that the operating system frees when its holder dies."""
+"""One writer and one watcher a library: a lock file each beside the database that the operating system frees when its holder dies."""
 
 import contextlib
 import fcntl
@@ -9,14 +9,42 @@ from pathlib import Path
 from indexer.errors import LockedError, StoreError
 
 
-@contextlib.contextmanager
-def library_lock(db_path: Path) -> Iterator[None]:
+def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the library for writing; the operating system frees it if the process dies.
 
     Raises LockedError naming the owner's process id when another process holds it.
     """
-    db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock_path = db_path.with_name(db_path.name + ".lock")
+    return _held(_lock_path(db_path, "lock"), f"{db_path}: another indexer (process {{owner}}) is working on this library")
+
+
+def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
+    """Be the one that watches for this library. Raises LockedError as ``library_lock`` does."""
+    return _held(_lock_path(db_path, "watch.lock"), f"{db_path}: `indexer watch` (process {{owner}}) already watches for this library")
+
+
+def watching_process(db_path: Path) -> int | None:
+    """The process that watches for a library; None when nobody does."""
+    try:
+        handle = os.open(_lock_path(db_path, "watch.lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+        return int(owner) if owner.isdigit() else None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _lock_path(db_path: Path, ending: str) -> Path:
+    return db_path.with_name(f"{db_path.name}.{ending}")
+
+
+@contextlib.contextmanager
+def _held(lock_path: Path, taken: str) -> Iterator[None]:
+    lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
@@ -26,7 +54,7 @@ def library_lock(db_path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise LockedError(f"{db_path}: another indexer (process {owner}) is working on this library") from None
+            raise LockedError(taken.format(owner=owner)) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         yield

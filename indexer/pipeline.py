@@ -23,7 +23,7 @@ from indexer.config import Settings
 from indexer.course import Course
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders import Encoder
-from indexer.errors import DeferredError, FileError, ModelError
+from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
@@ -34,6 +34,7 @@ from indexer.verdict import Verdict, judge
 from indexer.worker import Worker
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
+MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck
 _T = TypeVar("_T")
 _Event = tuple[Callable[[Future[Any]], None], Future[Any]]
 
@@ -81,6 +82,10 @@ class Counts:
     failed: int = 0  # files that could not be handled, for whatever reason
     audio_s: float = 0.0  # seconds of audio that were embedded
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
+
+    def any(self) -> bool:
+        """Whether any file was worked on."""
+        return bool(self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed)
 
 
 class Watcher(Protocol):
@@ -133,6 +138,7 @@ class Pipeline:
                  write_tags: bool = True, force: bool = False, explicit_tags: bool = False) -> None:
         """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back."""
         self.counts = Counts()
+        self.turns = 0  # of the loop; it stands still only when something hangs
         self._store = store
         self._settings = settings
         self._model = model
@@ -180,6 +186,7 @@ class Pipeline:
         exhausted = False
         try:
             while not self._stop.is_set():
+                self.turns += 1
                 while not exhausted and self._in_flight < limit:
                     item = next(work, None)
                     exhausted = item is None
@@ -228,9 +235,7 @@ class Pipeline:
         try:
             found = done.result()
         except FileError as e:
-            with self._store.transaction():
-                self._store.put_file(job.path, before, root_id=root_id, state=e.state, reason=e.reason)
-            self._fail(job, e.reason)
+            self._fail(job, self._not_read(job.path, before, root_id, None, e))
             return
         job.tags = tags.from_json(found["tags"])
         audio = found["audio"]
@@ -238,6 +243,8 @@ class Pipeline:
             recording_id = self._store.recording(
                 found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
                 duration_s=audio["duration_s"])
+            # Moved, and the old place was not looked at yet: missing, so that this file takes over its row.
+            self._store.mark_missing([file_id for file_id, path in self._store.files_of(recording_id) if not os.path.lexists(path)])
             file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
                                            container=found["container"], recording_id=recording_id)
             self._store.put_tags(file_id, tag_columns(job.tags))
@@ -285,15 +292,25 @@ class Pipeline:
         try:
             embedding, job.duration_s = done.result()
         except FileError as e:
-            with self._store.transaction():
-                self._store.put_file(job.path, file.stat, root_id=self._root_of(file), state=e.state, reason=e.reason,
-                                     recording_id=None if e.state == "unreadable" else file.recording_id)
+            reason = self._not_read(job.path, file.stat, self._root_of(file), file.recording_id, e)
             waiting = self._embedding.pop(_known(file.recording_id))[1:]
-            self._fail(job, e.reason)
+            self._fail(job, reason)
             for other in waiting:  # other files of the recording may be whole
                 self._embed(other)
             return
         embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, missing), f)))
+
+    def _not_read(self, path: bytes, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> str:
+        """Store why a file was not read; returns that. One that killed the reader is tried once more, by the next scan."""
+        state, reason, deaths = error.state, error.reason, 0
+        if isinstance(error, ReaderDiedError):
+            deaths = self._store.deaths(path, stat) + 1
+            state = "deferred" if deaths < MAX_DEATHS else "unreadable"
+            reason += "; the next scan tries once more" if deaths < MAX_DEATHS else ", again; left alone until it changes"
+        with self._store.transaction():
+            self._store.put_file(path, stat, root_id=root_id, state=state, reason=reason, deaths=deaths,
+                                 recording_id=None if state == "unreadable" else recording_id)
+        return reason
 
     def _root_of(self, file: FileRow) -> int | None:
         root = self._store.root_for(file.path)

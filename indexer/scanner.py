@@ -5,15 +5,17 @@ Owns a run from start to end and its counts. Knows neither click nor a terminal:
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from indexer import models
 from indexer.config import Settings
-from indexer.difference import file_changed, folders_to_scan, spool_difference
+from indexer.difference import file_changed, folders_to_scan, look_at, spool_difference
 from indexer.errors import ConfigError
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
@@ -35,6 +37,7 @@ class ScanResult:
     missing: int = 0
     elapsed_s: float = 0.0
     interrupted: bool = False
+    named: bool = False  # a run about single paths that were named, not about whole folders
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:
@@ -57,13 +60,14 @@ class ScanResult:
 
 
 class Scan:
-    """One scan; ``stop`` may be called from a signal handler while ``run`` works."""
+    """One scan; ``stop`` and ``add`` may be called from another thread, ``stop`` also from a signal handler, while it works."""
 
     def __init__(self, settings: Settings, watcher: Watcher) -> None:
         self._settings = settings
         self._watcher = watcher
         self._pipeline: Pipeline | None = None
         self._stopped = False
+        self._named: deque[bytes] = deque()
 
     def stop(self) -> None:
         """Finish what is in work and end."""
@@ -71,33 +75,74 @@ class Scan:
         if self._pipeline:
             self._pipeline.stop()
 
+    @property
+    def turns(self) -> int:
+        """Counts the turns of the work loop: it stands still only when something hangs."""
+        return self._pipeline.turns if self._pipeline else 0
+
+    def add(self, paths: Iterable[bytes]) -> None:
+        """Have files and folders looked at before everything else: what is gone first, so that moved files are known by their
+        former rows, then the last one named.
+        """
+        self._named.extend(sorted(paths, key=lambda path: not os.path.lexists(path)))
+
+    def left_over(self) -> list[bytes]:
+        """What was added too late for the run to see."""
+        left, self._named = list(self._named), deque()
+        return left
+
     def run(self, paths: Sequence[Path], *, write_tags: bool = True, force: bool = False, explicit_tags: bool = False,
             on_start: OnStart = lambda _total, _chosen: None) -> ScanResult:
         """Scan folders and files. ``on_start(total, chosen)`` is told how many files there are to work on.
 
         Raises LockedError, ConfigError, ModelError or StoreError before any work.
         """
-        started = time.monotonic()
         with library_lock(self._settings.db), Store(self._settings.db) as store:
             settle_open_writes(store)
-            chosen = choose_and_register(store, self._settings)
             targets = folders_to_scan(paths, self._settings.roots, store.root_paths())
             for target in targets:
                 if store.root_for(target) is None and not os.path.exists(target):  # noqa: PTH110 - bytes
                     raise ConfigError(f"{printable(target)}: no such folder or file")
-            run_id = store.start_run("scan")
-            pipeline = self._pipeline = Pipeline(
-                store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
-                run_id=run_id, watcher=self._watcher, write_tags=write_tags, force=force, explicit_tags=explicit_tags)
-            result = ScanResult(pipeline.counts)
-            with _recorded(store, run_id, result, started):
-                self._look(store, targets, result, force=force)
-                on_start(store.changed_count() + pipeline.backlog_count(targets), chosen)
-                if self._stopped:
-                    pipeline.stop()
-                result.interrupted = not pipeline.run(_work(store, pipeline, targets))
-                _count_states(store, targets, result)
-            return result
+            return self._run(store, "scan", targets, on_start, write_tags=write_tags, force=force, explicit_tags=explicit_tags)
+
+    def run_named(self, paths: Iterable[bytes]) -> ScanResult:
+        """Look at files and folders of known roots that may have changed, appeared or gone. Raises as ``run`` does."""
+        self.add(paths)
+        with library_lock(self._settings.db), Store(self._settings.db) as store:
+            settle_open_writes(store)
+            return self._run(store, "watch", (), lambda _total, _chosen: None, write_tags=True, force=False, explicit_tags=False)
+
+    def _run(self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: bool) -> ScanResult:
+        started = time.monotonic()
+        chosen = choose_and_register(store, self._settings)
+        run_id = store.start_run(command)
+        pipeline = self._pipeline = Pipeline(store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
+                                             run_id=run_id, watcher=self._watcher, force=force, **how)
+        result = ScanResult(pipeline.counts, named=command == "watch")
+        with _recorded(store, run_id, result, started):
+            self._look(store, targets, result, force=force)
+            on_start(store.changed_count() + pipeline.backlog_count(targets), chosen)
+            if self._stopped:
+                pipeline.stop()
+            result.interrupted = not pipeline.run(self._work(store, pipeline, targets))
+            _count_states(store, targets, result)
+        return result
+
+    def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog]:
+        """What was named meanwhile, then what the difference found, then what earlier runs left undone."""
+        found = (Changed(path, root_id) for path, root_id in store.changed())
+        rest: Iterator[Changed | Backlog] = chain(found, map(Backlog, pipeline.backlog(targets)))
+        while True:
+            while self._named:
+                path = self._named.pop()
+                root = store.root_for(path)
+                for changed in look_at(store, path, self._settings.ignore):
+                    yield Changed(changed, root["id"] if root else None)
+            item = next(rest, None)
+            if item is not None:
+                yield item
+            elif not self._named:
+                return
 
     def _look(self, store: Store, targets: Sequence[bytes], result: ScanResult, *, force: bool) -> None:
         store.clear_spool()
@@ -111,6 +156,8 @@ class Scan:
             difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force)
             result.notes += [f"{folder}: this folder cannot be read; its files are kept as they were" for folder in difference.unlisted
                              if not (difference.offline and folder == printable(target))]
+            if not os.path.isdir(target):  # noqa: PTH112 - bytes
+                store.mark_below_missing(target)
             if difference.offline:
                 result.notes.append(f"{difference.offline} Nothing was forgotten.")
             if root is None or root["path"] == target:
@@ -128,14 +175,6 @@ def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
     return chosen
 
 
-def _work(store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog]:
-    """What the difference found, then what earlier runs left undone."""
-    for path, root_id in store.changed():
-        yield Changed(path, root_id)
-    for file_id in pipeline.backlog(targets):
-        yield Backlog(file_id)
-
-
 @contextmanager
 def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> Iterator[None]:
     """Write the end of the run into ``runs``, however it ends."""
@@ -145,7 +184,10 @@ def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> 
         state = "interrupted" if result.interrupted else "done"
     finally:
         result.elapsed_s = time.monotonic() - started
-        store.finish_run(run_id, state, result.to_json())
+        if result.named and state == "done" and not result.counts.any():
+            store.drop_run(run_id)  # an event about nothing
+        else:
+            store.finish_run(run_id, state, result.to_json())
 
 
 def _count_states(store: Store, targets: Sequence[bytes], result: ScanResult) -> None:

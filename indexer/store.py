@@ -282,11 +282,35 @@ class Store:
             "WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)")
         return cursor.rowcount
 
+    def mark_below_missing(self, folder: bytes) -> None:
+        """The folder is not there, so nothing below it is; nothing is deleted."""
+        self._run("UPDATE files SET state = 'missing', reason = 'its folder is not there' WHERE state <> 'missing' AND path >= ? AND path < ?",
+                  subtree(folder))
+
+    def mark_missing(self, file_ids: Sequence[int]) -> None:
+        """These files are not there any more; nothing is deleted."""
+        self.db.conn.executemany("UPDATE files SET state = 'missing', reason = 'moved or deleted' WHERE state <> 'missing' AND id = ?",
+                                 [(i,) for i in file_ids])
+
     def mark_present(self, file_ids: Sequence[int]) -> None:
         """Missing files that are back unchanged: ready if they were read before, else to be read again."""
         self.db.conn.executemany(
             "UPDATE files SET state = CASE WHEN recording_id IS NULL THEN 'deferred' ELSE 'ready' END, reason = NULL, last_seen = ? "
             "WHERE id = ?", [(now(), i) for i in file_ids])
+
+    def forget_files(self, file_ids: Sequence[int]) -> None:
+        """Remove these rows, and recordings that no file holds any more with all that belongs to them."""
+        with self.transaction():
+            self.db.conn.executemany("DELETE FROM files WHERE id = ?", [(i,) for i in file_ids])
+            self._run("DELETE FROM recordings WHERE id NOT IN (SELECT recording_id FROM files WHERE recording_id IS NOT NULL)")
+
+    def forget_unused(self, embeddings: str, heads: str) -> None:
+        """Remove embeddings, predictions, scores and timelines that fit these conditions; the file shrinks."""
+        with self.transaction():
+            self._run(f"DELETE FROM embeddings WHERE {embeddings}")
+            for table in ("predictions", "scores", "timeline"):
+                self._run(f"DELETE FROM {table} WHERE {heads}")
+        self._run("VACUUM")
 
     # ---- files, recordings, tags
 
@@ -311,8 +335,8 @@ class Store:
             (audio_sha256, codec, sample_rate_hz, channels, duration_s))
 
     def put_file(self, path: bytes, stat: Stat, *, root_id: int | None, state: str, reason: str | None = None,
-                 container: str | None = None, recording_id: int | None = None) -> int:
-        """Insert or update the row of a path. A missing row of the same recording is taken over: the file was moved."""
+                 container: str | None = None, recording_id: int | None = None, deaths: int = 0) -> int:
+        """Insert or update the row of a path. ``deaths``: of readers of this content. A missing row of the same recording is taken over: the file was moved."""
         row = self._one("SELECT id FROM files WHERE path = ?", (path,))
         if row is None and recording_id is not None:
             row = self._one("SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
@@ -321,15 +345,24 @@ class Store:
         if row is None:
             return self._insert(
                 "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, reason,"
-                " first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " deaths, first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
-                 state, reason, at, at))
+                 state, reason, deaths, at, at))
         self._run(
             "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?, container), dev = ?,"
-            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, tag_policy = NULL, last_seen = ? WHERE id = ?",
+            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, deaths = ?, tag_policy = NULL, last_seen = ? WHERE id = ?",
             (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
-             state, reason, at, row["id"]))
+             state, reason, deaths, at, row["id"]))
         return int(row["id"])
+
+    def deaths(self, path: bytes, stat: Stat) -> int:
+        """How often reading this content of a path killed or hung the reader."""
+        row = self._one("SELECT deaths FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", (path, stat.size, stat.mtime_ns))
+        return int(row["deaths"]) if row else 0
+
+    def drop_run(self, run_id: int) -> None:
+        """Forget a run that did nothing."""
+        self._run("DELETE FROM runs WHERE id = ?", (run_id,))
 
     def put_tags(self, file_id: int, values: Mapping[str, str | int | float | None]) -> None:
         """What stands in the file, one value a column of ``tags``."""
@@ -457,6 +490,11 @@ class Store:
             self._run("INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
                       (recording_id, genre, now(), by))
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
+
+    def files_of(self, recording_id: int) -> list[tuple[int, bytes]]:
+        """(id, path) of the readable files that hold a recording."""
+        rows = self._run("SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path", (recording_id,))
+        return [(row["id"], row["path"]) for row in rows]
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:
         """What a person said last: genre, corrected_at."""

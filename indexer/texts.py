@@ -45,6 +45,15 @@ def classify_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def correct_text(found: dict[str, Any]) -> str:
+    lines = [f"{f['path']}: " + (f"not written into its tag: {f['reason']}" if f["reason"] else f"genre in its tag: {f['tag_genre'] or '(none)'}")
+             for f in found["files"]]
+    lines.append(f"{count(len(found['files']), 'file')} corrected to {found['genre']}"
+                 + ("" if found["tags"] else " in the library; write_tags = \"off\" keeps it out of the tags")
+                 + "; the next `indexer train` learns from it")
+    return "\n".join(lines)
+
+
 def status_text(s: dict[str, Any]) -> str:
     lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
     lines += [f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})" for r in s["roots"]]
@@ -57,6 +66,25 @@ def status_text(s: dict[str, Any]) -> str:
     lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
     if s["last_run"]:
         lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
+    if watch := s.get("watch"):
+        lines.append(f"watch      {watch['state']}, process {watch['pid']}" + (f" ({watch['reason']})" if watch.get("reason") else "")
+                     + (f"; {watch['done']:,} of {watch['total']:,} files" if watch.get("total") else "")
+                     + (f", {duration(watch['eta_s'])} left" if watch.get("eta_s") else "")
+                     + (f"; next scan {watch['next_scan_at']}" if watch.get("next_scan_at") else ""))
+        for root in watch.get("roots", ()):
+            lines.append(f"  {root['path']}: {root['mode']}" + (f", {root['reason']}" if root["reason"] else ""))
+            lines += [f"    {problem}" for problem in root["problems"]]
+    return "\n".join(lines)
+
+
+def prune_text(found: dict[str, Any]) -> str:
+    lines = [f"- {path}" for path in found["paths"]]
+    if found["files"] > len(found["paths"]):
+        lines.append(f"  and {found['files'] - len(found['paths']):,} more")
+    lines += [f"! {root}: offline, its {count(n, 'missing file')} stay" for root, n in found["kept"].items()]
+    lines.append(f"{count(found['files'], 'missing file')}, {count(found['recordings'], 'recording')} that no other file holds"
+                 + (f"; {count(found['embeddings'], 'embedding')} and {count(found['predictions'], 'prediction')} of encoders and heads not in use"
+                    if found["embeddings"] or found["predictions"] else ""))
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.labels import FileFacts
+from indexer.tags import CORRECTION
 
 
 class Reader(Protocol):
@@ -34,10 +35,15 @@ def files(reader: Reader) -> Iterator[FileFacts]:
 
 
 def _is_ours(genre: str | None, indexer_genre: str | None) -> bool:
-    """Whether the standing genre is the one we wrote, unchanged (white space aside)."""
+    """Whether the standing genre is the one we wrote for a head, unchanged (white space aside)."""
     if not indexer_genre or not genre:
         return False
-    return " ".join(str(json.loads(indexer_genre).get("genre", "")).split()) == " ".join(genre.split())
+    ours = json.loads(indexer_genre)
+    return ours.get("model") != CORRECTION and _same(str(ours.get("genre", "")), genre)
+
+
+def _same(one: str, other: str) -> bool:
+    return " ".join(one.split()) == " ".join(other.split())
 
 
 def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
@@ -53,8 +59,20 @@ def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
 
 
 def corrections(reader: Reader) -> dict[int, str]:
-    """By recording: what a person said last."""
-    return {row["recording_id"]: row["genre"] for row in reader.execute("SELECT recording_id, genre FROM corrections ORDER BY id")}
+    """By recording: what a person said last, or what a file still says that a person said."""
+    found: dict[int, str] = {}
+    for row in reader.execute("SELECT f.recording_id, t.genre, t.indexer_genre FROM tags t JOIN files f ON f.id = t.file_id"
+                              " WHERE f.recording_id IS NOT NULL AND t.indexer_genre LIKE ? ORDER BY f.id", (f'%"{CORRECTION}"%',)):
+        ours = json.loads(row["indexer_genre"])
+        if ours.get("model") == CORRECTION and _same(str(ours.get("genre", "")), row["genre"] or ""):
+            found[row["recording_id"]] = str(ours["label"])
+    return found | {row["recording_id"]: row["genre"] for row in reader.execute("SELECT recording_id, genre FROM corrections ORDER BY id")}
+
+
+def known_labels(reader: Reader) -> set[str]:
+    """Labels of the head in use and of all corrections."""
+    head = reader.execute("SELECT labels FROM heads WHERE in_use = 1").fetchone()
+    return {*(json.loads(head["labels"]) if head else ()), *(row["genre"] for row in reader.execute("SELECT DISTINCT genre FROM corrections"))}
 
 
 def digests(reader: Reader) -> dict[int, str]:
@@ -82,3 +100,25 @@ def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[in
         found[len(places)] = vector
         places.append(place)
     return np.asarray(places, np.int64), found[: len(places)], damaged
+
+
+def joined_vectors(reader: Reader, encoder_ids: Sequence[str], recordings: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(places in ``recordings`` that all these encoders have soundly embedded, their vectors (n, width) side by side)."""
+    places = np.arange(len(recordings))
+    parts: list[np.ndarray] = []
+    for encoder_id in encoder_ids:
+        width = reader.execute("SELECT width FROM encoders WHERE id = ?", (encoder_id,)).fetchone()["width"]
+        kept, found, _ = vectors(reader, encoder_id, width, [recordings[int(i)] for i in places])
+        parts = [*(part[kept] for part in parts), found]
+        places = places[kept]
+    return places, np.concatenate(parts, axis=1)
+
+
+def one_file_of_each(reader: Reader, recordings: Sequence[int]) -> dict[int, bytes]:
+    """By recording: the path of a readable file that holds it, where there is one."""
+    found: dict[int, bytes] = {}
+    for recording in recordings:
+        row = reader.execute("SELECT path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT 1", (recording,)).fetchone()
+        if row is not None:
+            found[recording] = row["path"]
+    return found

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from indexer import errors
-from indexer.errors import FileError, ReadError
+from indexer.errors import FileError, ReaderDiedError
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # address space; the child with all its libraries needs about 600 MB of it
 STALL_LIMIT_S = 30.0  # no sign of life for so long is a hang; a child at work gives one every few MB
@@ -47,7 +47,7 @@ class Worker:
     def call(self, op: str, path: bytes, **arguments: Any) -> dict[str, Any]:
         """Run one operation on one file and return its result.
 
-        Raises the FileError that the child reports, or ReadError when it hangs, crashes or runs out of memory.
+        Raises the FileError that the child reports, or ReaderDiedError when it hangs, crashes or runs out of memory.
         """
         result: dict[str, Any] = {}
         for message, _ in self._exchange(op, path, arguments):
@@ -145,7 +145,7 @@ class Worker:
         while view:
             if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 self.kill()
-                raise ReadError(name, f"reading it hung for {self._stall_limit_s:.0f} s and was stopped")
+                raise ReaderDiedError(name, f"reading it hung for {self._stall_limit_s:.0f} s and was stopped")
             got = os.readv(handle, [view])
             if got == 0:
                 raise self._death(name)
@@ -153,11 +153,11 @@ class Worker:
             deadline = time.monotonic() + self._stall_limit_s
         return buffer
 
-    def _death(self, name: str) -> ReadError:
+    def _death(self, name: str) -> ReaderDiedError:
         """Why the child is gone, as an error of the file it was working on."""
         child = self._child
         code = child.wait() if child else None
         self.kill()
         if code is not None and code < 0:
-            return ReadError(name, f"reading it crashed the reader ({signal.Signals(-code).name})")
-        return ReadError(name, f"the reader ended unexpectedly (exit code {code})")
+            return ReaderDiedError(name, f"reading it crashed the reader ({signal.Signals(-code).name})")
+        return ReaderDiedError(name, f"the reader ended unexpectedly (exit code {code})")

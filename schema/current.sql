@@ -64,7 +64,7 @@ CREATE TABLE files (
   tag_policy TEXT,                   -- digest of head and write settings under which the genre tag was last settled
   first_seen TEXT NOT NULL,
   last_seen TEXT NOT NULL            -- when a scan last found it new, changed or, for the last time, there
-) STRICT;
+, deaths INTEGER NOT NULL DEFAULT 0 /* how often reading this very content killed or hung the reader */) STRICT;
 
 CREATE TABLE heads (
   id TEXT PRIMARY KEY,               -- sha256 over the head's numbers and labels

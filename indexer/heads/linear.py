@@ -14,8 +14,10 @@ import numpy as np
 from indexer import tensorfile
 from indexer.errors import ModelError
 from indexer.heads import softmax
+from indexer.heads.novelty import Novelty
 
 KIND = "linear"
+NOVELTY = "novelty."  # how the names of its arrays begin
 FORMAT_VERSION = 1
 
 
@@ -29,6 +31,7 @@ class LinearHead:
     threshold: float
     weight: np.ndarray  # (K, width) float32
     bias: np.ndarray  # (K,) float32
+    unlike: Novelty | None = None  # what it never learned from; None: it trusts every vector
     training: Mapping[str, Any] = field(default_factory=dict)  # JSON: what it learned from, settings, metrics; not part of the id
     id: str = field(init=False)
     kind: str = field(default=KIND, init=False)
@@ -44,8 +47,9 @@ class LinearHead:
         if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
             raise ModelError(f"head {self.name}: weights hold NaN or infinity")
         about = {"kind": KIND, "encoder_id": self.encoder_id, "labels": self.labels, "threshold": self.threshold}
-        arrays = {"weight": self.weight, "bias": self.bias}
-        object.__setattr__(self, "id", tensorfile.digest(about, arrays))
+        if self.unlike and len(self.unlike.mean) != self.weight.shape[1]:
+            raise ModelError(f"head {self.name}: its check for what is unlike all takes {len(self.unlike.mean)} numbers, not {self.weight.shape[1]}")
+        object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
     @classmethod
     def load(cls, path: Path) -> "LinearHead":
@@ -54,11 +58,13 @@ class LinearHead:
         about = header.about
         if about.get("kind") != KIND or about.get("format_version") != FORMAT_VERSION:
             raise ModelError(f"{path}: not a linear head this version can read")
-        arrays = tensorfile.read_arrays(path, {key: header.shapes.get(key, (0,)) for key in ("weight", "bias")})
+        checks = [key for key in header.shapes if key.startswith(NOVELTY)]
+        arrays = tensorfile.read_arrays(path, {key: header.shapes.get(key, (0,)) for key in ("weight", "bias", *checks)})
         try:
+            unlike = Novelty.from_arrays({key.removeprefix(NOVELTY): np.array(arrays[key]) for key in checks}) if checks else None
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
-                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), dict(about.get("training", {})),
+                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike, dict(about.get("training", {})),
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
@@ -76,7 +82,11 @@ class LinearHead:
         }  # fmt: skip
         if self.training:
             about |= {"training": dict(self.training), "training_sha256": _training_digest(self.training)}
-        tensorfile.write(path, {"weight": self.weight, "bias": self.bias}, about)
+        tensorfile.write(path, self._arrays(), about)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        checks = self.unlike.arrays() if self.unlike else {}
+        return {"weight": self.weight, "bias": self.bias, **{NOVELTY + key: array for key, array in checks.items()}}
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, K) float64 for vectors (n, width); raises ModelError for another width."""
@@ -88,8 +98,8 @@ class LinearHead:
         return softmax(self.logits(vectors))
 
     def novelty(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n,) zeros."""
-        return np.zeros(len(vectors), np.float32)
+        """Return (n,): above 1 is unlike everything it learned from; zeros for a head that cannot tell."""
+        return self.unlike.distance(vectors) if self.unlike else np.zeros(len(vectors), np.float32)
 
 
 def check_vectors(vectors: np.ndarray, width: int, name: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from indexer.errors import ModelError
-from indexer.heads import evaluation, softmax
+from indexer.heads import evaluation, novelty, softmax
 from indexer.heads.linear import LinearHead
 
 CHECKPOINT_FORMAT = 1
@@ -56,6 +56,10 @@ class Data:
     vectors: np.ndarray  # (n, width) float16, finite
     y: np.ndarray  # (n,) int64, places in labels
     groups: np.ndarray  # (n,) int64: rows of one artist, or nearly the same recording, share a number
+
+    def rows(self, keep: np.ndarray) -> "Data":
+        """Only these rows (numbers)."""
+        return replace(self, keys=tuple(self.keys[i] for i in keep), vectors=self.vectors[keep], y=self.y[keep], groups=self.groups[keep])
 
     def digest(self) -> str:
         """Hex sha256 over all of it."""
@@ -240,11 +244,13 @@ def _finish(run: _Run, data: Data, parts: Split, settings: TrainingSettings, nam
     temperature = evaluation.fit_temperature(logits, y)
     before = softmax(logits)
     head = LinearHead(name, data.encoder_id, data.labels, 1.0, (weight / temperature).astype(np.float32),
-                      (bias / temperature).astype(np.float32))
+                      (bias / temperature).astype(np.float32),
+                      novelty.fit(data.vectors[parts.train], data.vectors[parts.validation], seed=settings.seed))
     scores = head.scores(data.vectors[parts.validation])
     threshold, reached = evaluation.choose_threshold(scores.max(axis=1), scores.argmax(axis=1) == y, settings.target_precision)
     metrics = evaluation.summary(y, scores, data.labels, groups=groups, threshold=threshold, seed=settings.seed)
     metrics["calibration_error_before"] = evaluation.number(evaluation.calibration_error(before.max(axis=1), before.argmax(axis=1) == y))
+    metrics["unlike"] = int((head.novelty(data.vectors[parts.validation]) > 1).sum())  # validation recordings that would be held for strange
     metrics["log_loss"] = evaluation.number(float(-np.log(np.maximum(scores[np.arange(len(y)), y], 1e-12)).mean()))
     metrics |= {"epochs": run.epoch, "best_epoch": run.best["epoch"], "target_reached": reached, "not_separated": list(parts.not_separated)}
     about |= {"settings": asdict(settings) | {"temperature": temperature}, "data_sha256": data.digest(), "metrics": metrics,

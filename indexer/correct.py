@@ -1,0 +1,75 @@
+"""`indexer correct`: a person says the genre of recordings; it goes into the library and into the files' own tags.
+
+Owns which texts are genres here. The tags are written by the scan's own pipeline, like every other genre.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from indexer.config import Settings
+from indexer.errors import ConfigError
+from indexer.labels import BUILT_IN, Aliases, key
+from indexer.lock import library_lock
+from indexer.scanner import Scan
+from indexer.store import Store, open_readonly, printable
+from indexer.training_data import Reader, known_labels
+
+
+class _Problems:
+    """Remembers what a scan could not do, by path."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+
+    def problem(self, path: str, reason: str) -> None:
+        """One file was not handled, or not wholly."""
+        self.reasons[path] = reason
+
+
+def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool = False) -> dict[str, Any]:
+    """Store that the recordings in these files are of a genre, and write it into all their files: {genre, files}.
+
+    files: one entry a file that holds one of the recordings, {path, tag_genre, reason}. ``new`` allows a genre that the
+    library has not met. Raises ConfigError for one that it does not know, or a file that it does not hold.
+    """
+    with library_lock(settings.db), Store(settings.db) as store:
+        label = _label(store.connection, settings, genre, new=new)
+        recordings = {_recording(store, path) for path in paths}
+        for recording_id in sorted(recordings):
+            store.correct(recording_id, label, by="command line")
+        files = [path for recording_id in sorted(recordings) for _, path in store.files_of(recording_id)]
+    problems = _Problems()
+    if settings.write_tags != "off" and files:
+        Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files], explicit_tags=True)
+    return {"genre": label, "tags": settings.write_tags != "off", "files": [_entry(settings, path, problems) for path in files]}
+
+
+def _label(reader: Reader, settings: Settings, genre: str, *, new: bool) -> str:
+    """The label that a text means. Raises ConfigError for one that means none."""
+    known = {key(label): label for label in [*known_labels(reader), *BUILT_IN]}
+    label = Aliases(settings.aliases).label(genre) or known.get(key(genre))
+    if label is None and new:
+        label = " ".join(genre.split())
+    if not label:
+        raise ConfigError(f"'{genre}' is no genre here ({', '.join(sorted(set(known.values())))}); --new makes it one")
+    return label
+
+
+def _recording(store: Store, path: Path) -> int:
+    row = store.file_at(os.path.realpath(os.fsencode(path)))
+    if row is None or row.recording_id is None:
+        raise ConfigError(f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): run `indexer scan` on it first")
+    return row.recording_id
+
+
+def _entry(settings: Settings, path: bytes, problems: _Problems) -> dict[str, Any]:
+    """How it stands in a file now."""
+    conn = open_readonly(settings.db)
+    row = conn.execute("SELECT t.genre FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (path,)).fetchone()
+    conn.close()
+    return {"path": printable(path), "tag_genre": row["genre"] if row else None, "reason": problems.reasons.get(os.fsdecode(path))}

@@ -1,0 +1,409 @@
+"""`indexer watch`: looks after the music folders for years, and works only when there is something to do.
+
+Owns when a scan is due, what the working process is told, what is said about it, and how everything ends. Reads no music file,
+never imports torch and never writes to the library: indexer.runner does, in a process of its own that leaves when it idles.
+The library is locked only while that process works, so other commands get their turn.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from indexer import __version__, config, systemd
+from indexer.config import Settings
+from indexer.difference import folders_to_scan
+from indexer.errors import ConfigError, IndexerError, LockedError
+from indexer.fingerprint import Stat
+from indexer.lock import watch_lock
+from indexer.mounts import watch_mode
+from indexer.store import now, open_readonly, printable
+from indexer.watch_status import status_path
+from indexer.watcher import FolderWatcher
+
+STOP_S = 90.0  # for what is in work to be finished
+STALL_S = 1800.0  # without a sign of life from the work loop; walking a slow network drive takes long
+FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # after a failure, doubled each time
+STATUS_S = 2.0  # at most so often is the status file written while files go through
+
+Say = Callable[[str, int], None]  # (line, 0 always or 1 only with -v)
+
+
+class Daemon:
+    """One watch over some folders; see ``run``."""
+
+    def __init__(self, settings: Settings, paths: Sequence[Path], say: Say, reload: Callable[[], Settings]) -> None:
+        """``reload`` reads the settings again (SIGHUP); it may raise ConfigError."""
+        self._settings = settings
+        self._paths = paths
+        self._say = say
+        self._reload = reload
+        self._watcher: FolderWatcher
+        self._event_roots: list[bytes] = []  # the others are scan only
+        self._runner: _Runner | None = None
+        self._stopping = 0  # signals to stop so far
+        self._reloading = False
+        self._next_scan_s = time.monotonic()
+        self._not_before_s = float("-inf")  # after a failure
+        self._retry_s = FIRST_RETRY_S
+        self._left_over: list[bytes] = []  # named and not yet looked at
+        self._said: set[str] = set()  # standing problems that were said
+        self._said_notes: set[str] = set()  # of the last scan
+        self._status: dict[str, Any] = {"pid": os.getpid(), "version": __version__, "started_at": now(), "state": "starting", "reason": None,
+                                        "done": 0, "total": None, "last_scan_at": None, "last_scan": None, "encoder": None}
+        self._work_began_s = 0.0
+        self._status_written_s = float("-inf")
+
+    def run(self) -> int:
+        """Watch until a signal says stop; the exit code. Raises LockedError, ConfigError or StoreError at the start."""
+        with watch_lock(self._settings.db):
+            self._settings = self._with_roots(self._settings)
+            wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            before = self._take_signals(wake_write)
+            self._watch(wake_write)
+            try:
+                systemd.notify("READY=1")
+                self._say(f"watching {', '.join(printable(os.fsencode(root)) for root in self._settings.roots)}", 0)
+                while not self._stopping:
+                    if self._reloading:
+                        self._take_up_settings(wake_write)
+                    self._turn(wake_read)
+                systemd.notify("STOPPING=1")
+                return self._end()
+            finally:
+                self._watcher.stop()
+                signal.set_wakeup_fd(-1)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+                status_path(self._settings.db).unlink(missing_ok=True)
+
+    def _with_roots(self, settings: Settings) -> Settings:
+        """With the folders to watch, absolute. Raises ConfigError for one that was never there, or when there are none."""
+        known: list[bytes] = []
+        if settings.db.exists():
+            conn = open_readonly(settings.db)
+            known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")]
+            conn.close()
+        roots = folders_to_scan(self._paths, settings.roots, known)
+        for root in roots:
+            if root not in known and not os.path.isdir(root):  # noqa: PTH112 - bytes
+                raise ConfigError(f"{printable(root)}: no such folder")
+        return replace(settings, roots=tuple(Path(os.fsdecode(root)) for root in roots))
+
+    def _watch(self, wake: int) -> None:
+        """Begin to watch; scan-only folders are left to the scans."""
+        roots = [os.fsencode(root) for root in self._settings.roots]
+        self._event_roots = [root for root in roots if watch_mode(root)[0] == "events + scan"]
+        watcher = FolderWatcher(self._event_roots, ignore=self._settings.ignore,
+                                settle_s=self._settings.settle_s, is_ours=self._is_known)
+        watcher.start()
+        self._watcher = watcher
+
+        def bridge() -> None:
+            while self._watcher is watcher:
+                watcher.wait(3600)
+                with suppress(BlockingIOError):
+                    os.write(wake, b"w")
+
+        threading.Thread(target=bridge, name="wake", daemon=True).start()
+
+    def _take_signals(self, wake: int) -> dict[signal.Signals, Any]:
+        """Signals wake the loop; the handlers only count."""
+
+        def stop(_number: int, _frame: Any) -> None:
+            self._stopping += 1
+            if self._stopping > 1 and self._runner:  # now: what is in work is lost, and made good by the next start
+                self._runner.kill()
+
+        def hang_up(_number: int, _frame: Any) -> None:
+            self._reloading = True
+
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    # ---- one turn of the loop
+
+    def _turn(self, wake: int) -> None:
+        """Hear what happened, give the orders that are due, and sleep until something is."""
+        moment_s = time.monotonic()
+        named = self._watcher.ready(moment_s)
+        for root in self._event_roots:
+            if self._watcher.needs_full_scan(root):
+                self._next_scan_s = min(self._next_scan_s, moment_s)
+        self._say_problems()
+        self._order(named, moment_s)
+        self._write_status(moment_s)
+        systemd.notify("WATCHDOG=1")
+        sources: list[Any] = [wake, *([self._runner.stdout] if self._runner else [])]
+        readable = select.select(sources, [], [], self._sleep_s(moment_s))[0]
+        if wake in readable:
+            with suppress(BlockingIOError):
+                os.read(wake, 4096)
+        if self._runner:
+            self._hear(self._runner)
+
+    def _order(self, named: list[bytes], moment_s: float) -> None:
+        """Tell the working process what is due; what is named goes into the run that is on."""
+        runner = self._runner
+        if runner and runner.busy:
+            if named:
+                runner.order("named", named)
+            if moment_s - runner.heard_s > STALL_S:
+                self._say(f"the working process gave no sign of life for {STALL_S / 60:.0f} minutes and is started anew", 0)
+                runner.kill()
+            return
+        self._left_over += named
+        if moment_s < self._not_before_s:
+            return
+        if moment_s >= self._next_scan_s:
+            self._left_over = []  # the scan sees them too
+            self._next_scan_s = moment_s + self._settings.scan_interval_s
+            self._begin("scanning").order("scan")
+        elif self._left_over:
+            waiting, self._left_over = self._left_over, []
+            self._begin("working").order("named", waiting)
+        elif runner and moment_s - runner.heard_s >= self._settings.unload_after_s:
+            self._runner = None
+            runner.stop(STOP_S)
+
+    def _begin(self, state: str) -> "_Runner":
+        if self._runner is None:
+            self._runner = _Runner(self._settings)
+        self._work_began_s = time.monotonic()
+        self._set(state=state, reason=None, done=0, total=None)
+        return self._runner
+
+    def _sleep_s(self, moment_s: float) -> float:
+        """Until the next thing that happens by itself."""
+        due = [self._next_scan_s]
+        if self._runner:
+            due.append(self._runner.heard_s + (STALL_S if self._runner.busy else self._settings.unload_after_s))
+            if self._runner.busy:
+                due.append(moment_s + STATUS_S)
+        if self._left_over:
+            due.append(self._not_before_s)
+        if self._watcher.pending:
+            due.append(moment_s + max(0.1, self._settings.settle_s / 4))
+        if watchdog_s := systemd.watchdog_interval_s():
+            due.append(moment_s + watchdog_s / 2)
+        earliest = max(min(due), self._not_before_s if min(due) == self._next_scan_s else min(due))
+        return max(0.0, earliest - moment_s)
+
+    # ---- what the working process says
+
+    def _hear(self, runner: "_Runner") -> None:
+        for message in runner.messages():
+            kind = message.pop("kind")
+            if kind == "file":
+                self._status["done"] += 1
+                self._say(f"{printable(os.fsencode(message['path']))}: {message['outcome']}", 1)
+            elif kind == "problem":
+                self._say(f"{printable(os.fsencode(message['path']))}: {message['reason']}", 0)
+            elif kind == "begin":
+                self._set(total=message["total"], encoder=message["encoder"])
+            elif kind == "result":
+                self._worked(message["order"], message["result"])
+            elif kind == "failed":
+                self._failed(message["message"], locked=message["exit_code"] == LockedError.exit_code)
+        if not runner.busy and self._status["state"] in ("scanning", "working"):
+            self._set(state="idle")
+        if runner.ended:
+            self._runner = None
+            if runner.busy and not self._stopping:
+                self._failed(f"the working process ended unexpectedly ({runner.how()})", locked=False)
+
+    def _worked(self, order: str, result: dict[str, Any]) -> None:
+        self._retry_s = FIRST_RETRY_S
+        result.pop("failures", None)
+        if order == "scan":
+            for note in sorted(set(result["notes"]) - self._said_notes):
+                self._say(note, 0)
+            self._said_notes = set(result["notes"])
+            self._set(last_scan_at=now(), last_scan=result)
+        if result["embedded"] or result["tags_written"] or result["failed"]:
+            files = f"{result['files']:,} files, " if order == "scan" else ""
+            self._say(f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, {result['failed']:,} failed"
+                      f" in {result['elapsed_s']:.0f} s", 0)
+
+    def _failed(self, message: str, *, locked: bool) -> None:
+        """What was ordered is made good by a scan, tried later and later."""
+        if self._status["reason"] != message:
+            self._say(f"{message}; tried again in {self._retry_s:.0f} s", 0)
+        moment_s = time.monotonic()
+        self._not_before_s = moment_s + self._retry_s
+        self._retry_s = min(2 * self._retry_s, 30.0 if locked else LAST_RETRY_S)
+        self._next_scan_s = self._not_before_s  # it sees whatever was named too
+        self._set(state="waiting", reason=message)
+
+    def _say_problems(self) -> None:
+        """Each standing problem once; a scan-only folder with its reason."""
+        standing = {f"{printable(root)}: {text}" for root, text in self._watcher.problems()}
+        for root in self._settings.roots:
+            mode, reason = watch_mode(os.fsencode(root))
+            if reason:
+                standing.add(f"{printable(os.fsencode(root))}: {mode}, {reason}")
+        for text in sorted(standing - self._said):
+            self._say(text, 0)
+        self._said = standing
+
+    # ---- settings, status, end
+
+    def _take_up_settings(self, wake: int) -> None:
+        """SIGHUP: the settings file again; one that is wrong changes nothing."""
+        self._reloading = False
+        systemd.notify("RELOADING=1")
+        try:
+            self._settings = self._with_roots(replace(self._reload(), db=self._settings.db))
+        except IndexerError as e:
+            self._say(f"the settings stay as they were: {e}", 0)
+        else:
+            self._say("settings read again", 0)
+            if self._runner:
+                self._runner.stop(STOP_S)
+                self._runner = None
+            self._watcher.stop()
+            self._watch(wake)
+            self._next_scan_s = time.monotonic()
+        systemd.notify("READY=1")
+
+    def _end(self) -> int:
+        """Let the working process finish what is in work: 0, or 1 when a second signal cut it off."""
+        self._say("stopping: finishing what is in work (again to stop at once)", 0)
+        if self._runner:
+            self._runner.stop(STOP_S)
+        return 1 if self._stopping > 1 else 0
+
+    def _is_known(self, path: bytes, found: os.stat_result) -> bool:
+        """Whether the library knows this very content: our own write, or an event about nothing."""
+        try:
+            conn = open_readonly(self._settings.db)
+        except IndexerError:
+            return False
+        try:
+            row = conn.execute("SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)).fetchone()
+        finally:
+            conn.close()
+        return row is not None and Stat(*row) == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _set(self, **values: Any) -> None:
+        if any(self._status[key] != value for key, value in values.items()):
+            self._status |= values
+            self._status_written_s = float("-inf")
+
+    def _write_status(self, moment_s: float) -> None:
+        if moment_s - self._status_written_s < (STATUS_S if self._runner and self._runner.busy else float("inf")):
+            return
+        self._status_written_s = moment_s
+        problems = self._watcher.problems()
+        done, total, elapsed_s = self._status["done"], self._status["total"], moment_s - self._work_began_s
+        rate = done / elapsed_s if done and elapsed_s > 0 else None
+        content = {
+            **self._status, "updated_at": now(), "device": self._settings.device,
+            "next_scan_at": (datetime.now(UTC) + timedelta(seconds=max(0.0, self._next_scan_s - moment_s))).isoformat(timespec="seconds"),
+            "files_per_minute": round(60 * rate, 1) if rate else None,
+            "eta_s": round((total - done) / rate) if rate and total and total > done else None,
+            "roots": [{"path": printable(os.fsencode(root)), "mode": watch_mode(os.fsencode(root))[0], "reason": watch_mode(os.fsencode(root))[1],
+                       "problems": [text for where, text in problems if where == os.fsencode(root)]} for root in self._settings.roots],
+        }
+        systemd.notify(f"STATUS={self._status['state']}" + (f", {done:,} of {total:,} files" if total else ""))
+        path = status_path(self._settings.db)
+        with suppress(OSError):  # a full disk must not end the watch
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            temporary.replace(path)
+
+
+class _Runner:
+    """The working process, seen from here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._process = subprocess.Popen([sys.executable, "-m", "indexer.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = self._process.stdin
+        self.stdout = self._process.stdout
+        os.set_blocking(self.stdout.fileno(), False)
+        self._buffer = b""
+        self.orders = 0  # given and not answered
+        self.ended = False
+        self.heard_s = time.monotonic()
+        self._write(config.to_json(settings))
+
+    @property
+    def busy(self) -> bool:
+        """Whether an order is in work."""
+        return self.orders > 0
+
+    def order(self, do: str, paths: Sequence[bytes] = ()) -> None:
+        """Give an order; what is named while a run is on goes into that run."""
+        self.orders += 1
+        self.heard_s = time.monotonic()
+        self._write({"do": do, "paths": [os.fsdecode(path) for path in paths]})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # its end is heard on stdout
+            self._stdin.write(json.dumps(message).encode("ascii") + b"\n")
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What it said since the last time."""
+        while not self.ended:
+            try:
+                data = self.stdout.read(1 << 16)
+            except OSError:
+                data = b""
+            if data is None:
+                break
+            self.ended = not data
+            self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
+        messages: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if messages:
+            self.heard_s = time.monotonic()
+        self.orders -= sum(message["kind"] in ("done", "merged") for message in messages)
+        return messages
+
+    def stop(self, timeout_s: float) -> None:
+        """Let it finish what is in work and end; killed when that takes too long."""
+        with suppress(OSError):
+            self._stdin.close()
+        os.set_blocking(self.stdout.fileno(), True)
+        reader = threading.Thread(target=self.stdout.read, daemon=True)  # so that it never waits for us
+        reader.start()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        reader.join(1)
+        self.stdout.close()
+
+    def kill(self) -> None:
+        """End it now."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def how(self) -> str:
+        """How it ended."""
+        code = self._process.wait()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def speaker(verbosity: int) -> Say:
+    """Prints lines on stderr, with the time unless the journal adds it."""
+    dated = not systemd.under_journald()
+
+    def say(line: str, level: int) -> None:
+        if level <= verbosity:
+            print(f"{now()} {line}" if dated else line, file=sys.stderr, flush=True)
+
+    return say

@@ -1,0 +1,202 @@
+"""`indexer evaluate`: how well heads know this library's own genres, measured on recordings that they did not learn from.
+
+Owns which learners are compared, on which recordings, and the report's contents. Changes nothing in the library.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexer import __version__, report
+from indexer.config import Settings
+from indexer.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
+from indexer.errors import ConfigError, IndexerError, ModelError
+from indexer.store import now, open_readonly
+from indexer.train import check_numbers
+from indexer.training_data import Reader, one_file_of_each
+
+if TYPE_CHECKING:
+    from indexer.heads.crossvalidation import Learner
+    from indexer.heads.training import Data, TrainingSettings
+
+DEFAULT_REPORT = "evaluation.html"  # beside the database
+SPECTROGRAMS_FOLDER = "spectrograms"  # beside the database
+SPECTROGRAMS_SHARE = 0.3  # of the time that `--cnn` takes, for the progress bar
+CNN_STEPS = 20  # how many linear heads one network's training is as long as, for the same
+
+Progress = Callable[[str, float], None]  # (what is done now, share of the whole that is done)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; None: the default."""
+
+    labels: LabelRequest = field(default_factory=LabelRequest)
+    folds: int = 5
+    held_out: float | None = None
+    cnn: bool = False
+    seed: int = 0
+    epochs: int = 100
+    target_precision: float = 0.9
+    report: Path | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be."""
+        self.labels.check()
+        check_numbers(self.seed, self.epochs, self.target_precision)
+        if not 2 <= self.folds <= 100:
+            raise ConfigError(f"--folds is {self.folds}: must be from 2 to 100")
+        if self.held_out is not None and not 0.05 <= self.held_out <= 0.9:
+            raise ConfigError(f"--held-out is {self.held_out}: must be from 0.05 to 0.9")
+        if self.report is not None and self.report.suffix not in (".html", ".htm"):
+            raise ConfigError(f"--report: {self.report} must end in .html (the JSON is written beside it)")
+
+
+def evaluate(settings: Settings, request: Request, progress: Progress = lambda _what, _share: None) -> dict[str, Any]:
+    """Compare the learners, write the report (HTML, and JSON beside it), return what `evaluate --json` prints.
+
+    Raises ConfigError, ModelError or StoreError with one line.
+    """
+    started = time.monotonic()
+    request.check()
+    target = request.report or settings.db.absolute().parent / DEFAULT_REPORT
+    conn = open_readonly(settings.db)
+    try:
+        whole = collect(conn, settings, request.labels)
+        dataset = whole.rows(np.flatnonzero(whole.first == np.arange(len(whole.first))))
+        notes: list[str] = []
+        clips = None
+        if request.cnn:
+            dataset, clips = _with_spectrograms(conn, settings, dataset, notes, progress)
+        _refuse_too_few(dataset)
+        found = _measure(settings, request, dataset, clips, notes, progress)
+    finally:
+        conn.close()
+    found |= {
+        "version": __version__, "made": now(),
+        "library": {
+            "recordings": len(dataset.y), "artists": len(np.unique(dataset.groups)), "labels": dataset.counts(),
+            "sources": dataset.sources(request.labels.chosen()), "near_duplicates_removed": whole.near_duplicates,
+            "not_embedded": whole.not_embedded, "damaged": whole.damaged, "too_few": whole.too_few, "contradictions": whole.labels.contradictions,
+        },
+        "method": {"folds": None if request.held_out else request.folds, "held_out": request.held_out, "seed": request.seed,
+                   "target_precision": request.target_precision, "epochs": request.epochs},
+        "elapsed_s": round(time.monotonic() - started, 3),
+    }
+    found["report"] = str(target)
+    _write(target, report.to_html(found))
+    _write(target.with_suffix(".json"), json.dumps(found, indent=1))
+    return found
+
+
+def _refuse_too_few(dataset: Dataset) -> None:
+    """Near-duplicates and what cannot be decoded are gone: what is left must still be enough."""
+    lacking = {label: n for label, n in dataset.counts().items() if n < MIN_RECORDINGS}
+    if lacking:
+        few = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
+        raise ModelError(f"without near-duplicates and unreadable files too few recordings are left to judge by: {few}")
+
+
+def _with_spectrograms(reader: Reader, settings: Settings, dataset: Dataset, notes: list[str],
+                       progress: Progress) -> tuple[Dataset, list[np.ndarray]]:
+    """The recordings that can be decoded, and their clips; every learner is judged on the same ones."""
+    from indexer import spectrograms
+
+    folder = settings.db.absolute().parent / SPECTROGRAMS_FOLDER
+    key_of = dict(zip(dataset.recordings, dataset.keys, strict=True))
+    paths = {key_of[recording]: path for recording, path in one_file_of_each(reader, dataset.recordings).items()}
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress("spectrograms", SPECTROGRAMS_SHARE * done / len(paths))
+
+    made, _ = spectrograms.make_all(paths, folder, settings.worker_count(), step)
+    keep = np.flatnonzero(np.isin(dataset.keys, made))
+    if len(keep) < len(dataset.keys):
+        notes.append(f"{len(dataset.keys) - len(keep):,} recordings have no file that can be decoded now and were left out")
+    dataset = dataset.rows(keep)
+    return dataset, spectrograms.load(folder, dataset.keys)
+
+
+def _measure(settings: Settings, request: Request, dataset: Dataset, clips: list[np.ndarray] | None, notes: list[str],
+             progress: Progress) -> dict[str, Any]:
+    """{learners, best, learning_curve, notes}."""
+    from indexer.heads import crossvalidation
+    from indexer.heads.training import Data, TrainingSettings
+
+    options = TrainingSettings(seed=request.seed, epochs=request.epochs, target_precision=request.target_precision)
+    y, groups = dataset.y, dataset.groups
+    if request.held_out is None:
+        fold, loose = crossvalidation.make_folds(y, groups, request.folds, request.seed)
+    else:
+        fold, loose = crossvalidation.hold_out(y, groups, request.held_out, request.seed)
+    notes += _notes(dataset, loose)
+    folds = int(fold.max()) + 1
+    begun = SPECTROGRAMS_SHARE if clips else 0.0
+    steps = folds * len(dataset.features) + len(crossvalidation.CURVE_SHARES) + (CNN_STEPS * folds if clips else 0)
+    done = 0
+
+    def step(what: str, size: int = 1) -> None:
+        nonlocal done
+        done += size
+        progress(what, begun + (1 - begun) * done / steps)
+
+    def judged(learner: "Learner", name: str, kind: str, encoder: str | None, width: int | None) -> dict[str, Any]:
+        pooled = crossvalidation.cross_validate(learner, fold, lambda: step(name, CNN_STEPS if kind == "cnn" else 1))
+        return {"name": name, "kind": kind, "encoder": encoder, "width": width,
+                **crossvalidation.figures(pooled, y, groups, dataset.names, request.seed)}
+
+    data = [Data(f.encoder_id, dataset.names, dataset.keys, f.vectors, y, groups) for f in dataset.features]
+    learners = {f"{f.name} + linear": crossvalidation.linear(d, options, settings.device) for f, d in zip(dataset.features, data, strict=True)}
+    rows = [judged(learner, name, "linear", f.name, f.vectors.shape[1]) for (name, learner), f in zip(learners.items(), dataset.features, strict=True)]
+    rows.sort(key=lambda row: -row["balanced_accuracy"])
+    best = rows[0]["name"]
+    curve = crossvalidation.learning_curve(learners[best], y, groups, fold, request.seed, lambda: step("learning curve"))
+    learned = round(float(np.mean([(fold != number).sum() for number in range(folds)])))
+    curve.append({"recordings": learned, **{key: rows[0][key] for key in ("accuracy", "accuracy_95")}})
+    if clips:
+        rows.append(judged(_cnn(clips, data[0], options, settings.device), "CNN", "cnn", None, None))
+    return {"learners": rows, "best": best, "learning_curve": curve, "notes": notes}
+
+
+def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", device: str) -> "Learner":
+    """The convolutional network, with the same validation recordings as the linear heads."""
+    from indexer.heads import cnn, evaluation
+    from indexer.heads.crossvalidation import Fold
+    from indexer.heads.training import split
+
+    def learn(learned: np.ndarray, judged: np.ndarray) -> Fold:
+        parts = split(data.rows(learned), options)
+        validation = learned[parts.validation]
+        trained = cnn.train_cnn(clips, data.y, learned[parts.train], validation, len(data.labels), cnn.CnnSettings(seed=options.seed), device)
+        scores = trained.scores([clips[row] for row in validation])
+        threshold, _ = evaluation.choose_threshold(scores.max(axis=1), scores.argmax(axis=1) == data.y[validation], options.target_precision)
+        return Fold(trained.logits([clips[row] for row in judged]), trained.temperature, threshold)
+
+    return learn
+
+
+def _notes(dataset: Dataset, loose: list[int]) -> list[str]:
+    """What the reader should know, one line each."""
+    notes = []
+    if loose:
+        names = ", ".join(repr(dataset.names[i]) for i in loose)
+        notes.append(f"recordings of {names} come from too few artists (or one folder of unknown artists) to keep artists apart: the figures flatter")
+    artists = len(np.unique(dataset.groups))
+    if artists < 20:
+        notes.append(f"only {artists} artists: the intervals are wide, and rough")
+    return notes
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise IndexerError(f"{path}: the report cannot be written ({e.strerror}); name another place with --report") from e

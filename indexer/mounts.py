@@ -1,0 +1,110 @@
+"""Which mount a path lies on, and whether its file system tells us of changes.
+
+Owns reading /proc/self/mountinfo. Never mounts, waits for or writes anything, and opens no file below a mount.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Mode = Literal["events + scan", "scan only"]
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+# inotify(7): "it does not catch remote events that occur on network filesystems". What this machine itself changes does
+# come, and that is the trap: it seems to work until the files are changed elsewhere.
+_NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "pvfs2", "coda", "ncpfs",
+    "9p",
+})  # fmt: skip
+_SHARED_DISK = frozenset({"gfs2", "ocfs2"})
+_HOST_FOLDER = frozenset({"virtiofs", "vboxsf", "vmhgfs", "prl_fs", "drvfs"})
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo."""
+
+    id: int  # changes when a drive is mounted again
+    point: bytes
+    fs_type: str
+    source: bytes  # the device or share, for people
+
+
+def parse_mountinfo(text: bytes) -> list[Mount]:
+    """The mounts in the kernel's order (proc_pid_mountinfo(5)); a line that cannot be read is left out.
+
+    A line is ``id parent major:minor root point options [optional fields] - type source super-options``.
+    """
+    mounts = []
+    for line in text.split(b"\n"):
+        front, separator, back = line.partition(b" - ")  # spaces inside a field are escaped
+        fields, file_system = front.split(b" "), back.split(b" ")
+        if separator and len(fields) >= 6 and len(file_system) >= 2 and fields[0].isdigit():
+            fs_type, source = os.fsdecode(file_system[0]), _unescape(file_system[1])
+            mounts.append(Mount(int(fields[0]), _unescape(fields[4]), fs_type, source))
+    return mounts
+
+
+def _unescape(field: bytes) -> bytes:
+    return _OCTAL.sub(lambda m: bytes([int(m[1], 8) & 0xFF]), field)
+
+
+def read_mounts() -> list[Mount] | None:
+    """The mounts that this process sees; None where the system does not say (macOS)."""
+    try:
+        return parse_mountinfo(MOUNTINFO.read_bytes())
+    except OSError:
+        return None
+
+
+def mount_of(path: bytes, mounts: Iterable[Mount]) -> Mount | None:
+    """The mount that an absolute path without symbolic links lies on: the longest mount point, of these the last."""
+    found: Mount | None = None
+    for mount in mounts:
+        if _is_in(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
+    return found
+
+
+def mounts_below(path: bytes, mounts: Iterable[Mount]) -> list[Mount]:
+    """The mounts on the path itself and on folders below it."""
+    return [m for m in mounts if _is_in(m.point, path)]
+
+
+def _is_in(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def why_silent(fs_type: str) -> str | None:
+    """Why changes on such a file system may come without an event; None: all of them are reported.
+
+    FUSE is taken for silent, because what stands behind it (sshfs, rclone, mergerfs) changes without the kernel; not
+    ``fuseblk``, a local disk (NTFS, exFAT) that only this machine writes. Nor overlay, which is changed by the kernel.
+    """
+    if fs_type in _NETWORK:
+        return f"{fs_type} is a network file system: what other machines change there is not reported"
+    if fs_type in _SHARED_DISK:
+        return f"{fs_type} is shared by several machines: what the others change there is not reported"
+    if fs_type in _HOST_FOLDER:
+        return f"{fs_type} is a folder of the host machine: what the host changes there is not reported"
+    if fs_type == "fuse" or fs_type.startswith("fuse."):
+        return f"{fs_type} is a FUSE file system: what changes behind it is not reported"
+    if fs_type == "autofs":
+        return "autofs mounts the drive when it is used, and it is not mounted now"
+    return None
+
+
+def watch_mode(path: bytes, mounts: Iterable[Mount] | None = None) -> tuple[Mode, str | None]:
+    """How to learn of changes below a folder: ("events + scan", None), or ("scan only", why, for people).
+
+    ``mounts``: this process's own when None. Symbolic links are resolved, and an unknown file system counts as local.
+    """
+    known = read_mounts() if mounts is None else mounts
+    mount = mount_of(os.path.realpath(path), known or ())
+    reason = why_silent(mount.fs_type) if mount else None
+    return ("scan only", reason) if reason else ("events + scan", None)

@@ -1,0 +1,177 @@
+"""Log-mel clips of recordings, kept on disk: what the CNN that `indexer evaluate --cnn` compares with learns from.
+
+Owns which parts of a recording are taken and the files they are kept in. The mel computation is that of M2D's front
+end, so that both see the same numbers. Never decodes in this process, never touches the library; only evaluation may
+import it.
+"""
+
+import hashlib
+import os
+import queue
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from indexer.encoders import Unit
+from indexer.errors import FileError, IndexerError, ReadError
+from indexer.m2d.frontend import LogMel, M2DCutter
+from indexer.m2d.geometry import Geometry, front_end
+from indexer.worker import Worker
+
+CLIPS = 6  # of a recording at most: 36 s of audio and 584 kB; what a listener needs to name a genre
+CLIP_FRAMES = 608  # 6.08 s, as M2D hears it
+FRONT_END = front_end(16_000)
+CLIP_SHAPE = (FRONT_END.n_mels, CLIP_FRAMES)
+
+# Only its frames matter to the cutter: no encoder follows.
+_GEOMETRY = Geometry(width=0, depth=0, heads=0, mlp_width=0, patch_mels=0, patch_frames=1, rows=0, columns=CLIP_FRAMES,
+                     unit_frames=CLIP_FRAMES)
+# Part of the file's name, so that clips made in another way are never taken for these.
+_RECIPE = hashlib.sha256(repr((FRONT_END, CLIPS, CLIP_FRAMES)).encode()).hexdigest()[:8]
+
+
+def make_all(paths: Mapping[str, bytes], folder: Path, jobs: int,
+             on_done: Callable[[], None] = lambda: None) -> tuple[list[str], dict[str, FileError]]:
+    """Make what is missing: (keys whose clips are there now, why the others' are not), in the order given.
+
+    paths: audio_sha256 -> a file that holds this recording, which is not checked. jobs: child processes at a time.
+    on_done is called after each recording, by the calling thread. Raises IndexerError when the folder cannot be
+    written.
+    """
+    workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def make_one(key: str) -> FileError | None:
+        worker = free.get()
+        try:
+            make(paths[key], key, folder, worker)
+        except FileError as error:
+            return error
+        finally:
+            free.put(worker)
+        return None
+
+    failures: dict[str, FileError] = {}
+    pool = ThreadPoolExecutor(len(workers), thread_name_prefix="spectrograms")
+    try:
+        for key, error in zip(paths, pool.map(make_one, paths), strict=True):
+            if error is not None:
+                failures[key] = error
+            on_done()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.interrupt()
+        pool.shutdown(wait=True)
+        for worker in workers:
+            worker.close()
+    return [key for key in paths if key not in failures], failures
+
+
+def make(path: bytes, audio_sha256: str, folder: Path, worker: Worker) -> Path:
+    """The file with a recording's clips, made unless it is there and whole.
+
+    Raises the FileError of a recording that cannot be decoded or is no longer than 12.5 ms, and IndexerError when the
+    folder cannot be written.
+    """
+    target = _file(folder, audio_sha256)
+    if _read(target) is None:
+        units = _spread(worker.decode(path, sample_rate_hz=FRONT_END.sample_rate_hz))
+        if not units:
+            raise ReadError(path, "too short for a spectrogram")
+        _write(target, _clips(units))
+    return target
+
+
+def load(folder: Path, keys: Sequence[str]) -> list[np.ndarray]:
+    """The clips of each recording: (1 to CLIPS, mels, CLIP_FRAMES) float16, in the order of keys; 584 kB each at most.
+
+    Raises IndexerError for one that ``make_all`` did not make, or that was damaged since.
+    """
+    found = []
+    for key in keys:
+        clips = _read(_file(folder, key))
+        if clips is None:
+            raise IndexerError(f"{_file(folder, key)}: the spectrogram is missing or damaged; "
+                               "run `indexer evaluate --cnn` again to make it")
+        found.append(clips)
+    return found
+
+
+def _spread(blocks: Iterable[np.ndarray]) -> list[Unit]:
+    """Up to CLIPS whole units, evenly spread over a stream of samples (n,) of any length; of a short one its only part.
+
+    Every stride-th unit is kept, and each time there are too many, every second one is dropped: a length that a file
+    claims is not needed, and what is held is bounded. The last part of a unit counts only where there is nothing else,
+    since it would have to be filled up.
+    """
+    cutter = M2DCutter(FRONT_END, _GEOMETRY)
+    kept: list[Unit] = []
+    whole, stride = 0, 1
+    for block in blocks:
+        for unit in cutter.push(block):
+            if whole % stride == 0:
+                if len(kept) == 2 * CLIPS:
+                    kept, stride = kept[::2], 2 * stride
+                kept.append(unit)
+            whole += 1
+    kept = kept or cutter.finish()
+    taken = min(CLIPS, len(kept))
+    return [kept[(2 * i + 1) * len(kept) // (2 * taken)] for i in range(taken)]  # the middle of each of equal shares
+
+
+def _clips(units: Sequence[Unit]) -> np.ndarray:
+    """Units of equal length -> (clips, mels, CLIP_FRAMES) float16; a short one is repeated.
+
+    Music repeats itself, and silence would say "short", which is no genre.
+    """
+    import torch
+
+    frames = _log_mel()(torch.from_numpy(np.stack([unit.samples for unit in units]))).numpy()  # (clips, mels, frames)
+    repeats = -(-CLIP_FRAMES // frames.shape[2])
+    return np.tile(frames, (1, 1, repeats))[:, :, :CLIP_FRAMES].astype(np.float16)
+
+
+@cache
+def _log_mel() -> LogMel:
+    return LogMel(FRONT_END)
+
+
+def _file(folder: Path, audio_sha256: str) -> Path:
+    return folder / f"{audio_sha256}.{_RECIPE}.npy"
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """The clips in a file; None unless it is there, whole and ours."""
+    try:
+        # Mapped first: that refuses a file that is cut off, without allocating what it claims.
+        clips = np.array(np.lib.format.open_memmap(path, mode="r"))
+    except Exception:  # numpy raises a dozen kinds on a damaged header
+        return None
+    ours = clips.dtype == np.float16 and clips.shape[1:] == CLIP_SHAPE and 0 < len(clips) <= CLIPS
+    return clips if ours and np.isfinite(clips).all() else None
+
+
+def _write(path: Path, clips: np.ndarray) -> None:
+    """The clips under their name, whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, clips)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as e:
+        
+        raise IndexerError(f"{path.parent}: spectrograms cannot be kept there ({e.strerror or e}); "
+                           "make room, or leave --cnn away") from e

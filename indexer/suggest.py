@@ -1,0 +1,126 @@
+"""`indexer suggest`: which tracks to label next, and which labels look wrong, each with its reason.
+
+Owns both orders. Reads only: from cached embeddings, the head in use and a cross-validation; opens no music file.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from indexer import models, training_data
+from indexer.config import Settings
+from indexer.dataset import Dataset, LabelRequest, collect
+from indexer.errors import ModelError
+from indexer.heads import Head
+from indexer.store import open_readonly, printable
+from indexer.training_data import Reader
+
+CONSIDERED = 5000  # of the unlabelled recordings, the least certain ones
+FOLDS = 5
+
+
+def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: int = 0) -> dict[str, Any]:
+    """{label: [...], check: [...], notes}: ``count`` entries at most of each, the most useful first.
+
+    label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled ones,
+    {path, title, artist, label, source, genre, confidence, reason}. Raises ConfigError, ModelError or StoreError.
+    """
+    request.check()
+    conn = open_readonly(settings.db)
+    try:
+        chosen = models.choose(settings, *models.in_use(conn))
+        if chosen is None or chosen.head is None:
+            raise ModelError(str(models.without_genres(chosen)))
+        parts = [part.encoder_id for part in chosen.info.parts]
+        found: dict[str, Any] = {"head": chosen.head.name, "notes": []}
+        labelled = request.gather(conn, settings).label_of
+        found["label"] = _to_label(conn, chosen.head, parts, set(labelled), count)
+        try:
+            dataset = collect(conn, settings, request)
+        except ModelError as e:
+            found |= {"check": [], "notes": [f"labels cannot be checked: {e}"]}
+        else:
+            found["check"] = _to_check(conn, settings, dataset, count, seed)
+    finally:
+        conn.close()
+    return found
+
+
+def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], count: int) -> list[dict[str, Any]]:
+    """Uncertain, unlike the labelled ones, and unlike each other."""
+    rows = reader.execute("SELECT recording_id, genre, confidence FROM predictions p WHERE head_id = ? AND EXISTS"
+                          " (SELECT 1 FROM files f WHERE f.recording_id = p.recording_id AND f.state = 'ready')"
+                          " ORDER BY confidence, recording_id", (head.id,)).fetchall()
+    open_rows = {row["recording_id"]: row for row in rows if row["recording_id"] not in labelled}
+    some = list(open_rows)[:CONSIDERED]
+    known = sorted(labelled)
+    places, vectors = training_data.joined_vectors(reader, parts, [*some, *known])
+    if not len(places):
+        return []
+    unit = _directions(vectors)
+    of_some = places < len(some)
+    some = [some[i] for i in places[of_some]]
+    if not some:
+        return []
+    candidates, others = unit[of_some], unit[~of_some]
+    probabilities = head.scores(vectors[of_some].astype(np.float32))  # (n, labels)
+    uncertainty = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1) / np.log(len(head.labels))  # 0 to 1
+    # Cosine distance of centred vectors to the nearest labelled one, 0 to 2; 1, that of a stranger, where nothing is labelled.
+    distance = 1 - (candidates @ others.T).max(axis=1) if len(others) else np.ones(len(candidates))
+    entries = []
+    for _ in range(min(count, len(some))):
+        best = int(np.argmax(uncertainty * distance))
+        first, second = np.argsort(-probabilities[best])[:2]
+        reason = (f"{head.labels[first]} {probabilities[best, first]:.0%} or {head.labels[second]} {probabilities[best, second]:.0%}"
+                  + (f"; the nearest labelled track is {1 - distance[best]:.0%} alike" if len(others) else ""))
+        entries.append({**_track(reader, some[best]), "genre": head.labels[first], "confidence": round(float(probabilities[best, first]), 4), "reason": reason})
+        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # the next one should tell something else
+        distance[best] = -1
+    return entries
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, width) without their mean, of length 1, float32."""
+    centred = vectors.astype(np.float32)
+    centred -= centred.mean(axis=0)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float32).tiny))
+
+
+def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, seed: int) -> list[dict[str, Any]]:
+    """Labels that heads which never saw the recording's artist contradict, the surest contradiction first."""
+    from indexer.heads import crossvalidation
+    from indexer.heads.training import Data, TrainingSettings
+
+    features = dataset.features[0]
+    data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
+    fold, _ = crossvalidation.make_folds(dataset.y, dataset.groups, FOLDS, seed)
+    pooled = crossvalidation.cross_validate(crossvalidation.linear(data, TrainingSettings(seed=seed), settings.device), fold)
+    said, own = pooled.scores.argmax(axis=1), pooled.scores[np.arange(len(dataset.y)), dataset.y]
+    sure = pooled.scores.max(axis=1)
+    doubtful = np.flatnonzero((said != dataset.y) & (sure >= pooled.thresholds))
+    entries = []
+    for row in doubtful[np.argsort(-(sure - own)[doubtful], kind="stable")][:count]:
+        recording, label = dataset.recordings[row], dataset.names[dataset.y[row]]
+        genre, source = dataset.names[said[row]], dataset.labels.source_of[dataset.recordings[row]]
+        entries.append({**_track(reader, recording), "label": label, "source": source, "genre": genre, "confidence": round(float(sure[row]), 4),
+                        "reason": f"{source} say {label}; heads that learned from other artists say {genre} {sure[row]:.0%}, {label} {own[row]:.0%}"})
+    return entries
+
+
+def _track(reader: Reader, recording: int) -> dict[str, Any]:
+    """One file of a recording, for people."""
+    row = reader.execute("SELECT f.path, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ?"
+                         " ORDER BY f.state = 'ready' DESC, f.path LIMIT 1", (recording,)).fetchone()
+    return {"path": printable(row["path"]), "title": row["title"], "artist": row["artist"]}
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """As a person reads it."""
+    lines = ["most worth a label (indexer correct FILE GENRE):"] if found["label"] else ["every recording has a label"]
+    lines += [f"  {entry['path']}\n      {entry['reason']}" for entry in found["label"]]
+    if found["check"]:
+        lines.append("labels that look wrong:")
+        lines += [f"  {entry['path']}\n      {entry['reason']}" for entry in found["check"]]
+    elif not found["notes"]:
+        lines.append("no label looks wrong")
+    return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])

@@ -1,0 +1,24 @@
+"""The file in which the daemon says what it is doing; standard library only, so that `status` starts fast."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from indexer.lock import watching_process
+
+
+def status_path(db: Path) -> Path:
+    """Beside the database; it exists while a daemon watches."""
+    return db.with_name(f"{db.name}.watch.json")
+
+
+def read_status(db: Path) -> dict[str, Any] | None:
+    """What the daemon that watches for a library says of itself; None when there is none."""
+    pid = watching_process(db)
+    if pid is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(status_path(db).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"pid": pid, "state": "starting"}
+    return found

@@ -1,0 +1,622 @@
+"""Which paths below the music folders may have changed, and when they are still enough to be read.
+
+The only importer of watchdog. Events name paths and mean nothing else: whoever gets a path from here compares it with
+the library, and the periodic scan stays the one mechanism that is always right. What the system keeps from us (a full
+watch table, dropped events, a dead thread, a drive that went) is noticed, said with its remedy, and answered by
+watching that folder anew and asking for a full scan. Opens a file only to ask who writes it; never reads one.
+"""
+
+import errno
+import fcntl
+import fnmatch
+import os
+import signal
+import stat as stat_module
+import sys
+import threading
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import BaseObserver
+from watchdog.utils import BaseThread
+
+from indexer.difference import _SUFFIXES, _SYSTEM_FOLDERS
+from indexer.mounts import mounts_below, read_mounts, why_silent
+from indexer.store import printable
+
+MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once
+RETRY_S = 600  # after which a root that cannot be watched wholly is tried again, and scanned
+FIRST_PAUSE_S = 10  # between two new starts after lost events; doubled while they go on, up to RETRY_S
+
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileClosedEvent, FileMovedEvent, FileCreatedEvent, FileDeletedEvent,
+    DirMovedEvent, DirCreatedEvent, DirDeletedEvent,
+]  # fmt: skip
+if sys.platform != "linux":  # nothing but Linux says when a file is closed; there, modified would come with every write
+    _EVENTS.append(FileModifiedEvent)
+
+_INOTIFY_LIMITS = {errno.ENOSPC: "watches", errno.EMFILE: "instances"}
+_PROC = Path("/proc")
+
+Signature = tuple[int, int, int, int, int]  # device, inode, size, mtime_ns, ctime_ns
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A path that an event named; a further event replaces it, so that its quiet time begins anew."""
+
+    is_folder: bool
+    signature: Signature | None = None  # as last looked at
+    due_s: float = float("-inf")  # when to look again
+
+
+@dataclass(eq=False)
+class _Root:
+    """One watched folder; what stands below ``waiting`` is changed by watchdog's threads too, under the lock."""
+
+    path: bytes
+    observer: BaseObserver | None = None
+    seen: tuple[object, ...] | None = None  # the folder and its mounts as they were when the watch began
+    tried_s: float | None = None  # when it began; None: since the last look
+    pause_s: float = FIRST_PAUSE_S
+    standing: list[str] = field(default_factory=list)  # problems that last until it is watched anew
+    said: str | None = None  # what was lost before that; until it was told and the full scan taken up
+    waiting: dict[bytes, _Waiting] = field(default_factory=dict)
+    full_scan: bool = False
+    lost: str | None = None
+    unwatched: dict[int, set[bytes]] = field(default_factory=dict)  # errno -> folders that were refused, not too many
+
+    @property
+    def prefix(self) -> bytes:
+        return self.path.rstrip(b"/") + b"/"
+
+
+class FolderWatcher:
+    """Watches music folders and hands over the paths that are worth a look.
+
+    ``start``, then in a loop ``wait`` and ``ready``; after each ``ready`` look at ``problems`` and ``needs_full_scan``.
+    All methods may be called from any thread. Times are seconds of one monotonic clock, which the caller reads.
+    """
+
+    def __init__(
+        self, roots: Iterable[bytes] = (), *, ignore: Sequence[str] = (), settle_s: float = 2.0,
+        is_ours: Callable[[bytes, os.stat_result], bool] | None = None, max_waiting: int = MAX_WAITING,
+    ) -> None:  # fmt: skip
+        """``roots``: absolute folders without symbolic links. ``ignore``: name patterns, as a scan takes them.
+
+        ``is_ours`` says whether a file's stat is the one that our own write left behind: then nothing happened. It is
+        called in the thread that calls ``ready``.
+        """
+        self._ignore = [os.fsencode(p) for p in ignore]
+        self._settle_s = settle_s
+        self._is_ours = is_ours or (lambda _path, _stat: False)
+        self._max_waiting = max_waiting
+        self._roots = {path: _Root(path) for path in roots}
+        self._running = False
+        self._woken = threading.Event()
+        self._lock = threading.Lock()  # never held while watchdog is called: its threads take it
+        self._control = threading.RLock()  # one caller at a time
+
+    def start(self) -> None:
+        """Begin to watch; what cannot be watched is among the ``problems``, and every root needs a full scan."""
+        with self._control:
+            self._running = True
+            for root in self._roots.values():
+                self._watch(root)
+
+    def stop(self) -> None:
+        """End all watching and wake whoever waits. What was named and not handed over is kept."""
+        with self._control:
+            self._running = False
+            for root in self._roots.values():
+                _close(root)
+        self._woken.set()
+
+    def add_root(self, path: bytes) -> None:
+        """Watch one more folder; one that is watched already stays as it is."""
+        with self._control:
+            if path not in self._roots:
+                root = self._roots[path] = _Root(path)
+                if self._running:
+                    self._watch(root)
+
+    def remove_root(self, path: bytes) -> None:
+        """Watch a folder no longer and forget what waits below it; an unknown one is none."""
+        with self._control:
+            root = self._roots.pop(path, None)
+            if root:
+                _close(root)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until something is named or goes wrong, or ``stop``; False when the time ran out before."""
+        woken = self._woken.wait(timeout_s)
+        self._woken.clear()
+        return woken
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything was named and is not handed over yet: ``ready`` is worth asking again soon."""
+        with self._lock:
+            return any(root.waiting for root in self._roots.values())
+
+    def is_waiting(self, path: bytes) -> bool:
+        """Whether a path was named and is not still yet: whoever walks its folder leaves it to a later ``ready``."""
+        with self._control, self._lock:
+            return any(path in root.waiting for root in self._roots.values())
+
+    def problems(self) -> list[tuple[bytes, str]]:
+        """(root, what is wrong and what helps) for all that is wrong now, a line each.
+
+        A folder that is not wholly watched is listed until it is; lost events once at least, and
+        until ``needs_full_scan`` has told of them.
+        """
+        with self._control, self._lock:
+            found = [(root.path, text) for root in self._roots.values() for text in _problems_of(root)]
+            for root in self._roots.values():
+                if not root.full_scan:
+                    root.said = None
+            return found
+
+    def needs_full_scan(self, path: bytes) -> bool:
+        """Whether events of this root may have been missed since it was last asked; asking takes it up.
+
+        Raises KeyError for a folder that is no root.
+        """
+        with self._control, self._lock:
+            root = self._roots[path]
+            needed, root.full_scan = root.full_scan, False
+            return needed
+
+    def ready(self, now_s: float) -> list[bytes]:
+        """The paths to compare with the library now, in order, none inside another; each is handed over once.
+
+        A file whose stat was the same for ``settle_s`` and that nobody has open for writing; a folder below which
+        nothing happened for as long, to be walked; and at once whatever is gone, a file or a folder with all below it.
+        A folder may hold files that are still being written: ``is_waiting`` knows those that were named.
+        """
+        with self._control:
+            if self._running:
+                for root in self._roots.values():
+                    self._look_after(root, now_s)
+            with self._lock:
+                due = [(r, path, e) for r in self._roots.values() for path, e in r.waiting.items() if e.due_s <= now_s]
+            settled = self._settled(due, now_s)
+            ours = {path for path, found in settled.items() if _is_file(found) and self._is_ours(path, found)}
+            with self._lock:
+                handed = {path for root, path, entry in due if path in settled and _take(root, path, entry)} - ours
+        return sorted(path for path in handed if not any(folder in handed for folder in _folders_above(path)))
+
+    # ---- what is still
+
+    def _settled(self, due: list[tuple[_Root, bytes, _Waiting]], now_s: float) -> dict[bytes, os.stat_result | None]:
+        """Those of the paths that are still, with their stat; None: not there, or nothing that can be read."""
+        still: dict[bytes, os.stat_result | None] = {}
+        for _, path, entry in due:
+            found = _look(path)
+            signature = _signature(found) if found else None
+            if signature and signature != entry.signature:
+                entry.signature, entry.due_s = signature, now_s + self._settle_s
+            else:
+                still[path] = found
+        written = being_written({path: found for path, found in still.items() if _is_file(found)})
+        for _, path, entry in due:
+            if path in written:
+                entry.due_s = now_s + self._settle_s
+        return {path: found for path, found in still.items() if path not in written}
+
+    # ---- what watchdog's threads tell
+
+    def _named(self, root: _Root, event: FileSystemEvent) -> None:
+        """An event came. Whatever goes wrong here is kept: an exception would end the thread that brings the events."""
+        try:
+            if event.is_synthetic:  # the folder's own event names it; its walk finds what is below
+                return
+            old, new = os.fsencode(event.src_path), os.fsencode(event.dest_path)
+            if _same_but_for_spelling(old, new) and os.path.lexists(old):
+                # The old name still leads to the file here: only a listing tells how it is spelled now.
+                self._note(root, os.path.dirname(old), is_folder=True)  # noqa: PTH120 - bytes
+                return
+            for name in (old, new):
+                if name and name != root.path:  # the root itself is looked after, whether it goes or comes
+                    self._note(root, name, is_folder=event.is_directory)
+        except Exception as error:
+            self._lose(root, f"an event could not be handled ({_kind_of(error)})")
+
+    def _note(self, root: _Root, path: bytes, *, is_folder: bool) -> None:
+        if not self._is_wanted(root, path, is_folder=is_folder):
+            return
+        with self._lock:
+            covered = False
+            for folder in _folders_above(path):
+                above = root.waiting.get(folder)
+                if above and above.is_folder:
+                    root.waiting[folder] = _Waiting(is_folder=True)
+                    covered = True
+            if not (is_folder and covered):
+                root.waiting[path] = _Waiting(is_folder)
+            if len(root.waiting) > self._max_waiting:
+                root.waiting.clear()
+                root.full_scan = True
+        self._woken.set()
+
+    def _is_wanted(self, root: _Root, path: bytes, *, is_folder: bool) -> bool:
+        """Whether a scan would come by this path, judged by the names below the root."""
+        if path == root.path:
+            return is_folder
+        if not path.startswith(root.prefix):
+            return False
+        names = path[len(root.prefix) :].split(b"/")
+        folders = names if is_folder else names[:-1]
+        if not is_folder and os.path.splitext(path)[1].lower() not in _SUFFIXES:  # noqa: PTH122 - bytes
+            return False
+        return not any(self._is_left_out(name) for name in names) and _SYSTEM_FOLDERS.isdisjoint(folders)
+
+    def _is_left_out(self, name: bytes) -> bool:
+        return name.startswith(b".") or any(fnmatch.fnmatchcase(name, p) for p in self._ignore)
+
+    def _refused(self, root: _Root, folder: bytes, error: int) -> None:
+        with self._lock:
+            if error not in root.unwatched:
+                root.unwatched[error] = set()
+                root.full_scan = True
+            if len(root.unwatched[error]) < self._max_waiting:
+                root.unwatched[error].add(folder)
+        self._woken.set()
+
+    def _lose(self, root: _Root, reason: str) -> None:
+        with self._lock:
+            root.lost = root.lost or reason
+        self._woken.set()
+
+    # ---- the watches themselves
+
+    def _look_after(self, root: _Root, now_s: float) -> None:
+        if root.tried_s is None:
+            root.tried_s = now_s
+        if _as_it_is(root.path) != root.seen:
+            self._watch(root)
+            return
+        waited_s = now_s - root.tried_s
+        dead = _why_dead(root.observer) if root.observer else None
+        if dead:
+            self._lose(root, dead)
+        if root.lost and waited_s >= root.pause_s:
+            # Were they lost at every start, we would do nothing but start and scan.
+            root.pause_s = min(2 * root.pause_s, RETRY_S) if waited_s < 2 * RETRY_S else FIRST_PAUSE_S
+            root.said = root.lost
+            self._watch(root)
+        elif waited_s >= RETRY_S and (root.observer is None or not _INOTIFY_LIMITS.keys().isdisjoint(root.unwatched)):
+            self._watch(root)
+
+    def _watch(self, root: _Root) -> None:
+        """Watch a root, anew if it was; whatever happened before that is for a full scan to find."""
+        _close(root)
+        root.tried_s = None
+        root.standing = []
+        with self._lock:
+            root.lost, root.full_scan = None, True
+            root.unwatched.clear()
+        root.seen = _as_it_is(root.path)
+        if root.seen is None:
+            with self._lock:
+                root.waiting.clear()  # gone with their drive: it is the root's health that decides
+            root.standing.append(f"{printable(root.path)} is not there or is no folder: is the drive mounted? "
+                                 "It is watched again as soon as it is back")  # fmt: skip
+            return
+        uppermost = {mount.point: mount for mount in mounts_below(root.path, read_mounts() or ())}
+        for mount in uppermost.values():
+            reason = why_silent(mount.fs_type)
+            if reason:
+                root.standing.append(f"{printable(mount.point)}: {reason}; only scans find it")
+        try:
+            root.observer = self._observe(root)
+        except OSError as error:
+            reason, remedy = _reason_and_remedy(error.errno or 0)
+            root.standing.append(
+                f"{printable(root.path)} is not watched: {reason}; only scans find what changes. {remedy}".rstrip())
+
+    def _observe(self, root: _Root) -> BaseObserver:
+        """A running observer of one root: each has its own queue and threads, so that one can fail and be replaced."""
+        observer = _new_observer(
+            wants=lambda folder: self._is_wanted(root, folder, is_folder=True),
+            refused=lambda folder, error: self._refused(root, folder, error),
+            overflowed=lambda: self._lose(root, _overflow_text()),
+        )
+        handler = _Handler(lambda event: self._named(root, event))
+        try:
+            observer.start()
+            observer.schedule(handler, os.fsdecode(root.path), recursive=True, event_filter=_EVENTS)
+        except BaseException:
+            observer.stop()
+            raise
+        return observer
+
+
+# ---- questions to the system
+
+
+def being_written(files: Mapping[bytes, os.stat_result]) -> set[bytes]:
+    """Those of the files (path -> its stat) that anybody has open for writing, as far as the system tells."""
+    refused = {path: lease_is_refused(path) for path in files}
+    doubtful = {path: (found.st_dev, found.st_ino) for path, found in files.items() if refused[path] is None}
+    open_now = open_for_writing(set(doubtful.values())) if doubtful else set()
+    return {path for path in files if refused[path] or doubtful.get(path) in open_now}
+
+
+def lease_is_refused(path: bytes) -> bool | None:
+    """Whether anybody has the file open for writing, as the answer to a read lease (fcntl(2), F_SETLEASE) says.
+
+    None where it does not: not Linux, not our own file, or a file system without leases.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return None
+    fd = -1
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # sent to us by whoever opens it now; SIGIO would end us
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return False
+
+
+def open_for_writing(files: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those of the files (device, inode) that a process of this user has open for writing, by a look through /proc.
+
+    Of other users' processes only root sees anything; without /proc nobody does.
+    """
+    found = set()
+    for descriptors in _PROC.glob("[0-9]*/fd"):
+        with suppress(OSError):  # ended meanwhile, or somebody else's
+            for fd in descriptors.iterdir():
+                with suppress(OSError):
+                    status = fd.stat()
+                    key = status.st_dev, status.st_ino
+                    if key in files and key not in found and _writes(descriptors.parent / "fdinfo" / fd.name):
+                        found.add(key)
+    return found
+
+
+def _writes(fdinfo: Path) -> bool:
+    flags = next(line for line in fdinfo.read_text().splitlines() if line.startswith("flags:"))
+    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _look(path: bytes) -> os.stat_result | None:
+    """The stat of a file or folder; None for anything else, which no walk would come by."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found if stat_module.S_ISREG(found.st_mode) or stat_module.S_ISDIR(found.st_mode) else None
+
+
+def _is_file(found: os.stat_result | None) -> TypeGuard[os.stat_result]:
+    return found is not None and stat_module.S_ISREG(found.st_mode)
+
+
+def _signature(found: os.stat_result) -> Signature:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _as_it_is(root: bytes) -> tuple[object, ...] | None:
+    """What changes when a folder is replaced, or a drive mounted or unmounted at it or below; None: no folder there.
+
+    inotify does not tell: a watch stays with the folder that was there, or ends without a word.
+    """
+    found = _look(root)
+    if found is None or not stat_module.S_ISDIR(found.st_mode):
+        return None
+    below = mounts_below(root, read_mounts() or ())
+    automatic = {m.point for m in below if m.fs_type == "autofs"}  # come and go with each of our own scans
+    return found.st_dev, found.st_ino, *(m.id for m in below if m.point not in automatic and not why_silent(m.fs_type))
+
+
+def _reason_and_remedy(error: int) -> tuple[str, str]:
+    kind = _INOTIFY_LIMITS.get(error)
+    if kind is None:
+        return os.strerror(error), ""
+    key, value = _smallest_limit(kind)
+    raise_it = f"Raise it: sudo sysctl {key}={max(2 * value, 524_288 if kind == 'watches' else 512)} (now {value})"
+    if kind == "instances":
+        raise_it += ", or this program's limit of open files (ulimit -n)"
+    return f"the system's limit of inotify {kind} is reached", raise_it
+
+
+def _smallest_limit(kind: str) -> tuple[str, int]:
+    """(sysctl key, value) of the lower limit: the system's, or that of our user namespace (in a container)."""
+    keys = (f"fs.inotify.max_user_{kind}", f"user.max_inotify_{kind}")
+    return min(((key, _sysctl(key)) for key in keys), key=lambda limit: limit[1] or sys.maxsize)
+
+
+def _overflow_text() -> str:
+    value = _sysctl("fs.inotify.max_queued_events")
+    return (f"so much changed at once that the system dropped events (if often: sudo sysctl "
+            f"fs.inotify.max_queued_events={max(2 * value, 65_536)}, now {value})")  # fmt: skip
+
+
+def _sysctl(key: str) -> int:
+    try:
+        return int((_PROC / "sys" / key.replace(".", "/")).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+# ---- watchdog
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, tell: Callable[[FileSystemEvent], None]) -> None:
+        self._tell = tell
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        self._tell(event)
+
+
+class _Recorded(BaseThread):
+    """A thread of watchdog that leaves behind what it died of."""
+
+    failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            self.failure = error
+
+
+if sys.platform == "linux":
+    from watchdog.observers.inotify import InotifyEmitter
+    from watchdog.observers.inotify_c import (
+        CallbackId,
+        InotifyEvent,
+        InotifyFD,
+        Mask,
+        WatchCallback,
+        WatchDescriptor,
+    )
+
+    # A folder that was moved out keeps its watch and gets it again when it is moved back in: nothing for people.
+    warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, __name__)
+
+    class _Reader(_Recorded, InotifyFD):
+        """Reads the kernel's queue, and tells what watchdog keeps to itself: refused watches and dropped events."""
+
+        def __init__(self, wants: Callable[[bytes], bool], refused: Callable[[bytes, int], None],
+                     overflowed: Callable[[], None]) -> None:  # fmt: skip
+            super().__init__()
+            self._wants, self._refused, self._overflowed = wants, refused, overflowed
+            self._root: bytes | None = None  # the first folder; its refusal reaches the caller by itself
+
+        def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
+            """Watch one folder. Raises OSError, which watchdog ignores for all folders but the root."""
+            self._root = self._root or path
+            if not self._wants(path):
+                raise OSError(errno.ECANCELED, "left out")
+            try:
+                wd = super().add_callback(path, mask, callback, id_)
+                if wd == -1:  # permission denied, which watchdog takes for a watch
+                    self.remove_callbacks([(wd, id_)])
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            except OSError as error:
+                if path != self._root and error.errno not in {errno.ENOENT, errno.ENOTDIR}:  # gone meanwhile
+                    self._refused(path, error.errno or 0)
+                raise
+            return wd
+
+        def handle_event(self, event: InotifyEvent) -> None:
+            """As watchdog does, but dropped events are told: all is watched anew then."""
+            if event.is_queue_overflow:
+                self._overflowed()
+            else:
+                super().handle_event(event)
+
+    class _Emitter(_Recorded, InotifyEmitter):
+        """Turns the kernel's records of one root into events."""
+
+    class _Observer(_Recorded, BaseObserver):
+        """Hands the events of one root to the handler."""
+
+        def __init__(self, reader: _Reader) -> None:
+            super().__init__(_Emitter, inotify_fd=reader)
+            self.reader = reader
+
+        def on_thread_stop(self) -> None:
+            super().on_thread_stop()
+            self.reader.stop()
+            self.reader.join()
+
+    def _new_observer(wants: Callable[[bytes], bool], refused: Callable[[bytes, int], None],
+                      overflowed: Callable[[], None]) -> BaseObserver:  # fmt: skip
+        reader = _Reader(wants, refused, overflowed)
+        reader.start()
+        return _Observer(reader)
+
+else:
+    from watchdog.observers import Observer
+
+    def _new_observer(**_: Callable[..., object]) -> BaseObserver:
+        return Observer()  # FSEvents: one watch for the whole tree, no limit
+
+
+def _threads(observer: BaseObserver) -> Iterator[BaseThread]:
+    """Every thread that an event passes through; any of them can die alone and leave the others running."""
+    yield observer
+    yield from observer.emitters
+    reader = getattr(observer, "reader", None)
+    if reader:
+        yield reader
+
+
+def _why_dead(observer: BaseObserver) -> str | None:
+    for thread in _threads(observer):
+        if not thread.is_alive():
+            failure = getattr(thread, "failure", None)
+            return f"watching stopped ({_kind_of(failure)})" if failure else "watching stopped"
+    return None
+
+
+def _close(root: _Root) -> None:
+    if root.observer:
+        root.observer.stop()
+        root.observer.join()
+        root.observer = None
+
+
+# ---- small things
+
+
+def _problems_of(root: _Root) -> list[str]:
+    texts = list(root.standing)
+    for error, folders in root.unwatched.items():
+        reason, remedy = _reason_and_remedy(error)
+        others = f" and {len(folders) - 1:,} more" if len(folders) > 1 else ""
+        texts.append(f"not watched, {printable(min(folders))}{others}: {reason}; "
+                     f"only scans find what changes there. {remedy}".rstrip())  # fmt: skip
+    lost = root.lost or root.said
+    return [*texts, f"{printable(root.path)}: {lost}; it is watched anew and needs a full scan"] if lost else texts
+
+
+def _take(root: _Root, path: bytes, entry: _Waiting) -> bool:
+    """Whether no event came since we looked; then it waits no longer."""
+    if root.waiting.get(path) is not entry:
+        return False
+    del root.waiting[path]
+    return True
+
+
+def _folders_above(path: bytes) -> Iterator[bytes]:
+    while len(path) > 1:
+        path = os.path.dirname(path)  # noqa: PTH120 - bytes
+        yield path
+
+
+def _same_but_for_spelling(a: bytes, b: bytes) -> bool:
+    """Whether two names are one on a file system that regards neither case nor Unicode composition."""
+    first, second = (unicodedata.normalize("NFC", os.fsdecode(name)).casefold() for name in (a, b))
+    return first == second
+
+
+def _kind_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

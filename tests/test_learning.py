@@ -1,0 +1,212 @@
+"""Encoders side by side, what a person says, and what is suggested to them: on a library of real short files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import models
+from indexer.demo import Track, write_track
+from indexer.encoders import EncoderInfo
+from indexer.store import open_readonly
+from tests.synth import write_audio
+from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
+
+
+def rows(cli, statement, *values):
+    conn = open_readonly(cli.db)
+    found = [tuple(row) for row in conn.execute(statement, values)]
+    conn.close()
+    return found
+
+
+@pytest.fixture
+def joined(cli):
+    """The command line with the small model joined with the built-in encoder."""
+    cli.model = f"{cli.model}+rhythm"
+    return cli
+
+
+def test_joined_encoders_are_embedded_once_each(joined, music_folder):
+    found = joined.json("scan", music_folder)
+    assert (found["embedded"], found["failed"]) == (6, 0)
+    names = rows(joined, "SELECT e.name, e.width, e.parts IS NULL, count(b.id) FROM encoders e LEFT JOIN embeddings b ON b.encoder_id = e.id GROUP BY e.id ORDER BY e.width")
+    assert [(name.rsplit("+")[-1] if n == 2 else "", width, plain, count) for n, (name, width, plain, count) in enumerate(names)] == [
+        ("", 320, 1, 6), ("", 1668, 1, 6), ("rhythm", 1988, 0, 0)]
+    again = joined.json("scan", music_folder)
+    assert (again["embedded"], again["failed"]) == (0, 0)
+    joined.model = "rhythm"  # cached already: nothing to do
+    assert joined.json("scan", music_folder)["embedded"] == 0
+    joined.model = None  # the one in use
+    assert joined.json("status")["encoder"]["name"] == "rhythm"
+
+
+def test_a_file_that_only_one_of_the_encoders_knows_is_embedded_by_the_other(joined, music_folder):
+    both = joined.model
+    joined.model = "rhythm"
+    joined.json("scan", music_folder)
+    joined.model = both
+    assert joined.json("scan", music_folder)["embedded"] == 6
+    assert rows(joined, "SELECT count(*) FROM embeddings") == [(12,)]
+
+
+def test_an_encoder_is_not_joined_with_itself(cli, music_folder):
+    cli.model = "rhythm+rhythm"
+    assert "joins an encoder with itself" in cli("scan", music_folder, code=2).stderr
+
+
+def make(path: Path, genre: str, seed: int, artist: str = "x", *, labelled: bool = True) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_track(Track(path, genre, seed, 3.0, f"Study {seed}", artist, labelled))
+
+
+@pytest.fixture
+def two_genres(joined, tmp_path):
+    """12 short tracks of two genres by six artists, tagged and embedded by both encoders."""
+    folder = tmp_path / "music"
+    for n in range(12):
+        make(folder / f"artist {n // 2}" / f"{n}.flac", ("ambient", "drum and bass")[n % 2], n, f"artist {n // 2}")
+    joined.json("scan", folder)
+    joined.model = None
+    return joined, folder
+
+
+def test_train_compares_what_the_library_holds_and_takes_the_best(two_genres):
+    cli, _ = two_genres
+    sql(cli.db, "UPDATE encoders SET in_use = 0")
+    found = cli.json("train", env={"INDEXER_ENCODER": ""})
+    names = [one["encoder"] for one in found["compared"]]
+    assert len(names) == 3
+    assert found["encoder"] == min(found["compared"], key=lambda one: one["log_loss"])["encoder"]
+    told = cli.json("train", "--encoder", "rhythm", "--name", "told")
+    assert [one["encoder"] for one in told["compared"]] == ["rhythm"] == [told["encoder"]]
+
+
+def test_a_joined_head_labels_timelines_and_new_files(two_genres, tmp_path):
+    cli, folder = two_genres
+    (name,) = [name for (name,) in rows(cli, "SELECT name FROM encoders WHERE parts IS NOT NULL")]
+    found = cli.json("train")
+    assert name in [one["encoder"] for one in found["compared"]]
+    assert cli.json("relabel")["classified"] == 12
+    heads = rows(cli, "SELECT h.id FROM heads h WHERE in_use")
+    assert rows(cli, "SELECT count(*) FROM timeline WHERE head_id = ?", *heads[0]) == [(12,)]
+    make(folder / "new.flac", "ambient", 99, labelled=False)
+    assert cli.json("scan", folder)["embedded"] == 1
+    looked = cli.json("classify", folder / "new.flac")[0]
+    stored = dict(rows(cli, "SELECT s.genre, s.probability FROM scores s JOIN files f ON f.recording_id = s.recording_id WHERE f.path = ? AND s.head_id = ?",
+                       os.fsencode(folder / "new.flac"), *heads[0]))
+    assert looked["scores"] == {genre: pytest.approx(p, abs=2e-3) for genre, p in stored.items()}
+
+
+# ---- what a person says
+
+
+def test_a_correction_goes_into_library_and_tags_and_stays(two_genres):
+    cli, folder = two_genres
+    file = folder / "artist 0" / "0.flac"
+    found = cli.json("correct", file, "DnB", env={"INDEXER_WRITE_TAGS": "fill"})
+    assert (found["genre"], found["files"][0]["tag_genre"], found["files"][0]["reason"]) == ("drum and bass", "Drum and Bass", None)
+    assert rows(cli, "SELECT corrected, tag_genre FROM tracks WHERE path = ?", str(file)) == [("drum and bass", "Drum and Bass")]
+    cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # the head must not have the last word
+    cli("tags", "apply", folder, env={"INDEXER_WRITE_TAGS": "replace"})
+    assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Drum and Bass",)]
+    cli.db.unlink()
+    cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # a new library learns it from the file
+    assert rows(cli, "SELECT tag_genre, json_extract(indexer_genre, '$.model') FROM tracks t JOIN tags ON file_id = t.id WHERE path = ?",
+                str(file)) == [("Drum and Bass", "correction")]
+    cli("tags", "undo", file)
+    assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Ambient",)]
+
+
+def test_a_correction_of_an_undone_file_is_written(two_genres):
+    cli, folder = two_genres
+    file = folder / "artist 0" / "0.flac"
+    cli("correct", file, "trance")
+    cli("tags", "undo", file)
+    cli("scan", folder)
+    assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Ambient",)]  # undone stays undone
+    cli("correct", file, "techno")
+    assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Techno",)]
+
+
+def test_copies_share_a_correction_and_off_keeps_it_out_of_the_tags(cli, tmp_path):
+    cli.model = "rhythm"
+    folder = tmp_path / "music"
+    folder.mkdir()
+    write_audio(folder / "a", "mp3", 2.0, seed=1)
+    (folder / "b.mp3").write_bytes((folder / "a.mp3").read_bytes())
+    cli("scan", folder)
+    before = (folder / "a.mp3").read_bytes()
+    found = cli.json("correct", folder / "a.mp3", "techno", env={"INDEXER_WRITE_TAGS": "off"})
+    assert (found["tags"], (folder / "a.mp3").read_bytes() == before) == (False, True)
+    assert cli("scan", folder).exit_code == 0  # writes it now, in both files, without any head
+    assert rows(cli, "SELECT DISTINCT tag_genre, corrected FROM tracks") == [("Techno", "techno")]
+
+
+def test_what_cannot_be_corrected_is_said(cli, music_folder):
+    cli.model = "rhythm"
+    cli("scan", music_folder)
+    file = music_folder / "mp3.mp3"
+    assert "'tecno' is no genre here" in cli("correct", file, "tecno", code=2).stderr
+    assert "run `indexer scan` on it first" in cli("correct", file, music_folder / "none.mp3", "techno", code=2).stderr
+    assert rows(cli, "SELECT count(*) FROM corrections") == [(0,)]
+    assert cli.json("correct", file, "Tecno", "--new")["genre"] == "Tecno"
+
+
+# ---- what is suggested
+
+
+@pytest.fixture
+def labelled(library, monkeypatch):  # noqa: F811
+    """The library of 90 recordings, its encoder taken for the built-in one."""
+    monkeypatch.setattr(models, "built_in_info", lambda: EncoderInfo(ENCODER, "made", WIDTH, 44_100, 6.0, "rhythm"))
+    return library
+
+
+def test_a_label_that_the_others_contradict_is_listed_first(labelled):
+    sql(labelled.db, "UPDATE tags SET genre = 'Trance' WHERE file_id = 1")  # was house
+    labelled("train")
+    labelled("relabel")
+    found = labelled.json("suggest")
+    assert found["label"] == []  # all have one
+    first = found["check"][0]
+    assert (Path(first["path"]).name, first["label"], first["genre"], first["source"]) == ("0.mp3", "trance", "house", "tags")
+    assert "heads that learned from other artists say house" in first["reason"]
+
+
+def test_uncertain_tracks_unlike_the_labelled_ones_come_first(labelled):
+    labelled("train")
+    labelled("relabel")
+    sql(labelled.db, "UPDATE tags SET genre = NULL WHERE file_id > 60")
+    all_vectors = [np.frombuffer(vector, "<f2") for (vector,) in sql(labelled.db, "SELECT vector FROM embeddings")]
+    odd = np.mean(all_vectors, axis=0).astype("<f2").tobytes()  # between all, and the head cannot tell
+    sql(labelled.db, "UPDATE embeddings SET vector = ? WHERE recording_id = 70", odd)
+    labelled("relabel")
+    found = labelled.json("suggest", "-n", 5)
+    assert len(found["label"]) == 5
+    assert all(int(Path(entry["path"]).stem) >= 60 for entry in found["label"])
+    assert Path(found["label"][0]["path"]).stem == "69"
+    assert " or " in found["label"][0]["reason"]
+    text = labelled("suggest", "-n", 5).stdout
+    assert text.startswith("most worth a label")
+
+
+def test_suggest_without_a_head_says_what_is_missing(cli, music_folder):
+    cli.model = "rhythm"
+    cli("scan", music_folder)
+    assert "indexer train" in cli("suggest", code=2).stderr
+
+
+def test_evaluate_shows_every_encoder_and_the_cnn_side_by_side(two_genres):
+    cli, _ = two_genres
+    found = cli.json("evaluate", "--cnn", "--folds", 2)
+    assert sorted(row["kind"] for row in found["learners"]) == ["cnn", "linear", "linear", "linear"]
+    assert [row["recordings"] for row in found["learners"]] == [12] * 4
+    assert found["learners"][-1]["name"] == "CNN"
+    assert len(list((cli.folder / "spectrograms").iterdir())) == 12
+    (two_genres[1] / "artist 0" / "0.flac").unlink()  # its spectrogram is kept, but no readable file holds it any more
+    cli("scan", two_genres[1], "--encoder", "rhythm")
+    found = cli.json("evaluate", "--cnn", "--folds", 2, "--encoder", "rhythm")
+    assert [row["recordings"] for row in found["learners"]] == [11, 11]
+    assert any("1 recordings have no file" in note for note in found["notes"])
