@@ -5,6 +5,7 @@ never imports torch and never writes to the library: indexer.runner does, in a p
 The library is locked only while that process works, so other commands get their turn.
 """
 
+import faulthandler
 import json
 import os
 import select
@@ -50,6 +51,7 @@ class Daemon:
         self._reload = reload
         self._watcher: FolderWatcher
         self._event_roots: list[bytes] = []  # the others are scan only
+        self._mounts: list[int] = []  # /proc/self/mountinfo, where it exists
         self._runner: _Runner | None = None
         self._stopping = 0  # signals to stop so far
         self._reloading = False
@@ -66,12 +68,15 @@ class Daemon:
 
     def run(self) -> int:
         """Watch until a signal says stop; the exit code. Raises LockedError, ConfigError or StoreError at the start."""
+        faulthandler.enable(sys.__stderr__ or sys.stderr)  # systemd's watchdog ends a process that hangs with SIGABRT: say where
         with watch_lock(self._settings.db):
             self._settings = self._with_roots(self._settings)
             wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             before = self._take_signals(wake_write)
             self._watch(wake_write)
             try:
+                with suppress(OSError):
+                    self._mounts = [os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)]
                 systemd.notify("READY=1")
                 self._say(f"watching {', '.join(printable(os.fsencode(root)) for root in self._settings.roots)}", 0)
                 while not self._stopping:
@@ -82,6 +87,8 @@ class Daemon:
                 return self._end()
             finally:
                 self._watcher.stop()
+                for mounts in self._mounts:
+                    os.close(mounts)
                 signal.set_wakeup_fd(-1)
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -146,7 +153,7 @@ class Daemon:
         self._write_status(moment_s)
         systemd.notify("WATCHDOG=1")
         sources: list[Any] = [wake, *([self._runner.stdout] if self._runner else [])]
-        readable = select.select(sources, [], [], self._sleep_s(moment_s))[0]
+        readable, _, _ = select.select(sources, [], self._mounts, self._sleep_s(moment_s))  # a change of mounts is an exception
         if wake in readable:
             with suppress(BlockingIOError):
                 os.read(wake, 4096)

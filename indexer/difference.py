@@ -15,12 +15,13 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 from indexer.fingerprint import AUDIO_SUFFIXES
+from indexer.openfiles import being_written
 from indexer.store import FileRow, Store, known_files, printable
 from indexer.tagwriter import TEMP_SUFFIX, remove_leftovers
 
-_SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
+SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.
-_SYSTEM_FOLDERS = frozenset({b"lost+found", b"System Volume Information", b"$RECYCLE.BIN", b"@eaDir", b"#recycle"})
+SYSTEM_FOLDERS = frozenset({b"lost+found", b"System Volume Information", b"$RECYCLE.BIN", b"@eaDir", b"#recycle"})
 _TEMP_SUFFIX = TEMP_SUFFIX.encode()
 _SPOOL_ROWS = 2000
 
@@ -81,9 +82,9 @@ def _wanted(entry: os.DirEntry[bytes], patterns: list[bytes], leftovers: list[by
     if name.startswith(b".") or (patterns and any(fnmatch.fnmatchcase(name, p) for p in patterns)):
         return False
     dot = name.rfind(b".")
-    if dot > 0 and name[dot:].lower() in _SUFFIXES:
+    if dot > 0 and name[dot:].lower() in SUFFIXES:
         return True
-    return name not in _SYSTEM_FOLDERS and entry.is_dir(follow_symlinks=False)
+    return name not in SYSTEM_FOLDERS and entry.is_dir(follow_symlinks=False)
 
 
 def compare(rows: Iterator[tuple[int, bytes, int, int, int, int, str]], walked: Iterator[Walked]) -> Iterator[tuple[str, bytes, int]]:
@@ -130,29 +131,32 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
 
 
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
-    """New and changed files at one path that may have changed, newest first; rows of what is gone there become missing."""
-    changed: list[tuple[int, bytes]] = []
+    """New and changed files at one path that may have changed, newest first; rows of what is gone there become missing.
+
+    In a folder, files that somebody is writing are left out: the end of the writing is an event of its own.
+    """
+    changed: dict[bytes, os.stat_result] = {}
     gone: list[int] = []
     back: list[int] = []
     if os.path.isdir(path):  # noqa: PTH112 - bytes
         for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore)):
             if kind in ("new", "changed"):
                 with contextlib.suppress(OSError):
-                    changed.append((os.stat(found).st_mtime_ns, found))  # noqa: PTH116 - bytes
+                    changed[found] = os.stat(found)  # noqa: PTH116 - bytes
             elif kind == "vanished":
                 gone.append(file_id)
             elif kind == "back":
                 back.append(file_id)
     elif os.path.isfile(path):  # noqa: PTH113 - bytes
-        if file_changed(store.file_at(path), path):
-            changed.append((0, path))
+        return [path] if file_changed(store.file_at(path), path) else []
     else:
         row = store.file_at(path)
         gone = [row[0] for row in known_files(store.connection, path)] + ([row.id] if row else [])
     with store.transaction():
         store.mark_missing(gone)
         store.mark_present(back)
-    return [found for _, found in sorted(changed, reverse=True)]
+    busy = being_written(changed)
+    return sorted(changed.keys() - busy, key=lambda path: changed[path].st_mtime_ns, reverse=True)
 
 
 def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False) -> Difference:

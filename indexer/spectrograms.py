@@ -172,6 +172,5 @@ def _write(path: Path, clips: np.ndarray) -> None:
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as e:
-        
         raise IndexerError(f"{path.parent}: spectrograms cannot be kept there ({e.strerror or e}); "
                            "make room, or leave --cnn away") from e

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import stat as stat_module
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from indexer import tags
 from indexer.errors import DeferredError, IndexerError, WriteRefusedError
 from indexer.fingerprint import Stat, fingerprint, sniff
 from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
+from indexer.openfiles import lease_is_refused
 from indexer.tags import CORRECTION, Tags
 
 __all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "plan_correction", "prepare",
@@ -391,26 +391,10 @@ def _check_unchanged(prepared: Prepared) -> None:
     if Stat.of(prepared.temp_path) != prepared.after:
         raise DeferredError(prepared.path, "its edited copy was changed by another program")
     # NFS calls every file busy that it has no delegation for: the copy, which nobody writes, tells the two apart.
-    if _open_for_writing(prepared.path) and not _open_for_writing(prepared.temp_path):
+    if lease_is_refused(os.fsencode(prepared.path)) and not lease_is_refused(os.fsencode(prepared.temp_path)):
         raise DeferredError(prepared.path, "another program has it open for writing")
     if _now(prepared.path) != (prepared.before, prepared.before_ctime_ns):
         raise DeferredError(prepared.path, "changed while its tag was written")
-
-
-def _open_for_writing(name: str) -> bool:
-    """Whether another program may write the file now; False where the system cannot tell (not local, not our own file)."""
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return False
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # whoever opens it right now breaks the lease: SIGIO would end us
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    finally:
-        os.close(fd)
-    return False
 
 
 def _sync_folder(name: str) -> None:

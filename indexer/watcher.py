@@ -7,17 +7,14 @@ watching that folder anew and asking for a full scan. Opens a file only to ask w
 """
 
 import errno
-import fcntl
 import fnmatch
 import os
-import signal
 import stat as stat_module
 import sys
 import threading
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
@@ -37,8 +34,9 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 from watchdog.utils import BaseThread
 
-from indexer.difference import _SUFFIXES, _SYSTEM_FOLDERS
+from indexer.difference import SUFFIXES, SYSTEM_FOLDERS
 from indexer.mounts import mounts_below, read_mounts, why_silent
+from indexer.openfiles import being_written
 from indexer.store import printable
 
 MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once
@@ -264,9 +262,9 @@ class FolderWatcher:
             return False
         names = path[len(root.prefix) :].split(b"/")
         folders = names if is_folder else names[:-1]
-        if not is_folder and os.path.splitext(path)[1].lower() not in _SUFFIXES:  # noqa: PTH122 - bytes
+        if not is_folder and os.path.splitext(path)[1].lower() not in SUFFIXES:  # noqa: PTH122 - bytes
             return False
-        return not any(self._is_left_out(name) for name in names) and _SYSTEM_FOLDERS.isdisjoint(folders)
+        return not any(self._is_left_out(name) for name in names) and SYSTEM_FOLDERS.isdisjoint(folders)
 
     def _is_left_out(self, name: bytes) -> bool:
         return name.startswith(b".") or any(fnmatch.fnmatchcase(name, p) for p in self._ignore)
@@ -350,57 +348,6 @@ class FolderWatcher:
 
 
 # ---- questions to the system
-
-
-def being_written(files: Mapping[bytes, os.stat_result]) -> set[bytes]:
-    """Those of the files (path -> its stat) that anybody has open for writing, as far as the system tells."""
-    refused = {path: lease_is_refused(path) for path in files}
-    doubtful = {path: (found.st_dev, found.st_ino) for path, found in files.items() if refused[path] is None}
-    open_now = open_for_writing(set(doubtful.values())) if doubtful else set()
-    return {path for path in files if refused[path] or doubtful.get(path) in open_now}
-
-
-def lease_is_refused(path: bytes) -> bool | None:
-    """Whether anybody has the file open for writing, as the answer to a read lease (fcntl(2), F_SETLEASE) says.
-
-    None where it does not: not Linux, not our own file, or a file system without leases.
-    """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return None
-    fd = -1
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # sent to us by whoever opens it now; SIGIO would end us
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return False
-
-
-def open_for_writing(files: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Those of the files (device, inode) that a process of this user has open for writing, by a look through /proc.
-
-    Of other users' processes only root sees anything; without /proc nobody does.
-    """
-    found = set()
-    for descriptors in _PROC.glob("[0-9]*/fd"):
-        with suppress(OSError):  # ended meanwhile, or somebody else's
-            for fd in descriptors.iterdir():
-                with suppress(OSError):
-                    status = fd.stat()
-                    key = status.st_dev, status.st_ino
-                    if key in files and key not in found and _writes(descriptors.parent / "fdinfo" / fd.name):
-                        found.add(key)
-    return found
-
-
-def _writes(fdinfo: Path) -> bool:
-    flags = next(line for line in fdinfo.read_text().splitlines() if line.startswith("flags:"))
-    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _look(path: bytes) -> os.stat_result | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from indexer.store import open_readonly
 from indexer.watch_status import read_status
 
-LIMIT_S = 15.0  # for anything to come true; generous, because machines differ
+LIMIT_S = 40.0  # for anything to come true; generous, because machines differ
 
 
 class Watching:

@@ -20,7 +20,8 @@ from tests.synth import music, write_audio
 
 KEY, OTHER, THIRD = "ab" * 32, "cd" * 32, "ef" * 32
 UNIT = CLIP_FRAMES * 160  # samples
-QUICK = CnnSettings(epochs=10, batch=8)
+QUICK = CnnSettings(epochs=8, batch=8)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,7 @@ def test_what_is_there_is_not_made_again_and_what_is_damaged_is(tmp_path):
     damaged = [whole[:n] for n in (0, 1, 7, 60, 127, 128, 5000, len(whole) - 1)]
     damaged += [whole[:n] + rng.bytes(4) + whole[n + 4 :] for n in (0, 5, 8, 20, 40, 60)]
     damaged += [whole.replace(b"608", b"607", 1), whole.replace(b"608", b"609", 1), whole.replace(b"<f2", b"<i2", 1),
-                
-                b"PK\3\4" + whole, whole.replace(b"(3, ", b"(0, ", 1), whole[:-2] + b"\x00\x7c"]  # the last: an infinity
+                b"PK\3\4" + whole, whole.replace(b"(3, ", b"(0, ", 1), whole[:-2] + b"\x00\x7c"]  # last: an infinity
     for number, content in enumerate(damaged, 2):
         path.write_bytes(content)
         with pytest.raises(IndexerError, match=r"missing or damaged; run"):
@@ -291,13 +291,13 @@ def test_what_cannot_be_learned_from_is_refused(changes):
 def test_synthetic_genres_are_told_apart_from_their_audio(tmp_path):
     paths = {}
     for genre in ("ambient", "drum and bass"):
-        for seed in range(6):
+        for seed in range(4):
             path = tmp_path / f"{genre}-{seed}.wav"
-            soundfile.write(path, make_track(genre, seed, 7.0), SAMPLE_RATE_HZ)
+            soundfile.write(path, make_track(genre, seed, 6.2), SAMPLE_RATE_HZ)
             paths[f"{len(paths):064x}"] = os.fsencode(path)
     keys, _ = make_all(paths, tmp_path / "cache", 2)
-    y = np.arange(12) // 6
-    clips, judged = load(tmp_path / "cache", keys), np.arange(12) % 3 == 0
+    y = np.arange(8) // 4
+    clips, judged = load(tmp_path / "cache", keys), np.arange(8) % 4 == 0
     train, validation = np.flatnonzero(~judged), np.flatnonzero(judged)
-    model = train_cnn(clips, y, train, validation, 2, CnnSettings(epochs=8, batch=4), "cpu")
-    assert model.scores(clips)[y == 1, 1].mean() > 0.5
+    model = train_cnn(clips, y, train, validation, 2, CnnSettings(epochs=12, patience=12, batch=2), "cpu")
+    assert model.scores(clips)[np.arange(8), y].mean() > 0.6

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from indexer import openfiles
 from indexer import watcher as watcher_module
 from indexer.mounts import parse_mountinfo
-from indexer.watcher import RETRY_S, FolderWatcher, lease_is_refused, open_for_writing
+from indexer.openfiles import lease_is_refused, open_for_writing
+from indexer.watcher import RETRY_S, FolderWatcher
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -137,7 +139,7 @@ def test_a_reader_keeps_nobody_waiting(watching, root):
 
 
 def test_where_leases_do_not_tell_open_files_do(watching, root, monkeypatch):
-    monkeypatch.setattr(watcher_module, "lease_is_refused", lambda path: None)
+    monkeypatch.setattr(openfiles, "lease_is_refused", lambda path: None)
     watcher = watching()
     written, still = root / "a.mp3", root / "b.mp3"
     still.write_bytes(b"x")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from indexer.heads import evaluation, softmax
-from indexer.heads.training import Epoch, _class_weights, _device, _one_thread
+from indexer.heads.training import Epoch, class_weights, one_thread, torch_device
 
 CHANNELS = (16, 32, 64, 128)
 DROPOUT = 0.3
@@ -63,7 +63,7 @@ class TrainedCnn:
 
 
 # A second thread gains a third on an idle machine and costs a multiple on a busy one, and the bits would depend on it.
-@_one_thread()
+@one_thread()
 def train_cnn(clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray, validation_rows: np.ndarray,
               labels: int, settings: CnnSettings, device: str = "auto",
               on_epoch: Callable[[Epoch], None] = lambda _epoch: None) -> TrainedCnn:
@@ -75,7 +75,7 @@ def train_cnn(clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray
     """
     _check(clips, y, train_rows, validation_rows, labels)
     started = time.monotonic()
-    where = _device("cuda" if device == "auto" and torch.cuda.is_available() else device)
+    where = torch_device("cuda" if device == "auto" and torch.cuda.is_available() else device)
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         run = _Run(clips, y, train_rows, validation_rows, labels, settings, where)
@@ -135,7 +135,7 @@ class _Run:
         self._clips, self._y, self._rows = clips, torch.from_numpy(y), train_rows
         self._settings, self._device = settings, device
         self._random = np.random.default_rng(settings.seed)
-        self._class_weights = _class_weights(y[train_rows], labels).to(device)
+        self._class_weights = class_weights(y[train_rows], labels).to(device)
         self._watched = [_middle(clips[row]) for row in validation_rows]
         self._watched_y = y[validation_rows]
         # Channels last: with 16 to 128 channels convolutions on a CPU are up to three times as fast.
@@ -198,7 +198,7 @@ def _batch(clips: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
     return x.to(torch.float32, memory_format=torch.channels_last)
 
 
-@_one_thread()
+@one_thread()
 def _logits(network: nn.Module, clips: Sequence[np.ndarray]) -> np.ndarray:
     """(n, labels) float64: of each of n recordings the logarithm of its clips' mean probabilities."""
     device = next(network.parameters()).device

@@ -20,16 +20,16 @@ KEYS = ("mean", "scale", "components", "weights")
 COMPONENTS = 32  # at most: 0.5 MiB of float32 for vectors of 3840 numbers
 ROWS_PER_COMPONENT = 4  # fewer rows leave the variance along a component to chance
 ROWS = 2000  # that are looked at, of each kind: the components and the limit change little beyond
-# Mahalanobis' distance divides by variance ** 1, the Euclidean by variance ** 0. The first sees speech best, the second
-# solo instruments and orchestras; halfway lost least on either (compared on synthesised tracks and game soundtracks).
+# Squares are divided by variance ** this: 1 is Mahalanobis' distance, 0 the Euclidean. The first saw speech best, the
+# second solo instruments; halfway lost least on either (compared on synthesised tracks and game soundtracks).
 WHITENING = 0.5
 # No number's scale is below the median one: it caught 68 % of speech instead of 50 % at equal false alarms (2 %) with
 # 52 training tracks; and below this share of the root mean square, for vectors of which most numbers never vary.
 SMALLEST_SCALE = 0.1
 RESOLUTION = 2.0**-11  # of float16, in which vectors are kept
 SMALLEST_DISTANCE = 0.1  # of a usual one, where held-out rows repeat training rows
-# The logarithm of held-out music's distance is close to normal: measured spreads were 0.11 to 0.22 on soundtracks and on
-# synthesised tracks. That counts as so many rows, so that two held-out rows alike do not make a narrow limit.
+# The logarithm of held-out music's distance is close to normal: measured spreads were 0.11 to 0.22 on soundtracks and
+# on synthesised tracks. That counts as so many rows, so that two held-out rows alike do not make a narrow limit.
 PRIOR_SPREAD, PRIOR_ROWS = 0.2, 4
 NORMAL_QUANTILE = 2.5758  # of 0.995: half a percent of such music is beyond the limit
 SHARE_WITHIN = 0.99  # of the held-out rows, whatever their distribution
@@ -74,7 +74,10 @@ class Novelty:
         return {key: getattr(self, key) for key in KEYS}
 
     def distance(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n,) float32 for vectors (n, width), above 1: unlike anything learned. ModelError for another width."""
+        """Return (n,) float32 for vectors (n, width); above 1: unlike anything learned.
+
+        Raises ModelError for another width.
+        """
         width, shape = len(self.mean), list(vectors.shape)
         if len(shape) != 2 or shape[1] != width:
             raise ModelError(f"novelty takes vectors of {width} numbers, not an array of shape {shape}")
@@ -90,12 +93,13 @@ def fit(train: np.ndarray, held_out: np.ndarray, *, seed: int) -> Novelty:
     """Fit the distance on train (n, width), rows that a head learned from, and held_out (m, width), of other artists.
 
     Both finite. Works from one row each, and is meant for n >= 8, m >= 2. The limit is a prediction limit for one more
-    held-out row, wider the fewer there are; of the held-out rows themselves one in a hundred lies beyond it at most (of
-    fewer than 100: one). The order of the rows does not matter. Raises ValueError for shapes that do not fit together.
+    held-out row, wider the fewer there are; of the held-out rows themselves about one in a hundred lies beyond it at
+    most (of up to 100 rows: one). The order of the rows does not matter. Raises ValueError for shapes that do not fit
+    together.
     """
     shapes = train.shape, held_out.shape
     if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][1] or 0 in shapes[0] + shapes[1]:
-        raise ValueError(f"training rows of shape {shapes[0]} and held-out rows of shape {shapes[1]} do not fit together")
+        raise ValueError(f"training rows {shapes[0]} and held-out rows {shapes[1]} do not fit together")
     rows = _sample(train, seed)
     mean, scale = _standardisation(rows)
     z = _standardised(rows, mean, scale)

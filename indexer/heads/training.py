@@ -126,10 +126,10 @@ def train(data: Data, settings: TrainingSettings, *, name: str, device: str = "a
     """
     parts = split(data, settings)
     mean, scale = _standardisation(data.vectors[parts.train], settings.seed)
-    run = _Run(data, parts, settings, mean, scale, _device(device))
+    run = _Run(data, parts, settings, mean, scale, torch_device(device))
     if checkpoint and resume and checkpoint.exists():
         run.load(checkpoint)
-    with _one_thread():
+    with one_thread():
         run.work(checkpoint, on_epoch)
     trained = _finish(run, data, parts, settings, name, dict(about or {}), (mean, scale))
     if checkpoint:
@@ -138,7 +138,7 @@ def train(data: Data, settings: TrainingSettings, *, name: str, device: str = "a
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A batch is too small to share between cores, and sums must not depend on how many there are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -160,7 +160,7 @@ class _Run:
         self._device = device
         self._x, self._y = inputs(parts.train), torch.from_numpy(data.y[parts.train]).to(device)
         self._val_x, self._val_y = inputs(parts.validation), torch.from_numpy(data.y[parts.validation]).to(device)
-        self._class_weights = _class_weights(data.y[parts.train], len(data.labels)).to(device)
+        self._class_weights = class_weights(data.y[parts.train], len(data.labels)).to(device)
         self._rows = torch.empty(settings.batch, data.vectors.shape[1], device=device)  # of one batch
         self._weight = torch.zeros(len(data.labels), data.vectors.shape[1], device=device)  # zero: the loss has one valley
         self._bias = torch.zeros(len(data.labels), device=device)
@@ -293,12 +293,12 @@ def _standardisation(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     return mean, scale * np.sqrt(LARGEST_VARIANCE / variance) if variance else scale
 
 
-def _class_weights(y: np.ndarray, labels: int) -> torch.Tensor:
+def class_weights(y: np.ndarray, labels: int) -> torch.Tensor:
     """Weights (labels,) with which every label counts alike and a mean row 1."""
     return torch.from_numpy(len(y) / (labels * np.bincount(y, minlength=labels))).float()
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
     device = torch.device("cpu" if name == "auto" else name)
     try:
         torch.zeros(1, device=device)

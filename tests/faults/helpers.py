@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import fingerprint, tags, tagwriter
+from indexer import fingerprint, openfiles, tags, tagwriter
 from indexer.difference import spool_difference
 from indexer.errors import DeferredError, IndexerError
 from indexer.fingerprint import Stat
@@ -417,7 +417,7 @@ def open_during_the_check(path: str) -> None:
         return result
 
     fcntl.fcntl = meanwhile
-    tagwriter._open_for_writing(path)
+    openfiles.lease_is_refused(os.fsencode(path))
 
 
 def write_often(path: Path, db: Path, genre: str, rounds: int) -> None:
