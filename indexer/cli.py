@@ -252,6 +252,27 @@ def evaluate(settings: Settings, verbosity: int, labels: str | None, csv_file: P
 
 
 @main.command()
+@click.argument("file", type=PATH)
+@click.option("-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many to list.")
+@click.option("--m3u", type=PATH, help="Write them as a playlist (M3U8); '-' for stdout.")
+@json_option
+@common
+def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
+    """The tracks of the library nearest to FILE by embedding."""
+    from indexer.similar import similar as ask
+    from indexer.similar import to_m3u, to_text
+
+    if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
+        raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
+    found = ask(settings, file, count)
+    if m3u is not None:
+        with click.open_file(str(m3u), "wb") as out:
+            out.write(to_m3u(found))
+    if m3u is None or str(m3u) != "-":
+        click.echo(json.dumps(found) if as_json else to_text(found))
+
+
+@main.command()
 @labelled
 @click.option("-n", "--count", type=click.IntRange(1), default=20, show_default=True, help="How many of each to list.")
 @json_option

@@ -11,13 +11,12 @@ import sqlite3
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer import tags
 from indexer.encoders import load_encoder
 from indexer.fingerprint import fingerprint
 from indexer.heads.linear import LinearHead
@@ -38,21 +37,24 @@ gate = Path(__file__).parent
 if "indexer.child" in sys.orig_argv:
     from indexer import audio
 
-    real = audio.decode
+    def spoil(name, real):
+        def spoiled(path, **how):
+            kind = os.path.basename(path).partition(".")[0]
+            if not (gate / "mended").exists():
+                if kind == "crash in " + name:
+                    os.kill(os.getpid(), 11)
+                if kind == "hang in " + name:
+                    time.sleep(600)
+            if kind == "gate" and name == "decode":
+                (gate / "reached").touch()
+                while not (gate / "open").exists():
+                    time.sleep(0.02)
+            return real(path, **how)
 
-    def decode(path, **how):
-        name = os.path.basename(path)
-        if name.startswith("crash"):
-            os.kill(os.getpid(), 11)
-        if name.startswith("hang"):
-            time.sleep(600)
-        if name.startswith("gate"):
-            (gate / "reached").touch()
-            while not (gate / "open").exists():
-                time.sleep(0.02)
-        return real(path, **how)
+        setattr(audio, name, spoiled)
 
-    audio.decode = decode
+    spoil("probe", audio.probe)
+    spoil("decode", audio.decode)
 elif "indexer.runner" in sys.orig_argv:
     import functools, sqlite3
     from indexer.worker import Worker
@@ -105,3 +107,316 @@ def head(folder: Path) -> Path:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return fingerprint(file, str(path)).audio_sha256
+
+
+# --- files and their readers -----------------------------------------------------------------------------------------------
+
+
+DEATHS_FORGOTTEN = pytest.mark.xfail(strict=True, reason="a file that is inspected well and then kills its reader begins to be counted anew")
+
+
+@pytest.mark.parametrize("deadly", [("crash in probe", "hang in probe"), pytest.param(("crash in decode",), marks=DEATHS_FORGOTTEN)])
+def test_a_file_that_kills_its_reader_twice_is_left_alone_until_it_changes(cli, folder, spoiled, deadly):
+    good = [audio(folder / f"good {n}.flac", n) for n in range(3)]
+    deadly = [audio(folder / f"{name}.flac", 7 + n) for n, name in enumerate(deadly)]
+    (folder / "page.mp3").write_bytes(b"<!doctype html><title>404</title>" * 50)
+    (folder / "empty.flac").touch()
+    others = {**dict.fromkeys(map(str, good), "ready"), str(folder / "page.mp3"): "unreadable", str(folder / "empty.flac"): "unreadable"}
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for state in ("deferred", "unreadable", "unreadable"):  # a start each
+        with Watching(cli, folder, jobs=2) as watch:
+            watch.until_idle()
+            assert watch.states() == others | dict.fromkeys(map(str, deadly), state)
+            assert len(watch.embeddings()) == len(good)
+    assert not any(watch.said(f"{path.name}: ") for path in before), "after two deaths it was read again"
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    (spoiled / "mended").touch()
+    with Watching(cli, folder) as watch:
+        watch.until_idle()
+        audio(deadly[0], 9)
+        watch.until(lambda: watch.states()[str(deadly[0])] == "ready", "the changed file is read")
+        watch.until(lambda: len(watch.embeddings()) == len(good) + 1, "and embedded")
+        assert set(watch.states().values()) == {"ready", "unreadable"}
+
+
+def test_a_file_that_is_replaced_while_it_is_decoded_is_read_again(cli, folder, spoiled, tmp_path):
+    path = audio(folder / "gate.flac", 1)
+    fresh = audio(tmp_path / "fresh.flac", 2)
+    wanted = sha256(fresh)
+    with Watching(cli, folder, jobs=1) as watch:
+        watch.until((spoiled / "reached").exists, "it is being decoded")
+        fresh.replace(path)
+        (spoiled / "open").touch()
+        watch.until(lambda: embedded(watch) == [wanted], "the new content is embedded, and nothing else")
+        watch.until_idle()
+        watch.until_states({path: "ready"})
+        assert embedded(watch) == [wanted]
+
+
+def embedded(watch: Watching) -> list[str]:
+    return [row[0] for row in watch.rows("SELECT audio_sha256 FROM embeddings e JOIN recordings r ON r.id = e.recording_id")]
+
+
+def test_each_real_file_once_whatever_its_name_and_whatever_the_clock(cli, folder):
+    names = [b"\xff\xfe.flac", b"new\nline.flac", b"-rf.flac", b"<script>'; drop table files; --.flac", b"\xe2\x80\xaertl.flac", b"A.FLAC", b"a.flac"]
+    names += [unicodedata.normalize(form, "é.flac").encode() for form in ("NFC", "NFD")]
+    content = audio(cli.folder / "one.flac", 1).read_bytes()
+    top = os.fsencode(folder)
+    with Watching(cli, folder, scan_interval_s=1) as watch:
+        watch.until_idle()
+        os.symlink(top, top + b"/loop")
+        for name in names:
+            (folder / os.fsdecode(name)).write_bytes(content)
+        os.symlink(top + b"/a.flac", top + b"/link.flac")
+        os.link(top + b"/a.flac", top + b"/twin.flac")
+        here = {top + b"/" + name for name in [*names, b"twin.flac"]}
+
+        def paths() -> set[bytes]:
+            return {row[0] for row in watch.rows("SELECT path FROM files WHERE state = 'ready'")}
+
+        watch.until(lambda: paths() == here, "each is there")
+        watch.until(lambda: len(watch.embeddings()) == 1, "they share one embedding")
+        # a case-only rename beside the name itself would be another file: the rows follow the names
+        os.rename(top + b"/-rf.flac", top + b"/-RF.flac")
+        here = here - {top + b"/-rf.flac"} | {top + b"/-RF.flac"}
+        watch.until(lambda: paths() == here, "the row follows the name")
+        assert len(watch.embeddings()) == 1
+        # the clock went back a day: new content, and a mere touch
+        other = audio(cli.folder / "two.flac", 2).read_bytes()
+        changed, touched = folder / "A.FLAC", folder / "new\nline.flac"
+        changed.write_bytes(other)
+        for path in (changed, touched):
+            found = path.stat()
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns - 86_400 * 10**9))
+        watch.until(lambda: len(watch.embeddings()) == 2, "the new content is embedded")
+        stamp = touched.stat().st_mtime_ns
+        watch.until(lambda: watch.rows("SELECT mtime_ns FROM files WHERE path = ?", os.fsencode(touched)) == [(stamp,)], "the touch is seen")
+        # edited within the same second, to the same size
+        found = changed.stat()
+        changed.write_bytes(content)
+        assert paths() == here
+
+
+# --- the watch -------------------------------------------------------------------------------------------------------------
+
+
+def test_after_dropped_events_everything_is_found(cli, folder):
+    first = audio(folder / "first.flac", 1)
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with Watching(cli, folder) as watch:
+        watch.until_states({first: "ready"})
+        watch.until_idle()
+        os.kill(watch.process.pid, signal.SIGSTOP)
+        for _ in range(limit // 4 + 1):  # a rename is two events
+            first.rename(folder / "second.flac")
+            (folder / "second.flac").rename(first)
+        late = [folder / f"late {n}.flac" for n in range(300)]
+        for path in late:  # nothing tells of these
+            os.link(first, path)
+        os.kill(watch.process.pid, signal.SIGCONT)
+        watch.until_states(dict.fromkeys([first, *late], "ready"))
+        assert watch.said("dropped events")
+        assert len(watch.embeddings()) == 1
+
+
+def test_beyond_the_watch_limit_the_remedy_is_said_and_scans_find_the_rest(cli, folder):
+    limited = ["unshare", "-Ur", "sh", "-c", 'echo 5 > /proc/sys/user/max_inotify_watches && exec "$@"', "-"]
+    if subprocess.run([*limited, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a limit of one's own (unshare -Ur) is refused here")
+    folders = [folder / f"{n:02}" for n in range(20)]
+    for made in folders:
+        made.mkdir()
+    with Watching(cli, folder, prefix=limited, scan_interval_s=1) as watch:
+        watch.until_idle()
+        watch.until(lambda: watch.said("limit of inotify watches is reached"))
+        assert watch.said("sudo sysctl user.max_inotify_watches=")
+        assert "sysctl" in watch.status["roots"][0]["problems"][0]
+        content = audio(cli.folder / "one.flac", 1).read_bytes()
+        files = [made / "a.flac" for made in folders]
+        for path in files:
+            path.write_bytes(content)
+        watch.until_states(dict.fromkeys(files, "ready"))
+        assert sum("limit of inotify watches" in line for line in watch.lines) == 1
+
+
+# --- the library -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_library_that_others_read_and_write_is_waited_for(cli, folder, spoiled):
+    audio(folder / "1.flac", 1)
+    log = cli.db.with_name(f"{cli.db.name}-wal")
+    with Watching(cli, folder) as watch:
+        watch.until(lambda: len(watch.embeddings()) == 1, "it is at work")
+        watch.until_idle()
+        reader = open_readonly(cli.db)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM files").fetchone()[0] == 1
+        audio(folder / "2.flac", 2)
+        watch.until(lambda: len(watch.embeddings()) == 2, "a reader keeps nobody waiting")
+        assert reader.execute("SELECT count(*) FROM files").fetchone()[0] == 1
+        reader.close()
+        writer = sqlite3.connect(cli.db)
+        writer.execute("BEGIN IMMEDIATE")
+        audio(folder / "3.flac", 3)
+        watch.until(lambda: watch.said("database is locked"), "it says what it waits for")
+        watch.until(lambda: watch.status["state"] == "waiting" and "database is locked" in watch.status["reason"], "and its status, too")
+        writer.rollback()
+        watch.until(lambda: len(watch.embeddings()) == 3, "it goes on")
+        watch.until_idle()
+        watch.until(lambda: not log.exists() or not log.stat().st_size, "the log is folded back")
+
+
+@pytest.mark.parametrize("damage", ["newer", "no library"])
+def test_a_library_that_cannot_be_used_is_left_as_it_is(cli, folder, spoiled, damage):
+    audio(folder / "1.flac", 1)
+    if damage == "newer":
+        cli("scan", folder)
+        conn = sqlite3.connect(cli.db)
+        conn.execute("INSERT INTO _sqlite_migrations SELECT migration_set, 'm999_future', applied_at FROM _sqlite_migrations LIMIT 1")
+        conn.commit()
+        conn.close()
+    else:
+        cli.db.write_bytes(b"not a database at all, but long enough to be taken for one" * 20)
+    before = cli.db.read_bytes()
+    with Watching(cli, folder) as watch:
+        watch.until(lambda: watch.process.poll() is not None or watch.status.get("state") == "waiting", "it ends or waits")
+        watch.until(lambda: watch.said(str(cli.db)))
+    print(watch.lines)
+    assert not watch.said("Traceback")
+    assert cli.db.read_bytes() == before
+
+
+# --- places that are full, read-only, or gone; these bodies run in a process with mounts of its own ------------------------
+
+
+def inside(body: Callable[..., None], *arguments: Path) -> None:
+    if (command := private_mounts()) is None:
+        pytest.skip("private mounts (unshare -Urm) are refused here")
+    code = "import sys; from pathlib import Path; from tests.faults import test_daemon as t; getattr(t, sys.argv[1])(*map(Path, sys.argv[2:]))"
+    done = subprocess.run([*command, sys.executable, "-c", code, body.__name__, *map(str, arguments)], cwd=REPOSITORY, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def library_in(folder: Path) -> Cli:
+    return Cli(folder / "state", Path("rhythm"))
+
+
+def writes(watch: Watching, state: str) -> int:
+    return watch.rows("SELECT count(*) FROM tag_writes WHERE state = ?", state)[0][0] if watch.db.exists() else 0
+
+
+def scans(watch: Watching, count: int) -> None:
+    """Wait for so many whole scans from now on."""
+    for _ in range(count):
+        before = watch.status.get("last_scan_at")
+        watch.until(lambda before=before: watch.status.get("last_scan_at") not in (None, before), "a scan")
+
+
+def test_on_a_full_drive_files_stay_as_they_are_until_there_is_room(cli, folder, tmp_path):
+    inside(full_drive, tmp_path)
+
+
+def full_drive(folder: Path) -> None:
+    music = folder / "music"
+    mount("-t", "tmpfs", "-o", "size=1m", "none", music)
+    large, small = audio(music / "large.wav", 1, "wav", 4.0), audio(music / "small.opus", 2, "opus")
+    before = large.read_bytes()
+    with Watching(library_in(folder), music, head=head(folder), scan_interval_s=1) as watch:
+        watch.until(lambda: writes(watch, "done") == 1, "the small one is written")
+        watch.until(lambda: watch.said("large.wav: genre not written") and watch.said("disk full"))
+        scans(watch, 2)
+        assert large.read_bytes() == before
+        assert sorted(os.listdir(music)) == [large.name, small.name]
+        mount("-o", "remount,size=8m", music)
+        watch.until(lambda: writes(watch, "done") == 2, "the large one is written")
+        assert large.read_bytes() != before
+        watch.until_states({large: "ready", small: "ready"})
+        assert len(watch.embeddings()) == 2
+
+
+def test_a_full_disk_under_the_library_is_said_and_waited_for(cli, folder, spoiled, tmp_path):
+    inside(full_library_disk, tmp_path)
+
+
+def full_library_disk(folder: Path) -> None:
+    music, cli = folder / "music", library_in(folder)
+    mount("-t", "tmpfs", "-o", "size=2m", "none", cli.folder)
+    first = audio(music / "first.flac", 1)
+    with Watching(cli, music) as watch:
+        watch.until(lambda: len(watch.embeddings()) == 1, "the first is embedded")
+        watch.until_idle()
+        leave_room(cli.folder, 0)
+        second = audio(music / "second.flac", 2)
+        watch.until(lambda: watch.said("the disk is full"))
+        assert watch.process.poll() is None
+        (cli.folder / ".filler").unlink()
+        watch.until_states({first: "ready", second: "ready"})
+        watch.until(lambda: len(watch.embeddings()) == 2, "the second is embedded")
+        assert not watch.said("Traceback"), watch.lines
+    for leftover in cli.folder.iterdir():
+        leftover.unlink()
+    leave_room(cli.folder, 0)
+    with Watching(cli, music) as watch:
+        watch.until(lambda: watch.process.poll() is not None or watch.said("the disk is full"), "it ends or waits")
+        assert not watch.said("Traceback"), watch.lines
+
+
+def test_a_read_only_drive_is_indexed_and_its_tags_are_refused_once(cli, folder, tmp_path):
+    inside(read_only_drive, tmp_path)
+
+
+def read_only_drive(folder: Path) -> None:
+    music = folder / "music"
+    first = audio(music / "first.flac", 1)
+    second = audio(folder / "second.flac", 2)
+    before = first.read_bytes()
+    mount("--bind", music, music)
+    mount("-o", "remount,bind,ro", music)
+    with Watching(library_in(folder), music, head=head(folder), scan_interval_s=1) as watch:
+        watch.until_states({first: "ready"})
+        watch.until(lambda: writes(watch, "refused") == 1, "the write is refused")
+        watch.until(lambda: watch.said("first.flac: genre not written") and watch.said("read-only"))
+        scans(watch, 3)
+        assert writes(watch, "refused") == 1
+        assert sum("genre not written" in line for line in watch.lines) == 1
+        assert watch.rows("SELECT count(*) FROM predictions") == [(1,)]
+        assert first.read_bytes() == before
+        mount("-o", "remount,bind,rw", music)
+        shutil.move(second, music / "second.flac")
+        watch.until(lambda: writes(watch, "done") == 1, "what comes when it can be written is written")
+
+
+def test_a_drive_that_is_unmounted_in_the_middle_loses_nothing(cli, folder, spoiled, tmp_path):
+    inside(drive_that_goes, tmp_path)
+
+
+def drive_that_goes(folder: Path) -> None:
+    music, source, gate = folder / "music", folder / "source", folder / "spoiled"
+    source.mkdir()
+    files = [music / audio(source / f"{n}.flac", n).name for n in range(3)]
+
+    def plug_in() -> None:
+        mount("-t", "tmpfs", "none", music)
+        subprocess.run(["cp", "-a", f"{source}/.", music], check=True)
+
+    plug_in()
+    with Watching(library_in(folder), music, scan_interval_s=1) as watch:
+        watch.until_states(dict.fromkeys(files, "ready"))
+        watch.until(lambda: len(watch.embeddings()) == 3, "three are embedded")
+        kept = watch.embeddings()
+        files.append(music / "gate.flac")
+        shutil.copy2(audio(source / "gate.flac", 9), files[-1])
+        watch.until((gate / "reached").exists, "the fourth is being decoded")
+        subprocess.run(["umount", "-l", str(music)], check=True)
+        (gate / "open").touch()
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("offline",)], "the drive is offline")
+        watch.until_states(dict.fromkeys(files, "missing"))
+        assert os.listdir(music) == []
+        assert watch.embeddings() == kept
+        plug_in()  # with another device number
+        watch.until_states(dict.fromkeys(files, "ready"))
+        watch.until(lambda: len(watch.embeddings()) == 4, "the fourth is embedded")
+        assert watch.embeddings()[:3] == kept
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("online",)], "the drive is online")
+        watch.until(lambda: not watch.status["roots"][0]["problems"], "and watched again")

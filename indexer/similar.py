@@ -1,0 +1,110 @@
+"""`indexer similar`: the nearest tracks of one, by the cosine of their embeddings; as a table, JSON or a playlist.
+
+Exact: every recording is compared, none is guessed. Reads only, and works while a scan runs.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.config import Settings
+from indexer.errors import ConfigError, StoreError
+from indexer.store import open_readonly, printable
+from indexer.texts import count as counted
+from indexer.training_data import Reader
+from indexer.vectorfile import open_directions
+
+
+def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
+    """{path, title, artist, encoder, tracks: [{path, title, artist, genre, confidence, duration_s, similarity}], elapsed_ms}.
+
+    One file a recording, the nearest first, never the recording itself, missing files left out. Raises ConfigError for a file that the
+    library does not hold, StoreError for one that is not embedded.
+    """
+    started = time.monotonic()
+    exact = os.path.realpath(os.fsencode(file))
+    conn = open_readonly(settings.db)
+    try:
+        row = conn.execute("SELECT f.recording_id, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (exact,)).fetchone()
+        if row is None or row["recording_id"] is None:
+            raise ConfigError(f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first")
+        encoder = encoder_of(conn)
+        found = []
+        for recording, cosine in nearest(conn, settings.db, encoder, row["recording_id"]):
+            track = _track(conn, recording)
+            if track is not None:
+                found.append({**track, "similarity": round(cosine, 4)})
+            if len(found) == count:
+                break
+    finally:
+        conn.close()
+    return {"path": printable(exact), "title": row["title"], "artist": row["artist"], "encoder": encoder["name"], "tracks": found,
+            "elapsed_ms": round(1000 * (time.monotonic() - started), 1)}
+
+
+def encoder_of(reader: Reader) -> Any:
+    """The row of the library's encoder, else of the one that has embedded most. Raises StoreError when nothing is embedded."""
+    row = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, changes DESC, id LIMIT 1").fetchone()
+    if row is None:
+        raise StoreError("nothing is embedded yet: run `indexer scan` first")
+    return row
+
+
+def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[tuple[int, float]]:
+    """(recording, centred cosine) of all others, the nearest first; of joined encoders the mean over their parts.
+
+    Raises StoreError when the recording itself is not embedded.
+    """
+    parts = [open_directions(reader, db, part) for part in (json.loads(encoder["parts"]) if encoder["parts"] else [encoder["id"]])]
+    recordings = np.asarray(parts[0].recordings)
+    for part in parts[1:]:
+        recordings = np.intersect1d(recordings, part.recordings, assume_unique=True)
+    if recording not in recordings:
+        raise StoreError(f"the track is not embedded by {encoder['name']} yet: run `indexer scan`")
+    cosines = np.zeros(len(recordings))
+    for part in parts:
+        all_of_part = part.cosines(int(np.searchsorted(part.recordings, recording)))
+        cosines += all_of_part if len(recordings) == len(part.recordings) else all_of_part[np.searchsorted(part.recordings, recordings)]
+    for place in np.argsort(-cosines, kind="stable"):
+        if recordings[place] != recording:
+            yield int(recordings[place]), float(cosines[place] / len(parts))
+
+
+def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
+    """One readable file of a recording; None when there is none."""
+    row = reader.execute(
+        "SELECT f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN recordings r ON r.id = f.recording_id"
+        " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
+        " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
+        " WHERE f.recording_id = ? AND f.state = 'ready' ORDER BY f.path LIMIT 1", (recording,)).fetchone()
+    if row is None:
+        return None
+    return {**dict(row), "path": os.fsdecode(row["path"]), "confidence": None if row["confidence"] is None else round(row["confidence"], 4)}
+
+
+def to_m3u(found: dict[str, Any]) -> bytes:
+    """Extended M3U8: exact paths; one with a line break in it cannot be told and is left out."""
+    lines = [b"#EXTM3U"]
+    for track in found["tracks"]:
+        path = os.fsencode(track["path"])
+        if b"\n" not in path and b"\r" not in path:
+            title = " - ".join(filter(None, (track["artist"], track["title"]))) or printable(os.path.basename(path))  # noqa: PTH119 - bytes
+            lines += [f"#EXTINF:{round(track['duration_s'] or -1)},{title}".encode("utf-8", "replace"), path]
+    return b"\n".join(lines) + b"\n"
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """As a person reads it."""
+    lines = []
+    for track in found["tracks"]:
+        title = " - ".join(filter(None, (track["artist"], track["title"])))
+        genre = f"{track['genre']} {track['confidence']:.0%}" if track["genre"] else ""
+        path = printable(os.fsencode(track["path"]))
+        lines.append(f"{track['similarity']:6.3f}  {genre:20}  {path}" + (f"  ({title})" if title else ""))
+    lines.append(f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms")
+    return "\n".join(lines)
