@@ -35,6 +35,7 @@ from indexer.worker import Worker
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck
+MAX_COPIES = 50  # of one recording that are looked for when another file of it appears
 _T = TypeVar("_T")
 _Event = tuple[Callable[[Future[Any]], None], Future[Any]]
 
@@ -244,7 +245,9 @@ class Pipeline:
                 found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
                 duration_s=audio["duration_s"])
             # Moved, and the old place was not looked at yet: missing, so that this file takes over its row.
-            self._store.mark_missing([file_id for file_id, path in self._store.files_of(recording_id) if not os.path.lexists(path)])
+            if self._store.file_at(job.path) is None:
+                known = self._store.files_of(recording_id, MAX_COPIES)
+                self._store.mark_missing([file_id for file_id, path in known if not os.path.lexists(path)])
             file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
                                            container=found["container"], recording_id=recording_id)
             self._store.put_tags(file_id, tag_columns(job.tags))

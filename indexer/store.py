@@ -491,9 +491,9 @@ class Store:
                       (recording_id, genre, now(), by))
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
-    def files_of(self, recording_id: int) -> list[tuple[int, bytes]]:
+    def files_of(self, recording_id: int, at_most: int = -1) -> list[tuple[int, bytes]]:
         """(id, path) of the readable files that hold a recording."""
-        rows = self._run("SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path", (recording_id,))
+        rows = self._run("SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT ?", (recording_id, at_most))
         return [(row["id"], row["path"]) for row in rows]
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:

@@ -1,6 +1,5 @@
 """A real `indexer watch` process on a real folder, for tests: its lines, its status, and waiting for things to come true."""
 
-import json
 import os
 import signal
 import subprocess
@@ -82,6 +81,11 @@ class Watching:
         """State by path."""
         return dict(self.rows("SELECT path_text, state FROM files"))
 
+    def states_of(self, path: Path) -> str | None:
+        """State of one file's row."""
+        found = self.rows("SELECT state FROM files WHERE path = ?", os.fsencode(path))
+        return found[0][0] if found else None
+
     def until_states(self, expected: dict[Path, str]) -> None:
         wanted = {str(path): state for path, state in expected.items()}
         self.until(lambda: self.states() == wanted, f"states {wanted}, they are {self.states()}")
@@ -98,6 +102,3 @@ class Watching:
                 if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == self.process.pid:
                     found.append(int(folder.name))
         return found
-
-    def json_status(self) -> str:
-        return json.dumps(self.status)

@@ -142,7 +142,7 @@ class Tree:
         """One thing happens, and one slow copy goes on."""
         if self._copying:
             self._go_on(self._rng.choice(self._copying))
-        arriving = self.arrived < self._files and self._rng.random() < 0.4
+        arriving = self.arrived < self._files and self._rng.random() < 0.5
         actions, weights = zip(*(self._arrivals if arriving or not self.tracks else self._others), strict=True)
         action = self._rng.choices(actions, weights)[0]
         self.done[action.__name__.strip("_")] += 1
@@ -240,7 +240,8 @@ class Tree:
 
     def _title(self) -> None:
         track = self._any()
-        track.title = self._name()
+        self._number += 1
+        track.title = f"Títle {self._number} ☃"
         retag(track.path, title=track.title)
 
     def _genre(self) -> None:
@@ -330,6 +331,8 @@ class Keeper:
     kill_until_s: float  # on the monotonic clock
     failures: list[str] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
+    raised: Counter[str] = field(default_factory=Counter)
+    last_life: bool = False
     sessions: list[int] = field(default_factory=list)
     longest_stop_s: float = 0.0
     watch: Watching | None = None
@@ -341,18 +344,21 @@ class Keeper:
         moment_s = time.monotonic()
         if self.watch and self.watch.process.poll() is not None:
             self._ended(moment_s)
-        elif self.watch and self._stopping_s is None and self._due_s <= moment_s < self.kill_until_s:
+        elif self.watch and self._stopping_s is None and not self.last_life and moment_s >= min(self._due_s, self.kill_until_s):
             self._end_somehow(self.watch, moment_s)
         elif self.watch is None and moment_s >= self._due_s:
             self.start()
 
     def start(self) -> None:
-        self.watch = Watching(self.cli, self.root, verbose=False, unload_after_s=self.rng.choice((1, 300)), **self.environ)
+        self.last_life = time.monotonic() >= self.kill_until_s
+        self.watch = Watching(self.cli, self.root, verbose=False, unload_after_s=300 if self.last_life else self.rng.choice((1, 300)), **self.environ)
         self.sessions.append(self.watch.process.pid)
         self._due_s = time.monotonic() + min(4 * self.mean_life_s, 0.3 + self.rng.expovariate(1 / self.mean_life_s))
 
     def _end_somehow(self, watch: Watching, moment_s: float) -> None:
         how = self.rng.choices(("daemon killed", "working process killed", "both killed", "stopped"), (45, 25, 5, 25))[0]
+        if moment_s >= self.kill_until_s:
+            how = "daemon killed"
         self.kills[how] += 1
         if how in ("working process killed", "both killed"):
             for pid in watch.runner_pids():
@@ -384,12 +390,15 @@ class Keeper:
         self._due_s = moment_s + self.rng.choice((0.0, self.rng.uniform(0, 3)))
 
     def _look_at_lines(self, watch: Watching) -> None:
-        if any("Traceback" in line or "Fatal Python error" in line for line in watch.lines):
-            self.failures.append("the daemon or its working process raised:\n    " + "\n    ".join(watch.lines[-40:]))
+        for n, line in enumerate(watch.lines):
+            if line.startswith(("Traceback", "Fatal Python error")):
+                trace = watch.lines[n : n + 40]
+                end = next((m for m, text in enumerate(trace) if m and not text.startswith(" ")), len(trace))
+                self.raised["\n    ".join(trace[max(0, end - 4) : end + 1])] += 1
 
     def settle(self) -> Watching:
         """The daemon, when there is nothing left to do for it."""
-        until(lambda: self.watch is not None and self._stopping_s is None or bool(self.tend()), "a daemon runs")
+        until(lambda: (self.watch is not None and self._stopping_s is None) or bool(self.tend()), "a daemon runs")
         watch = self.watch
         assert watch
         before: object = None
@@ -517,9 +526,9 @@ def wrong_files(tree: Tree, db: Path) -> list[str]:
             found.append(f"{shown(name)}: its audio is not what was put there")
             continue
         text = config.Settings().text_for(str(predicted[audio_sha256][1])) if audio_sha256 in predicted else None
-        wanted = ("ready", audio_sha256, stat.st_ino, stat.st_size, stat.st_mtime_ns, track.title and track.title.replace("\n", " "), track.genre or text)
+        wanted = ("ready", audio_sha256, stat.st_ino, stat.st_size, track.title, track.genre or text)
         row = ours.get(name)
-        known = (row[0], row[2], row[5], row[6], row[7], row[8], row[17]) if row else None
+        known = (row[0], row[2], row[5], row[6], row[8], row[17]) if row else None
         if known != wanted:
             found.append(f"{shown(name)}: {known}, not {wanted}; {row}")
     return found
@@ -540,7 +549,8 @@ def wrong_books(db: Path, recordings: list[Recording]) -> list[str]:
     if embedded != len(known):
         found.append(f"{len(known)} recordings were seen and {embedded} are embedded")
     if strange := known - pool:
-        found.append(f"{len(strange)} recordings that no whole file ever had: {[row for row in conn.execute('SELECT r.id, f.path_text, f.state FROM recordings r LEFT JOIN files f ON f.recording_id = r.id') if row[0] in {one(f'SELECT id FROM recordings WHERE audio_sha256 = {s!r}') for s in strange}]}")
+        kept = [audio_sha256 for (audio_sha256,) in conn.execute(f"SELECT audio_sha256 FROM recordings r WHERE {HERE}") if audio_sha256 in strange]
+        found.append(f"{len(strange)} recordings that no whole file ever had, of which {len(kept)} are still in a file: {sorted(strange)[:3]} ...")
     if open_writes := one("SELECT count(*) FROM tag_writes WHERE state = 'intended'"):
         found.append(f"{open_writes} tag writes are open")
     found += [f"integrity: {row[0]}" for row in conn.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -583,19 +593,20 @@ def soak(folder: Path, *, files: int, minutes: float, seed: int) -> list[str]:
     try:
         print(live(tree, keeper, random.Random(seed + 2), began_s, duration_s, files), flush=True)
         watch = keeper.settle()
+        print(f"memory at the end: {memory_mb(watch)}", flush=True)
         early = [*wrong_files(tree, cli.db), *leftovers(folder)]
         say("before the last scan", early)  # not wrong yet: the scan is what is always right
         last = watch.status.get("last_scan_at")
         watch.process.send_signal(signal.SIGHUP)
         until(lambda: watch.status.get("last_scan_at", last) != last and watch.idle(), "the last scan")
         keeper.settle()
-        print(f"memory at the end: {memory_mb(watch)}", flush=True)
         keeper.failures += [f"zombie: {pid}" for pid, _, session, state in processes() if session in keeper.sessions and state == "Z"]
         keeper.stop()
     finally:
         keeper.kill_all()
     runs = {row[0]: row[1] for row in book(cli.db, "SELECT state, count(*) FROM runs GROUP BY state").items()}
     print(f"{len(keeper.sessions)} lives, {dict(keeper.kills)}, longest stop {keeper.longest_stop_s:.1f} s, runs {runs}")
+    keeper.failures += [f"raised {count} times: {trace}" for trace, count in keeper.raised.items()]
     wrong = [*keeper.failures, *wrong_files(tree, cli.db), *wrong_books(cli.db, recordings), *leftovers(folder)]
     fresh = Cli(folder / "fresh", Path("rhythm"))
     result = fresh.json("scan", tree.root, env={f"INDEXER_{key.upper()}": str(value) for key, value in environ.items()})
@@ -610,12 +621,12 @@ def live(tree: Tree, keeper: Keeper, rng: random.Random, began_s: float, duratio
     due_s = began_s
     while (moment_s := time.monotonic()) < began_s + duration_s:
         keeper.tend()
-        if not start and moment_s > keeper.kill_until_s and keeper.watch and keeper.watch.idle():
+        if not start and keeper.last_life and keeper.watch and keeper.watch.idle():
             start = memory_mb(keeper.watch)
             print(f"memory at {moment_s - began_s:.0f} s, when the last life had scanned: {start}", flush=True)
         if moment_s >= due_s:
             tree.act()
-            due_s += rng.expovariate(files / duration_s) + (4.0 if rng.random() < 1 / 100 else 0.0)
+            due_s += rng.expovariate(1.6 * files / duration_s) + (4.0 if rng.random() < 1 / 100 else 0.0)
         time.sleep(max(0.0, min(due_s - time.monotonic(), 0.05)))
     tree.finish()
     return f"{tree.arrived:,} files arrived, {len(tree.tracks):,} are there; {dict(tree.done)}"
