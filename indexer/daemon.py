@@ -62,7 +62,7 @@ class Daemon:
         self._said: set[str] = set()  # standing problems that were said
         self._said_notes: set[str] = set()  # of the last scan
         self._status: dict[str, Any] = {"pid": os.getpid(), "version": __version__, "started_at": now(), "state": "starting", "reason": None,
-                                        "done": 0, "total": None, "last_scan_at": None, "last_scan": None, "encoder": None}
+                                        "done": 0, "total": None, "last_scan_at": None, "last_scan": None, "encoder": None, "device": None}
         self._work_began_s = 0.0
         self._status_written_s = float("-inf")
 
@@ -233,6 +233,7 @@ class Daemon:
     def _worked(self, order: str, result: dict[str, Any]) -> None:
         self._retry_s = FIRST_RETRY_S
         result.pop("failures", None)
+        self._set(device=result["device"] or self._status["device"])
         if order == "scan":
             for note in sorted(set(result["notes"]) - self._said_notes):
                 self._say(note, 0)
@@ -316,7 +317,7 @@ class Daemon:
         done, total, elapsed_s = self._status["done"], self._status["total"], moment_s - self._work_began_s
         rate = done / elapsed_s if done and elapsed_s > 0 else None
         content = {
-            **self._status, "updated_at": now(), "device": self._settings.device,
+            **self._status, "updated_at": now(),
             "next_scan_at": (datetime.now(UTC) + timedelta(seconds=max(0.0, self._next_scan_s - moment_s))).isoformat(timespec="seconds"),
             "files_per_minute": round(60 * rate, 1) if rate else None,
             "eta_s": round((total - done) / rate) if rate and total and total > done else None,

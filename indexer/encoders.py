@@ -71,6 +71,11 @@ class Encoder(Protocol):
         """How many units at a time are fastest; ``encode`` takes any number."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, mps."""
+        ...
+
     def cutter(self) -> UnitCutter:
         """Return a fresh cutter for one recording."""
         ...

@@ -82,6 +82,7 @@ class Counts:
     tags_refused: int = 0
     failed: int = 0  # files that could not be handled, for whatever reason
     audio_s: float = 0.0  # seconds of audio that were embedded
+    device: str | None = None  # that embedded them
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
 
     def any(self) -> bool:
@@ -277,6 +278,7 @@ class Pipeline:
         embedder = self._embedders.get(part.encoder_id)
         if embedder is None:
             embedder = self._embedders[part.encoder_id] = Embedder(part.load())
+            self.counts.device = embedder.encoder.device
         self._submit(partial(self._decode_and_feed, job.path, _known(job.file).stat, embedder), partial(self._fed, job, missing))
 
     def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:

@@ -124,6 +124,7 @@ class RhythmEncoder:
     width = WIDTH
     sample_rate_hz = SAMPLE_RATE_HZ
     unit_s = SEGMENT / SAMPLE_RATE_HZ
+    device = "cpu"
     batch_units = 4  # one at a time is as fast; a few let decoding run ahead
 
     @property

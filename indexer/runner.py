@@ -119,7 +119,7 @@ def _run(settings: Settings, scan: Scan, order: dict[str, Any], teller: _Teller)
         return scan.run_named([os.fsencode(path) for path in order["paths"]])
 
     def begin(total: int, chosen: Chosen | None) -> None:
-        teller.tell("begin", total=total, encoder=chosen.info.name if chosen else None, device=settings.device)
+        teller.tell("begin", total=total, encoder=chosen.info.name if chosen else None)
 
     return scan.run([], on_start=begin)
 

@@ -61,6 +61,11 @@ class M2DEncoder:
         return self._info.unit_s
 
     @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, mps."""
+        return self._device.type
+
+    @property
     def batch_units(self) -> int:
         """How many units at a time are fastest; shrinks where the device runs out of memory."""
         return self._batch_units
