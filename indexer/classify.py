@@ -11,7 +11,8 @@ from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.models import Chosen
-from indexer.store import open_readonly, printable
+from indexer.printing import printable
+from indexer.store import open_readonly
 from indexer.verdict import judge
 from indexer.worker import Worker
 

@@ -17,6 +17,7 @@ import click
 from indexer import __version__, texts
 from indexer.config import Settings, load_settings
 from indexer.errors import IndexerError
+from indexer.printing import escaped
 
 if TYPE_CHECKING:
     from indexer.dataset import LabelRequest
@@ -64,7 +65,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except IndexerError as e:
-            click.echo(f"indexer: {_one_line(str(e))}", err=True)
+            click.echo(f"indexer: {escaped(str(e))}", err=True)
             ctx.exit(e.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("indexer: interrupted", err=True)
@@ -72,10 +73,6 @@ class _Group(click.Group):
         except BrokenPipeError:  # the reader of our output went away
             sys.stderr.close()
             ctx.exit(1)
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @click.group(cls=_Group)

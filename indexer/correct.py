@@ -12,8 +12,9 @@ from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.labels import BUILT_IN, Aliases, key
 from indexer.lock import library_lock
+from indexer.printing import printable
 from indexer.scanner import Scan
-from indexer.store import Store, open_readonly, printable
+from indexer.store import Store, open_readonly
 from indexer.training_data import Reader, known_labels
 
 

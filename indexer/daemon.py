@@ -28,7 +28,8 @@ from indexer.errors import ConfigError, IndexerError, LockedError
 from indexer.fingerprint import Stat
 from indexer.lock import watch_lock
 from indexer.mounts import watch_mode
-from indexer.store import now, open_readonly, printable
+from indexer.printing import printable
+from indexer.store import now, open_readonly
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
 
@@ -61,6 +62,7 @@ class Daemon:
         self._left_over: list[bytes] = []  # named and not yet looked at
         self._said: set[str] = set()  # standing problems that were said
         self._said_notes: set[str] = set()  # of the last scan
+        self._said_failure: str | None = None  # that still stands
         self._status: dict[str, Any] = {"pid": os.getpid(), "version": __version__, "started_at": now(), "state": "starting", "reason": None,
                                         "done": 0, "total": None, "last_scan_at": None, "last_scan": None, "encoder": None, "device": None}
         self._work_began_s = 0.0
@@ -200,6 +202,7 @@ class Daemon:
                 due.append(moment_s + STATUS_S)
         if self._left_over:
             due.append(self._not_before_s)
+        due.append(self._watcher.due_s)
         if self._watcher.pending:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
         if watchdog_s := systemd.watchdog_interval_s():
@@ -231,7 +234,7 @@ class Daemon:
                 self._failed(f"the working process ended unexpectedly ({runner.how()})", locked=False)
 
     def _worked(self, order: str, result: dict[str, Any]) -> None:
-        self._retry_s = FIRST_RETRY_S
+        self._retry_s, self._said_failure = FIRST_RETRY_S, None
         result.pop("failures", None)
         self._set(device=result["device"] or self._status["device"])
         if order == "scan":
@@ -246,8 +249,9 @@ class Daemon:
 
     def _failed(self, message: str, *, locked: bool) -> None:
         """What was ordered is made good by a scan, tried later and later."""
-        if self._status["reason"] != message:
-            self._say(f"{message}; tried again in {self._retry_s:.0f} s", 0)
+        if self._said_failure != message:
+            self._say(f"{message}; tried again in {self._retry_s:.0f} s, and then later and later", 0)
+        self._said_failure = message
         moment_s = time.monotonic()
         self._not_before_s = moment_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, 30.0 if locked else LAST_RETRY_S)

@@ -4,7 +4,6 @@ Owns which encoders are compared, which recordings take part and what keeps them
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from indexer.encoders import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
+from indexer.printing import escaped
 from indexer.training_data import Reader
 
 MIN_RECORDINGS = 5  # of a label, below which it is not learned: one at least must be left for validation
@@ -178,7 +178,7 @@ def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
 
 def _not_understood(labels: Labels) -> str:
     """The most frequent texts that mean no label, for the end of a message."""
-    texts = [f'"{shown(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
+    texts = [f'"{escaped(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
     return f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
 
 
@@ -212,7 +212,3 @@ def _groups(artists: Sequence[str], first: np.ndarray) -> np.ndarray:
         a, b = root(int(number[row])), root(int(number[first[row]]))
         leader[max(a, b)] = min(a, b)
     return np.asarray([root(int(group)) for group in number], np.int64)
-
-
-def shown(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in os.fsencode(text).decode("utf-8", "backslashreplace"))

@@ -16,7 +16,8 @@ from pathlib import Path
 from indexer.errors import ConfigError
 from indexer.fingerprint import AUDIO_SUFFIXES
 from indexer.openfiles import being_written
-from indexer.store import FileRow, Store, known_files, printable
+from indexer.printing import printable
+from indexer.store import FileRow, Store, known_files
 from indexer.tagwriter import TEMP_SUFFIX, remove_leftovers
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)

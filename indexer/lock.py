@@ -55,8 +55,11 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise LockedError(taken.format(owner=owner)) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as e:
+            raise StoreError(f"{lock_path}: cannot be written ({e.strerror})") from e
         yield
     finally:
         os.close(handle)

@@ -237,7 +237,7 @@ class Pipeline:
         try:
             found = done.result()
         except FileError as e:
-            self._fail(job, self._not_read(job.path, before, root_id, None, e))
+            self._not_read(job, before, root_id, None, e)
             return
         job.tags = tags.from_json(found["tags"])
         audio = found["audio"]
@@ -250,7 +250,8 @@ class Pipeline:
                 known = self._store.files_of(recording_id, MAX_COPIES)
                 self._store.mark_missing([file_id for file_id, path in known if not os.path.lexists(path)])
             file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
-                                           container=found["container"], recording_id=recording_id)
+                                           container=found["container"], recording_id=recording_id,
+                                           deaths=self._store.deaths(job.path, Stat(**found["stat"])))
             self._store.put_tags(file_id, tag_columns(job.tags))
         job.file = self._store.file(file_id)
         self._embed(job)
@@ -282,14 +283,19 @@ class Pipeline:
         self._submit(partial(self._decode_and_feed, job.path, _known(job.file).stat, embedder), partial(self._fed, job, missing))
 
     def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:
-        blocks = self._worker().decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz)
-        result = embedder.embed(blocks)
+        failure: FileError | None = None
+        try:
+            result = embedder.embed(self._worker().decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz))
+        except FileError as e:
+            failure = e
         try:
             unchanged = Stat.of(path) == stat
         except OSError:
             unchanged = False
-        if not unchanged:
-            raise DeferredError(path, "it changed while it was read")
+        if not unchanged:  # then whatever went wrong says nothing about what is there now
+            raise DeferredError(path, "it changed while it was read") from failure
+        if failure is not None:
+            raise failure
         return result
 
     def _fed(self, job: _Job, missing: list[Part], done: Future[tuple[Future[TrackEmbedding], float]]) -> None:
@@ -297,25 +303,30 @@ class Pipeline:
         try:
             embedding, job.duration_s = done.result()
         except FileError as e:
-            reason = self._not_read(job.path, file.stat, self._root_of(file), file.recording_id, e)
             waiting = self._embedding.pop(_known(file.recording_id))[1:]
-            self._fail(job, reason)
+            self._not_read(job, file.stat, self._root_of(file), file.recording_id, e)
             for other in waiting:  # other files of the recording may be whole
                 self._embed(other)
             return
         embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, missing), f)))
 
-    def _not_read(self, path: bytes, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> str:
-        """Store why a file was not read; returns that. One that killed the reader is tried once more, by the next scan."""
+    def _not_read(self, job: _Job, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> None:
+        """Store why a file was not read. One that is gone is missing, and one that killed the reader is tried once more."""
         state, reason, deaths = error.state, error.reason, 0
+        if not os.path.lexists(job.path):
+            with self._store.transaction():
+                self._store.mark_missing([job.file.id] if job.file else [])
+            job.outcome = "gone"
+            self._finish(job)
+            return
         if isinstance(error, ReaderDiedError):
-            deaths = self._store.deaths(path, stat) + 1
+            deaths = self._store.deaths(job.path, stat) + 1
             state = "deferred" if deaths < MAX_DEATHS else "unreadable"
             reason += "; the next scan tries once more" if deaths < MAX_DEATHS else ", again; left alone until it changes"
         with self._store.transaction():
-            self._store.put_file(path, stat, root_id=root_id, state=state, reason=reason, deaths=deaths,
+            self._store.put_file(job.path, stat, root_id=root_id, state=state, reason=reason, deaths=deaths,
                                  recording_id=None if state == "unreadable" else recording_id)
-        return reason
+        self._fail(job, reason)
 
     def _root_of(self, file: FileRow) -> int | None:
         root = self._store.root_for(file.path)

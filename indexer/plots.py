@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from indexer.printing import escaped
+
 WIDTH, HEIGHT = 400, 290  # of a plot in its own units; it scales with the page
 LEFT, RIGHT, TOP, BOTTOM = 42, 20, 32, 44  # margins around the plane of a plot
 BAR_WIDTH, BAR_HEIGHT = 240, 14
@@ -31,9 +33,8 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def plain(value: Any) -> str:
-    """Control characters, line ends, direction marks and lone surrogates escaped: they fool terminals, break pages."""
-    text = "n/a" if value is None else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    """A value as text that cannot break a page or fool a terminal."""
+    return "n/a" if value is None else escaped(str(value))
 
 
 def columns_of(text: str) -> int:

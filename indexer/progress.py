@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TextIO
 
-from indexer.store import printable
+from indexer.printing import printable
 
 REDRAW_S = 0.1
 

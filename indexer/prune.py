@@ -10,7 +10,8 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.lock import library_lock
-from indexer.store import Store, open_readonly, printable, subtree
+from indexer.printing import printable
+from indexer.store import Store, open_readonly, subtree
 from indexer.training_data import Reader
 
 MAX_LISTED = 1000  # paths that are named; the counts are whole

@@ -103,7 +103,7 @@ def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _T
     threading.Thread(target=_beat, args=(teller, scan, finished), name="heartbeat", daemon=True).start()
     late: list[bytes] = []
     try:
-        result = _run(settings, scan, order, teller)
+        result = _run(scan, order, teller)
         late = orders.end()
         teller.tell("result", order=order["do"], result=result.to_json())
     except IndexerError as e:  # the scan that makes this good sees what was named, too
@@ -114,7 +114,7 @@ def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _T
     return {"do": "named", "paths": [os.fsdecode(path) for path in late]} if late else None
 
 
-def _run(settings: Settings, scan: Scan, order: dict[str, Any], teller: _Teller) -> ScanResult:
+def _run(scan: Scan, order: dict[str, Any], teller: _Teller) -> ScanResult:
     if order["do"] == "named":
         return scan.run_named([os.fsencode(path) for path in order["paths"]])
 

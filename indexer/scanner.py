@@ -21,7 +21,8 @@ from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
-from indexer.store import Store, printable
+from indexer.printing import printable
+from indexer.store import Store
 
 OnStart = Callable[[int, Chosen | None], None]
 

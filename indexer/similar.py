@@ -14,7 +14,8 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
-from indexer.store import open_readonly, printable
+from indexer.printing import printable
+from indexer.store import open_readonly
 from indexer.texts import count as counted
 from indexer.training_data import Reader
 from indexer.vectorfile import open_directions

@@ -17,6 +17,7 @@ from typing import Any
 
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
+from indexer.printing import printable
 from indexer.tracks_view import tracks_view
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
@@ -26,12 +27,6 @@ FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
 def now() -> str:
     """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def printable(path: bytes) -> str:
-    """A path for people: bad bytes and control characters escaped, so that no terminal or page is fooled."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -104,12 +99,16 @@ def subtree(prefix: bytes) -> tuple[bytes, bytes]:
 
 
 def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, bytes, int, int, int, int, str]]:
-    """(id, path, dev, ino, size, mtime_ns, state) of every row below a folder, by path (bytewise)."""
+    """(id, path, dev, ino, size, mtime_ns, state) of every row below a folder, by path (bytewise).
+
+    A missing file that was never read counts as deferred: when it is back, it is to be read.
+    """
     low, high = subtree(folder)
     cursor = conn.cursor()
     cursor.row_factory = None  # plain tuples: this runs once for every file of the library
     yield from cursor.execute(
-        "SELECT id, path, dev, ino, size, mtime_ns, state FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
+        "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND recording_id IS NULL THEN 'deferred' ELSE state END"
+        " FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
 
 
 def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None, threshold: float) -> Iterator[sqlite3.Row]:
@@ -293,10 +292,8 @@ class Store:
                                  [(i,) for i in file_ids])
 
     def mark_present(self, file_ids: Sequence[int]) -> None:
-        """Missing files that are back unchanged: ready if they were read before, else to be read again."""
-        self.db.conn.executemany(
-            "UPDATE files SET state = CASE WHEN recording_id IS NULL THEN 'deferred' ELSE 'ready' END, reason = NULL, last_seen = ? "
-            "WHERE id = ?", [(now(), i) for i in file_ids])
+        """Missing files that were read before are back unchanged."""
+        self.db.conn.executemany("UPDATE files SET state = 'ready', reason = NULL, last_seen = ? WHERE id = ?", [(now(), i) for i in file_ids])
 
     def forget_files(self, file_ids: Sequence[int]) -> None:
         """Remove these rows, and recordings that no file holds any more with all that belongs to them."""
@@ -386,8 +383,9 @@ class Store:
                   (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id))
 
     def set_decoded_length(self, recording_id: int, duration_s: float) -> None:
-        """The length that decoding found."""
+        """The length that decoding found, to the end and without a death of the reader."""
         self._run("UPDATE recordings SET duration_s = ?, reason = NULL WHERE id = ?", (duration_s, recording_id))
+        self._run("UPDATE files SET deaths = 0 WHERE recording_id = ? AND deaths > 0", (recording_id,))
 
     def set_recording_reason(self, recording_id: int, reason: str) -> None:
         """Why a recording that can be read has no embedding."""

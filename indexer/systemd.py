@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ConfigError
+from indexer.printing import escaped
 
 UNIT = "indexer.service"
 MARKER = '# Written by "indexer service install".'  # the line by which a unit is known to be ours
@@ -102,7 +103,7 @@ def notify(*states: str) -> None:
     address = os.environb.get(b"NOTIFY_SOCKET")
     if not address:
         return
-    lines = [_printable(state)[:STATE_CHARS] for state in states]
+    lines = [escaped(state)[:STATE_CHARS] for state in states]
     if "RELOADING=1" in states:
         lines.append(f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     if address.startswith(b"@"):  # a name in the abstract namespace, not a path
@@ -110,10 +111,6 @@ def notify(*states: str) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.settimeout(SEND_TIMEOUT_S)
         sender.sendto("\n".join(lines).encode(), address)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def watchdog_interval_s() -> float | None:
@@ -148,7 +145,7 @@ def unit_text(
     """
     program = os.fspath(Path(executable[0]).absolute())
     if not program.isprintable() or any(c in program for c in "\"'\\"):
-        raise ConfigError(f"{_printable(program)}: systemd starts no program with a quote, backslash or control "
+        raise ConfigError(f"{escaped(program)}: systemd starts no program with a quote, backslash or control "
                           f"character in its path; install indexer in another folder, or {ELSEWHERE}")
     arguments: list[str | Path] = [program, *executable[1:], "watch"]
     for option, path in (("--config", config), ("--db", db)):
@@ -265,7 +262,7 @@ def to_text(result: Mapping[str, Any]) -> str:
 def _readable(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value / 1e6:,.0f} MB" if name.endswith("_bytes") else _printable(str(value))
+    return f"{value / 1e6:,.0f} MB" if name.endswith("_bytes") else escaped(str(value))
 
 
 def _own_text(path: Path) -> str | None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect, shown
+from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import load_head
 from indexer.lock import library_lock
+from indexer.printing import escaped
 from indexer.store import Store
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def report(found: dict[str, Any]) -> str:
     if found["csv_rows_unknown"]:
         lines.append(f"  {found['csv_rows_unknown']:,} rows of the CSV name no recording of this library")
     for source, values in found["unmapped"].items():
-        shown = ", ".join(f"\"{shown(text)}\" {n:,}" for text, n in list(values.items())[:8])
+        shown = ", ".join(f"\"{escaped(text)}\" {n:,}" for text, n in list(values.items())[:8])
         if shown:
             lines.append(f"  {source} that mean no label here ([aliases] can map them): {shown}{', ...' if len(values) > 8 else ''}")
     low, high = v["accuracy_95"]

@@ -37,7 +37,7 @@ from watchdog.utils import BaseThread
 from indexer.difference import SUFFIXES, SYSTEM_FOLDERS
 from indexer.mounts import mounts_below, read_mounts, why_silent
 from indexer.openfiles import being_written
-from indexer.store import printable
+from indexer.printing import printable
 
 MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once
 RETRY_S = 600  # after which a root that cannot be watched wholly is tried again, and scanned
@@ -153,6 +153,12 @@ class FolderWatcher:
         """Whether anything was named and is not handed over yet: ``ready`` is worth asking again soon."""
         with self._lock:
             return any(root.waiting for root in self._roots.values())
+
+    @property
+    def due_s(self) -> float:
+        """When, on the clock of ``now_s``, ``ready`` will watch something anew by itself; infinity when all is well."""
+        with self._control, self._lock:
+            return min((due for root in self._roots.values() if (due := _due_s(root)) is not None), default=float("inf"))
 
     def is_waiting(self, path: bytes) -> bool:
         """Whether a path was named and is not still yet: whoever walks its folder leaves it to a later ``ready``."""
@@ -300,7 +306,7 @@ class FolderWatcher:
             root.pause_s = min(2 * root.pause_s, RETRY_S) if waited_s < 2 * RETRY_S else FIRST_PAUSE_S
             root.said = root.lost
             self._watch(root)
-        elif waited_s >= RETRY_S and (root.observer is None or not _INOTIFY_LIMITS.keys().isdisjoint(root.unwatched)):
+        elif waited_s >= RETRY_S and _refused_by_limit(root):
             self._watch(root)
 
     def _watch(self, root: _Root) -> None:
@@ -316,7 +322,7 @@ class FolderWatcher:
             with self._lock:
                 root.waiting.clear()  # gone with their drive: it is the root's health that decides
             root.standing.append(f"{printable(root.path)} is not there or is no folder: is the drive mounted? "
-                                 "It is watched again as soon as it is back")  # fmt: skip
+                                 "It is watched again when it is back")  # fmt: skip
             return
         uppermost = {mount.point: mount for mount in mounts_below(root.path, read_mounts() or ())}
         for mount in uppermost.values():
@@ -522,6 +528,18 @@ def _why_dead(observer: BaseObserver) -> str | None:
             failure = getattr(thread, "failure", None)
             return f"watching stopped ({_kind_of(failure)})" if failure else "watching stopped"
     return None
+
+
+def _due_s(root: _Root) -> float | None:
+    """When a root is to be watched anew: after lost events, or where the limit was reached."""
+    begun_s = float("-inf") if root.tried_s is None else root.tried_s
+    if root.lost:
+        return begun_s + root.pause_s
+    return begun_s + RETRY_S if root.seen and _refused_by_limit(root) else None
+
+
+def _refused_by_limit(root: _Root) -> bool:
+    return root.observer is None or not _INOTIFY_LIMITS.keys().isdisjoint(root.unwatched)
 
 
 def _close(root: _Root) -> None:

@@ -44,14 +44,14 @@ class Watching:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever it left
 
-    def until(self, condition, what: str = "") -> None:
+    def until(self, condition, what: object = "") -> None:
         """Wait for something to come true; fails with what the daemon said."""
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end:
             if condition():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not within {LIMIT_S:.0f} s: {what or condition}\nstatus: {self.status}\n" + "\n".join(self.lines[-30:]))
+        raise AssertionError(f"not within {LIMIT_S:.0f} s: {(what() if callable(what) else what) or condition}\nstatus: {self.status}\n" + "\n".join(self.lines[-30:]))
 
     @property
     def status(self) -> dict:
@@ -88,7 +88,7 @@ class Watching:
 
     def until_states(self, expected: dict[Path, str]) -> None:
         wanted = {str(path): state for path, state in expected.items()}
-        self.until(lambda: self.states() == wanted, f"states {wanted}, they are {self.states()}")
+        self.until(lambda: self.states() == wanted, lambda: f"states {wanted}, they are {self.states()}")
 
     def embeddings(self) -> list[tuple[int, bytes]]:
         """(id, vector) of all: equal means that nothing was embedded again."""

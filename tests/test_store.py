@@ -10,7 +10,8 @@ from indexer import migrations
 from indexer.errors import LockedError, StoreError
 from indexer.fingerprint import Stat
 from indexer.lock import library_lock
-from indexer.store import Lacking, Store, known_files, open_readonly, printable
+from indexer.printing import printable
+from indexer.store import Lacking, Store, known_files, open_readonly
 from indexer.tracks_view import tracks_view
 
 STAT = Stat(1, 2, 3, 4)

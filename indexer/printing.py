@@ -1,0 +1,17 @@
+"""Text that is safe on a terminal, in a log and on a page: control characters, direction marks and bad bytes are escaped."""
+
+
+def escaped(text: str) -> str:
+    """Everything that is not printable as its escape; a surrogate that stands for a bad byte as that byte."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def printable(path: bytes) -> str:
+    """A path for people."""
+    return escaped(path.decode("utf-8", "surrogateescape"))
