@@ -111,6 +111,7 @@ def limit_resources(memory_limit_bytes: int) -> None:
     """No more memory than this, no core dumps, and no life after the parent."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end without a word
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides what ends
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h

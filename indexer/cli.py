@@ -16,7 +16,7 @@ import click
 
 from indexer import __version__, texts
 from indexer.config import Settings, load_settings
-from indexer.errors import IndexerError
+from indexer.errors import ConfigError, IndexerError
 from indexer.printing import escaped
 
 if TYPE_CHECKING:
@@ -263,8 +263,11 @@ def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_jso
         raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
     found = ask(settings, file, count)
     if m3u is not None:
-        with click.open_file(str(m3u), "wb") as out:
-            out.write(to_m3u(found))
+        try:
+            with click.open_file(str(m3u), "wb") as out:
+                out.write(to_m3u(found))
+        except OSError as e:
+            raise ConfigError(f"{m3u}: cannot be written ({e.strerror})") from e
     if m3u is None or str(m3u) != "-":
         click.echo(json.dumps(found) if as_json else to_text(found))
 

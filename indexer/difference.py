@@ -160,10 +160,11 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
     return sorted(changed.keys() - busy, key=lambda path: changed[path].st_mtime_ns, reverse=True)
 
 
-def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False) -> Difference:
+def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False,
+                     leave_busy: bool = False) -> Difference:
     """Walk one folder, mark rows that are back, and spool what is new, changed or vanished in the store.
 
-    With ``force`` unchanged files are spooled as changed.
+    With ``force`` unchanged files are spooled as changed; with ``leave_busy`` files that somebody is writing are not.
     """
     difference = Difference()
     known_present, known = store.count_known(folder)
@@ -173,8 +174,9 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
     leftovers: list[bytes] = []
 
     def flush() -> None:
+        busy = _being_written(changed) if leave_busy else set()
         with store.transaction():
-            store.spool_changed(changed)
+            store.spool_changed([(path, root) for path, root in changed if path not in busy])
             store.spool_vanished(vanished)
             store.mark_present(back)
         for spool in (changed, vanished, back):
@@ -199,6 +201,14 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
             remove_leftovers(parent)
     difference.offline = _why_offline(folder, difference, known_present, known)
     return difference
+
+
+def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
+    found: dict[bytes, os.stat_result] = {}
+    for path, _ in changed:
+        with contextlib.suppress(OSError):
+            found[path] = os.stat(path)  # noqa: PTH116 - bytes
+    return being_written(found)
 
 
 def _why_offline(folder: bytes, difference: Difference, known_present: int, known: int) -> str | None:

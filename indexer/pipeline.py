@@ -182,19 +182,19 @@ class Pipeline:
         """Begin no new file; a tag write in work is finished. Safe to call from a signal handler."""
         self._stop.set()
 
-    def run(self, work: Iterator[Changed | Backlog]) -> bool:
-        """Work through everything; False when it was stopped before the end. What was finished is stored either way."""
+    def run(self, work: Iterator[Changed | Backlog | None]) -> bool:
+        """Work through everything; False when it was stopped before the end. What was finished is stored either way.
+
+        ``work`` is asked again while anything is in flight, also after it gave None or ended: more may have come up.
+        """
         limit = 3 * self._settings.worker_count()
-        exhausted = False
         try:
             while not self._stop.is_set():
                 self.turns += 1
-                while not exhausted and self._in_flight < limit:
-                    item = next(work, None)
-                    exhausted = item is None
-                    if item is not None:
-                        self._begin(item)
-                if exhausted and self._in_flight == 0:
+                item = None
+                while self._in_flight < limit and (item := next(work, None)) is not None:
+                    self._begin(item)
+                if item is None and self._in_flight == 0:
                     return True
                 with suppress(queue.Empty):
                     then, done = self._events.get(timeout=0.2)

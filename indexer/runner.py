@@ -29,8 +29,11 @@ class _Teller:
     def tell(self, kind: str, **what: Any) -> None:
         """One message."""
         with self._lock:
-            sys.stdout.write(json.dumps({"kind": kind, **what}) + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(json.dumps({"kind": kind, **what}) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:  # nobody listens any more, and the end of stdin will say so
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def advance(self, path: str, outcome: str) -> None:
         """One file is through."""
@@ -97,7 +100,7 @@ def main() -> None:
 
 def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _Teller) -> dict[str, Any] | None:
     """Carry out one order; returns one for what was named too late for it."""
-    scan = Scan(settings, teller)
+    scan = Scan(settings, teller, watched=True)
     orders.begin(scan)
     finished = threading.Event()
     threading.Thread(target=_beat, args=(teller, scan, finished), name="heartbeat", daemon=True).start()

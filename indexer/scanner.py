@@ -20,6 +20,7 @@ from indexer.errors import ConfigError
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
+from indexer.mounts import watch_mode
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
 from indexer.printing import printable
 from indexer.store import Store
@@ -63,8 +64,10 @@ class ScanResult:
 class Scan:
     """One scan; ``stop`` and ``add`` may be called from another thread, ``stop`` also from a signal handler, while it works."""
 
-    def __init__(self, settings: Settings, watcher: Watcher) -> None:
+    def __init__(self, settings: Settings, watcher: Watcher, *, watched: bool = False) -> None:
+        """``watched``: the folders are, so files that somebody is writing now will be named when that ends."""
         self._settings = settings
+        self._watched = watched
         self._watcher = watcher
         self._pipeline: Pipeline | None = None
         self._stopped = False
@@ -129,8 +132,8 @@ class Scan:
             _count_states(store, targets, result)
         return result
 
-    def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog]:
-        """What was named meanwhile, then what the difference found, then what earlier runs left undone."""
+    def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
+        """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now."""
         found = (Changed(path, root_id) for path, root_id in store.changed())
         rest: Iterator[Changed | Backlog] = chain(found, map(Backlog, pipeline.backlog(targets)))
         while True:
@@ -139,11 +142,7 @@ class Scan:
                 root = store.root_for(path)
                 for changed in look_at(store, path, self._settings.ignore):
                     yield Changed(changed, root["id"] if root else None)
-            item = next(rest, None)
-            if item is not None:
-                yield item
-            elif not self._named:
-                return
+            yield next(rest, None)
 
     def _look(self, store: Store, targets: Sequence[bytes], result: ScanResult, *, force: bool) -> None:
         store.clear_spool()
@@ -154,7 +153,9 @@ class Scan:
                     store.spool_changed([(target, root["id"] if root else None)])
                 continue
             root_id = int(root["id"]) if root else store.add_root(target)
-            difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force)
+            # Where no events come (and every file looks as if it were being written, as on NFS) nothing may be left for later.
+            leave_busy = self._watched and watch_mode(target)[0] == "events + scan"
+            difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy)
             result.notes += [f"{folder}: this folder cannot be read; its files are kept as they were" for folder in difference.unlisted
                              if not (difference.offline and folder == printable(target))]
             if not os.path.isdir(target):  # noqa: PTH112 - bytes

@@ -14,11 +14,15 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
-from indexer.printing import printable
+from indexer.printing import escaped, printable
 from indexer.store import open_readonly
 from indexer.texts import count as counted
 from indexer.training_data import Reader
 from indexer.vectorfile import open_directions
+
+
+class NotEmbeddedError(StoreError):
+    """A recording that the encoder has no sound vector of."""
 
 
 def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
     exact = os.path.realpath(os.fsencode(file))
     conn = open_readonly(settings.db)
     try:
-        row = conn.execute("SELECT f.recording_id, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (exact,)).fetchone()
+        row = conn.execute("SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id = f.recording_id"
+                           " LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (exact,)).fetchone()
         if row is None or row["recording_id"] is None:
             raise ConfigError(f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first")
         encoder = encoder_of(conn)
@@ -42,6 +47,8 @@ def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
                 found.append({**track, "similarity": round(cosine, 4)})
             if len(found) == count:
                 break
+    except NotEmbeddedError as e:
+        raise StoreError(f"{printable(exact)}: {row['reason'] or f'{e}: run `indexer scan --force` on it'}") from e
     finally:
         conn.close()
     return {"path": printable(exact), "title": row["title"], "artist": row["artist"], "encoder": encoder["name"], "tracks": found,
@@ -50,23 +57,25 @@ def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
 
 def encoder_of(reader: Reader) -> Any:
     """The row of the library's encoder, else of the one that has embedded most. Raises StoreError when nothing is embedded."""
-    row = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, changes DESC, id LIMIT 1").fetchone()
-    if row is None:
+    rows = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, id").fetchall()
+    if not rows:
         raise StoreError("nothing is embedded yet: run `indexer scan` first")
-    return row
+    if rows[0]["in_use"] or len(rows) == 1:  # counting takes as long as the question itself
+        return rows[0]
+    return max(rows, key=lambda row: reader.execute("SELECT count(*) FROM embeddings WHERE encoder_id = ?", (row["id"],)).fetchone()[0])
 
 
 def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[tuple[int, float]]:
     """(recording, centred cosine) of all others, the nearest first; of joined encoders the mean over their parts.
 
-    Raises StoreError when the recording itself is not embedded.
+    Raises NotEmbeddedError when the recording itself is not embedded.
     """
     parts = [open_directions(reader, db, part) for part in (json.loads(encoder["parts"]) if encoder["parts"] else [encoder["id"]])]
     recordings = np.asarray(parts[0].recordings)
     for part in parts[1:]:
         recordings = np.intersect1d(recordings, part.recordings, assume_unique=True)
     if recording not in recordings:
-        raise StoreError(f"the track is not embedded by {encoder['name']} yet: run `indexer scan`")
+        raise NotEmbeddedError(f"not embedded by {encoder['name']}")
     cosines = np.zeros(len(recordings))
     for part in parts:
         all_of_part = part.cosines(int(np.searchsorted(part.recordings, recording)))
@@ -77,25 +86,27 @@ def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[
 
 
 def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
-    """One readable file of a recording; None when there is none."""
+    """One file of a recording that is not missing, a readable one before others; None when there is none."""
     row = reader.execute(
         "SELECT f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
-        " WHERE f.recording_id = ? AND f.state = 'ready' ORDER BY f.path LIMIT 1", (recording,)).fetchone()
+        " WHERE f.recording_id = ? AND f.state <> 'missing' ORDER BY f.state <> 'ready', f.path LIMIT 1", (recording,)).fetchone()
     if row is None:
         return None
     return {**dict(row), "path": os.fsdecode(row["path"]), "confidence": None if row["confidence"] is None else round(row["confidence"], 4)}
 
 
 def to_m3u(found: dict[str, Any]) -> bytes:
-    """Extended M3U8: exact paths; one with a line break in it cannot be told and is left out."""
+    """Extended M3U8: exact paths; one with a line break in it cannot be told: a comment stands in its place."""
     lines = [b"#EXTM3U"]
     for track in found["tracks"]:
         path = os.fsencode(track["path"])
-        if b"\n" not in path and b"\r" not in path:
-            title = " - ".join(filter(None, (track["artist"], track["title"]))) or printable(os.path.basename(path))  # noqa: PTH119 - bytes
-            lines += [f"#EXTINF:{round(track['duration_s'] or -1)},{title}".encode("utf-8", "replace"), path]
+        if b"\n" in path or b"\r" in path:
+            lines.append(f"# left out, its path has a line break: {printable(path)}".encode())
+        else:
+            title = _title(track) or printable(os.path.basename(path))  # noqa: PTH119 - bytes
+            lines += [f"#EXTINF:{round(track['duration_s'] or -1)},{title}".encode(), path]
     return b"\n".join(lines) + b"\n"
 
 
@@ -103,9 +114,14 @@ def to_text(found: dict[str, Any]) -> str:
     """As a person reads it."""
     lines = []
     for track in found["tracks"]:
-        title = " - ".join(filter(None, (track["artist"], track["title"])))
-        genre = f"{track['genre']} {track['confidence']:.0%}" if track["genre"] else ""
+        title = _title(track)
+        genre = escaped(f"{track['genre']} {track['confidence']:.0%}") if track["genre"] else ""
         path = printable(os.fsencode(track["path"]))
         lines.append(f"{track['similarity']:6.3f}  {genre:20}  {path}" + (f"  ({title})" if title else ""))
     lines.append(f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms")
     return "\n".join(lines)
+
+
+def _title(track: dict[str, Any]) -> str:
+    """Artist and title in one line, as far as they are known."""
+    return escaped(" - ".join(filter(None, (track["artist"], track["title"]))))

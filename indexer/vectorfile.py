@@ -7,6 +7,7 @@ tracks are nearly parallel before (cosines of .96 and more). Reads the database,
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from indexer.errors import StoreError
 from indexer.training_data import Reader
 
 FOLDER = "vectors"  # beside the database
-_VERSION = 1
+_VERSION = 2
 _HEADER_BYTES = 4096
 _PAGE_ROWS = 500
+_ABANDONED_S = 3600.0  # a file in the making that nobody wrote to for so long was left by a killed process
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +40,16 @@ class Directions:
 
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
     """The directions of all that an encoder has soundly embedded. Raises StoreError when there is no room to keep them."""
-    row = reader.execute("SELECT width, changes FROM encoders WHERE id = ?", (encoder_id,)).fetchone()
-    about = {"version": _VERSION, "encoder": encoder_id, "changes": row["changes"], "width": row["width"]}
     path = db.absolute().parent / FOLDER / f"{encoder_id[:16]}.directions"
-    return _load(path, about) or _make(reader, path, about)
+    reader.execute("SAVEPOINT directions")  # one state of the library through both readings, whatever a scan writes meanwhile
+    try:
+        # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
+        row = reader.execute("SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
+                             (encoder_id,)).fetchone()
+        about = {"version": _VERSION, "encoder": encoder_id, **dict(row)}
+        return _load(path, about) or _make(reader, path, about)
+    finally:
+        reader.execute("RELEASE directions")
 
 
 def _load(path: Path, about: dict[str, Any]) -> Directions | None:
@@ -52,7 +60,8 @@ def _load(path: Path, about: dict[str, Any]) -> Directions | None:
         n, width = header.pop("rows"), about["width"]
         if header != about or path.stat().st_size != _HEADER_BYTES + n * (8 + 4 * width):
             return None
-        return _mapped(path, n, width)
+        found = _mapped(path, n, width)
+        return found if (np.diff(found.recordings) > 0).all() else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
@@ -74,6 +83,7 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _remove_abandoned(path)
             handle, named = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             file = os.fdopen(handle, "r+b")
         except OSError:
@@ -85,8 +95,6 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
                 centred = vectors - mean
                 file.write((centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)).astype("<f4").tobytes())
             file.flush()
-            if file.tell() != _HEADER_BYTES + n * (8 + 4 * about["width"]):  # a scan came between the two readings
-                raise StoreError(f"{path}: the library changes right now; try again")
             made = _mapped(file, n, about["width"])
         if named:
             Path(named).replace(path)
@@ -98,6 +106,14 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
         if named:
             with suppress(OSError):
                 Path(named).unlink()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of this file, gigabytes each."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
 
 
 def _pages(reader: Reader, about: dict[str, Any]) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -65,6 +65,20 @@ def test_the_library_follows_what_happens_to_files(cli, folder, tmp_path):
         assert len(watch.embeddings()) == 4
 
 
+def test_a_file_that_is_being_written_when_the_watch_begins_waits_for_its_end(cli, folder):
+    content = audio(folder / "whole.wav", 1, "wav").read_bytes()
+    with (folder / "half.wav").open("wb") as half:
+        half.write(content[: len(content) // 2])
+        half.flush()
+        with Watching(cli, folder) as watch:
+            watch.until_idle()
+            assert watch.states() == {str(folder / "whole.wav"): "ready"}
+            half.write(content[len(content) // 2 :])
+            half.close()
+            watch.until_states({folder / name: "ready" for name in ("whole.wav", "half.wav")})
+            assert not watch.said("truncated")
+
+
 def test_folders_move_in_about_and_out_without_new_embeddings(cli, folder, tmp_path):
     album = tmp_path / "album"
     album.mkdir()
