@@ -12,15 +12,16 @@ def status(db: Path) -> dict[str, Any]:
     """Counts of files by state, of recordings and embeddings, of genres; encoder, head, roots, last run, failures by reason."""
     conn = open_readonly(db)
 
-    def rows(sql: str) -> list[dict[str, Any]]:
-        return [dict(r) for r in conn.execute(sql)]
+    def rows(sql: str, *values: str) -> list[dict[str, Any]]:
+        return [dict(r) for r in conn.execute(sql, values)]
 
-    def one(sql: str) -> dict[str, Any] | None:
-        found = rows(sql)
+    def one(sql: str, *values: str) -> dict[str, Any] | None:
+        found = rows(sql, *values)
         return found[0] if found else None
 
-    # None in use: scans took the built-in one by default, and no other was ever registered.
-    encoder = "FROM encoders ORDER BY in_use DESC, rowid DESC LIMIT 1"
+    # None in use: scans took the built-in one by default; it is the one that has embedded something.
+    encoder = one("SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1")
+    parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
     if last:
         last["summary"] = json.loads(last["summary"]) if last["summary"] else None
@@ -30,8 +31,8 @@ def status(db: Path) -> dict[str, Any]:
         "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
         "files": {r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")},
         "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
-        "embedded": _count(one(f"SELECT count(*) AS n FROM embeddings WHERE encoder_id = (SELECT id {encoder})")),
-        "encoder": one(f"SELECT name, id {encoder}"),
+        "embedded": min((_count(one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", part)) for part in parts), default=0),
+        "encoder": encoder,
         "head": one("SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id = heads.id LIMIT 1), threshold) "
                     "AS decided_from FROM heads WHERE in_use = 1"),
         "genres": rows("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "

@@ -13,6 +13,7 @@ from indexer.lock import library_lock
 from indexer.printing import printable
 from indexer.store import Store, open_readonly, subtree
 from indexer.training_data import Reader
+from indexer.vectorfile import remove_unused
 
 MAX_LISTED = 1000  # paths that are named; the counts are whole
 _MISSING = "f.state = 'missing'"
@@ -63,6 +64,7 @@ def forget(settings: Settings, paths: Sequence[Path], *, embeddings: bool = Fals
         store.forget_files(gone)
         if embeddings:
             store.forget_unused(_UNUSED_EMBEDDINGS, _UNUSED_HEADS)
+            remove_unused(settings.db, {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")})
     return {"forgotten": len(gone)}
 
 

@@ -37,7 +37,10 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         conn.row_factory = sqlite3.Row
         conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
+        conn.execute("SELECT deaths FROM files LIMIT 1").fetchone()  # of the newest migration
     except sqlite3.Error as e:
+        if "no such column" in str(e):
+            raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
         raise StoreError(f"{path}: not an indexer library ({e})") from e
     return conn
 

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class Directions:
 
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
     """The directions of all that an encoder has soundly embedded. Raises StoreError when there is no room to keep them."""
-    path = db.absolute().parent / FOLDER / f"{encoder_id[:16]}.directions"
+    path = _path(db, encoder_id)
     reader.execute("SAVEPOINT directions")  # one state of the library through both readings, whatever a scan writes meanwhile
     try:
         # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
@@ -50,6 +50,18 @@ def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
         return _load(path, about) or _make(reader, path, about)
     finally:
         reader.execute("RELEASE directions")
+
+
+def remove_unused(db: Path, encoder_ids: Collection[str]) -> None:
+    """Remove the files of all encoders but these."""
+    kept = {_path(db, encoder_id).name for encoder_id in encoder_ids}
+    for path in (db.absolute().parent / FOLDER).glob("*.directions"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _path(db: Path, encoder_id: str) -> Path:
+    return db.absolute().parent / FOLDER / f"{encoder_id[:16]}.directions"
 
 
 def _load(path: Path, about: dict[str, Any]) -> Directions | None:
