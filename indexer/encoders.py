@@ -1,7 +1,7 @@
 """What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
 
-Owns the interface that the rest of the program knows, and how a built-in name or a checkpoint becomes an encoder. Never
-decodes audio, never touches the store, and imports torch only inside ``load_encoder``.
+Owns the interface that the rest of the program knows, and what several encoders side by side are. Never decodes audio, never
+touches the store, and knows no encoder by itself: indexer.loading does.
 """
 
 import hashlib
@@ -117,14 +117,6 @@ def join(parts: Sequence[EncoderInfo]) -> EncoderInfo:
                        parts[0].unit_s, "", joins=tuple(parts))
 
 
-def built_in_info() -> EncoderInfo:
-    """Describe the encoder that needs no download."""
-    from indexer.rhythm import RhythmEncoder
-
-    encoder = RhythmEncoder()
-    return EncoderInfo(encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, BUILT_IN)
-
-
 def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Average the unit vectors of one track, each by its weight.
 
@@ -139,19 +131,3 @@ def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
         raise ValueError(f"need {len(vectors)} positive weights, got {weights.tolist()}")
     mean = (weights @ vectors.astype(np.float64)) / weights.sum()  # (n,) @ (n, width) -> (width,)
     return np.asarray(mean, dtype=np.float32)
-
-
-def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Load the built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
-
-    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda, fp32 elsewhere), fp32 or
-    bf16. The built-in encoder runs on the CPU in float64 whatever they say. Raises ModelError for a file that is damaged
-    or not ours, an unknown option, or a device that is not there.
-    """
-    if source == BUILT_IN:
-        from indexer.rhythm import RhythmEncoder
-
-        return RhythmEncoder()
-    from indexer.m2d.encoder import M2DEncoder
-
-    return M2DEncoder(Path(source), device=device, precision=precision)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders import BUILT_IN, EncoderInfo, built_in_info, join, load_encoder
+from indexer.encoders import BUILT_IN, EncoderInfo, join
 from indexer.errors import ModelError
 from indexer.heads import Head, audioset_head, load_head
+from indexer.loading import built_in_info, load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.m2d.checkpoint import inspect

@@ -15,8 +15,8 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from indexer.encoders import load_encoder
 from indexer.errors import ModelError
+from indexer.loading import load_encoder
 from indexer.m2d import published
 from indexer.m2d.checkpoint import FILE_NAME, convert, inspect, load_head, load_weights
 from tests import checkpoints as made

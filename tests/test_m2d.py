@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.encoders import Unit, load_encoder, track_vector
+from indexer.encoders import Unit, track_vector
 from indexer.errors import ModelError
+from indexer.loading import load_encoder
 from indexer.m2d import model as m2d_model
 from indexer.m2d.checkpoint import convert
 from indexer.m2d.frontend import LogMel, M2DCutter

@@ -7,7 +7,8 @@ import pytest
 
 from indexer import rhythm
 from indexer.audio import decode
-from indexer.encoders import Unit, load_encoder, track_vector
+from indexer.encoders import Unit, track_vector
+from indexer.loading import load_encoder
 from indexer.rhythm import (
     BANDS,
     FLOOR_SONE,

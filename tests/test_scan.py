@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from indexer.audio import decode
-from indexer.encoders import load_encoder, track_vector
+from indexer.encoders import track_vector
 from indexer.heads import audioset_head
 from indexer.heads.linear import LinearHead
+from indexer.loading import load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.worker import Worker

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-from indexer.encoders import load_encoder, track_vector
+from indexer.encoders import track_vector
+from indexer.loading import load_encoder
 from indexer.m2d.checkpoint import convert
 from tests import checkpoints
 from tests.synth import music

@@ -15,8 +15,8 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.course import Collector
-from indexer.encoders import built_in_info
 from indexer.heads.linear import LinearHead
+from indexer.loading import built_in_info
 from indexer.relabel import relabel
 from indexer.store import Store
 
