@@ -5,11 +5,12 @@ Owns which texts are genres here. The tags are written by the scan's own pipelin
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, LockedError
 from indexer.labels import BUILT_IN, Aliases, key
 from indexer.lock import library_lock
 from indexer.printing import printable
@@ -33,21 +34,30 @@ class _Problems:
 
 
 def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool = False) -> dict[str, Any]:
-    """Store that the recordings in these files are of a genre, and write it into all their files: {genre, files}.
+    """Store that the recordings in these files are of a genre, and write it into all their files: {genre, tags, files}.
 
-    files: one entry a file that holds one of the recordings, {path, tag_genre, reason}. ``new`` allows a genre that the
+    files: one entry a file that holds one of the recordings, {path, tag_genre, reason}; tags: written, off (the setting), or later:
+    another indexer works on the library, and its next scan writes them. ``new`` allows a genre that the
     library has not met. Raises ConfigError for one that it does not know, or a file that it does not hold.
     """
-    with library_lock(settings.db), Store(settings.db) as store:
+    open_readonly(settings.db).close()  # a library of this version, so that nothing is migrated outside the lock
+    busy = False
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(library_lock(settings.db))
+        except LockedError:  # a correction is one small transaction: SQLite's own lock is enough for that, the tags can wait
+            busy = True
+        store = stack.enter_context(Store(settings.db))
         label = _label(store.connection, settings, genre, new=new)
         recordings = {_recording(store, path) for path in paths}
         for recording_id in sorted(recordings):
             store.correct(recording_id, label, by="command line")
         files = [path for recording_id in sorted(recordings) for _, path in store.files_of(recording_id)]
     problems = _Problems()
-    if settings.write_tags != "off" and files:
+    tags = "off" if settings.write_tags == "off" else "later" if busy else "written"
+    if tags == "written" and files:
         Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files], explicit_tags=True)
-    return {"genre": label, "tags": settings.write_tags != "off", "files": [_entry(settings, path, problems) for path in files]}
+    return {"genre": label, "tags": tags, "files": [_entry(settings, path, problems) for path in files]}
 
 
 def _label(reader: Reader, settings: Settings, genre: str, *, new: bool) -> str:

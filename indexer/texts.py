@@ -49,7 +49,8 @@ def correct_text(found: dict[str, Any]) -> str:
     lines = [f"{f['path']}: " + (f"not written into its tag: {f['reason']}" if f["reason"] else f"genre in its tag: {f['tag_genre'] or '(none)'}")
              for f in found["files"]]
     lines.append(f"{count(len(found['files']), 'file')} corrected to {found['genre']}"
-                 + ("" if found["tags"] else " in the library; write_tags = \"off\" keeps it out of the tags")
+                 + {"written": "", "off": " in the library; write_tags = \"off\" keeps it out of the tags",
+                    "later": " in the library; another indexer works on it now, the next scan writes the tags"}[found["tags"]]
                  + "; the next `indexer train` learns from it")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import pytest
 from indexer import models
 from indexer.demo import Track, write_track
 from indexer.encoders import EncoderInfo
+from indexer.lock import library_lock
 from indexer.store import open_readonly
 from tests.synth import write_audio
 from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
@@ -139,7 +140,10 @@ def test_copies_share_a_correction_and_off_keeps_it_out_of_the_tags(cli, tmp_pat
     cli("scan", folder)
     before = (folder / "a.mp3").read_bytes()
     found = cli.json("correct", folder / "a.mp3", "techno", env={"INDEXER_WRITE_TAGS": "off"})
-    assert (found["tags"], (folder / "a.mp3").read_bytes() == before) == (False, True)
+    assert (found["tags"], (folder / "a.mp3").read_bytes() == before) == ("off", True)
+    with library_lock(cli.db):  # a daemon at work: what is said is kept, the tags follow
+        assert cli.json("correct", folder / "b.mp3", "techno")["tags"] == "later"
+        assert "the next scan writes the tags" in cli("correct", folder / "b.mp3", "techno").stdout
     assert cli("scan", folder).exit_code == 0  # writes it now, in both files, without any head
     assert rows(cli, "SELECT DISTINCT tag_genre, corrected FROM tracks") == [("Techno", "techno")]
 
