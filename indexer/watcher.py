@@ -127,21 +127,6 @@ class FolderWatcher:
                 _close(root)
         self._woken.set()
 
-    def add_root(self, path: bytes) -> None:
-        """Watch one more folder; one that is watched already stays as it is."""
-        with self._control:
-            if path not in self._roots:
-                root = self._roots[path] = _Root(path)
-                if self._running:
-                    self._watch(root)
-
-    def remove_root(self, path: bytes) -> None:
-        """Watch a folder no longer and forget what waits below it; an unknown one is none."""
-        with self._control:
-            root = self._roots.pop(path, None)
-            if root:
-                _close(root)
-
     def wait(self, timeout_s: float) -> bool:
         """Sleep until something is named or goes wrong, or ``stop``; False when the time ran out before."""
         woken = self._woken.wait(timeout_s)

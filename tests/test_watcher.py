@@ -388,9 +388,7 @@ def test_each_file_is_handed_over_to_one_of_many_callers(watching, root, tmp_pat
     def call():
         while not stop.is_set():
             handed_over.extend(watcher.ready(time.monotonic() * 1000))  # still within milliseconds
-            watcher.add_root(os.fsencode(tmp_path / "other"))
             watcher.problems()
-            watcher.remove_root(os.fsencode(tmp_path / "other"))
             watcher.wait(0.001)
 
     callers = [threading.Thread(target=call) for _ in range(4)]
@@ -409,35 +407,20 @@ def test_each_file_is_handed_over_to_one_of_many_callers(watching, root, tmp_pat
     assert sorted(handed_over) == sorted(os.fsencode(root / f"{number}.mp3") for number in range(300))
 
 
-def test_roots_come_and_go_and_stop_wakes(root, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    watcher = FolderWatcher()
+def test_stop_wakes_whoever_waits_and_ends_all_threads(root):
+    watcher = FolderWatcher([os.fsencode(root)])
     watcher.start()
-    try:
-        watcher.add_root(os.fsencode(root))
-        watcher.add_root(os.fsencode(other))
-        watcher.add_root(os.fsencode(other))
-        assert watcher.needs_full_scan(os.fsencode(other))
-        assert not watcher.needs_full_scan(os.fsencode(other))
-        (other / "a.mp3").touch()
-        named(watcher, other / "a.mp3")
-        watcher.remove_root(os.fsencode(other))
-        watcher.remove_root(os.fsencode(other))
-        assert not watcher.is_waiting(os.fsencode(other / "a.mp3"))
-        (other / "b.mp3").touch()
-        last = sync(watcher, root)
-        assert handed(watcher) == ([], [last])
-        with pytest.raises(KeyError):
-            watcher.needs_full_scan(os.fsencode(other))
-    finally:
-        while watcher.wait(0):
-            pass
-        before = threading.active_count()
-        timer = threading.Timer(0.05, watcher.stop)
-        timer.start()
-        assert watcher.wait(PATIENCE_S)
-        timer.join()
+    assert watcher.needs_full_scan(os.fsencode(root))
+    assert not watcher.needs_full_scan(os.fsencode(root))
+    with pytest.raises(KeyError):
+        watcher.needs_full_scan(os.fsencode(root.parent))
+    while watcher.wait(0):
+        pass
+    before = threading.active_count()
+    timer = threading.Timer(0.05, watcher.stop)
+    timer.start()
+    assert watcher.wait(PATIENCE_S)
+    timer.join()
     until(lambda: threading.active_count() < before, "the end of its threads")
 
 
