@@ -44,13 +44,17 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
                       precision: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
+        from indexer.store import plain_errors
+
         flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision}
         flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)
         if wants_reload:
             arguments["reload"] = functools.partial(load_settings, config, flags)
-        return function(settings=load_settings(config, flags), **arguments)
+        settings = load_settings(config, flags)
+        with plain_errors(settings.db):  # whatever reads the library may find it damaged
+            return function(settings=settings, **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)
 
@@ -352,17 +356,25 @@ def status(settings: Settings, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("paths", nargs=-1, type=PATH, required=True)
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--rebuild", is_flag=True, help="Make the library anew from what can be read of it; the damaged one is kept beside it.")
 @json_option
 @common
-def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], as_json: bool) -> None:
-    """What each reader sees as genre in files, and what a write would refuse and why.
+def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild: bool, as_json: bool) -> None:
+    """What each reader sees as genre in files, and what a write would refuse and why; without PATHS: whether the library is sound.
 
     Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
     """
+    from indexer import salvage
     from indexer.doctor import diagnose, exit_code, to_text
     from indexer.progress import Progress
 
+    if rebuild and paths:
+        raise click.UsageError("--rebuild is about the library and takes no PATHS")
+    if not paths:
+        report = salvage.rebuild(settings) if rebuild else salvage.check(settings.db)
+        click.echo(json.dumps(report) if as_json else texts.rebuild_text(report) if rebuild else texts.check_text(report))
+        sys.exit(1 if report.get("problems") else 0)
     progress = Progress(verbosity)
     try:
         found = diagnose(settings, paths, progress)

@@ -29,7 +29,7 @@ from indexer.fingerprint import Stat
 from indexer.lock import watch_lock
 from indexer.mounts import watch_mode
 from indexer.printing import printable
-from indexer.store import now, open_readonly
+from indexer.store import now, reading
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
 
@@ -100,9 +100,8 @@ class Daemon:
         """With the folders to watch, absolute. Raises ConfigError for one that was never there, or when there are none."""
         known: list[bytes] = []
         if settings.db.exists():
-            conn = open_readonly(settings.db)
-            known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")]
-            conn.close()
+            with reading(settings.db) as conn:
+                known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")]
         roots = folders_to_scan(self._paths, settings.roots, known)
         for root in roots:
             if root not in known and not os.path.isdir(root):  # noqa: PTH112 - bytes
@@ -299,13 +298,10 @@ class Daemon:
     def _is_known(self, path: bytes, found: os.stat_result) -> bool:
         """Whether the library knows this very content: our own write, or an event about nothing."""
         try:
-            conn = open_readonly(self._settings.db)
+            with reading(self._settings.db) as conn:
+                row = conn.execute("SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)).fetchone()
         except IndexerError:
             return False
-        try:
-            row = conn.execute("SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)).fetchone()
-        finally:
-            conn.close()
         return row is not None and Stat(*row) == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _set(self, **values: Any) -> None:

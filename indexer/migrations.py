@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
+from indexer.store import is_damage
 
 
 def schema_files() -> list[tuple[str, str]]:
@@ -43,6 +44,8 @@ def migrate(db: Any, path: Path) -> None:
     try:
         migrations.apply(db)
     except sqlite3.Error as e:
+        if is_damage(e):
+            raise
         kept = f"; a copy from before is {backup}" if backup else ""
         raise StoreError(f"{path}: the schema could not be brought up to date ({e}); it is unchanged{kept}") from e
 

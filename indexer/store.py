@@ -23,6 +23,7 @@ from indexer.tracks_view import tracks_view
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
 
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 def now() -> str:
     """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
@@ -30,18 +31,56 @@ def now() -> str:
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says that the file is not as it wrote it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the plain one
+    return isinstance(error, sqlite3.DatabaseError) and (code in _DAMAGE or "decode to UTF-8" in str(error))
+
+
+@contextlib.contextmanager
+def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterator[None]:
+    """What the system or a damaged file does to whoever works on the library, as a StoreError: one line, with the remedy where there is one.
+
+    Other errors of SQLite are mistakes of ours and pass through.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as e:
+        if is_damage(e):
+            raise StoreError(f"{path}: the library is damaged ({e}); `indexer doctor --rebuild` saves what can be read") from e
+        if not isinstance(e, sqlite3.OperationalError):
+            raise
+        raise StoreError(f"{path}: {what} ({_why(path, e)})") from e
+
+
+def _why(path: Path, error: Exception) -> str:
+    """A full disk shows as errors of all kinds: opening the log, growing the file, an index in memory."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(path.parent).free < FULL_BELOW_BYTES:
+            return f"{error}; the disk is full"
+    return str(error)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write, for a while. Raises StoreError, also for what happens while it is read."""
+    with plain_errors(path), contextlib.closing(open_readonly(path)) as conn:
+        yield conn
+
+
     """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet."""
     if not path.exists():
         raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
-    try:
+    with plain_errors(path, "not an indexer library"):
         conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         conn.row_factory = sqlite3.Row
-        conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
-        conn.execute("SELECT deaths FROM files LIMIT 1").fetchone()  # of the newest migration
-    except sqlite3.Error as e:
-        if "no such column" in str(e):
-            raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
-        raise StoreError(f"{path}: not an indexer library ({e})") from e
+        try:
+            conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
+            conn.execute("SELECT deaths FROM files LIMIT 1").fetchone()  # of the newest migration
+        except sqlite3.OperationalError as e:
+            if "no such column" in str(e):
+                raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
+            raise
     return conn
 
 
@@ -143,17 +182,18 @@ class Store:
 
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            conn = sqlite3.connect(path, timeout=10, isolation_level=None)
-            conn.row_factory = sqlite3.Row
-            self.db = Database(conn, execute_plugins=False)
-            self.db.enable_wal()
-            # FULL: a journal entry must be on the disk before the rename that it announces.
-            conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;")
-            migrate(self.db, path)
-            self._refresh_view()
-        except (sqlite3.Error, OSError) as e:
-            raise StoreError(f"{path}: cannot be opened as a library ({self._why(e)})") from e
+            with plain_errors(path, "cannot be opened as a library"):
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                conn = sqlite3.connect(path, timeout=10, isolation_level=None)
+                conn.row_factory = sqlite3.Row
+                self.db = Database(conn, execute_plugins=False)
+                self.db.enable_wal()
+                # FULL: a journal entry must be on the disk before the rename that it announces.
+                conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;")
+                migrate(self.db, path)
+                self._refresh_view()
+        except OSError as e:
+            raise StoreError(f"{path}: cannot be opened as a library ({_why(path, e)})") from e
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file and close; a reader that holds it may postpone the folding."""
@@ -164,9 +204,12 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
 
+        if isinstance(error, sqlite3.DatabaseError):  # of a read that streamed
+            with plain_errors(self.path):
+                raise error
     @property
     def connection(self) -> sqlite3.Connection:
         """The one writing connection, for reads that stream."""
@@ -177,7 +220,7 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes."""
         self._run("BEGIN IMMEDIATE")
-        with self._plain_errors():
+        with plain_errors(self.path):
             try:
                 yield
                 self.db.conn.commit()
@@ -186,24 +229,9 @@ class Store:
                 raise
 
     def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        with self._plain_errors():
+        with plain_errors(self.path):
             cursor: sqlite3.Cursor = self.db.execute(sql, parameters)
         return cursor
-
-    @contextlib.contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """What the system does to the library, as an error that ends the run with one line."""
-        try:
-            yield
-        except sqlite3.OperationalError as e:
-            raise StoreError(f"{self.path}: the library cannot be used ({self._why(e)})") from e
-
-    def _why(self, error: Exception) -> str:
-        """A full disk shows as errors of all kinds: opening the log, growing the file, an index in memory."""
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage(self.path.parent).free < FULL_BELOW_BYTES:
-                return f"{error}; the disk is full"
-        return str(error)
 
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._run(sql, parameters).fetchone()

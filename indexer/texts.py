@@ -78,6 +78,17 @@ def status_text(s: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def check_text(found: dict[str, Any]) -> str:
+    return "\n".join([f"! {p['problem']}\n  {p['remedy']}" for p in found["problems"]] or [f"{found['db']}: sound"])
+
+
+def rebuild_text(found: dict[str, Any]) -> str:
+    lost = {None: "the rest lost", 0: "none lost"}
+    lines = [f"{table:11} {n['saved']:9,} saved, " + (lost.get(n["lost"]) or f"{n['lost']:,} lost") for table, n in found["tables"].items()]
+    return "\n".join([*lines, f"the damaged library is kept as {found['damaged']}",
+                      "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer serve` is to be started anew"])
+
+
 def prune_text(found: dict[str, Any]) -> str:
     lines = [f"- {path}" for path in found["paths"]]
     if found["files"] > len(found["paths"]):

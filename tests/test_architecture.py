@@ -16,7 +16,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 LAYERS = [
     ["errors"], ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock"], ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
     ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["loading", "verdict", "child", "journal", "embedding", "progress", "overview", "difference", "training_data"], ["texts", "watcher", "systemd", "vectorfile", "plots"], ["report"],
-    ["pipeline"], ["models"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "serve", "web"], ["runner", "daemon"], ["demo"], ["cli"], ["__main__"],
+    ["pipeline"], ["models"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web"], ["runner", "daemon"], ["demo"], ["cli"], ["__main__"],
 ]
 LAYER = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
@@ -50,7 +50,7 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
-    assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview"}
+    assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}
     assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.spectrograms"}
 
 

@@ -79,7 +79,7 @@ def test_a_failing_migration_leaves_the_library_and_a_backup(tmp_path, monkeypat
 def test_a_file_that_is_no_library_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "library.db"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="cannot be opened as a library"):
+    with pytest.raises(StoreError, match=r"the library is damaged .*indexer doctor --rebuild"):
         Store(path)
     assert path.read_bytes() == content
 

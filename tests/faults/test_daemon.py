@@ -374,12 +374,30 @@ def test_a_library_that_cannot_be_used_is_left_as_it_is(cli, folder, spoiled, da
         cli.db.write_bytes(b"not a database at all, but long enough to be taken for one" * 20)
     before = cli.db.read_bytes()
     with Watching(cli, folder) as watch:
-        watch.until(lambda: watch.said("update indexer" if damage == "newer" else "not an indexer library"))
+        watch.until(lambda: watch.said("update indexer" if damage == "newer" else "indexer doctor --rebuild"))
         watch.until(
             lambda: watch.process.poll() is not None or watch.status.get("state") == "waiting", "it ends or waits"
         )
         assert not watch.said("Traceback")
     assert cli.db.read_bytes() == before
+
+
+def test_a_library_that_breaks_is_said_and_rebuilding_it_lets_the_watch_go_on(cli, folder, spoiled):
+    files = [audio(folder / f"{n}.flac", n) for n in range(3)]
+    with Watching(cli, folder, unload_after_s=0.1) as watch:
+        watch.until_states(dict.fromkeys(files, "ready"))
+        watch.until(lambda: watch.idle() and not watch.runner_pids(), "idle")
+        content = cli.db.read_bytes()
+        cli.db.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+        after = audio(folder / "after.flac", 9)
+        watch.until(lambda: watch.said("the library is damaged"))
+        watch.until(lambda: watch.status["state"] == "waiting" and "doctor --rebuild" in watch.status["reason"])
+        cli("doctor", "--rebuild", code=2)  # nothing of it is left, so it is moved by hand
+        cli.db.write_bytes(content[: len(content) // 2])
+        cli("doctor", "--rebuild")
+        watch.until_states(dict.fromkeys([*files, after], "ready"))
+        watch.until(lambda: len(watch.embeddings()) == 4, "all are embedded")
+        assert not watch.said("Traceback")
 
 
 # --- places that are full, read-only, or gone; these bodies run in a process with mounts of its own ------------------
