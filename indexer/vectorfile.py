@@ -1,7 +1,8 @@
 """An encoder's vectors as a memory-mapped file beside the database, ready for one matrix product: derived, made anew when stale.
 
 Owns the file's form. A row is a recording's direction: its vector without the mean of all, of length 1, because vectors of different
-tracks are nearly parallel before (cosines of .96 and more). Reads the database, never writes to it.
+tracks are nearly parallel before (cosines of .96 and more). The mean is kept with them, so that a file made before the latest changes can
+be asked about a vector that it does not hold. Reads the database, never writes to it.
 """
 
 import json
@@ -20,7 +21,7 @@ from indexer.errors import StoreError
 from indexer.training_data import Reader
 
 FOLDER = "vectors"  # beside the database
-_VERSION = 2
+_VERSION = 3
 _HEADER_BYTES = 4096
 _PAGE_ROWS = 500
 _ABANDONED_S = 3600.0  # a file in the making that nobody wrote to for so long was left by a killed process
@@ -32,10 +33,18 @@ class Directions:
 
     recordings: np.ndarray  # (n,) int64, ascending
     directions: np.ndarray  # (n, width) float32 of length 1; zero for a vector that is the mean
+    mean: np.ndarray  # (width,) float32: of the vectors that the file was made of
+    current: bool = True  # whether nothing was embedded or removed since
 
-    def cosines(self, row: int) -> np.ndarray:
-        """Return (n,) float32: the centred cosine of every row with this one."""
-        return np.asarray(self.directions @ np.array(self.directions[row]))
+    def cosines(self, vector: np.ndarray) -> np.ndarray:
+        """Return (n,) float32: the centred cosine of every row with a vector as it is embedded."""
+        return np.asarray(self.directions @ directions_of(vector[None], self.mean)[0])
+
+
+def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Vectors (n, width) without the mean and of length 1, float32."""
+    centred = vectors.astype(np.float32) - mean
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
@@ -43,13 +52,24 @@ def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
     path = _path(db, encoder_id)
     reader.execute("SAVEPOINT directions")  # one state of the library through both readings, whatever a scan writes meanwhile
     try:
-        # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
-        row = reader.execute("SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
-                             (encoder_id,)).fetchone()
-        about = {"version": _VERSION, "encoder": encoder_id, **dict(row)}
-        return _load(path, about) or _make(reader, path, about)
+        about = _about(reader, encoder_id)
+        found = _load(path, about)
+        return found if found is not None and found.current else _make(reader, path, about)
     finally:
         reader.execute("RELEASE directions")
+
+
+def stored_directions(reader: Reader, db: Path, encoder_id: str) -> Directions | None:
+    """The file as it is, at once and perhaps not ``current``; None when there is none of this library and encoder."""
+    return _load(_path(db, encoder_id), _about(reader, encoder_id))
+
+
+def _about(reader: Reader, encoder_id: str) -> dict[str, Any]:
+    """What tells a file of this library, encoder and state from others."""
+    # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
+    row = reader.execute("SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
+                         (encoder_id,)).fetchone()
+    return {"version": _VERSION, "encoder": encoder_id, **dict(row)}
 
 
 def remove_unused(db: Path, encoder_ids: Collection[str]) -> None:
@@ -65,23 +85,29 @@ def _path(db: Path, encoder_id: str) -> Path:
 
 
 def _load(path: Path, about: dict[str, Any]) -> Directions | None:
-    """The file's content; None when it is not there, stale, cut off or something else."""
+    """The file's content; None when it is not there, of something else, or cut off."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(_HEADER_BYTES))
-        n, width = header.pop("rows"), about["width"]
-        if header != about or path.stat().st_size != _HEADER_BYTES + n * (8 + 4 * width):
-            return None
-        found = _mapped(path, n, width)
+            n, changes = header.pop("rows"), header.pop("changes")
+            if header != {key: value for key, value in about.items() if key != "changes"} or os.fstat(file.fileno()).st_size != _size_bytes(n, about["width"]):
+                return None
+            found = _mapped(file, n, about["width"], current=changes == about["changes"])
         return found if (np.diff(found.recordings) > 0).all() else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 
-def _mapped(file: Any, n: int, width: int) -> Directions:
+def _size_bytes(n: int, width: int) -> int:
+    return _HEADER_BYTES + 8 * n + 4 * width + 4 * n * width
+
+
+def _mapped(file: Any, n: int, width: int, *, current: bool = True) -> Directions:
+    mean_at = _HEADER_BYTES + 8 * n
+    mean = np.array(np.memmap(file, "<f4", "r", mean_at, (width,)))
     if n == 0:
-        return Directions(np.empty(0, np.int64), np.empty((0, width), np.float32))
-    return Directions(np.memmap(file, "<i8", "r", _HEADER_BYTES, (n,)), np.memmap(file, "<f4", "r", _HEADER_BYTES + 8 * n, (n, width)))
+        return Directions(np.empty(0, np.int64), np.empty((0, width), np.float32), mean, current)
+    return Directions(np.memmap(file, "<i8", "r", _HEADER_BYTES, (n,)), np.memmap(file, "<f4", "r", mean_at + 4 * width, (n, width)), mean, current)
 
 
 def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
@@ -103,9 +129,9 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
         with file:
             file.write(json.dumps({**about, "rows": n}).encode().ljust(_HEADER_BYTES))
             file.write(np.asarray(recordings, "<i8").tobytes())
+            file.write(mean.astype("<f4").tobytes())
             for _, vectors in _pages(reader, about):
-                centred = vectors - mean
-                file.write((centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)).astype("<f4").tobytes())
+                file.write(directions_of(vectors, mean).astype("<f4").tobytes())
             file.flush()
             made = _mapped(file, n, about["width"])
         if named:

@@ -1,18 +1,24 @@
 """The nearest tracks: the same as by brute force, from a derived file that is made anew whenever it would be wrong."""
 
+import asyncio
 import json
 import os
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from indexer import vectorfile
+from indexer.config import load_settings
 from indexer.encoders import joined_id
+from indexer.errors import StoreError
 from indexer.fingerprint import Stat
+from indexer.serve import make_datasette
 from indexer.similar import encoder_of, nearest, to_m3u, to_text
 from indexer.store import Store, open_readonly
 from indexer.vectorfile import open_directions
+from indexer.web import neighbours
 
 WIDTH = 24
 
@@ -68,6 +74,16 @@ def test_the_nearest_are_those_of_brute_force(library):
     assert found[0][0] == 8
     assert 4 not in dict(found)
     assert len(found) == 59
+
+
+def test_equal_ones_and_long_lists_come_in_one_order(library, monkeypatch):
+    vectors = np.repeat(made(30), 3, axis=0)
+    fill(library.db, vectors)
+    whole = ask(library.db, 1)
+    assert len(whole) == 89
+    for n in (1, 5, 89, 90):
+        monkeypatch.setattr("indexer.similar._SORTED_FIRST", n)
+        assert ask(library.db, 1) == whole
 
 
 def test_joined_encoders_say_the_mean_over_what_both_know(library):
@@ -248,3 +264,147 @@ def test_what_cannot_be_answered_is_said(library):
     assert open_directions(conn, library.db, "e").recordings.tolist() == [1]
     conn.close()
     json.loads(library("similar", "/m/0.mp3", "--json").stdout)
+
+
+# ---- the pages' way: at once, from the file that is there
+
+def ask_pages(db, file_id, n=1000):
+    async def once():
+        datasette = make_datasette(load_settings(None, {"db": db}, {}))
+        await datasette.invoke_startup()
+        return await datasette.client.get(f"/-/similar/{file_id}.json?n={n}", headers={"host": "127.0.0.1:8001"})
+
+    return asyncio.run(once())
+
+
+@pytest.fixture
+def maker(monkeypatch):
+    """One that has made nothing yet, and the time of its last making at will."""
+    fresh = neighbours.Maker()
+    monkeypatch.setattr(neighbours, "maker", fresh)
+    yield fresh
+    fresh.wait()
+
+
+def add(db, n, vector):
+    with Store(db) as store:
+        recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=200.4)
+        store.put_file(os.fsencode(f"/m/{n}.mp3"), Stat(1, n, 1, 1), root_id=None, state="ready", recording_id=recording)
+        store.put_embedding(recording, "e", vector.astype("<f2").tobytes(), 1)
+        return recording
+
+
+def test_the_first_question_is_answered_at_once_and_prepares_the_file(library, maker):
+    fill(library.db, made())
+    answer = ask_pages(library.db, 1)
+    assert (answer.status_code, answer.json()) == (202, {"state": "preparing"})
+    maker.wait()
+    answer = ask_pages(library.db, 1)
+    assert answer.status_code == 200
+    assert [(t["id"], t["similarity"]) for t in answer.json()["tracks"]] == [(r, round(c, 4)) for r, c in ask(library.db, 1)]
+    assert {*answer.json()["tracks"][0]} == {"id", "path", "title", "artist", "genre", "confidence", "duration_s", "similarity"}
+
+
+def test_a_file_from_before_a_scan_answers_also_about_what_came_since(library, maker):
+    vectors = made()
+    fill(library.db, vectors)
+    ask(library.db, 1)
+    path = library.folder / "vectors" / "e.directions"
+    before = path.read_bytes()
+    maker.make(library.db, ["e"], urgent=False)  # a moment ago
+    maker.wait()
+    new = add(library.db, 60, vectors[20] + np.float16(0.25))
+    with Store(library.db) as store:
+        store.forget_files([5])
+    told = ask_pages(library.db, new).json()["tracks"]
+    assert path.read_bytes() == before
+    mean = vectors.astype(np.float64).mean(axis=0)  # of those that the file holds
+    unit = vectors - mean
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    own = (vectors[20] + np.float16(0.25)) - mean
+    expected = unit @ (own / np.linalg.norm(own))
+    assert [t["id"] for t in told] == [int(i) + 1 for i in np.argsort(-expected, kind="stable") if i != 4]
+    assert [t["similarity"] for t in told] == pytest.approx(sorted(np.delete(expected, 4), reverse=True), abs=1e-4)
+    assert [r for r, _ in ask(library.db, 1)].count(new) == 1  # the command line makes the file anew and knows the newest
+
+
+def test_a_stale_file_is_made_anew_in_the_background_but_not_again_at_once(library, maker, monkeypatch):
+    vectors = made()
+    fill(library.db, vectors)
+    ask(library.db, 1)
+    new = add(library.db, 60, vectors[20])
+    assert new not in [t["id"] for t in ask_pages(library.db, 21).json()["tracks"]]
+    maker.wait()
+    assert ask_pages(library.db, 21).json()["tracks"][0]["id"] == new
+    newer = add(library.db, 61, vectors[20])
+    for _ in range(2):
+        assert newer not in [t["id"] for t in ask_pages(library.db, 21).json()["tracks"]]
+        maker.wait()
+    monkeypatch.setattr(neighbours, "MADE_ANEW_AFTER_S", 0.0)
+    ask_pages(library.db, 21)
+    maker.wait()
+    assert newer in [t["id"] for t in ask_pages(library.db, 21).json()["tracks"]]
+
+
+def test_only_one_is_made_at_a_time(library, maker, monkeypatch):
+    fill(library.db, made())
+    begun, go_on = [], threading.Event()
+
+    def slow(*arguments):
+        begun.append(arguments)
+        go_on.wait(20)
+        return open_directions(*arguments)
+
+    monkeypatch.setattr(neighbours, "open_directions", slow)
+    assert [ask_pages(library.db, 1).status_code for _ in range(3)] == [202] * 3
+    go_on.set()
+    maker.wait()
+    assert len(begun) == 1
+    assert ask_pages(library.db, 1).status_code == 200
+
+
+def test_where_it_cannot_be_prepared_that_is_said_and_not_tried_all_the_time(library, maker, monkeypatch):
+    fill(library.db, made())
+    tried = []
+
+    def full(*_):
+        tried.append(1)
+        raise StoreError("no room for the vectors")
+
+    monkeypatch.setattr(neighbours, "open_directions", full)
+    ask_pages(library.db, 1)
+    maker.wait()
+    answers = [ask_pages(library.db, 1) for _ in range(3)]
+    assert [(a.status_code, a.json()) for a in answers] == [(503, {"error": "no room for the vectors"})] * 3
+    assert len(tried) == 1
+    monkeypatch.setattr(neighbours, "TRIED_AGAIN_AFTER_S", 0.0)
+    assert ask_pages(library.db, 1).status_code == 202
+
+
+def test_where_nothing_can_be_kept_the_pages_answer_all_the_same(library, maker):
+    fill(library.db, made())
+    (library.folder / "vectors").write_bytes(b"a file is in the way")
+    assert ask_pages(library.db, 1).status_code == 202
+    maker.wait()
+    assert len(ask_pages(library.db, 1).json()["tracks"]) == 59
+
+
+def test_joined_encoders_answer_the_pages_as_they_do_the_command(library, maker):
+    fill(library.db, made(40), "a")
+    fill(library.db, made(30, seed=1, width=10), "b")
+    with Store(library.db) as store:
+        store.put_encoder(joined_id(["a", "b"]), name="a+b", width=34, unit_s=6.0, parts=["a", "b"])
+        store.use_encoder(joined_id(["a", "b"]))
+    assert ask_pages(library.db, 1).status_code == 202
+    maker.wait()
+    assert [(t["id"], t["similarity"]) for t in ask_pages(library.db, 1).json()["tracks"]] == [(r, round(c, 4)) for r, c in ask(library.db, 1)]
+    assert "not embedded by a+b" in ask_pages(library.db, 35).json()["error"]
+
+
+def test_what_the_pages_cannot_answer_is_said(library, maker):
+    fill(library.db, made(3))
+    with Store(library.db) as store:
+        store._run("DELETE FROM embeddings WHERE recording_id = 1")
+        store._run("UPDATE recordings SET reason = 'shorter than a unit' WHERE id = 1")
+    assert [(a.status_code, a.json()["error"]) for a in (ask_pages(library.db, 1), ask_pages(library.db, 99), ask_pages(library.db, 2, "0"))] == [
+        (404, "shorter than a unit"), (404, "the library holds no such track, or could not read it"), (400, "n is a number from 1 to 1000")]

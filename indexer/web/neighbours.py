@@ -1,0 +1,129 @@
+"""What sounds like a track, told at once, also while a scan changes the library.
+
+Owns when the derived files of directions are made anew for the pages: in a thread of this process, one at a time. Until then the files that
+are there answer, with the track's own vector from the library. Never writes to the library.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasette.utils.asgi import Response
+
+from indexer.errors import StoreError
+from indexer.printing import printable
+from indexer.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
+from indexer.store import reading
+from indexer.vectorfile import Directions, open_directions, stored_directions
+from indexer.web.context import ask, settings_of
+
+MADE_ANEW_AFTER_S = 600.0  # at most so often while the library changes: it takes seconds of all cores
+TRIED_AGAIN_AFTER_S = 60.0  # when there was no room for it
+MAX_TRACKS = 1000
+
+
+class Maker:
+    """Makes the derived files anew in the background."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._last: dict[tuple[Path, str], tuple[float, str | None]] = {}  # when it began, and why it failed
+        self._unkept: dict[tuple[Path, str], Directions] = {}  # where the library's folder cannot be written to
+
+    def stored(self, reader: Any, db: Path, encoder_id: str) -> Directions | None:
+        """What there is to answer from; None: nothing yet."""
+        return stored_directions(reader, db, encoder_id) or self._unkept.get((db, encoder_id))
+
+    def make(self, db: Path, encoder_ids: Sequence[str], *, urgent: bool) -> None:
+        """Begin, unless it is being done or was done lately; ``urgent``: there is nothing to answer from.
+
+        Raises StoreError when that failed a moment ago.
+        """
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            began, failure = max((self._last.get((db, encoder_id), (-MADE_ANEW_AFTER_S, None)) for encoder_id in encoder_ids), key=lambda last: last[0])
+            ago_s = time.monotonic() - began
+            if failure and ago_s < TRIED_AGAIN_AFTER_S:
+                if urgent:
+                    raise StoreError(failure)
+                return
+            if urgent or ago_s >= MADE_ANEW_AFTER_S:
+                self._thread = threading.Thread(target=self._run, args=(db, encoder_ids), name="neighbours", daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was begun is through."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self, db: Path, encoder_ids: Sequence[str]) -> None:
+        for encoder_id in encoder_ids:
+            self._last[db, encoder_id] = (time.monotonic(), "the vectors could not be prepared; the server's log says why")
+            try:
+                with reading(db) as conn:
+                    made = open_directions(conn, db, encoder_id)
+                    if stored_directions(conn, db, encoder_id) is None:
+                        self._unkept[db, encoder_id] = made
+            except StoreError as e:
+                self._last[db, encoder_id] = (self._last[db, encoder_id][0], str(e))
+                return
+            self._last[db, encoder_id] = (self._last[db, encoder_id][0], None)
+
+
+maker = Maker()
+
+
+async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[dict[str, Any]] | None:
+    """[{id, title, artist, path, genre, confidence, duration_s, similarity}], the nearest first; None: being prepared, ask again.
+
+    ``path`` is exact, as os.fsdecode gives it. By the newest derived file, so tracks of the last minutes may be missing in it.
+    Raises NotEmbeddedError for a track that has no embedding, StoreError where nothing can be prepared.
+    """
+    settings = settings_of(datasette)
+    assert settings is not None
+    db = settings.db
+
+    def find(conn: Any) -> list[dict[str, Any]] | None:
+        row = conn.execute("SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE f.id = ?", (file_id,)).fetchone()
+        if row is None or row["recording_id"] is None:
+            raise NotEmbeddedError("the library holds no such track, or could not read it")
+        encoder = encoder_of(conn)
+        try:
+            vector = vector_of(conn, encoder, row["recording_id"])
+        except NotEmbeddedError as e:
+            raise NotEmbeddedError(row["reason"] or str(e)) from e
+        parts = [maker.stored(conn, db, part) for part in parts_of(encoder)]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts) or not all(part.current for part in found):
+            maker.make(db, parts_of(encoder), urgent=len(found) < len(parts))
+        if len(found) < len(parts):
+            return None
+        return list(islice(tracks_of(conn, ranked(found, vector, row["recording_id"])), count))
+
+    return await ask(datasette, find)
+
+
+async def similar_json(request: Any, datasette: Any) -> Any:
+    """`/-/similar/<file id>.json?n=10`: {state: ready, tracks}, or 202 {state: preparing}."""
+    count = request.args.get("n") or "10"
+    if not count.isdigit() or not 1 <= int(count) <= MAX_TRACKS:
+        return Response.json({"error": f"n is a number from 1 to {MAX_TRACKS}"}, status=400)
+    try:
+        tracks = await similar_tracks(datasette, int(request.url_vars["id"]), int(count))
+    except NotEmbeddedError as e:
+        return Response.json({"error": str(e)}, status=404)
+    except StoreError as e:
+        return Response.json({"error": str(e)}, status=503)
+    if tracks is None:
+        return Response.json({"state": "preparing"}, status=202)
+    return Response.json({"state": "ready", "tracks": [{**track, "path": printable(os.fsencode(track["path"]))} for track in tracks]})
+
+
+ROUTES = [(r"/-/similar/(?P<id>\d{1,18})\.json$", similar_json)]
