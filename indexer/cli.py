@@ -332,7 +332,7 @@ def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool,
     """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
     from indexer.prune import forget, plan
 
-    found = plan(settings, paths, embeddings=embeddings)
+    found = {"forgotten": 0, **plan(settings, paths, embeddings=embeddings)}
     if not as_json:
         click.echo(texts.prune_text(found))
     if found["files"] or found["embeddings"] or found["predictions"]:
@@ -340,7 +340,7 @@ def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool,
             found |= forget(settings, paths, embeddings=embeddings)
         elif not dry_run and not yes:
             click.echo("nothing was forgotten; --yes forgets without asking", err=True)
-    click.echo(json.dumps(found) if as_json else f"{found.get('forgotten', 0):,} files forgotten")
+    click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
 
 
 @main.command()

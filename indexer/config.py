@@ -20,6 +20,7 @@ from indexer.errors import ConfigError
 Policy = Literal["fill", "replace", "append", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
+AllowSql = Literal["auto", "always", "never"]
 
 APP = "indexer"
 
@@ -71,6 +72,8 @@ class Settings:
     unload_after_s: float = _doc("watch: seconds without work after which the encoder leaves the memory", default=300.0)
     host: str = _doc("address that the web pages listen on", default="127.0.0.1")
     port: int = _doc("port that the web pages listen on", default=8001)
+    password: str | None = _doc("what the web pages ask for before they show anything; needed on any address but this machine's own", default=None)
+    allow_sql: AllowSql = _doc("who may ask SQL of their own on the web pages: auto is on this machine's own address only", default="auto")
 
     def __post_init__(self) -> None:
         if self.jobs < 0:

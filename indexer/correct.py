@@ -1,6 +1,6 @@
 """`indexer correct`: a person says the genre of recordings; it goes into the library and into the files' own tags.
 
-Owns which texts are genres here. The tags are written by the scan's own pipeline, like every other genre.
+The tags are written by the scan's own pipeline, like every other genre.
 """
 
 import os
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
+from indexer.corrections import label_for, open_for_corrections
 from indexer.errors import ConfigError, LockedError
-from indexer.labels import BUILT_IN, Aliases, key
 from indexer.lock import library_lock
 from indexer.printing import printable
 from indexer.scanner import Scan
 from indexer.store import Store, open_readonly
-from indexer.training_data import Reader, known_labels
 
 
 class _Problems:
@@ -40,15 +39,14 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     another indexer works on the library, and its next scan writes them. ``new`` allows a genre that the
     library has not met. Raises ConfigError for one that it does not know, or a file that it does not hold.
     """
-    open_readonly(settings.db).close()  # a library of this version, so that nothing is migrated outside the lock
     busy = False
     with ExitStack() as stack:
         try:
             stack.enter_context(library_lock(settings.db))
         except LockedError:  # a correction is one small transaction: SQLite's own lock is enough for that, the tags can wait
             busy = True
-        store = stack.enter_context(Store(settings.db))
-        label = _label(store.connection, settings, genre, new=new)
+        store = stack.enter_context(open_for_corrections(settings))
+        label = label_for(store.connection, settings, genre, new=new)
         recordings = {_recording(store, path) for path in paths}
         for recording_id in sorted(recordings):
             store.correct(recording_id, label, by="command line")
@@ -58,17 +56,6 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     if tags == "written" and files:
         Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files], explicit_tags=True)
     return {"genre": label, "tags": tags, "files": [_entry(settings, path, problems) for path in files]}
-
-
-def _label(reader: Reader, settings: Settings, genre: str, *, new: bool) -> str:
-    """The label that a text means. Raises ConfigError for one that means none."""
-    known = {key(label): label for label in [*known_labels(reader), *BUILT_IN]}
-    label = Aliases(settings.aliases).label(genre) or known.get(key(genre))
-    if label is None and new:
-        label = " ".join(genre.split())
-    if not label:
-        raise ConfigError(f"'{genre}' is no genre here ({', '.join(sorted(set(known.values())))}); --new makes it one")
-    return label
 
 
 def _recording(store: Store, path: Path) -> int:

@@ -40,6 +40,7 @@ class Difference:
     back: int = 0
     unlisted: list[str] = field(default_factory=list)  # folders that could not be read, for people
     offline: str | None = None  # why the root cannot be trusted to be all there
+    dev: int | None = None  # device number of the folder
 
     @property
     def present(self) -> int:
@@ -160,6 +161,17 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
     return sorted(changed.keys() - busy, key=lambda path: changed[path].st_mtime_ns, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the library knew of a folder before a walk."""
+
+    present: int  # files that were not missing
+    were_there: int  # these, and what went missing since the last healthy scan
+    known: int  # all files
+    dev: int | None = None  # device number at the last healthy scan of the root that it is
+    offline: bool = False  # a root that is
+
+
 def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False,
                      leave_busy: bool = False) -> Difference:
     """Walk one folder, mark rows that are back, and spool what is new, changed or vanished in the store.
@@ -167,7 +179,11 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
     With ``force`` unchanged files are spooled as changed; with ``leave_busy`` files that somebody is writing are not.
     """
     difference = Difference()
-    known_present, known = store.count_known(folder)
+    root = store.root_for(folder)
+    is_root = root is not None and root["path"] == folder
+    before = Before(*store.count_known(folder), *((root["dev"], root["state"] == "offline") if root and is_root else ()))
+    with contextlib.suppress(OSError):
+        difference.dev = os.stat(folder).st_dev  # noqa: PTH116 - bytes
     changed: list[tuple[bytes, int | None]] = []
     vanished: list[tuple[int]] = []
     back: list[int] = []
@@ -199,7 +215,7 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
     for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes
         with contextlib.suppress(OSError):  # the library's lock is ours: nobody else is about to rename them
             remove_leftovers(parent)
-    difference.offline = _why_offline(folder, difference, known_present, known)
+    difference.offline = why_offline(folder, difference, before)
     return difference
 
 
@@ -211,14 +227,23 @@ def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
     return being_written(found)
 
 
-def _why_offline(folder: bytes, difference: Difference, known_present: int, known: int) -> str | None:
+def why_offline(folder: bytes, difference: Difference, before: Before) -> str | None:
+    """Why a folder cannot be trusted to be all there, after a walk; None when it can.
+
+    A root that is offline stays so until enough of what was there is back, or forgotten: by now all of it is missing. A new device
+    number means nothing by itself, for drives get another one each time; with a fifth of the files gone it is another drive.
+    """
     name = printable(folder)
     if name in difference.unlisted:
         return f"{name} is not there or cannot be read: is the drive mounted?"
-    if known and not difference.present and not difference.unlisted:
-        return f"{name} is empty but held {known:,} files: is the drive mounted?"
-    if difference.vanished and 2 * difference.present < known_present:
-        return f"{name} has lost {known_present - difference.present:,} of its {known_present:,} files: is the drive mounted?"
+    if before.known and not difference.present and not difference.unlisted:
+        return f"{name} is empty but held {before.known:,} files: is the drive mounted?"
+    gone = min(difference.vanished, before.were_there - (difference.present - difference.new))  # what cannot be listed is not gone
+    if before.dev not in (None, difference.dev) and gone > 0 and 5 * gone >= before.were_there:
+        return f"{name} lacks {gone:,} of its {before.were_there:,} files: is another drive mounted there?"
+    expected = before.were_there if before.offline else before.present
+    if difference.vanished and 2 * difference.present < expected:
+        return f"{name} has lost {expected - difference.present:,} of its {expected:,} files: is the drive mounted?"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`indexer prune`: the only thing that forgets. Missing files of roots that are online, and on demand what no model in use needs.
+"""`indexer prune`: the only thing that forgets. Missing files of roots that are online or below named paths, and on demand what no model in use needs.
 
 Owns what may be forgotten. Removes rows and never touches a file; what a person corrected stays in the files' own tags.
 """
@@ -24,11 +24,11 @@ _UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (
 
 
 def _condition(paths: Sequence[Path]) -> tuple[str, list[bytes]]:
-    """SQL over ``files f``: missing, of no offline root, and at or below the paths, if there are any."""
+    """SQL over ``files f``: missing, and at or below the paths, or without paths of no offline root."""
     exact = [os.path.realpath(os.fsencode(path)) for path in paths]
     below = " OR ".join(["f.path = ? OR (f.path >= ? AND f.path < ?)"] * len(exact))
     values = [value for path in exact for value in (path, *subtree(path))]
-    return f"{_MISSING} AND NOT {_OFFLINE}" + (f" AND ({below})" if exact else ""), values
+    return f"{_MISSING} AND " + (f"({below})" if exact else f"NOT {_OFFLINE}"), values
 
 
 def plan(settings: Settings, paths: Sequence[Path], *, embeddings: bool = False) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def plan(settings: Settings, paths: Sequence[Path], *, embeddings: bool = False)
 
         listed = conn.execute(f"SELECT f.path FROM files f WHERE {condition} ORDER BY f.path LIMIT {MAX_LISTED}", values).fetchall()
         kept = conn.execute(f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND o.state = 'offline'"
-                            " GROUP BY o.id").fetchall()
+                            f" AND NOT ({condition}) GROUP BY o.id", values).fetchall()
         return {
             "files": one(f"SELECT count(*) FROM files f WHERE {condition}", values), "paths": [printable(row["path"]) for row in listed],
             "recordings": one(f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM files g"

@@ -26,6 +26,7 @@ from indexer.printing import printable
 from indexer.store import Store
 
 OnStart = Callable[[int, Chosen | None], None]
+NOTE_S = 2.0  # at most so often is a run's row brought up to date while it works
 
 
 @dataclass
@@ -120,12 +121,14 @@ class Scan:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
+        live = _LiveRun(store, run_id, self._watcher, started)
         pipeline = self._pipeline = Pipeline(store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
-                                             run_id=run_id, watcher=self._watcher, force=force, **how)
-        result = ScanResult(pipeline.counts, named=command == "watch")
+                                             run_id=run_id, watcher=live, force=force, **how)
+        result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
             self._look(store, targets, result, force=force)
-            on_start(store.changed_count() + pipeline.backlog_count(targets), chosen)
+            live.total = store.changed_count() + pipeline.backlog_count(targets)
+            on_start(live.total, chosen)
             if self._stopped:
                 pipeline.stop()
             result.interrupted = not pipeline.run(self._work(store, pipeline, targets))
@@ -146,6 +149,7 @@ class Scan:
 
     def _look(self, store: Store, targets: Sequence[bytes], result: ScanResult, *, force: bool) -> None:
         store.clear_spool()
+        healthy: list[tuple[int, int | None]] = []
         for target in targets:
             root = store.root_for(target)
             if os.path.isfile(target):  # noqa: PTH113 - bytes
@@ -165,8 +169,37 @@ class Scan:
             if root is None or root["path"] == target:
                 store.set_root_health(root_id, difference.offline)
                 if not difference.offline:
-                    store.root_scanned(root_id)
-        store.mark_vanished_missing()
+                    healthy.append((root_id, difference.dev))
+        store.mark_vanished_missing()  # before the roots count as scanned: it was at the scan before that these files were there
+        for root_id, dev in healthy:
+            store.root_scanned(root_id, dev)
+
+
+class _LiveRun:
+    """Passes news of the files on, and keeps the run's row up to date, so that the pages can tell how far it is."""
+
+    def __init__(self, store: Store, run_id: int, watcher: Watcher, started_s: float) -> None:
+        self.total = 0  # files to work on, as far as was known at the start
+        self.result: ScanResult
+        self._store = store
+        self._run_id = run_id
+        self._watcher = watcher
+        self._started_s = self._noted_s = started_s
+        self._done = 0
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+        self._watcher.advance(path, outcome)
+        self._done += 1
+        moment_s = time.monotonic()
+        if moment_s - self._noted_s >= NOTE_S:
+            self._noted_s = moment_s
+            self.result.elapsed_s = moment_s - self._started_s
+            self._store.note_run(self._run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)})
+
+    def problem(self, path: str, reason: str) -> None:
+        """One file was not handled, or not wholly."""
+        self._watcher.problem(path, reason)
 
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:

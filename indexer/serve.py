@@ -4,7 +4,6 @@ Owns the settings and who may ask SQL. The pages themselves are Datasette's and 
 """
 
 import asyncio
-import ipaddress
 import json
 import socket
 import webbrowser
@@ -32,24 +31,24 @@ def metadata(db: Path) -> dict[str, Any]:
     return found
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def make_datasette(db: Path, host: str) -> Any:
-    """The Datasette for a library, served on ``host``: SQL is open on loopback and closed on any other address."""
+def make_datasette(settings: Settings) -> Any:
+    """The Datasette for a library with our pages. Raises ConfigError for an address that others can reach without a password."""
     from datasette.app import Datasette
 
-    settings = {**DATASETTE_SETTINGS, "default_allow_sql": is_loopback(host)}
-    plugin = {"plugins": {"indexer": {"host": host}}}
+    from indexer.web.guard import is_loopback
+
+    class Library(Datasette):  # type: ignore[misc]  # datasette ships no types
+        """A Datasette whose plugin knows what it serves. Not through its metadata: that is published, a password must not be."""
+
+        indexer_settings = settings
+
+    here = is_loopback(settings.host)
+    if not here and not settings.password:
+        raise ConfigError(f"{settings.host} can be reached from other machines: set a password for the pages first (INDEXER_PASSWORD, or password in "
+                          "the settings file)")
+    ask_sql = here if settings.allow_sql == "auto" else settings.allow_sql == "always"
     # Mutable, not immutable: an immutable database is read without its write-ahead log, that is without the last scan.
-    return Datasette([str(db)], metadata={**metadata(db), **plugin}, settings=settings)
+    return Library([str(settings.db)], metadata=metadata(settings.db), settings={**DATASETTE_SETTINGS, "default_allow_sql": ask_sql})
 
 
 def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[[str], None] = lambda _: None) -> None:
@@ -58,7 +57,7 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     from datasette.cli import check_databases
 
     open_readonly(settings.db).close()
-    datasette = make_datasette(settings.db, settings.host)
+    datasette = make_datasette(settings)
     asyncio.run(check_databases(datasette))
     listener = _listen(settings.host, settings.port)
     shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104

@@ -7,6 +7,7 @@ sqlite-utils is imported on opening for writing only, so that commands that look
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,15 +23,14 @@ from indexer.tracks_view import tracks_view
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
-
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
 
 def now() -> str:
     """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def open_readonly(path: Path) -> sqlite3.Connection:
 def is_damage(error: BaseException) -> bool:
     """Whether SQLite says that the file is not as it wrote it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the plain one
@@ -68,6 +68,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield conn
 
 
+def open_readonly(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet."""
     if not path.exists():
         raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
@@ -76,7 +77,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         conn.row_factory = sqlite3.Row
         try:
             conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
-            conn.execute("SELECT deaths FROM files LIMIT 1").fetchone()  # of the newest migration
+            conn.execute("SELECT dev FROM roots LIMIT 1").fetchone()  # of the newest migration with a column
         except sqlite3.OperationalError as e:
             if "no such column" in str(e):
                 raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
@@ -126,6 +127,8 @@ class Lacking:
         return f"f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values
 
 
+# What is missing now was there when its root was last scanned to the end, if not later.
+_LAST_THERE = "last_seen = max(last_seen, coalesce((SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen))"
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
 
 
@@ -206,10 +209,10 @@ class Store:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
-
         if isinstance(error, sqlite3.DatabaseError):  # of a read that streamed
             with plain_errors(self.path):
                 raise error
+
     @property
     def connection(self) -> sqlite3.Connection:
         """The one writing connection, for reads that stream."""
@@ -262,18 +265,19 @@ class Store:
         self._run("UPDATE roots SET state = ?, reason = ?, checked_at = ? WHERE id = ?",
                   ("offline" if reason else "online", reason, now(), root_id))
 
-    def root_scanned(self, root_id: int) -> None:
-        """The root was walked to its end just now."""
-        self._run("UPDATE roots SET scanned_at = ? WHERE id = ?", (now(), root_id))
+    def root_scanned(self, root_id: int, dev: int | None) -> None:
+        """The root was walked to its end just now and is all there, on a drive with this device number."""
+        self._run("UPDATE roots SET scanned_at = ?, dev = ? WHERE id = ?", (now(), dev, root_id))
 
     # ---- the difference between a tree and the rows
 
-    def count_known(self, folder: bytes) -> tuple[int, int]:
-        """(rows that are not missing, all rows) below a folder."""
-        low, high = subtree(folder)
-        row = self._one("SELECT sum(state <> 'missing') AS present, count(*) AS n FROM files WHERE path >= ? AND path < ?", (low, high))
+    def count_known(self, folder: bytes) -> tuple[int, int, int]:
+        """(rows that are not missing, these and what went missing since its last healthy scan, all rows) below a folder."""
+        row = self._one("SELECT sum(state <> 'missing') AS present, count(*) AS n,"
+                        " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?), '')) AS were_there"
+                        " FROM files WHERE path >= ? AND path < ?", (folder, *subtree(folder)))
         assert row is not None
-        return int(row["present"] or 0), int(row["n"])
+        return int(row["present"] or 0), int(row["were_there"] or 0), int(row["n"])
 
     def clear_spool(self) -> None:
         """Empty the lists of changed and of vanished files that a difference fills (temporary tables on disk)."""
@@ -307,19 +311,17 @@ class Store:
     def mark_vanished_missing(self) -> int:
         """Rows of vanished files become ``missing``; nothing is deleted. Returns how many were not so before."""
         cursor = self._run(
-            "UPDATE files SET state = 'missing', reason = 'not found by the last scan', last_seen = coalesce("
-            "(SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen) "
-            "WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)")
+            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)")
         return cursor.rowcount
 
     def mark_below_missing(self, folder: bytes) -> None:
         """The folder is not there, so nothing below it is; nothing is deleted."""
-        self._run("UPDATE files SET state = 'missing', reason = 'its folder is not there' WHERE state <> 'missing' AND path >= ? AND path < ?",
+        self._run(f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state <> 'missing' AND path >= ? AND path < ?",
                   subtree(folder))
 
     def mark_missing(self, file_ids: Sequence[int]) -> None:
         """These files are not there any more; nothing is deleted."""
-        self.db.conn.executemany("UPDATE files SET state = 'missing', reason = 'moved or deleted' WHERE state <> 'missing' AND id = ?",
+        self.db.conn.executemany(f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <> 'missing' AND id = ?",
                                  [(i,) for i in file_ids])
 
     def mark_present(self, file_ids: Sequence[int]) -> None:
@@ -520,6 +522,18 @@ class Store:
                       (recording_id, genre, now(), by))
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
+    def withdraw_correction(self, recording_id: int) -> None:
+        """Forget what a person said last; what was said before counts again, and the next scan looks at the tags."""
+        with self.transaction():
+            self._run("DELETE FROM corrections WHERE id = (SELECT max(id) FROM corrections WHERE recording_id = ?)", (recording_id,))
+            self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
+
+    def files_with_tag_of(self, recording_id: int, model: str) -> list[str]:
+        """Paths of readable files of a recording in which our own field names this model."""
+        rows = self._run("SELECT f.path FROM files f JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ? AND f.state = 'ready'"
+                         " AND json_extract(t.indexer_genre, '$.model') = ? ORDER BY f.path", (recording_id, model))
+        return [os.fsdecode(row["path"]) for row in rows]
+
     def files_of(self, recording_id: int, at_most: int = -1) -> list[tuple[int, bytes]]:
         """(id, path) of the readable files that hold a recording."""
         rows = self._run("SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT ?", (recording_id, at_most))
@@ -610,6 +624,10 @@ class Store:
         """A scan begins; earlier ones that never finished are marked failed."""
         self._run("UPDATE runs SET state = 'failed', finished_at = ? WHERE state = 'running'", (now(),))
         return self._insert("INSERT INTO runs (command, state, started_at) VALUES (?, 'running', ?)", (command, now()))
+
+    def note_run(self, run_id: int, summary: Mapping[str, Any]) -> None:
+        """How far a run is."""
+        self._run("UPDATE runs SET summary = ? WHERE id = ?", (json.dumps(summary), run_id))
 
     def finish_run(self, run_id: int, state: str, summary: Mapping[str, Any]) -> None:
         """A scan ends."""

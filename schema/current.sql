@@ -13,7 +13,7 @@ CREATE UNIQUE INDEX heads_in_use ON heads (in_use) WHERE in_use = 1;
 CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
     ON "_sqlite_migrations" ("migration_set", "name");
 
-CREATE INDEX predictions_genre ON predictions (head_id, genre, confidence);
+CREATE INDEX predictions_genre ON predictions (head_id, genre, confidence, decided);
 
 CREATE INDEX tag_writes_file ON tag_writes (file_id);
 
@@ -108,7 +108,7 @@ CREATE TABLE roots (                 -- folders that were scanned
   reason TEXT,                       -- why it is offline
   checked_at TEXT,                   -- last health check
   scanned_at TEXT                    -- last scan that walked it to the end
-) STRICT;
+, dev INTEGER /* device number of the folder at its last healthy scan; NULL: not known */) STRICT;
 
 CREATE TABLE runs (                  -- what each scan did
   id INTEGER PRIMARY KEY,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.difference import compare, folders_to_scan, walk
+from indexer.difference import Before, Difference, compare, folders_to_scan, walk, why_offline
 from indexer.errors import ConfigError
 
 
@@ -84,6 +84,26 @@ def test_files_of_a_folder_that_cannot_be_listed_are_not_gone():
     rows = [row(b"/m/a.mp3", 1), row(b"/m/b/1.mp3", 2), row(b"/m/b/2.mp3", 3), row(b"/m/b0.mp3", 4), row(b"/m/c.mp3", 5)]
     got = list(compare(iter(rows), iter([(b"/m/b", None), (b"/m/c.mp3", Found())])))
     assert got == [("vanished", b"/m/a.mp3", 1), ("unlisted", b"/m/b", 0), ("vanished", b"/m/b0.mp3", 4), ("unchanged", b"/m/c.mp3", 5)]
+
+
+@pytest.mark.parametrize(("before", "walked", "reason"), [
+    (Before(10, 10, 10, dev=1), {"unchanged": 10}, None),
+    (Before(10, 10, 10, dev=1), {"unchanged": 5, "vanished": 5}, None),
+    (Before(10, 10, 10, dev=1), {"unchanged": 4, "vanished": 6}, "has lost 6 of its 10"),
+    (Before(10, 10, 10, dev=2), {"unchanged": 10}, None),  # the same drive under a new number
+    (Before(10, 10, 10, dev=2), {"unchanged": 9, "vanished": 1}, None),
+    (Before(10, 10, 10, dev=2), {"unchanged": 8, "vanished": 2}, "lacks 2 of its 10 files: is another drive"),
+    (Before(10, 10, 10, dev=2), {"new": 50, "vanished": 10}, "lacks 10 of its 10 files: is another drive"),
+    (Before(10, 10, 10, dev=None), {"unchanged": 8, "vanished": 2}, None),  # of a library that remembers none
+    (Before(10, 10, 10, dev=2), {"unchanged": 8, "unlisted": ["/m/x"]}, None),  # not seen is not gone
+    (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "vanished": 8}, "has lost 6 of its 10"),  # missing already, and not back
+    (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "back": 1, "vanished": 7}, None),
+    (Before(4, 4, 12, dev=1), {"unchanged": 4, "vanished": 8}, None),  # long gone, and no drive's fault
+    (Before(0, 10, 10, dev=1), {"vanished": 10}, "is empty but held 10"),
+])
+def test_a_root_is_offline_when_too_much_is_gone(before, walked, reason):
+    why = why_offline(b"/m", Difference(dev=1, **walked), before)
+    assert (why is None) if reason is None else (reason in (why or ""))
 
 
 def test_folders_to_scan_are_the_named_else_the_configured_else_the_known(tmp_path):

@@ -50,6 +50,8 @@ def test_an_offline_drive_keeps_everything(library, tmp_path):
     found = library.json("prune", "--yes")
     assert (found["files"], list(found["kept"].values())) == (0, [2])
     assert "offline, its 2 missing files stay" in library("prune", "--dry-run").stdout
+    named = library.json("prune", "--dry-run", tmp_path / "two")  # a person says that it does not come back
+    assert (named["files"], named["kept"]) == (2, {})
     (tmp_path / "away").rename(tmp_path / "two")
     assert library.json("scan")["embedded"] == 0
     assert paths(library)[1][0] == 4
@@ -86,5 +88,5 @@ def test_what_no_model_in_use_needs(library, tmp_path):
 
 def test_a_library_of_an_earlier_version_is_said_to_be_one(library):
     with Store(library.db) as store:
-        store._run("ALTER TABLE files DROP COLUMN deaths")
+        store._run("ALTER TABLE roots DROP COLUMN dev")
     assert "was made by an earlier version" in library("status", code=2).stderr

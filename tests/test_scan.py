@@ -21,6 +21,7 @@ from indexer.heads.linear import LinearHead
 from indexer.loading import load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
+from indexer.store import Store
 from indexer.worker import Worker
 from tests.synth import music, write_audio
 
@@ -122,7 +123,48 @@ def test_losing_over_half_the_files_is_said_loudly(cli, music_folder):
         (music_folder / name).unlink()
     result = cli("scan", music_folder, code=1)
     assert "has lost 4 of its 6 files" in result.stderr
-    assert cli.json("scan", music_folder)["missing"] == 4  # the next scan takes it for granted
+    for _ in range(2):  # by now they are missing, which makes nothing better
+        assert cli.json("scan", music_folder, code=1)["missing"] == 4
+        assert rows(cli, "SELECT state FROM roots") == [{"state": "offline"}]
+    assert cli.json("prune", "--yes")["forgotten"] == 0
+    assert cli.json("prune", "--yes", music_folder)["forgotten"] == 4  # by one who says so
+    assert cli.json("scan", music_folder)["missing"] == 0
+    assert rows(cli, "SELECT state, reason FROM roots") == [{"state": "online", "reason": None}]
+
+
+def test_a_root_is_online_again_when_enough_of_what_was_there_is_back(cli, music_folder, tmp_path):
+    names = sorted(p.name for p in music_folder.glob("*.*"))  # 5 of 6
+    for name in names[3:]:  # long gone when the drive goes, so nobody waits for them
+        (music_folder / name).unlink()
+    cli("scan", music_folder)
+    cli("scan", music_folder)
+    for name in names[:3]:
+        (music_folder / name).rename(tmp_path / name)
+    assert "has lost 3 of its 4 files" in cli("scan", music_folder, code=1).stderr
+    assert "has lost 3 of its 4 files" in cli("scan", music_folder, code=1).stderr
+    (tmp_path / names[0]).rename(music_folder / names[0])
+    assert cli.json("scan", music_folder)["embedded"] == 0
+    assert rows(cli, "SELECT state, reason FROM roots") == [{"state": "online", "reason": None}]
+
+
+def remember_another_drive(cli) -> None:
+    with Store(cli.db) as store:
+        store._run("UPDATE roots SET dev = dev + 1")
+
+
+def test_another_drive_in_the_place_of_a_root_takes_nothing_for_gone(cli, music_folder):
+    cli("scan", music_folder)
+    device = os.stat(music_folder).st_dev
+    assert rows(cli, "SELECT dev FROM roots") == [{"dev": device}]
+    remember_another_drive(cli)
+    cli("scan", music_folder)  # the same drive under another number
+    assert rows(cli, "SELECT state, dev FROM roots") == [{"state": "online", "dev": device}]
+    for name in ("mp3.mp3", "flac.flac"):  # a third: on the same drive somebody deleted them
+        (music_folder / name).unlink()
+    remember_another_drive(cli)
+    for _ in range(2):
+        assert "lacks 2 of its 6 files: is another drive mounted there?" in cli("scan", music_folder, code=1).stderr
+        assert rows(cli, "SELECT state, dev FROM roots") == [{"state": "offline", "dev": device + 1}]
 
 
 def test_a_folder_that_cannot_be_listed_loses_no_rows(cli, music_folder, monkeypatch):

@@ -18,9 +18,9 @@ import pytest
 from indexer.config import load_settings
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
-from indexer.serve import is_loopback, make_datasette, metadata, serve
+from indexer.serve import make_datasette, metadata, serve
 from indexer.store import Store
-from indexer.web import host_of
+from indexer.web.guard import host_of, is_loopback
 
 HOSTILE = ("<script>alert(1)</script>", "\"onerror='x'", "'; drop table files; --", "javascript:alert(1)", "=cmd|' /C calc'!A0")
 
@@ -50,9 +50,9 @@ def unused_port():
         return probe.getsockname()[1]
 
 
-def get(db, path, *, host="127.0.0.1", headers=None):
+def get(db, path, *, host="127.0.0.1", headers=None, **settings):
     async def ask():
-        datasette = make_datasette(db, host)
+        datasette = make_datasette(load_settings(None, {"db": db, "host": host, **settings}, {}))
         await datasette.invoke_startup()
         return await datasette.client.get(path, headers={"host": "127.0.0.1:8001", **(headers or {})})
 
@@ -95,8 +95,11 @@ def test_embeddings_are_hidden_and_closed(db):
 def test_sql_is_answered_on_loopback_and_refused_elsewhere(db):
     sql = "/my~20music.json?sql=select+count(*)+as+n+from+tracks&_shape=array"
     assert rows(db, sql) == [{"n": 40}]
-    refused = get(db, sql, host="192.0.2.7", headers={"host": "192.0.2.7"})
-    assert refused.status_code == 403
+    elsewhere = {"host": "192.0.2.7", "headers": {"host": "192.0.2.7", "authorization": "Bearer secret"}, "password": "secret"}
+    assert get(db, sql, **elsewhere).status_code == 403
+    assert get(db, "/my~20music/tracks.json", **elsewhere).status_code == 200
+    assert get(db, sql, **elsewhere, allow_sql="always").json() == [{"n": 40}]
+    assert get(db, sql, allow_sql="never").status_code == 403
 
 
 @pytest.mark.parametrize(("host", "status"), [
@@ -112,7 +115,7 @@ def test_host_of(header, name):
 
 
 def test_every_answer_carries_the_headers_that_keep_others_out(db):
-    for path in ("/", "/my~20music/tracks", "/my~20music/tracks.json", "/nothing-here"):
+    for path in ("/", "/my~20music/tracks/1", "/my~20music/tracks", "/my~20music/tracks.json", "/nothing-here"):
         headers = get(db, path, headers={"origin": "https://evil.example"}).headers
         assert headers["x-frame-options"] == "DENY"
         assert headers["x-content-type-options"] == "nosniff"
@@ -121,7 +124,7 @@ def test_every_answer_carries_the_headers_that_keep_others_out(db):
 
 
 def test_hostile_titles_are_text_on_every_page(db):
-    for path in ("/my~20music/tracks?_size=100", "/my~20music/tags", "/my~20music/undecided", "/my~20music/tags/1", "/my~20music/tracks?_search=script"):
+    for path in ("/", "/-/review", *(f"/my~20music/tracks/{n}" for n in range(1, 6)), "/my~20music/tracks?_size=100", "/my~20music/tags", "/my~20music/undecided", "/my~20music/tags/1", "/my~20music/tracks?_search=script"):
         page = get(db, path).text
         assert "<script>alert(1)" not in page
         assert "\"onerror='x'" not in page

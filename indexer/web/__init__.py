@@ -1,66 +1,61 @@
-"""The Datasette plugin: who may connect, and the headers of every answer.
+"""The Datasette plugin: which pages there are, who may connect, and how cells link to them.
 
-Imports neither torch nor the pipeline, and never writes to the library.
+Imports neither torch nor the pipeline, and never writes to the library except through indexer.corrections.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from datasette import hookimpl
 
-Scope = dict[str, Any]
-App = Callable[[Scope, Any, Any], Awaitable[None]]
+from indexer.web import guard, neighbours, overview, questions, review, sound, track
+from indexer.web.context import settings_of, static_path
 
-# Datasette's own pages carry inline scripts and styles; nothing may come from, or be framed by, another host.
-POLICY = (
-    b"default-src 'self'", b"script-src 'self' 'unsafe-inline'", b"style-src 'self' 'unsafe-inline'", b"img-src 'self' data:",
-    b"frame-ancestors 'none'", b"base-uri 'self'", b"form-action 'self'",
-)
-HEADERS = (
-    (b"content-security-policy", b"; ".join(POLICY)),
-    (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-)
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+PAGES = (("Overview", "/"), ("Review", "/-/review"))
+
+# datasette ships no types, so its decorator is unknown to mypy
 
 
-def host_of(header: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.rpartition(":")[0].lower() if header.count(":") == 1 else header.lower()
+@hookimpl  # type: ignore[untyped-decorator]
+def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
+    """Our pages; Datasette asks them before its own."""
+    if settings_of(datasette) is None:
+        return []
+    return [route for module in (overview, track, review, sound, neighbours) for route in module.ROUTES]
 
 
-@hookimpl  # type: ignore[untyped-decorator]  # datasette ships no types
-def asgi_wrapper(datasette: Any) -> Callable[[App], App]:
-    """Refuse a foreign Host: a page of another site could otherwise read the library through DNS rebinding."""
-    served = (datasette.plugin_config("indexer") or {}).get("host", "127.0.0.1")
-    # Served on every address, the machine's names are not known here: whoever does that has opened the library to the network.
-    allowed = None if served in ("0.0.0.0", "::") else LOOPBACK_NAMES | {served.lower()}  # noqa: S104
-
-    def wrap(app: App) -> App:
-        async def checked(scope: Scope, receive: Any, send: Any) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-            if allowed is not None and host_of(host) not in allowed:
-                await _misdirected(send)
-                return
-
-            async def send_with_headers(message: dict[str, Any]) -> None:
-                if message["type"] == "http.response.start":
-                    message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
-                await send(message)
-
-            await app(scope, receive, send_with_headers)
-
-        return checked
-
-    return wrap
+@hookimpl  # type: ignore[untyped-decorator]
+def asgi_wrapper(datasette: Any) -> Callable[[guard.App], guard.App]:
+    """Nothing is answered before the guard has let it pass."""
+    settings = settings_of(datasette)
+    return (lambda app: app) if settings is None else guard.guarded(settings)
 
 
-async def _misdirected(send: Any) -> None:
-    await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain"), *HEADERS]})
-    await send({"type": "http.response.body", "body": b"This server does not answer for that host name.\n"})
+@hookimpl  # type: ignore[untyped-decorator]
+def menu_links(datasette: Any) -> list[dict[str, str]]:
+    """The way to our pages, from Datasette's own too."""
+    settings = settings_of(datasette)
+    if settings is None:
+        return []
+    tables = datasette.urls.database(settings.db.stem)
+    ours = [{"href": datasette.urls.path(path), "label": label} for label, path in PAGES]
+    return [*ours, {"href": f"{tables}/tracks", "label": "Tracks"}, {"href": tables, "label": "Tables and SQL"}]
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def extra_css_urls(datasette: Any) -> list[str]:
+    """Our stylesheet, on every page."""
+    return [] if settings_of(datasette) is None else [static_path(datasette, "indexer.css")]
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def render_cell(row: Any, value: Any, column: str, datasette: Any) -> Any:
+    """A track's id leads to its page."""
+    return track.link(datasette, row, value) if column == "id" and settings_of(datasette) is not None else None
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def prepare_connection(conn: Any, datasette: Any) -> None:
+    """The function that our queries use; with Datasette alone it knows no aliases of the user's."""
+    settings = settings_of(datasette)
+    questions.add_functions(conn, settings.aliases if settings else {})

@@ -559,3 +559,31 @@ def drive_that_goes(folder: Path) -> None:
         watch.until_states(dict.fromkeys([*files, after], "ready"))
         watch.until(lambda: len(watch.embeddings()) == 4, "and it is watched again")
         assert watch.embeddings()[:3] == kept
+
+
+def test_another_drive_in_the_place_of_one_loses_nothing(cli, folder, tmp_path):
+    inside(another_drive, cli, tmp_path)
+
+
+def another_drive(folder: Path) -> None:
+    music, source = folder / "music", folder / "source"
+    source.mkdir()
+    files = [music / audio(source / f"{n}.flac", n).name for n in range(4)]
+    mount("-t", "tmpfs", "none", music)
+    for path in files:
+        shutil.copy2(source / path.name, path)
+    with Watching(Library(folder / "state"), music) as watch:
+        watch.until_states(dict.fromkeys(files, "ready"))
+        watch.until(lambda: len(watch.embeddings()) == 4, "four are embedded")
+        watch.until_idle()
+        kept = watch.embeddings()
+        mount("-t", "tmpfs", "none", music)  # over it, with three of the four
+        for path in files[:3]:
+            shutil.copy2(source / path.name, path)
+        scans(watch, 1)
+        watch.until(lambda: watch.said("lacks 1 of its 4 files: is another drive mounted there?"))
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("offline",)], "the drive is offline")
+        subprocess.run(["umount", str(music)], check=True)
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("online",)], "the drive is online")
+        watch.until_states(dict.fromkeys(files, "ready"))
+        assert watch.embeddings() == kept

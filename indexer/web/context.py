@@ -1,0 +1,53 @@
+"""What every page needs of the server it runs in: the settings, the library, and a rendered answer.
+
+Owns how a page asks the library (read-only, in Datasette's own threads and under its time limits) and how its links are made.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from indexer.config import Settings
+
+PLUGIN = "edm-indexer"  # Datasette names a plugin's static files after its distribution
+_T = TypeVar("_T")
+
+
+def settings_of(datasette: Any) -> Settings | None:
+    """The settings of `indexer serve`; None in a Datasette that somebody started by other means: it gets no pages of ours."""
+    return getattr(datasette, "indexer_settings", None)
+
+
+def library(datasette: Any) -> Any:
+    """Datasette's database of the library."""
+    settings = settings_of(datasette)
+    assert settings is not None
+    return datasette.get_database(settings.db.stem)
+
+
+async def rows(datasette: Any, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+    """All rows of a question, under Datasette's time limit. Raises datasette.database.QueryInterrupted beyond it."""
+    found = await library(datasette).execute(sql, values)
+    return [dict(row) for row in found.rows]
+
+
+async def ask(datasette: Any, function: Callable[[Any], _T]) -> _T:
+    """Call ``function`` with a read-only connection in one of Datasette's threads."""
+    found: _T = await library(datasette).execute_fn(function)
+    return found
+
+
+async def page(datasette: Any, request: Any, template: str, values: dict[str, Any], *, status: int = 200) -> Any:
+    """A page of ours as an answer. ``database``: the library's name in links."""
+    from datasette.utils.asgi import Response
+
+    name = library(datasette).name
+    shown = await datasette.render_template(template, {**values, "database": name, "static": lambda file: static_path(datasette, file)}, request=request)
+    return Response.html(shown, status=status)
+
+
+def static_path(datasette: Any, file: str) -> str:
+    """The address of a file of ours; changes with its size and time, so that a browser never mixes two versions."""
+    from pathlib import Path
+
+    stat = (Path(__file__).parent / "static" / file).stat()
+    return f"{datasette.urls.static_plugins(PLUGIN, file)}?{stat.st_mtime_ns ^ stat.st_size:x}"

@@ -1,0 +1,78 @@
+"""The home page: what the library holds, what is going on, what came lately, where tags and model disagree.
+
+Owns what is counted for it. Two answers: figures that change with the library, and the state of a scan, which a page asks for every few seconds.
+"""
+
+import json
+import os
+from typing import Any
+
+from datasette.utils.asgi import Response
+
+from indexer.watch_status import read_status
+from indexer.web.context import page, rows, settings_of
+from indexer.web.guard import STRICT_POLICY
+from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
+
+LATEST = 12  # tracks listed as added lately
+SHOWN_DISAGREEMENTS = 8
+
+_GENRES = ("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON p.head_id = h.id"
+           " WHERE h.in_use = 1 GROUP BY p.genre")
+_LATEST = ("SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence, p.decided FROM files f"
+           " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
+           " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n")
+_DISAGREEMENTS = (f"SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence {FROM_PREDICTIONS}{DISAGREEMENT}"
+                  " LIMIT :n")
+
+
+async def figures(datasette: Any) -> dict[str, Any]:
+    """Counts and lists of the library."""
+    head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
+    labels = json.loads(head[0]["labels"]) if head else []
+    counted = {row["genre"]: row for row in await rows(datasette, _GENRES)}
+    states = {row["state"]: row["n"] for row in await rows(datasette, "SELECT state, count(*) AS n FROM files GROUP BY state")}
+    return {
+        "files": sum(states.values()), "states": states,
+        "head": head[0]["name"] if head else None, "labels": labels,
+        "genres": [{"genre": label, "decided": counted[label]["decided"] if label in counted else 0,
+                    "undecided": counted[label]["recordings"] - counted[label]["decided"] if label in counted else 0} for label in labels],
+        "undecided": sum(row["recordings"] - row["decided"] for row in counted.values()),
+        "latest": await rows(datasette, _LATEST, {"n": LATEST}),
+        "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS}),
+        "roots": await rows(datasette, "SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
+    }
+
+
+async def going_on(datasette: Any) -> dict[str, Any]:
+    """The newest run with its counts so far, the rate, and what the daemon says of itself: {run, watch}."""
+    settings = settings_of(datasette)
+    found = await rows(datasette, "SELECT id, command, state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
+    run = found[0] if found else None
+    if run:
+        run["summary"] = json.loads(run["summary"]) if run["summary"] else {}
+    return {"run": run, "watch": read_status(settings.db) if settings else None}
+
+
+async def overview_page(request: Any, datasette: Any) -> Any:
+    """The home page."""
+    found = await figures(datasette)
+    for track in (*found["latest"], *found["disagreements"]):
+        track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
+    found["most"] = max((row["decided"] + row["undecided"] for row in found["genres"]), default=0)
+    shown = await page(datasette, request, "overview.html", {**found, "now": await going_on(datasette)})
+    shown.headers["content-security-policy"] = STRICT_POLICY
+    return shown
+
+
+async def overview_json(datasette: Any) -> Any:
+    """The same figures for programs."""
+    return Response.json({**await figures(datasette), **await going_on(datasette)}, default=str)
+
+
+async def now_json(datasette: Any) -> Any:
+    """What is going on, for the page's own refreshing."""
+    return Response.json(await going_on(datasette), default=str)
+
+
+ROUTES = [(r"/$", overview_page), (r"/-/overview\.json$", overview_json), (r"/-/now\.json$", now_json)]

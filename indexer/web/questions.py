@@ -1,0 +1,26 @@
+"""SQL that pages share, and the function that our SQL has beyond SQLite's own. Asks nothing itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from indexer.labels import Aliases
+
+# Tracks whose tag, not written by us and said by nobody here, names another genre than the one that was decided.
+DISAGREEMENT = ("p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
+                " AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)")
+UNDECIDED = "p.decided = 0 AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
+FROM_PREDICTIONS = ("FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND f.state = 'ready'"
+                    " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND ")
+
+
+def add_functions(conn: Any, aliases: Mapping[str, str]) -> None:
+    """``tag_disagrees(tag text, genre)``: 1 when the tag names genres and this is none of them, by the user's aliases."""
+    known = Aliases(aliases)
+
+    def tag_disagrees(tag: str | None, genre: str | None) -> int:
+        if not tag or not genre:
+            return 0
+        labels, unknown = known.of_tag(tag)
+        return int((bool(labels) or bool(unknown)) and genre not in labels)
+
+    conn.create_function("tag_disagrees", 2, tag_disagrees, deterministic=True)

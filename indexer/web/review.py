@@ -1,0 +1,52 @@
+"""Going through tracks one after the other: those that are undecided, or whose tag and model disagree.
+
+Owns which tracks are asked about and in what order. What a person says goes through `/-/correct` (indexer.web.track).
+"""
+
+import json
+import os
+from typing import Any
+
+from datasette.utils.asgi import Response
+
+from indexer import corrections
+from indexer.web.context import ask, page, rows
+from indexer.web.guard import STRICT_POLICY
+from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
+
+PAGE_TRACKS = 20  # told at once
+KINDS = {"undecided": UNDECIDED, "disagreements": DISAGREEMENT}
+
+
+async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, Any]]:
+    """The next tracks to ask about, by recording; one file a recording."""
+    found = await rows(
+        datasette, "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
+        f" p.reason, r.duration_s, h.id AS head_id {FROM_PREDICTIONS.replace(' WHERE', ' JOIN recordings r ON r.id = p.recording_id WHERE')}{KINDS[what]}"
+        " AND p.recording_id > :after GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n", {"after": after, "n": PAGE_TRACKS})
+    for track in found:
+        scores = await rows(datasette, "SELECT genre, probability FROM scores WHERE recording_id = ? AND head_id = ?", [track["recording_id"], track.pop("head_id")])
+        track["scores"] = {row["genre"]: round(row["probability"], 4) for row in scores}
+        track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
+    return found
+
+
+async def review_page(request: Any, datasette: Any) -> Any:
+    """`/-/review?what=undecided|disagreements`."""
+    what = request.args.get("what") if request.args.get("what") in KINDS else "undecided"
+    head = await rows(datasette, "SELECT labels FROM heads WHERE in_use = 1")
+    shown = await page(datasette, request, "review.html", {
+        "what": what, "genres": await ask(datasette, corrections.genres), "labels": json.loads(head[0]["labels"]) if head else []})
+    shown.headers["content-security-policy"] = STRICT_POLICY
+    return shown
+
+
+async def review_json(request: Any, datasette: Any) -> Any:
+    """`/-/review.json?what=&after=<recording id>`: the next tracks to ask about."""
+    what, after = request.args.get("what") or "undecided", request.args.get("after") or "0"
+    if what not in KINDS or not after.isdigit():
+        return Response.json({"error": f"what is one of {', '.join(KINDS)}, after the number of a recording"}, status=400)
+    return Response.json({"tracks": await next_tracks(datasette, what, int(after))})
+
+
+ROUTES = [(r"/-/review$", review_page), (r"/-/review\.json$", review_json)]

@@ -1,0 +1,104 @@
+"""The sound of a track for a player in the browser: by its number, in ranges, and only from inside the music folders.
+
+Owns the opening of a music file for the web (read-only, no symbolic link on the way, a regular file) and HTTP ranges. Nothing else of the
+web opens one.
+"""
+
+import asyncio
+import os
+import re
+import stat as stat_module
+from typing import Any
+
+from datasette.utils.asgi import Response
+
+from indexer.web.context import rows
+
+PIECE_BYTES = 1 << 18
+# What browsers are told; by the container that the content showed, never by the file's name.
+TYPES = {"mp3": "audio/mpeg", "flac": "audio/flac", "vorbis": "audio/ogg", "opus": "audio/ogg", "oggflac": "audio/ogg", "mp4": "audio/mp4", "wav": "audio/wav",
+         "aiff": "audio/aiff", "aac": "audio/aac", "asf": "audio/x-ms-wma", "wavpack": "audio/x-wavpack"}
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
+
+
+async def sound(request: Any, datasette: Any, send: Any) -> Any:
+    """GET `/-/sound/<id>`: the file's bytes, whole or one range of them."""
+    if request.method not in ("GET", "HEAD"):
+        return Response.text("only to be read", status=405, headers={"allow": "GET, HEAD"})
+    found = await rows(datasette, "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
+                       [int(request.url_vars["id"])])
+    if not found:
+        return Response.text("no track with this number lies inside a music folder", status=404)
+    try:
+        handle = await asyncio.to_thread(open_inside, found[0]["root"], found[0]["path"])
+    except OSError:
+        return Response.text("the file is not there just now", status=404)
+    try:
+        stat = os.fstat(handle)
+        tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
+        asked = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
+        wanted = parse_range(asked, stat.st_size)
+        headers = {"content-type": TYPES.get(found[0]["container"], "application/octet-stream"), "accept-ranges": "bytes", "etag": tag,
+                   "cache-control": "private, no-cache", "content-security-policy": "sandbox; default-src 'none'"}
+        if wanted is None:
+            return Response.text("that range is not in the file", status=416, headers={"content-range": f"bytes */{stat.st_size}"})
+        start, end = wanted
+        if asked and (start, end) != (0, stat.st_size):
+            headers["content-range"] = f"bytes {start}-{end - 1}/{stat.st_size}"
+        status = 206 if "content-range" in headers else 200
+        headers["content-length"] = str(end - start)
+        await send({"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+        await _send_bytes(send, handle, start, start if request.method == "HEAD" else end)
+    finally:
+        os.close(handle)
+    return None
+
+
+async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
+    while start < end:
+        piece = await asyncio.to_thread(os.pread, handle, min(PIECE_BYTES, end - start), start)
+        if not piece:  # cut short meanwhile: the connection ends before the promised length, which a player takes for an error
+            return
+        start += len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def open_inside(root: bytes, path: bytes) -> int:
+    """A file below a root, opened for reading, name by name, so that no symbolic link leads out. Raises OSError otherwise."""
+    if not path.startswith(root.rstrip(b"/") + b"/"):
+        raise FileNotFoundError(path)
+    *folders, name = path[len(root.rstrip(b"/")) + 1 :].split(b"/")
+    if b".." in folders or name in (b"", b".."):
+        raise FileNotFoundError(path)
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat_module.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileNotFoundError(path)
+    return handle
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The half-open range of bytes that a Range header (RFC 9110, 14.1) asks of ``size`` bytes; None: it lies outside.
+
+    No header, and one that asks for several ranges or is no sense, mean the whole file.
+    """
+    match = _RANGE.match(header.strip()) if header else None
+    if match is None or not any(match.groups()):
+        return 0, size
+    first, last = match.groups()
+    if not first:  # the last so many bytes
+        return (max(0, size - int(last)), size) if int(last) and size else None
+    start, end = int(first), min(size, int(last) + 1 if last else size)
+    return (start, end) if start < end else None
+
+
+ROUTES = [(r"/-/sound/(?P<id>\d{1,18})$", sound)]

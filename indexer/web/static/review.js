@@ -1,0 +1,115 @@
+// One track after the other: play, press a number to label it, skip, undo.
+import { bars, clock } from "./charts.js";
+
+const at = (id) => document.getElementById(id);
+const page = at("review");
+const player = at("player");
+const labels = JSON.parse(page.dataset.labels);
+const token = document.querySelector("meta[name=csrf-token]").content;
+
+let waiting = []; // tracks to ask about
+let current = null;
+let after = 0; // the last recording that was asked for
+let ended = false;
+let busy = false;
+const past = []; // {track, genre or null for skipped}
+
+async function more() {
+  const answer = await fetch(`${page.dataset.from}?what=${page.dataset.what}&after=${after}`);
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  const { tracks } = await answer.json();
+  ended = tracks.length === 0;
+  waiting.push(...tracks);
+  if (!ended) after = tracks.at(-1).recording_id;
+}
+
+function show(track) {
+  current = track;
+  at("card").hidden = !track;
+  at("state").textContent = track ? "" : "Nothing more to ask: all of these are answered or skipped.";
+  if (!track) {
+    player.removeAttribute("src");
+    player.load();
+    return;
+  }
+  at("name").textContent = track.name;
+  const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
+  at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), `the model says ${track.genre} (${Math.round(100 * track.confidence)} %)`, tag, track.reason].filter(Boolean).join(" · ");
+  at("chart").replaceChildren(bars(track.scores, { threshold: track.threshold, labels }));
+  const play = !player.paused || past.length > 0; // once a person has begun, the next one plays by itself
+  player.src = page.dataset.sound + track.id;
+  if (play) player.play().catch(() => {});
+}
+
+async function next() {
+  if (!waiting.length && !ended) await more();
+  show(waiting.shift() ?? null);
+  at("undo").disabled = past.length === 0;
+  const said = past.filter(({ genre }) => genre).length;
+  at("done").textContent = past.length ? `${said} labelled, ${past.length - said} skipped` : "";
+}
+
+async function post(id, genre) {
+  const answer = await fetch(page.dataset.correct, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ id, genre }) });
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok || found.error) throw new Error(found.error ?? `the server answered ${answer.status}`);
+}
+
+/** Do one thing after the other, and say what went wrong. */
+async function doing(work) {
+  if (busy) return;
+  busy = true;
+  try {
+    await work();
+  } catch (error) {
+    at("state").textContent = `That did not work: ${error.message}`;
+  } finally {
+    busy = false;
+  }
+}
+
+const label = (genre) => doing(async () => {
+  if (!current) return;
+  await post(current.id, genre);
+  past.push({ track: current, genre });
+  await next();
+});
+
+const skip = () => doing(async () => {
+  if (!current) return;
+  past.push({ track: current, genre: null });
+  await next();
+});
+
+const undo = () => doing(async () => {
+  const last = past.at(-1);
+  if (!last) return;
+  if (last.genre) await post(last.track.id, null);
+  past.pop();
+  if (current) waiting.unshift(current);
+  waiting.unshift(last.track);
+  await next();
+  at("state").textContent = last.genre ? `“${last.genre}” is taken back.` : "";
+});
+
+const togglePlay = () => (player.paused ? player.play().catch(() => { at("state").textContent = "This browser cannot play that file."; }) : player.pause());
+const later = () => { player.currentTime += 30; };
+
+for (const button of at("answers").children) button.addEventListener("click", () => label(button.dataset.genre));
+at("skip").addEventListener("click", skip);
+at("undo").addEventListener("click", undo);
+at("play").addEventListener("click", togglePlay);
+at("later").addEventListener("click", later);
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select, textarea")) return;
+  const button = /^[1-9]$/.test(event.key) ? at("answers").children[Number(event.key) - 1] : null;
+  const onControl = event.target.matches("button, a, audio");
+  if (button) label(button.dataset.genre);
+  else if (event.key === "s") skip();
+  else if (event.key === "u") undo();
+  else if (event.key === " " && !onControl) togglePlay();
+  else if (event.key === "ArrowRight" && !onControl) later();
+  else return;
+  event.preventDefault();
+});
+doing(next);

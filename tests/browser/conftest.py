@@ -1,0 +1,112 @@
+"""A real browser (Debian's chromium) on a real `indexer serve` over a library that a real scan made."""
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import Cli
+from tests.synth import write_audio
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser. Not for the whole session: while it is driven, an event loop runs in this thread, and other tests start their own."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the pages are not tried in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Served:
+    """A server and the library behind it."""
+
+    url: str
+    cli: Cli
+    process: subprocess.Popen
+
+
+def serve(cli):
+    """`indexer serve` as a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = cli.process("serve", "--port", port)
+    url = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 40
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/-/now.json", timeout=5).close()
+            return Served(url, cli, process)
+        except OSError:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end, "the server did not start"
+            time.sleep(0.1)
+
+
+def library(folder, model, **environ):
+    """A library of eight tracks, 20 s each, two of them one recording."""
+    music, state = folder / "music", folder / "state"
+    music.mkdir()
+    state.mkdir()
+    for seed, container in enumerate(("mp3", "flac", "vorbis", "opus", "m4a", "wav")):
+        write_audio(music / f"{container} track", container, 20.0, seed=seed)
+    write_audio(music / "hostile <img src=x onerror=alert(1)> \"'&", "mp3", 20.0, seed=11)
+    shutil.copy(music / "mp3 track.mp3", music / "the same again.mp3")
+    cli = Cli(state, model)
+    cli("scan", music, "--no-tags", env=environ)
+    return cli
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, small_model):
+    """For tests that only look."""
+    made = serve(library(tmp_path_factory.mktemp("served"), small_model))
+    yield made
+    made.process.terminate()
+    made.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def own(tmp_path, small_model):
+    """For tests that change something: nothing in it is decided."""
+    made = serve(library(tmp_path, small_model, INDEXER_MIN_CONFIDENCE="1"))
+    yield made
+    made.process.terminate()
+    made.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def tab(chromium):
+    """Opens a page in a browser of its own; fails afterwards when a script failed or another host was asked."""
+    contexts, wrong = [], []
+
+    def open_tab(served, path, *, width=1280, scheme="light"):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: None if request.url.startswith((served.url, "data:", "blob:")) else wrong.append(f"asked {request.url}"))
+        page.goto(served.url + path)
+        return page
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -1,0 +1,117 @@
+"""What a person does on the pages, by mouse, finger and keyboard."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+PAGES = ["/", "/library/tracks/1", "/-/review"]
+
+
+def corrections(served):
+    with closing(sqlite3.connect(served.cli.db)) as conn:
+        return conn.execute("SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id ORDER BY c.id, f.id").fetchall()
+
+
+def track_of(served, name):
+    with closing(sqlite3.connect(served.cli.db)) as conn:
+        return conn.execute("SELECT id FROM files WHERE path_text LIKE ?", (f"%{name}",)).fetchone()[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path, width, scheme):
+    page = tab(shared, path, width=width, scheme=scheme)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth"), "the page is wider than its window"
+    found = Axe().run(page)
+    serious = [f"{rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for rule in found.response["violations"]
+               if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
+    assert serious == []
+
+
+def test_the_bars_say_how_sure_it_is(tab, shared):
+    page = tab(shared, "/library/tracks/1")
+    bars = page.locator("#bars li")
+    bars.first.wait_for()
+    assert bars.count() == 5
+    values = [float(text.rstrip(" %")) for text in page.locator("#bars .ix-short").all_text_contents()]
+    assert values == sorted(values, reverse=True)
+    assert bars.first.locator(".ix-label").text_content() == page.locator(".ix-genre").text_content()
+    exact = bars.nth(1).locator(".ix-exact")
+    assert not exact.is_visible()
+    bars.nth(1).hover()
+    assert exact.is_visible()
+    bars.nth(2).focus()
+    assert bars.nth(2).locator(".ix-exact").is_visible()
+    assert "threshold" in bars.nth(2).get_attribute("title")
+
+
+@pytest.mark.parametrize("name", ["mp3 track.mp3", "flac track.flac", "opus track.opus", "m4a track.m4a"])
+def test_the_player_seeks_where_the_timeline_is_clicked(tab, shared, name):
+    page = tab(shared, f"/library/tracks/{track_of(shared, name)}")
+    page.wait_for_function("() => document.getElementById('player').readyState >= 1")
+    line = page.locator("svg.ix-timeline")
+    box = line.bounding_box()
+    line.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2})
+    page.wait_for_function("() => Math.abs(document.getElementById('player').currentTime - 15) < 1 && !document.getElementById('player').seeking")
+    assert line.get_attribute("aria-valuenow") == "15"
+    line.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => Math.abs(document.getElementById('player').currentTime - 10) < 1")
+    assert "0:10" in line.get_attribute("aria-valuetext")
+    page.evaluate("document.getElementById('player').play()")
+    page.wait_for_function("() => document.getElementById('player').currentTime > 10.2")
+    assert float(line.locator("line").get_attribute("x1")) > 500
+
+
+def test_review_by_keyboard(tab, own):
+    page = tab(own, "/-/review")
+    page.locator("#card").wait_for()
+    first = page.locator("#name").text_content()
+    page.keyboard.press("2")
+    page.wait_for_function("name => document.getElementById('name').textContent !== name", arg=first)
+    said = corrections(own)
+    assert {genre for _, genre in said} == {"drum and bass"}
+    assert any(path.endswith(first) for path, _ in said)
+    page.keyboard.press("s")
+    page.wait_for_function("() => document.getElementById('done').textContent === '1 labelled, 1 skipped'")
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    page.wait_for_function("name => document.getElementById('name').textContent === name", arg=first)
+    assert "taken back" in page.locator("#state").text_content()
+    assert corrections(own) == []
+    for _ in range(7):
+        page.wait_for_function("() => !document.getElementById('card').hidden")
+        name = page.locator("#name").text_content()
+        page.keyboard.press("5")
+        page.wait_for_function("name => document.getElementById('card').hidden || document.getElementById('name').textContent !== name", arg=name)
+    assert "Nothing more to ask" in page.locator("#state").text_content()
+    assert len(corrections(own)) == 8  # one recording lies in two files
+
+
+def test_a_label_by_finger_on_the_track_page(tab, own):
+    page = tab(own, f"/library/tracks/{track_of(own, 'wav track.wav')}", width=390)
+    page.get_by_role("button", name="techno").tap()
+    page.get_by_text("you said techno").wait_for()
+    assert [genre for _, genre in corrections(own)] == ["techno"]
+    page.get_by_role("button", name="Take back").tap()
+    page.get_by_text("you said techno").wait_for(state="detached")
+    assert corrections(own) == []
+
+
+def test_a_hostile_name_is_a_name(tab, shared):
+    page = tab(shared, f"/library/tracks/{track_of(shared, 'hostile%')}")
+    assert "<img src=x onerror=alert(1)>" in page.locator("h1").text_content()
+    assert page.locator("img").count() == 0
+
+
+def test_tables_filter_and_lead_to_a_track(tab, shared):
+    page = tab(shared, "/library/tracks")
+    page.locator(".facet-info a", has_text="flac").first.click()
+    page.wait_for_url("**/library/tracks?*container=flac*")
+    page.locator("table.rows-and-columns td a").first.click()
+    page.wait_for_url("**/library/tracks/*")
+    page.locator("#bars li").first.wait_for()

@@ -1,0 +1,72 @@
+"""Who may ask, and where from: the guard before every page. And CSV that no spreadsheet runs."""
+
+import base64
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.config import load_settings
+from indexer.errors import ConfigError
+from indexer.serve import make_datasette
+from indexer.web.csv_cells import HarmlessCsv, harmless
+from indexer.web.guard import why_refused
+
+
+def asked(method="GET", settings=(), **headers):
+    """The status that the guard answers with; None: it lets it pass."""
+    values = load_settings(None, {"password": "pässword", "host": "192.0.2.7"} if settings == "served to others" else {}, {})
+    refusal = why_refused(values, method, {"host": "127.0.0.1:8001", **{name.replace("_", "-"): value for name, value in headers.items()}})
+    return refusal[0] if refusal else None
+
+
+def basic(password, user="anybody"):
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({}, None),  # curl
+    ({"origin": "http://127.0.0.1:8001", "cookie": "x=y"}, None),  # a page of ours; Datasette asks for the token then
+    ({"origin": "http://127.0.0.1:8001"}, 403),  # without the cookie nobody would ask for the token
+    ({"origin": "http://127.0.0.1:9000", "cookie": "x=y"}, 403),  # another server on this machine
+    ({"origin": "https://evil.example", "cookie": "x=y"}, 403),
+    ({"origin": "null", "cookie": "x=y"}, 403),  # a sandboxed frame
+    ({"sec-fetch-site": "cross-site"}, 403),
+    ({"sec-fetch-site": "same-site"}, 403),
+    ({"sec-fetch-site": "same-origin"}, None),
+])
+def test_a_post_of_another_site_is_refused(headers, status):
+    assert asked("POST", **headers) == status
+    assert asked("GET", **headers) is None  # reading is for the browser's own rule of one origin
+
+
+@pytest.mark.parametrize(("authorization", "status"), [
+    ("", 401), ("Basic", 401), ("Basic !!!", 401), (basic("wrong"), 401), (basic("pässword"), None), (basic("pässword", "dj"), None),
+    ("Bearer pässword", None), ("Bearer wrong", 401), ("Digest pässword", 401), (basic(""), 401)])
+def test_the_password_stands_before_everything(authorization, status):
+    assert asked(settings="served to others", host="192.0.2.7:8001", authorization=authorization) == status
+
+
+def test_beyond_this_machine_nothing_is_served_without_a_password(tmp_path):
+    with pytest.raises(ConfigError, match="password"):
+        make_datasette(load_settings(None, {"db": tmp_path / "library.db", "host": "0.0.0.0"}, {}))
+
+
+@pytest.mark.parametrize(("cell", "shown"), [
+    ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"), ("+1+1", "'+1+1"), ("-2+3", "'-2+3"), ("@SUM(A1)", "'@SUM(A1)"), ("\tx", "'\tx"), ("\r=1", "'\r=1"),
+    ("-7.1", "-7.1"), ("+3", "+3"), ("", ""), ("House", "House"), ("a=b", "a=b")])
+def test_cells_that_look_like_formulas_become_text(cell, shown):
+    assert harmless(cell) == shown
+
+
+@given(st.lists(st.lists(st.text(), min_size=1, max_size=4), max_size=6), st.integers(1, 7))
+def test_a_csv_in_pieces_keeps_its_cells_and_makes_each_harmless(rows, size):
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    text = out.getvalue().encode("utf-8", "replace")
+    expected = [[harmless(cell) for cell in row] for row in csv.reader(io.StringIO(text.decode(), newline=""))]
+    stream = HarmlessCsv()
+    told = b"".join(stream.push(text[n : n + size]) for n in range(0, len(text), size)) + stream.push(b"", last=True)
+    assert list(csv.reader(io.StringIO(told.decode(), newline=""))) == expected
