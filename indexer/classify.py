@@ -1,10 +1,12 @@
 """Look only: genre, confidence and timeline of files, nothing stored and no tag touched."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from indexer import models
 from indexer.config import Settings
@@ -15,6 +17,8 @@ from indexer.printing import printable
 from indexer.store import open_readonly
 from indexer.verdict import judge
 from indexer.worker import Worker
+
+Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
 def chosen_model(settings: Settings) -> Chosen:
@@ -30,54 +34,65 @@ def chosen_model(settings: Settings) -> Chosen:
     return chosen
 
 
-def classify(settings: Settings, paths: Sequence[Path], on_start: Callable[[Chosen], None] = lambda _: None) -> Iterator[dict[str, Any]]:
-    """One result a file, in order: {path, genre, confidence, decided, reason, second_genre, scores, timeline}, or {path, error}.
+class Looker:
+    """Encoders and head, loaded once, for any number of files; a context manager. Raises ModelError as ``chosen_model`` does."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.chosen = chosen_model(settings)
+        self._settings = settings
+        self.worker = Worker()
+        self._embedders = [Embedder(part.load()) for part in models.pipeline_model(self.chosen, settings).parts]
+
+    def __enter__(self) -> "Looker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for embedder in self._embedders:
+            embedder.close()
+        self.worker.close()
+
+    def feed(self, path: bytes, watch: Watch = lambda blocks, _rate: blocks) -> "list[Future[TrackEmbedding]] | FileError":
+        """Decode a file into every encoder: one future each, or why it cannot be decoded.
+
+        ``watch(blocks, sample_rate_hz)`` may look at the decoded blocks on their way; what it raises passes through.
+        """
+        try:
+            return [e.embed(watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz))[0] for e in self._embedders]
+        except FileError as e:
+            return e
+
+    def result(self, name: str, fed: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
+        """What the head says of a file that was fed, under a name for people; waits for the encoder."""
+        if isinstance(fed, FileError):
+            return {"path": name, "error": fed.reason}
+        for error in (future.exception() for future in fed):
+            if error is not None:
+                return {"path": name, "error": error.reason if isinstance(error, FileError) else str(error)}
+        head = self.chosen.head
+        assert head is not None
+        embeddings = [future.result() for future in fed]
+        threshold = self._settings.threshold(head.threshold)
+        verdict = judge(head, threshold, [e.vector for e in embeddings], [e.course for e in embeddings])
+        rows = () if verdict.timeline is None else verdict.timeline
+        return {
+            "path": name, "genre": verdict.genre, "confidence": round(verdict.confidence, 4), "threshold": threshold, "decided": verdict.decided,
+            "reason": verdict.reason, "second_genre": verdict.second_genre, "scores": {label: round(p, 4) for label, p in verdict.scores.items()},
+            "timeline": [{"start_s": round(i * verdict.segment_s, 2),
+                          "scores": {label: round(int(p) / 255, 3) for label, p in zip(head.labels, row, strict=True)}}
+                         for i, row in enumerate(rows)],
+        }
+
+
+def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """One result a file, in order: {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
 
     timeline: one entry a segment, {start_s, scores}.
     """
-    chosen = chosen_model(settings)
-    on_start(chosen)
-    worker = Worker()
-    embedders = [Embedder(part.load()) for part in models.pipeline_model(chosen, settings).parts]
-    # The next file is decoded while the encoder still works on this one.
-    waiting: list[tuple[Path, list[Future[TrackEmbedding]] | FileError]] = []
-    try:
-        for path in paths:
-            waiting.append((path, _feed(worker, embedders, path)))
+    with Looker(settings) as looker:
+        waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []
+        for path in paths:  # the next file is decoded while the encoder still works on this one
+            waiting.append((printable(os.fsencode(path)), looker.feed(os.fsencode(path))))
             if len(waiting) > 1:
-                yield _result(chosen, settings, *waiting.pop(0))
-        for item in waiting:
-            yield _result(chosen, settings, *item)
-    finally:
-        for embedder in embedders:
-            embedder.close()
-        worker.close()
-
-
-def _feed(worker: Worker, embedders: Sequence[Embedder], path: Path) -> "list[Future[TrackEmbedding]] | FileError":
-    """One future an encoder, or why the file cannot be decoded."""
-    try:
-        return [e.embed(worker.decode(os.fsencode(path), sample_rate_hz=e.encoder.sample_rate_hz))[0] for e in embedders]
-    except FileError as e:
-        return e
-
-
-def _result(chosen: Chosen, settings: Settings, path: Path, found: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
-    name = printable(os.fsencode(path))
-    if isinstance(found, FileError):
-        return {"path": name, "error": found.reason}
-    for error in (future.exception() for future in found):
-        if error is not None:
-            return {"path": name, "error": error.reason if isinstance(error, FileError) else str(error)}
-    head = chosen.head
-    assert head is not None
-    embeddings = [future.result() for future in found]
-    verdict = judge(head, settings.threshold(head.threshold), [e.vector for e in embeddings], [e.course for e in embeddings])
-    rows = () if verdict.timeline is None else verdict.timeline
-    return {
-        "path": name, "genre": verdict.genre, "confidence": round(verdict.confidence, 4), "decided": verdict.decided, "reason": verdict.reason,
-        "second_genre": verdict.second_genre, "scores": {label: round(p, 4) for label, p in verdict.scores.items()},
-        "timeline": [{"start_s": round(i * verdict.segment_s, 2),
-                      "scores": {label: round(int(p) / 255, 3) for label, p in zip(head.labels, row, strict=True)}}
-                     for i, row in enumerate(rows)],
-    }
+                yield looker.result(*waiting.pop(0))
+        for name, fed in waiting:
+            yield looker.result(name, fed)

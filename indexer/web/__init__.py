@@ -8,10 +8,10 @@ from typing import Any
 
 from datasette import hookimpl
 
-from indexer.web import guard, neighbours, overview, questions, review, sound, track
+from indexer.web import classify, guard, neighbours, overview, questions, review, sound, track
 from indexer.web.context import settings_of, static_path
 
-PAGES = (("Overview", "/"), ("Review", "/-/review"))
+PAGES = (("Overview", "/"), ("Review", "/-/review"), ("Classify", "/-/classify"))
 
 # datasette ships no types, so its decorator is unknown to mypy
 
@@ -21,7 +21,7 @@ def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
     """Our pages; Datasette asks them before its own."""
     if settings_of(datasette) is None:
         return []
-    return [route for module in (overview, track, review, sound, neighbours) for route in module.ROUTES]
+    return [route for module in (overview, track, review, classify, sound, neighbours) for route in module.ROUTES]
 
 
 @hookimpl  # type: ignore[untyped-decorator]

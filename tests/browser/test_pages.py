@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-PAGES = ["/", "/library/tracks/1", "/-/review"]
+PAGES = ["/", "/library/tracks/1", "/-/review", "/-/classify"]
 
 
 def corrections(served):
@@ -69,7 +69,7 @@ def test_the_player_seeks_where_the_timeline_is_clicked(tab, shared, name):
 
 def test_review_by_keyboard(tab, own):
     page = tab(own, "/-/review")
-    page.locator("#card").wait_for()
+    page.wait_for_function("() => document.getElementById('name').textContent !== ''")
     first = page.locator("#name").text_content()
     page.keyboard.press("2")
     page.wait_for_function("name => document.getElementById('name').textContent !== name", arg=first)
@@ -115,3 +115,21 @@ def test_tables_filter_and_lead_to_a_track(tab, shared):
     page.locator("table.rows-and-columns td a").first.click()
     page.wait_for_url("**/library/tracks/*")
     page.locator("#bars li").first.wait_for()
+
+
+def test_an_upload_is_heard_while_one_waits(tab, shared):
+    page = tab(shared, "/-/classify")
+    music = shared.cli.folder.parent / "music"
+    page.locator("#files").set_input_files([music / "mp3 track.mp3", music / "flac track.flac"])
+    page.locator("#files").set_input_files({"name": "<b>not music</b>.mp3", "mimeType": "audio/mpeg", "buffer": b"no music" * 500})
+    page.locator("#results .ix-bars").nth(1).wait_for()
+    page.locator("#results .ix-bad").wait_for()
+    panels = page.locator("#results article")
+    assert panels.count() == 3
+    assert panels.nth(0).locator("h2").text_content() == "<b>not music</b>.mp3"
+    assert "not audio" in panels.nth(0).text_content()
+    for panel in (panels.nth(1), panels.nth(2)):
+        assert panel.locator(".ix-bars li").count() == 5
+        assert panel.locator("svg.ix-timeline rect").count() >= 10
+    with closing(sqlite3.connect(shared.cli.db)) as conn:
+        assert conn.execute("SELECT count(*) FROM files").fetchone() == (8,)

@@ -11,7 +11,7 @@ let waiting = []; // tracks to ask about
 let current = null;
 let after = 0; // the last recording that was asked for
 let ended = false;
-let busy = false;
+let queue = Promise.resolve();
 const past = []; // {track, genre or null for skipped}
 
 async function more() {
@@ -56,30 +56,21 @@ async function post(id, genre) {
 }
 
 /** Do one thing after the other, and say what went wrong. */
-async function doing(work) {
-  if (busy) return;
-  busy = true;
-  try {
-    await work();
-  } catch (error) {
-    at("state").textContent = `That did not work: ${error.message}`;
-  } finally {
-    busy = false;
-  }
+function doing(work) {
+  queue = queue.then(work).catch((error) => { at("state").textContent = `That did not work: ${error.message}`; });
 }
 
-const label = (genre) => doing(async () => {
-  if (!current) return;
-  await post(current.id, genre);
-  past.push({ track: current, genre });
-  await next();
-});
-
-const skip = () => doing(async () => {
-  if (!current) return;
-  past.push({ track: current, genre: null });
-  await next();
-});
+/** An answer is for the track that was shown when it was given; a second press while the first is on its way is none for the next. */
+function answer(genre) {
+  const track = current;
+  doing(async () => {
+    if (!track || track !== current) return;
+    if (genre) await post(track.id, genre);
+    past.push({ track, genre });
+    await next();
+  });
+}
+const skip = () => answer(null);
 
 const undo = () => doing(async () => {
   const last = past.at(-1);
@@ -95,16 +86,16 @@ const undo = () => doing(async () => {
 const togglePlay = () => (player.paused ? player.play().catch(() => { at("state").textContent = "This browser cannot play that file."; }) : player.pause());
 const later = () => { player.currentTime += 30; };
 
-for (const button of at("answers").children) button.addEventListener("click", () => label(button.dataset.genre));
+for (const button of at("answers").children) button.addEventListener("click", () => answer(button.dataset.genre));
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
 at("play").addEventListener("click", togglePlay);
 at("later").addEventListener("click", later);
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select, textarea")) return;
+  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select, textarea")) return;
   const button = /^[1-9]$/.test(event.key) ? at("answers").children[Number(event.key) - 1] : null;
   const onControl = event.target.matches("button, a, audio");
-  if (button) label(button.dataset.genre);
+  if (button) answer(button.dataset.genre);
   else if (event.key === "s") skip();
   else if (event.key === "u") undo();
   else if (event.key === " " && !onControl) togglePlay();

@@ -1,0 +1,134 @@
+"""The process that classifies what is uploaded to the pages: it loads encoder and head once, works through orders, and ends when nobody needs it.
+
+So that the web server never holds torch or a model. Speaks JSON, a line a message: the settings and then orders {id, path, name} and
+{cancel: id} on stdin; {id, progress}, {id, result} or {id, error, kind} on stdout. Stores nothing and writes no file.
+"""
+
+import json
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from indexer.classify import Looker
+from indexer.config import from_json
+from indexer.errors import FileError, IndexerError
+
+MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
+NEWS_S = 0.2  # at most so often is progress told
+
+
+class CancelledError(Exception):
+    """Nobody waits for the result any more."""
+
+
+class _Orders:
+    """Reads stdin in a thread, so that a cancellation is heard during the work."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.cancelled: set[int] = set()
+        threading.Thread(target=self._read, name="orders", daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if "cancel" in order:
+                self.cancelled.add(order["cancel"])
+            else:
+                self.queue.put(order)
+        self.queue.put(None)
+
+
+def main() -> None:
+    """Work until stdin ends, or nothing came for ``unload_after_s``."""
+    settings = from_json(json.loads(sys.stdin.readline()))
+    orders = _Orders()
+    looker: Looker | None = None
+    try:
+        while True:
+            try:
+                order = orders.queue.get(timeout=settings.unload_after_s)
+            except queue.Empty:
+                return
+            if order is None:
+                return
+            try:
+                looker = looker or Looker(settings)
+            except IndexerError as e:
+                _tell(order["id"], error=str(e), kind="model")
+                continue
+            _look(looker, order, orders.cancelled)
+    finally:
+        if looker:
+            looker.__exit__()
+
+
+def _tell(order_id: int, **what: Any) -> None:
+    sys.stdout.write(json.dumps({"id": order_id, **what}) + "\n")
+    sys.stdout.flush()
+
+
+def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
+    order_id, path = order["id"], order["path"].encode()
+    try:
+        if order_id in cancelled:
+            raise CancelledError
+        claimed_s = looker.worker.call("inspect", path)["audio"]["duration_s"] or 0.0
+        if claimed_s > MAX_AUDIO_S:
+            raise FileError(path, _too_long())
+        duration_s = 0.0
+
+        def watch(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
+            nonlocal duration_s
+            for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, lambda s: _tell(order_id, progress=_share(s, claimed_s))):
+                duration_s = decoded_s
+                yield block
+
+        found = looker.result(order["name"], looker.feed(path, watch))
+    except CancelledError:
+        _tell(order_id, error="cancelled", kind="cancelled")
+    except FileError as e:
+        _tell(order_id, error=e.reason, kind="file")
+    except IndexerError as e:
+        _tell(order_id, error=str(e), kind="model")
+    else:
+        if "error" in found:
+            _tell(order_id, error=found["error"], kind="file")
+            return
+        head = looker.chosen.head
+        assert head is not None
+        _tell(order_id, result={**found, "labels": list(head.labels), "duration_s": round(duration_s, 2), "encoder": looker.chosen.info.name, "head": head.name})
+
+
+def _watched(blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool],
+             tell: Callable[[float], None]) -> Iterator[tuple[float, np.ndarray]]:
+    """(seconds so far, block) of every block; stops at what is too long or not wanted any more."""
+    frames, told_s = 0, time.monotonic()
+    for block in blocks:
+        if is_cancelled():
+            raise CancelledError
+        frames += len(block)
+        if frames > MAX_AUDIO_S * sample_rate_hz:
+            raise FileError("", _too_long())
+        if time.monotonic() - told_s >= NEWS_S:
+            told_s = time.monotonic()
+            tell(frames / sample_rate_hz)
+        yield frames / sample_rate_hz, block
+
+
+def _share(decoded_s: float, claimed_s: float) -> float:
+    """Of the recording that was decoded; what a file claims may be wrong."""
+    return round(min(0.99, decoded_s / claimed_s), 3) if claimed_s else 0.0
+
+
+def _too_long() -> str:
+    return f"longer than {MAX_AUDIO_S / 3600:.0f} hours: put it into a music folder and scan that"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+// Files are uploaded one after the other; each gets a panel with its progress, then its charts.
+import { bars, clock, element, timeline } from "./charts.js";
+
+const form = document.getElementById("drop");
+const input = document.getElementById("files");
+const results = document.getElementById("results");
+const token = document.querySelector("meta[name=csrf-token]").content;
+const RETRIES = 30; // while the server is busy with others
+
+const waiting = [];
+let working = false;
+
+function panel(file) {
+  const progress = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${file.name}` });
+  const state = element("p", { class: "ix-soft", role: "status" }, "waiting");
+  const cancel = element("button", { type: "button" }, "Cancel");
+  const body = element("div", {}, progress, state, cancel);
+  const made = element("article", { class: "ix-panel" }, element("h2", {}, file.name), body);
+  results.prepend(made);
+  return { file, progress, state, cancel, body, cancelled: false };
+}
+
+function show(job, found) {
+  const player = element("audio", { controls: true, src: URL.createObjectURL(job.file), "aria-label": job.file.name });
+  player.addEventListener("error", () => player.remove());
+  const sure = found.decided ? "" : ` – undecided: ${found.reason ?? `under the threshold of ${Math.round(100 * found.threshold)} %`}`;
+  const parts = [
+    element("p", {}, element("b", { class: "ix-genre" }, found.genre), `, ${Math.round(100 * found.confidence)} % sure${sure}`, found.second_genre ? ` (also ${found.second_genre})` : ""),
+    bars(found.scores, found), player,
+  ];
+  if (found.timeline.length) {
+    const figure = timeline(found.timeline, { labels: found.labels, duration_s: found.duration_s, onSeek: (seconds) => { player.currentTime = seconds; } });
+    player.addEventListener("timeupdate", () => figure.place(player.currentTime));
+    parts.push(figure);
+  }
+  parts.push(element("p", { class: "ix-soft" }, `${clock(found.duration_s)}, heard by ${found.encoder}, ${found.head}`));
+  job.body.replaceChildren(...parts);
+}
+
+function fail(job, reason) {
+  job.body.replaceChildren(element("p", { class: "ix-bad" }, reason));
+}
+
+/** One request; resolves with the milliseconds to wait before another try, or null when it is settled. */
+function upload(job) {
+  return new Promise((resolve) => {
+    const request = new XMLHttpRequest();
+    const data = new FormData();
+    data.append("file", job.file);
+    let read = 0;
+    const news = () => {
+      const lines = request.responseText.slice(read).split("\n");
+      read += request.responseText.slice(read).length - lines.at(-1).length;
+      for (const line of lines.slice(0, -1).filter(Boolean)) {
+        const message = JSON.parse(line);
+        if ("progress" in message) {
+          job.progress.value = message.progress;
+          job.state.textContent = `listening: ${Math.round(100 * message.progress)} %`;
+        } else if (message.result) show(job, message.result);
+        else fail(job, message.error);
+      }
+    };
+    request.upload.addEventListener("progress", (event) => {
+      job.progress.value = event.total ? event.loaded / event.total : 0;
+      job.state.textContent = event.loaded === event.total ? "listening …" : `uploading: ${Math.round((100 * event.loaded) / event.total)} %`;
+    });
+    request.addEventListener("progress", () => request.status === 200 && news());
+    request.addEventListener("load", () => {
+      if (request.status === 503) {
+        resolve(1000 * Number(request.getResponseHeader("retry-after") ?? 10));
+        return;
+      }
+      if (request.status === 200) news();
+      else {
+        let reason = `the server answered ${request.status}`;
+        try { reason = JSON.parse(request.responseText).error; } catch { /* not ours */ }
+        fail(job, reason);
+      }
+      resolve(null);
+    });
+    request.addEventListener("error", () => { fail(job, "the upload broke off"); resolve(null); });
+    request.addEventListener("abort", () => { fail(job, "cancelled"); resolve(null); });
+    job.cancel.onclick = () => { job.cancelled = true; request.abort(); };
+    request.open("POST", form.dataset.to);
+    request.setRequestHeader("accept", "application/x-ndjson");
+    request.setRequestHeader("x-csrftoken", token);
+    request.send(data);
+  });
+}
+
+async function work() {
+  if (working) return;
+  working = true;
+  while (waiting.length) {
+    const job = waiting.shift();
+    for (let tries = 0; !job.cancelled; tries++) {
+      const wait_ms = await upload(job);
+      if (wait_ms === null) break;
+      if (tries === RETRIES) { fail(job, "the server is busy; try again later"); break; }
+      job.state.textContent = "the server is busy; waiting";
+      await new Promise((resolve) => { setTimeout(resolve, wait_ms); });
+    }
+  }
+  working = false;
+}
+
+function take(files) {
+  for (const file of files) {
+    const job = panel(file);
+    job.cancel.onclick = () => { job.cancelled = true; fail(job, "cancelled"); };
+    waiting.push(job);
+  }
+  work();
+}
+
+input.addEventListener("change", () => { take(input.files); input.value = ""; });
+form.addEventListener("submit", (event) => event.preventDefault());
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => { event.preventDefault(); form.classList.add("ix-over"); });
+}
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("ix-over"); });
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  form.classList.remove("ix-over");
+  take(event.dataTransfer.files);
+});
