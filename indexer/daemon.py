@@ -29,6 +29,7 @@ from indexer.fingerprint import Stat
 from indexer.lock import watch_lock
 from indexer.mounts import watch_mode
 from indexer.printing import printable
+from indexer.retries import Retries
 from indexer.store import now, reading
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
@@ -36,6 +37,7 @@ from indexer.watcher import FolderWatcher
 STOP_S = 90.0  # for what is in work to be finished
 STALL_S = 1800.0  # without a sign of life from the work loop; walking a slow network drive takes long
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # after a failure, doubled each time
+ASKED_S = 5.0  # from SIGUSR1 to the scan it asks for: whoever labels tracks on the pages asks often
 STATUS_S = 2.0  # at most so often is the status file written while files go through
 
 Say = Callable[[str, int], None]  # (line, 0 always or 1 only with -v)
@@ -56,6 +58,8 @@ class Daemon:
         self._runner: _Runner | None = None
         self._stopping = 0  # signals to stop so far
         self._reloading = False
+        self._asked = False  # for a scan, by SIGUSR1
+        self._retries = Retries(settings.settle_s, settings.scan_interval_s)
         self._next_scan_s = time.monotonic()
         self._not_before_s = float("-inf")  # after a failure
         self._retry_s = FIRST_RETRY_S
@@ -71,6 +75,7 @@ class Daemon:
     def run(self) -> int:
         """Watch until a signal says stop; the exit code. Raises LockedError, ConfigError or StoreError at the start."""
         faulthandler.enable(sys.__stderr__ or sys.stderr)  # systemd's watchdog ends a process that hangs with SIGABRT: say where
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # who holds the lock is asked for scans, and must not die of it before it listens
         with watch_lock(self._settings.db):
             self._settings = self._with_roots(self._settings)
             wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -136,8 +141,11 @@ class Daemon:
         def hang_up(_number: int, _frame: Any) -> None:
             self._reloading = True
 
+        def ask(_number: int, _frame: Any) -> None:
+            self._asked = True
+
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up, signal.SIGUSR1: ask}
         return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     # ---- one turn of the loop
@@ -145,7 +153,10 @@ class Daemon:
     def _turn(self, wake: int) -> None:
         """Hear what happened, give the orders that are due, and sleep until something is."""
         moment_s = time.monotonic()
-        named = self._watcher.ready(moment_s)
+        named = [*self._watcher.ready(moment_s), *self._retries.due(moment_s)]
+        if self._asked:
+            self._asked = False
+            self._next_scan_s = min(self._next_scan_s, moment_s + ASKED_S)
         for root in self._event_roots:
             if self._watcher.needs_full_scan(root):
                 self._next_scan_s = min(self._next_scan_s, moment_s)
@@ -201,7 +212,7 @@ class Daemon:
                 due.append(moment_s + STATUS_S)
         if self._left_over:
             due.append(self._not_before_s)
-        due.append(self._watcher.due_s)
+        due += [self._watcher.due_s, self._retries.next_s]
         if self._watcher.pending:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
         if watchdog_s := systemd.watchdog_interval_s():
@@ -222,6 +233,7 @@ class Daemon:
             elif kind == "begin":
                 self._set(total=message["total"], encoder=message["encoder"])
             elif kind == "result":
+                self._retries.failed(map(os.fsencode, message["deferred"]), time.monotonic())
                 self._worked(message["order"], message["result"])
             elif kind == "failed":
                 self._failed(message["message"], locked=message["exit_code"] == LockedError.exit_code)

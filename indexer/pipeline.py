@@ -35,6 +35,7 @@ from indexer.worker import Worker
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck
+MAX_DEFERRED = 10_000  # files that are told of
 MAX_COPIES = 50  # of one recording that are looked for when another file of it appears
 _T = TypeVar("_T")
 _Event = tuple[Callable[[Future[Any]], None], Future[Any]]
@@ -84,6 +85,7 @@ class Counts:
     audio_s: float = 0.0  # seconds of audio that were embedded
     device: str | None = None  # that embedded them
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
+    deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
 
     def any(self) -> bool:
         """Whether any file was worked on."""
@@ -319,6 +321,8 @@ class Pipeline:
             job.outcome = "gone"
             self._finish(job)
             return
+        if isinstance(error, DeferredError) and len(self.counts.deferred) < MAX_DEFERRED:
+            self.counts.deferred.append(job.path)
         if isinstance(error, ReaderDiedError):
             deaths = self._store.deaths(job.path, stat) + 1
             state = "deferred" if deaths < MAX_DEATHS else "unreadable"

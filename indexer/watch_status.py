@@ -1,6 +1,8 @@
-"""The file in which the daemon says what it is doing; standard library only, so that `status` starts fast."""
+"""The file in which the daemon says what it is doing, and the signal that asks it for a scan; standard library only, so that `status` starts fast."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,4 +27,12 @@ def read_status(db: Path) -> dict[str, Any] | None:
 
 
 def ask_for_scan(db: Path) -> bool:
-    return False
+    """Have the daemon that watches for a library scan within seconds; False when there is none, or it is somebody else's."""
+    pid = watching_process(db)
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGUSR1)
+    except OSError:
+        return False
+    return True

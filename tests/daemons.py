@@ -44,14 +44,14 @@ class Watching:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever it left
 
-    def until(self, condition, what: object = "") -> None:
+    def until(self, condition, what: object = "", limit_s: float = LIMIT_S) -> None:
         """Wait for something to come true; fails with what the daemon said."""
-        end = time.monotonic() + LIMIT_S
+        end = time.monotonic() + limit_s
         while time.monotonic() < end:
             if condition():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not within {LIMIT_S:.0f} s: {(what() if callable(what) else what) or condition}\nstatus: {self.status}\n" + "\n".join(self.lines[-30:]))
+        raise AssertionError(f"not within {limit_s:.0f} s: {(what() if callable(what) else what) or condition}\nstatus: {self.status}\n" + "\n".join(self.lines[-30:]))
 
     @property
     def status(self) -> dict:

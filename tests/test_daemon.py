@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from indexer import corrections
+from indexer.config import load_settings
 from indexer.lock import watching_process
+from indexer.watch_status import ask_for_scan
 from tests.daemons import Watching
 from tests.synth import write_audio
 
@@ -227,6 +230,24 @@ def test_settings_are_read_again_and_wrong_ones_change_nothing(cli, folder, tmp_
         watch.process.send_signal(signal.SIGHUP)
         watch.until(lambda: watch.said("settings read again"))
         watch.until_states({other / "x.flac": "ready"})
+
+
+def test_a_scan_that_was_asked_for_comes_within_seconds(cli, folder):
+    path = audio(folder / "a.flac", 1)
+    assert not ask_for_scan(cli.db)
+    with Watching(cli, folder) as watch:
+        watch.until_idle()
+        settings = load_settings(None, {"db": cli.db}, {})
+        corrections.say(settings, watch.rows("SELECT recording_id FROM files")[0][0], "techno", by="test")
+        started = time.monotonic()
+        for _ in range(5):  # whoever labels many tracks asks often
+            assert ask_for_scan(cli.db)
+            time.sleep(0.2)
+        watch.until(lambda: watch.rows("SELECT genre FROM tags WHERE genre = 'Techno'"), "the tag is written")
+        assert time.monotonic() - started < 30
+        watch.until_idle()
+    assert path.exists()
+    assert not ask_for_scan(cli.db)
 
 
 def test_systemd_hears_of_start_life_and_end(cli, folder, tmp_path):

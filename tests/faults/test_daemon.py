@@ -187,6 +187,17 @@ def test_a_file_that_is_replaced_while_it_is_decoded_is_read_again(cli, folder, 
         assert embedded(watch) == [wanted]
 
 
+def test_a_file_that_changed_without_an_event_is_read_again_a_little_later(cli, folder, spoiled):
+    path = audio(folder / "gate.flac", 1)
+    with Watching(cli, folder, jobs=1) as watch:  # its next scan is an hour away
+        watch.until((spoiled / "reached").exists, "it is being decoded")
+        os.utime(path, ns=(1, 1))  # no event that is listened for
+        (spoiled / "open").touch()
+        watch.until(lambda: watch.said("it changed while it was read"), "it is deferred")
+        watch.until(lambda: len(watch.embeddings()) == 1, "it is read again")
+        watch.until_states({path: "ready"})
+
+
 def test_a_file_that_is_away_while_it_is_decoded_is_read_when_it_is_back(cli, folder, spoiled, tmp_path, monkeypatch):
     path = audio(folder / "gate.flac", 1)
     with Watching(cli, folder, jobs=1) as watch:
@@ -289,6 +300,27 @@ def test_after_dropped_events_everything_is_found(cli, folder, spoiled):
         watch.until(lambda: not watch.status["roots"][0]["problems"], "all is well")
         after = audio(folder / "after.flac", 2)
         watch.until_states(dict.fromkeys([first, *late, after], "ready"))
+
+
+def test_seven_thousand_files_that_came_while_it_was_stopped_are_all_found(cli, folder, tmp_path):
+    one = audio(tmp_path / "one.flac", 1)
+    with Watching(cli, folder, verbose=False) as watch:
+        watch.until_idle()
+        os.kill(watch.process.pid, signal.SIGSTOP)
+        for n in range(7000):
+            if n % 500 == 0:
+                (folder / str(n)).mkdir()
+            shutil.copyfile(one, folder / str(n - n % 500) / f"{n}.flac")
+        there, back = folder / "0" / "0.flac", folder / "0" / "moved.flac"
+        queued = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        for _ in range(queued // 4 + 1):  # two events each way: the kernel's queue is full now, whatever its size
+            there.rename(back)
+            back.rename(there)
+        os.kill(watch.process.pid, signal.SIGCONT)
+        watch.until(lambda: watch.said("dropped events"), "the loss is said")
+        watch.until(lambda: watch.rows("SELECT count(*) FROM files WHERE state = 'ready'") == [(7000,)], "all are rows", limit_s=240)
+        watch.until_idle()
+        assert len(watch.embeddings()) == 1
 
 
 def test_events_that_were_lost_soon_after_others_are_answered_by_a_scan(cli, folder, spoiled, monkeypatch):
