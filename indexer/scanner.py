@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from indexer import models
+from indexer import models, projection
 from indexer.config import Settings
 from indexer.difference import file_changed, folders_to_scan, look_at, spool_difference
 from indexer.errors import ConfigError
@@ -132,8 +132,17 @@ class Scan:
             if self._stopped:
                 pipeline.stop()
             result.interrupted = not pipeline.run(self._work(store, pipeline, targets))
+            if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
+                self._place(store, chosen)
             _count_states(store, targets, result)
         return result
+
+    def _place(self, store: Store, chosen: Chosen) -> None:
+        """Bring the map up to date. What goes wrong there is said and fails no scan: the next one tries again."""
+        try:
+            projection.update(store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped)
+        except Exception as e:  # the map is a picture; the scan is through
+            self._watcher.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
         """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now."""

@@ -80,6 +80,14 @@ CREATE TABLE heads (
   in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- the one the view `tracks` shows
 ) STRICT;
 
+CREATE TABLE places (                -- hidden in Datasette
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  encoder_id TEXT NOT NULL REFERENCES encoders (id) ON DELETE CASCADE,
+  x REAL NOT NULL,                   -- along the axis of greatest variance, -1 to 1
+  y REAL NOT NULL,                   -- along the second axis
+  PRIMARY KEY (recording_id, encoder_id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE predictions (
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE,
@@ -89,6 +97,16 @@ CREATE TABLE predictions (
   decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, -- confidence reaches the threshold
   PRIMARY KEY (recording_id, head_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE projections (           -- hidden in Datasette
+  encoder_id TEXT PRIMARY KEY REFERENCES encoders (id) ON DELETE CASCADE,
+  mean BLOB NOT NULL,                -- little-endian float32: the mean vector, joined encoders' side by side
+  axes BLOB NOT NULL,                -- little-endian float32: two directions, one after the other
+  explained REAL NOT NULL,           -- share of the directions' variance that the axes showed when they were computed
+  recordings INTEGER NOT NULL,       -- how many there were then
+  later INTEGER NOT NULL DEFAULT 0,  -- how many were placed on them since
+  made_at TEXT NOT NULL              -- when the axes were computed
+) STRICT;
 
 CREATE TABLE recordings (            -- one row for each distinct sound, however many files hold it
   id INTEGER PRIMARY KEY,
@@ -183,6 +201,16 @@ END;
 
 CREATE TRIGGER embeddings_update AFTER UPDATE ON embeddings BEGIN
   UPDATE encoders SET changes = changes + 1 WHERE id = new.encoder_id;
+END;
+
+CREATE TRIGGER places_delete AFTER DELETE ON embeddings BEGIN
+  DELETE FROM places WHERE recording_id = old.recording_id AND encoder_id IN
+    (SELECT id FROM encoders WHERE id = old.encoder_id OR EXISTS (SELECT 1 FROM json_each(parts) WHERE value = old.encoder_id));
+END;
+
+CREATE TRIGGER places_update AFTER UPDATE OF vector ON embeddings BEGIN
+  DELETE FROM places WHERE recording_id = old.recording_id AND encoder_id IN
+    (SELECT id FROM encoders WHERE id = old.encoder_id OR EXISTS (SELECT 1 FROM json_each(parts) WHERE value = old.encoder_id));
 END;
 
 CREATE VIEW tracks AS

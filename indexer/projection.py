@@ -1,0 +1,182 @@
+"""The map's places: every recording in two dimensions, so that what sounds alike tends to lie together.
+
+Owns the axes, when they are computed anew, and the tables ``projections`` and ``places``. The axes are the two principal components of the
+recordings' directions (see indexer.vectorfile): linear, so that a new recording is placed without touching any other. They show only a part
+of what an encoder hears: neighbours on the map need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer.store import Store, now
+from indexer.training_data import Reader, joined_vectors
+from indexer.vectorfile import directions_of
+
+SAMPLE = 10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
+MAX_LATER = 0.2  # so great a share of recordings that came (or went) after the axes, and they are computed anew
+# Drift: the share of variance that the axes show is the places' mean squared distance from the middle, so it is known without reading a
+# vector. When it falls below this part of what it was, what is in the library now differs along other axes.
+MIN_EXPLAINED = 0.9
+_PAGE = 500
+_SEARCHED = 16  # directions that are searched together; those beyond the two make the search converge fast
+_MAX_ROUNDS = 60
+_GROWTH = 1e-6  # of the variance shown; less than this from one round to the next, and the search ends
+
+
+class _StoppedError(Exception):
+    """Somebody wants the scan to end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """Two axes in the space of directions."""
+
+    widths: tuple[int, ...]  # of the joined encoders' vectors
+    mean: np.ndarray  # (width,) float32
+    axes: np.ndarray  # (2, width) float32, orthonormal
+
+    def places(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, 2) float32: where vectors (n, width) lie."""
+        return np.asarray(_directions(vectors, self.widths, self.mean) @ self.axes.T)
+
+
+def fit(vectors: np.ndarray, widths: Sequence[int], former: np.ndarray | None = None) -> Projection:
+    """The axes of greatest variance of vectors (n, width), turned so that the map looks as it did with the ``former`` ones."""
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    pages = (vectors[first : first + _PAGE] for first in range(0, len(vectors), _PAGE))
+    axes = principal_axes(np.concatenate([_directions(page, widths, mean) for page in pages]))
+    return Projection(tuple(widths), mean, axes if former is None else turned(axes, former))
+
+
+def principal_axes(rows: np.ndarray) -> np.ndarray:
+    """The two orthonormal directions (2, width) along which rows (n, width) spread most, by subspace iteration."""
+    basis = np.random.default_rng(0).standard_normal((rows.shape[1], min(_SEARCHED, rows.shape[1]))).astype(np.float32)
+    found = np.eye(2, rows.shape[1])  # where nothing varies, any will do
+    shown = 0.0  # variance along the best two directions found so far; it grows until they are the axes
+    for _ in range(_MAX_ROUNDS):
+        basis = np.linalg.qr(basis)[0]
+        within = rows @ basis
+        variances, turns = np.linalg.eigh((within.T @ within).astype(np.float64))  # ascending
+        if variances[-2:].sum() <= shown * (1 + _GROWTH):
+            break
+        shown, basis, found = variances[-2:].sum(), rows.T @ within, (basis @ turns[:, :-3:-1]).T
+    axes = np.zeros((2, rows.shape[1]))
+    axes[: len(found)] = found  # a width of 1 has but one
+    strongest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)  # its sign fixes the axis's
+    return np.asarray(axes * np.where(strongest < 0, -1.0, 1.0), np.float32)
+
+
+def turned(axes: np.ndarray, former: np.ndarray) -> np.ndarray:
+    """The same plane with its axes turned and mirrored to lie as near to the former ones as can be (orthogonal Procrustes)."""
+    u, _, v = np.linalg.svd(former.astype(np.float64) @ axes.T)
+    return np.asarray(u @ v @ axes, np.float32)
+
+
+def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) -> np.ndarray:
+    """Of length 1; those of joined encoders side by side, each with the same weight."""
+    cuts = np.cumsum(widths)[:-1]
+    parts = zip(np.split(vectors, cuts, axis=1), np.split(mean, cuts), strict=True)
+    return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(np.sqrt(len(widths)))
+
+
+def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
+    """Place the recordings that all ``parts`` of an encoder have embedded and that have no place yet, or all on new axes.
+
+    Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed; when it is stopped,
+    nothing has changed.
+    """
+    reader = store.connection
+    row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
+    unplaced = _embedded(reader, parts, without_place=encoder_id)
+    if row is None and not unplaced:
+        return 0
+    placed, explained = reader.execute("SELECT count(*), coalesce(avg(x * x + y * y), 0) FROM places WHERE encoder_id = ?", (encoder_id,)).fetchone()
+    widths = [reader.execute("SELECT width FROM encoders WHERE id = ?", (part,)).fetchone()["width"] for part in parts]
+    former = None if row is None else Projection(tuple(widths), np.frombuffer(row["mean"], "<f4"), np.frombuffer(row["axes"], "<f4").reshape(2, -1))
+    try:
+        if former is not None and not _aged(row, placed, len(unplaced)):
+            ids, places = _project(reader, former, parts, unplaced, stopped)
+            shown = (placed * explained + _squares(places)) / max(1, placed + len(ids))
+            if shown >= MIN_EXPLAINED * row["explained"]:
+                _keep(store, encoder_id, ids, places)
+                return len(ids)
+        everyone = _embedded(reader, parts)
+        sample = _sample(reader, parts, everyone, stopped)
+        if not len(sample):
+            return 0
+        made = fit(sample, widths, former.axes if former else None)
+        ids, places = _project(reader, made, parts, everyone, stopped)
+    except _StoppedError:
+        return 0
+    _replace(store, encoder_id, made, ids, places)
+    return len(ids)
+
+
+def _aged(row: Any, placed: int, new: int) -> bool:
+    """Whether too many recordings came or went since the axes were computed."""
+    return bool(row["later"] + new > MAX_LATER * (placed + new) or placed + new < (1 - MAX_LATER) * row["recordings"])
+
+
+def _squares(places: np.ndarray) -> float:
+    return float((places.astype(np.float64) ** 2).sum())
+
+
+def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> list[int]:
+    """Recordings that all parts have embedded; only those that have no place for an encoder, if one is named."""
+    first, *others = parts
+    also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(others)
+    rows = reader.execute(f"SELECT e.recording_id FROM embeddings e WHERE e.encoder_id = ?{also} AND NOT EXISTS"
+                          " (SELECT 1 FROM places p WHERE p.recording_id = e.recording_id AND p.encoder_id = ?) ORDER BY e.recording_id",
+                          (first, *others, without_place))
+    return [row["recording_id"] for row in rows]
+
+
+def _sample(reader: Reader, parts: Sequence[str], recordings: Sequence[int], stopped: Callable[[], bool]) -> np.ndarray:
+    """The vectors (n, width) of at most SAMPLE recordings, always the same ones of the same library."""
+    chosen = recordings if len(recordings) <= SAMPLE else sorted(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False).tolist())
+    return np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)]) if chosen else np.empty((0, 0))
+
+
+def _project(reader: Reader, projection: Projection, parts: Sequence[str], recordings: Sequence[int],
+             stopped: Callable[[], bool]) -> tuple[list[int], np.ndarray]:
+    """(recordings with sound vectors, their places (n, 2))."""
+    ids: list[int] = []
+    places = [np.empty((0, 2), np.float32)]
+    for page, vectors in _pages(reader, parts, recordings, stopped):
+        ids += page
+        places.append(projection.places(vectors))
+    return ids, np.concatenate(places)
+
+
+def _pages(reader: Reader, parts: Sequence[str], recordings: Sequence[int], stopped: Callable[[], bool]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """(recordings, their vectors (n, width) side by side), damaged ones left out. Raises _StoppedError."""
+    for first in range(0, len(recordings), _PAGE):
+        if stopped():
+            raise _StoppedError
+        page = recordings[first : first + _PAGE]
+        places, vectors = joined_vectors(reader, parts, page)
+        yield [page[int(i)] for i in places], vectors
+
+
+def _keep(store: Store, encoder_id: str, ids: Sequence[int], places: np.ndarray) -> None:
+    if ids:
+        with store.transaction():
+            _insert(store, encoder_id, ids, places)
+            store.connection.execute("UPDATE projections SET later = later + ? WHERE encoder_id = ?", (len(ids), encoder_id))
+
+
+def _replace(store: Store, encoder_id: str, made: Projection, ids: Sequence[int], places: np.ndarray) -> None:
+    with store.transaction():
+        store.connection.execute("DELETE FROM places WHERE encoder_id = ?", (encoder_id,))
+        store.connection.execute(
+            "INSERT OR REPLACE INTO projections (encoder_id, mean, axes, explained, recordings, made_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (encoder_id, made.mean.astype("<f4").tobytes(), made.axes.astype("<f4").tobytes(), _squares(places) / max(1, len(ids)), len(ids), now()))
+        _insert(store, encoder_id, ids, places)
+
+
+def _insert(store: Store, encoder_id: str, ids: Sequence[int], places: np.ndarray) -> None:
+    store.connection.executemany("INSERT OR REPLACE INTO places (recording_id, encoder_id, x, y) VALUES (?, ?, ?, ?)",
+                                 ((recording, encoder_id, x, y) for recording, (x, y) in zip(ids, places.tolist(), strict=True)))
