@@ -8,10 +8,10 @@ from typing import Any
 
 from datasette import hookimpl
 
-from indexer.web import classify, guard, neighbours, overview, questions, review, sound, track
+from indexer.web import classify, guard, library_map, neighbours, overview, playlist, questions, review, sound, track
 from indexer.web.context import settings_of, static_path
 
-PAGES = (("Overview", "/"), ("Review", "/-/review"), ("Classify", "/-/classify"))
+PAGES = (("Overview", "/"), ("Review", "/-/review"), ("Map", "/-/map"), ("Classify", "/-/classify"))
 
 # datasette ships no types, so its decorator is unknown to mypy
 
@@ -21,7 +21,7 @@ def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
     """Our pages; Datasette asks them before its own."""
     if settings_of(datasette) is None:
         return []
-    return [route for module in (overview, track, review, classify, sound, neighbours) for route in module.ROUTES]
+    return [route for module in (overview, track, review, library_map, classify, sound, neighbours, playlist) for route in module.ROUTES]
 
 
 @hookimpl  # type: ignore[untyped-decorator]
@@ -59,3 +59,9 @@ def prepare_connection(conn: Any, datasette: Any) -> None:
     """The function that our queries use; with Datasette alone it knows no aliases of the user's."""
     settings = settings_of(datasette)
     questions.add_functions(conn, settings.aliases if settings else {})
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def register_output_renderer() -> dict[str, Any]:
+    """Any list of tracks as a playlist."""
+    return playlist.RENDERER

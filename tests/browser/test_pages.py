@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-PAGES = ["/", "/library/tracks/1", "/-/review", "/-/classify"]
+PAGES = ["/", "/library/tracks/1", "/-/review", "/-/map", "/-/classify"]
 
 
 def corrections(served):
@@ -133,3 +133,59 @@ def test_an_upload_is_heard_while_one_waits(tab, shared):
         assert panel.locator("svg.ix-timeline rect").count() >= 10
     with closing(sqlite3.connect(shared.cli.db)) as conn:
         assert conn.execute("SELECT count(*) FROM files").fetchone() == (8,)
+
+
+def test_the_map_tells_plays_and_encircles(tab, shared):
+    page = tab(shared, "/-/map")
+    page.get_by_text("recordings; paler points").wait_for()
+    assert page.locator("#state").text_content().startswith("7 recordings")  # one recording lies in two files
+    canvas = page.locator("#map")
+    box = canvas.bounding_box()
+    canvas.scroll_into_view_if_needed()
+
+    def found():
+        """A place on the canvas where a point is, by its colour."""
+        return page.evaluate("""() => {
+            const canvas = document.getElementById("map"), { width, height } = canvas, seen = [];
+            const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            for (let n = 0; n < width * height; n++) if (pixels[4 * n + 3]) return [(n % width) / width, Math.floor(n / width) / height];
+        }""")
+
+    page.wait_for_timeout(300)
+    x, y = found()
+    canvas.hover(position={"x": x * box["width"] + 3, "y": y * box["height"] + 3})
+    page.locator("#tip").wait_for()
+    assert page.locator("#tip").text_content()
+    canvas.click(position={"x": x * box["width"] + 3, "y": y * box["height"] + 3})
+    page.locator("#now a").wait_for()
+    page.wait_for_function("() => document.getElementById('player').currentTime > 0.2")
+    page.get_by_role("button", name="Encircle").click()
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    box = canvas.bounding_box()
+    corners = [(2, 2), (box["width"] - 2, 2), (box["width"] - 2, box["height"] - 2), (2, box["height"] - 2)]
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    for right, down in corners[1:]:
+        page.mouse.move(box["x"] + right, box["y"] + down, steps=5)
+    page.mouse.up()
+    page.get_by_text("7 tracks encircled").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Playlist").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0] == "#EXTM3U"
+    assert len([line for line in lines if not line.startswith("#")]) == 7
+    page.get_by_role("link", name="Show as table").click()
+    page.wait_for_url("**/library/tracks?id__in=*")
+    page.get_by_text("7 rows").first.wait_for()
+
+
+def test_a_genre_is_taken_off_the_map(tab, shared):
+    page = tab(shared, "/-/map")
+    buttons = page.locator("#legend button")
+    buttons.first.wait_for()
+    painted = "() => document.getElementById('map').getContext('2d').getImageData(0, 0, document.getElementById('map').width, document.getElementById('map').height).data.some(Boolean)"
+    page.wait_for_function(painted)
+    for n in range(buttons.count()):
+        buttons.nth(n).click()
+        assert buttons.nth(n).get_attribute("aria-pressed") == "false"
+    page.wait_for_function(f"() => !({painted})()")

@@ -1,0 +1,95 @@
+"""The map: the library as a scatter of its embeddings, coloured by genre.
+
+Owns the compact form in which a browser gets all points. The places themselves are the indexer's (indexer.projection).
+"""
+
+import gzip
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+from datasette.utils.asgi import Response
+
+from indexer.web.context import ask, page, rows
+from indexer.web.guard import STRICT_POLICY
+
+NO_GENRE = 127  # stands for the label of a recording without a prediction
+UNDECIDED = 128  # is added to a label that is not sure enough
+
+_POINTS = ("SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id = l.recording_id AND f.state = 'ready'"
+           " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP BY l.recording_id")
+# The encoder whose vectors the head takes; without a head the one in use, else any that has a map.
+_ENCODER = ("SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encoder_id = j.encoder_id AND h.in_use = 1 JOIN encoders e ON e.id = j.encoder_id"
+            " ORDER BY h.id IS NULL, e.in_use DESC, j.made_at DESC LIMIT 1")
+
+
+def points(conn: Any) -> tuple[list[str], list[Any]]:
+    """(labels, [(file id, x, y, genre, decided)]), one file a recording, missing ones left out."""
+    head = conn.execute("SELECT id, labels FROM heads WHERE in_use = 1").fetchone()
+    encoder = conn.execute(_ENCODER).fetchone()
+    labels = json.loads(head["labels"]) if head else []
+    if encoder is None:
+        return labels, []
+    cursor = conn.cursor()
+    cursor.row_factory = None
+    return labels, sorted(cursor.execute(_POINTS, (head["id"] if head else None, encoder["encoder_id"])))
+
+
+def packed(labels: list[str], found: list[Any]) -> bytes:
+    """A line of JSON {labels, points}, padded to a multiple of 4 bytes; then of all points, little-endian: the step of the file id
+    from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
+    """
+    ids = np.array([row[0] for row in found], np.int64)
+    xy = np.array([row[1:3] for row in found], np.float64).reshape(-1, 2)
+    place = {label: n for n, label in enumerate(labels)}
+    genres = np.array([place.get(row[3], NO_GENRE) + (0 if row[4] or row[3] not in place else UNDECIDED) for row in found], np.uint8)
+    low, high = (xy.min(axis=0), xy.max(axis=0)) if len(xy) else (np.zeros(2), np.ones(2))
+    scale = max(1e-9, float((high - low).max()))  # one for both: distances stay comparable
+    scaled = np.rint((xy - (low + high) / 2) / scale * 65_535 + 32_767.5).clip(0, 65_535).astype("<u2")
+    header = json.dumps({"labels": labels, "points": len(found)}).encode()
+    header += b" " * (-(len(header) + 1) % 4) + b"\n"
+    return b"".join([header, np.diff(ids, prepend=0).astype("<u4").tobytes(), scaled[:, 0].tobytes(), scaled[:, 1].tobytes(), genres.tobytes()])
+
+
+async def map_data(request: Any, datasette: Any) -> Any:
+    """`/-/map.bin`: all points, see ``packed``."""
+    def build(conn: Any) -> tuple[bytes, str]:
+        content = packed(*points(conn))
+        return gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32]
+
+    content, digest = await ask(datasette, build)
+    headers = {"etag": f'"{digest}"', "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(b"", status=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+    else:
+        content = gzip.decompress(content)
+    return Response(content, headers=headers, content_type="application/octet-stream")
+
+
+async def map_track(request: Any, datasette: Any) -> Any:
+    """`/-/map/track/<file id>.json`: what a point is, in a few words."""
+    found = await rows(datasette, "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS playable FROM files f"
+                       " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
+                       " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?", [int(request.url_vars["id"])])
+    if not found:
+        return Response.json({"error": "there is no track with this number"}, status=404)
+    track = found[0]
+    track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track.pop("path"))  # noqa: PTH119 - for people
+    return Response.json(track)
+
+
+async def map_page(request: Any, datasette: Any) -> Any:
+    """`/-/map`."""
+    counts = await rows(datasette, "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE h.in_use = 1 GROUP BY p.genre")
+    made = await rows(datasette, "SELECT e.name, j.made_at, j.recordings FROM projections j JOIN encoders e ON e.id = j.encoder_id"
+                      f" WHERE j.encoder_id = ({_ENCODER})")
+    shown = await page(datasette, request, "map.html", {"counts": counts, "made": made[0] if made else None})
+    shown.headers["content-security-policy"] = STRICT_POLICY
+    return shown
+
+
+ROUTES = [(r"/-/map$", map_page), (r"/-/map\.bin$", map_data), (r"/-/map/track/(?P<id>\d{1,18})\.json$", map_track)]

@@ -1,0 +1,98 @@
+"""Any list of tracks as a playlist (M3U8): a filtered table, a query, what sounds like a track, what was encircled on the map.
+
+Owns which tracks a playlist is made of. The file's form is indexer.similar's.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from datasette.utils.asgi import Response
+
+from indexer.errors import StoreError
+from indexer.similar import to_m3u
+from indexer.web.context import ask
+from indexer.web.neighbours import similar_tracks
+
+MAX_TRACKS = 10_000
+MAX_SIMILAR = 50
+_CHUNK = 500  # ids in one question
+
+
+async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """{path (exact, as os.fsdecode gives it), title, artist, duration_s} of files, in this order; missing ones left out."""
+    def find(conn: Any) -> dict[int, dict[str, Any]]:
+        found = {}
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            for row in conn.execute("SELECT f.id, f.path, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
+                                    f" ON r.id = f.recording_id WHERE f.state <> 'missing' AND f.id IN ({','.join('?' * len(chunk))})", list(chunk)):
+                found[row["id"]] = {**dict(row), "path": os.fsdecode(row["path"])}
+        return found
+
+    found = await ask(datasette, find)
+    return [found[i] for i in dict.fromkeys(ids) if i in found]
+
+
+def answer(tracks: list[dict[str, Any]], name: str) -> Any:
+    """A playlist as a download."""
+    return Response(to_m3u({"tracks": tracks}), content_type="audio/x-mpegurl; charset=utf-8",
+                    headers={"content-disposition": f'attachment; filename="{name}.m3u8"'})
+
+
+def _numbers(text: str) -> list[int] | None:
+    parts = text.split(",")
+    return [int(part) for part in parts] if all(part.isdigit() and len(part) < 19 for part in parts) else None
+
+
+async def playlist(request: Any, datasette: Any) -> Any:
+    """`/-/playlist.m3u8`: GET ?ids=1,2,3 or ?similar=ID; POST with the field ids, for many."""
+    values = await request.post_vars() if request.method == "POST" else request.args
+    similar = values.get("similar")
+    try:
+        if similar and similar.isdigit() and len(similar) < 19:
+            found = await similar_tracks(datasette, int(similar), MAX_SIMILAR)
+            if found is None:
+                return Response.text("the library is being prepared for this; try again in a moment", status=503, headers={"retry-after": "10"})
+            return answer(found, f"similar to {similar}")
+    except StoreError as e:
+        return Response.text(str(e), status=404)
+    ids = _numbers(values.get("ids") or "-")
+    if ids is None:
+        return Response.text("ids are the numbers of tracks, parted by commas", status=400)
+    if len(ids) > MAX_TRACKS:
+        return Response.text(f"at most {MAX_TRACKS:,} tracks", status=400)
+    return answer(await tracks_of(datasette, ids), "tracks")
+
+
+# ---- every table and query of tracks
+
+
+def can_render(columns: Sequence[str]) -> bool:
+    """Whether a table or query tells of tracks."""
+    return {"id", "path"} <= {*columns}
+
+
+async def render(datasette: Any, request: Any, rows: Iterable[Any], table: str | None, view_name: str) -> Any:
+    """All tracks of a filtered table, not only those of the page shown; of a query the rows that it gave."""
+    if table is None or view_name != "table":
+        return answer(await tracks_of(datasette, [row["id"] for row in rows]), "query")
+    headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
+    asked = [(key, value) for key in request.args for value in request.args.getlist(key) if key not in ("_next", "_size", "_shape", "_facet")]
+    path = request.path.removesuffix(".m3u8") + ".json"
+    ids: list[int] = []
+    following: str | None = ""
+    while following is not None and len(ids) < MAX_TRACKS:
+        query = urlencode([*asked, ("_size", "max"), ("_shape", "objects"), ("_nofacet", "1"), ("_nocount", "1"), *([("_next", following)] if following else [])])
+        found = await datasette.client.get(f"{path}?{query}", headers=headers)
+        if found.status_code != 200:
+            return Response.text("that table cannot be told just now; try again", status=503)
+        page = found.json()
+        ids += [row["id"] for row in page["rows"]]
+        following = page.get("next")
+    return answer(await tracks_of(datasette, ids[:MAX_TRACKS]), table)
+
+
+RENDERER = {"extension": "m3u8", "can_render": can_render, "render": render}
+ROUTES = [(r"/-/playlist\.m3u8$", playlist)]

@@ -1,0 +1,87 @@
+"""Playlists: every filtered table, query, similar list or set of tracks as M3U8, with the files' exact paths."""
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from tests.synth import write_audio
+from tests.test_pages import Pages, id_of, one
+
+
+@pytest.fixture
+def pages(cli, music_folder):
+    cli("scan", music_folder, "--no-tags")
+    return Pages(cli.db)
+
+
+def paths(answer):
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("audio/x-mpegurl")
+    lines = answer.content.split(b"\n")
+    assert lines[0] == b"#EXTM3U"
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def test_chosen_tracks_in_their_order(pages, cli, music_folder):
+    first, second = id_of(cli, "wav.wav"), id_of(cli, "mp3.mp3")
+    answer = pages.get(f"/-/playlist.m3u8?ids={first},{second},{first},99999")
+    assert paths(answer) == [os.fsencode(music_folder / "album" / "wav.wav"), os.fsencode(music_folder / "mp3.mp3")]
+    assert answer.headers["content-disposition"] == 'attachment; filename="tracks.m3u8"'
+    posted = pages.ask("POST", "/-/playlist.m3u8", data={"ids": f"{first},{second}"})
+    assert posted.content == answer.content
+
+
+@pytest.mark.parametrize("query", ["", "ids=", "ids=1,x", "ids=-1", "ids=" + ",".join(["1"] * 10_001), "similar=x", "ids=" + "9" * 30])
+def test_nonsense_is_refused(pages, query):
+    assert pages.get(f"/-/playlist.m3u8?{query}").status_code == 400
+
+
+def test_a_filtered_table_is_a_playlist_with_all_its_pages(pages, cli, music_folder):
+    assert len(paths(pages.get("/library/tracks.m3u8?_size=2"))) == 6
+    assert paths(pages.get("/library/tracks.m3u8?container=flac&_size=2")) == [os.fsencode(music_folder / "flac.flac")]
+    page = pages.get("/library/tracks?container=flac").text
+    assert "/library/tracks.m3u8?container=flac" in page
+    assert ".m3u8" not in pages.get("/library/tags").text  # no list of tracks
+
+
+def test_a_query_is_a_playlist(pages, cli):
+    genre, count = one(cli.db, "SELECT genre, count(*) FROM predictions GROUP BY genre ORDER BY 2 DESC")
+    assert len(paths(pages.get(f"/library/by_genre.m3u8?genre={genre}&min_confidence=0"))) == count
+
+
+def test_a_protected_table_is_a_playlist_for_those_who_know_the_password(pages, cli):
+    closed = Pages(cli.db, password="secret")
+    assert closed.get("/library/tracks.m3u8").status_code == 401
+    assert len(paths(closed.get("/library/tracks.m3u8", headers={"authorization": "Bearer secret"}))) == 6
+
+
+def test_what_sounds_alike_is_a_playlist(pages, cli, music_folder):
+    track = id_of(cli, "mp3.mp3")
+    end = time.monotonic() + 20
+    while (answer := pages.get(f"/-/playlist.m3u8?similar={track}")).status_code == 503:
+        assert "retry-after" in answer.headers
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert set(paths(answer)) == {os.fsencode(p) for p in music_folder.rglob("*.*") if p.name != "mp3.mp3"}
+    assert pages.get("/-/playlist.m3u8?similar=99999").status_code == 404
+
+
+def test_paths_are_exact_and_missing_files_left_out(cli, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    made = write_audio(folder / "x", "wav", 1.0)
+    odd = os.fsencode(folder) + b"/caf\xe9 \xf0\x9f\x8e\xb5.wav"
+    os.rename(made, odd)
+    broken = os.fsencode(folder) + b"/line\nbreak.wav"
+    os.rename(write_audio(folder / "y", "wav", 1.0, seed=2), broken)
+    write_audio(folder / "gone", "wav", 1.0, seed=3)
+    cli("scan", folder, "--no-tags")
+    with closing(sqlite3.connect(cli.db)) as conn:
+        conn.execute("UPDATE files SET state = 'missing' WHERE path_text LIKE '%gone%'")
+        conn.commit()
+    answer = Pages(cli.db).get("/-/playlist.m3u8?ids=1,2,3")
+    assert paths(answer) == [odd]
+    assert b"left out, its path has a line break" in answer.content
