@@ -7,6 +7,8 @@ from contextlib import closing
 
 import pytest
 
+from indexer import serve
+from indexer.web import playlist
 from tests.synth import write_audio
 from tests.test_pages import Pages, id_of, one
 
@@ -85,3 +87,24 @@ def test_paths_are_exact_and_missing_files_left_out(cli, tmp_path):
     answer = Pages(cli.db).get("/-/playlist.m3u8?ids=1,2,3")
     assert paths(answer) == [odd]
     assert b"left out, its path has a line break" in answer.content
+
+
+def test_only_files_are_tracks_whatever_else_has_an_id_and_a_path(pages, cli):
+    assert "roots.m3u8" not in pages.get("/library/roots").text
+    assert pages.get("/library/roots.m3u8").status_code == 400
+    assert pages.get("/library/tag_writes.m3u8").status_code == 400
+    for sql in ("select id, path from roots", "select id, 'elsewhere' as path from files", "select 'x' as id, path from tracks"):
+        assert paths(pages.get("/library.m3u8", params={"sql": sql})) == []
+    assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from files"}))) == 6
+    assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id < :n;", "n": 4}))) == 3
+
+
+def test_a_query_longer_than_a_page_is_a_playlist_whole(pages, cli, monkeypatch):
+    monkeypatch.setitem(serve.DATASETTE_SETTINGS, "max_returned_rows", 2)
+    monkeypatch.setitem(serve.DATASETTE_SETTINGS, "default_page_size", 2)
+    assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id > :n -- all", "n": 1}))) == 5
+    assert len(paths(pages.get("/library/files.m3u8"))) == 6
+    monkeypatch.setattr(playlist, "MAX_TRACKS", 3)
+    for answer in (pages.get("/library.m3u8", params={"sql": "select id, path from tracks"}), pages.get("/library/files.m3u8")):
+        assert len(paths(answer)) == 3
+        assert answer.content.endswith(b"\n# only the first 3 tracks; there are more\n")

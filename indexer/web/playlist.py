@@ -1,10 +1,10 @@
 """Any list of tracks as a playlist (M3U8): a filtered table, a query, what sounds like a track, what was encircled on the map.
 
-Owns which tracks a playlist is made of. The file's form is indexer.similar's.
+Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is indexer.similar's.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,21 +12,22 @@ from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
 from indexer.similar import to_m3u
-from indexer.web.context import ask
+from indexer.web.context import ask, library
 from indexer.web.neighbours import similar_tracks
 
 MAX_TRACKS = 10_000
 MAX_SIMILAR = 50
+_TABLES = ("tracks", "files")  # others have ids and paths too, but not of files
 _CHUNK = 500  # ids in one question
 
 
 async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """{path (exact, as os.fsdecode gives it), title, artist, duration_s} of files, in this order; missing ones left out."""
+    """{path (exact, as os.fsdecode gives it), path_text, title, artist, duration_s} of files, in this order; missing ones left out."""
     def find(conn: Any) -> dict[int, dict[str, Any]]:
         found = {}
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
-            for row in conn.execute("SELECT f.id, f.path, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
+            for row in conn.execute("SELECT f.id, f.path, f.path_text, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
                                     f" ON r.id = f.recording_id WHERE f.state <> 'missing' AND f.id IN ({','.join('?' * len(chunk))})", list(chunk)):
                 found[row["id"]] = {**dict(row), "path": os.fsdecode(row["path"])}
         return found
@@ -35,10 +36,10 @@ async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
     return [found[i] for i in dict.fromkeys(ids) if i in found]
 
 
-def answer(tracks: list[dict[str, Any]], name: str) -> Any:
-    """A playlist as a download."""
-    return Response(to_m3u({"tracks": tracks}), content_type="audio/x-mpegurl; charset=utf-8",
-                    headers={"content-disposition": f'attachment; filename="{name}.m3u8"'})
+def answer(tracks: list[dict[str, Any]], name: str, *, more: bool = False) -> Any:
+    """A playlist as a download; ``more``: there were more tracks than one may hold."""
+    content = to_m3u({"tracks": tracks}) + (f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b"")
+    return Response(content, content_type="audio/x-mpegurl; charset=utf-8", headers={"content-disposition": f'attachment; filename="{name}.m3u8"'})
 
 
 def _numbers(text: str) -> list[int] | None:
@@ -69,29 +70,43 @@ async def playlist(request: Any, datasette: Any) -> Any:
 # ---- every table and query of tracks
 
 
-def can_render(columns: Sequence[str]) -> bool:
+def can_render(columns: Sequence[str], table: str | None) -> bool:
     """Whether a table or query tells of tracks."""
-    return {"id", "path"} <= {*columns}
+    return {"id", "path"} <= {*columns} and table in (None, *_TABLES)
 
 
-async def render(datasette: Any, request: Any, rows: Iterable[Any], table: str | None, view_name: str) -> Any:
-    """All tracks of a filtered table, not only those of the page shown; of a query the rows that it gave."""
-    if table is None or view_name != "table":
-        return answer(await tracks_of(datasette, [row["id"] for row in rows]), "query")
+async def render(datasette: Any, request: Any, rows: Iterable[Any], columns: Sequence[str], table: str | None, view_name: str, data: Mapping[str, Any]) -> Any:
+    """All tracks of a filtered table, not only those of the page shown; all that a query gives."""
+    if not can_render(columns, table):
+        return Response.text("this is no list of tracks: it needs the columns id and path", status=400)
+    if table is not None and view_name == "table":
+        return await _table(datasette, request, table)
+    if data.get("truncated"):
+        query = data["query"]
+        sql = f"SELECT id, path FROM (\n{query['sql'].rstrip().rstrip(';')}\n) LIMIT {MAX_TRACKS + 1}"
+        rows = (await library(datasette).execute(sql, query["params"], truncate=False)).rows
+    told = {row["id"]: row["path"] for row in rows if isinstance(row["id"], int)}
+    tracks = await tracks_of(datasette, [*told][:MAX_TRACKS])
+    # A query may call anything id and path; only what agrees with a file is one.
+    return answer([track for track in tracks if told[track["id"]] in (track["path_text"], os.fsencode(track["path"]))], data.get("query_name") or "query",
+                  more=len(told) > MAX_TRACKS)
+
+
+async def _table(datasette: Any, request: Any, table: str) -> Any:
     headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
     asked = [(key, value) for key in request.args for value in request.args.getlist(key) if key not in ("_next", "_size", "_shape", "_facet")]
     path = request.path.removesuffix(".m3u8") + ".json"
     ids: list[int] = []
     following: str | None = ""
-    while following is not None and len(ids) < MAX_TRACKS:
+    while following is not None and len(ids) <= MAX_TRACKS:
         query = urlencode([*asked, ("_size", "max"), ("_shape", "objects"), ("_nofacet", "1"), ("_nocount", "1"), *([("_next", following)] if following else [])])
         found = await datasette.client.get(f"{path}?{query}", headers=headers)
         if found.status_code != 200:
-            return Response.text("that table cannot be told just now; try again", status=503)
+            return Response.text("that table cannot be told just now; try again, or filter it further", status=503)
         page = found.json()
         ids += [row["id"] for row in page["rows"]]
         following = page.get("next")
-    return answer(await tracks_of(datasette, ids[:MAX_TRACKS]), table)
+    return answer(await tracks_of(datasette, ids[:MAX_TRACKS]), table, more=len(ids) > MAX_TRACKS)
 
 
 RENDERER = {"extension": "m3u8", "can_render": can_render, "render": render}
