@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -79,12 +81,26 @@ def test_a_point_is_told_in_a_few_words(pages, cli):
 
 def test_without_places_the_page_says_how_to_get_them(cli, music_folder):
     cli("scan", music_folder / "mp3.mp3", "--no-tags")
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(cli.db)) as conn:
         conn.execute("DELETE FROM projections")
         conn.commit()
     page = Pages(cli.db).get("/-/map").text
     assert "There is no map yet" in page
     assert "<canvas" not in page
+
+
+def test_the_points_follow_the_library(pages, cli):
+    first = pages.get("/-/map.bin")
+    with closing(sqlite3.connect(cli.db)) as conn:
+        conn.execute("UPDATE predictions SET genre = 'house', decided = 0")
+        conn.commit()
+    again = pages.get("/-/map.bin", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 200
+    labels, _, _, _, genres = unpacked(again.content)
+    assert set(genres) == {labels.index("house") + UNDECIDED}
+
+
+def test_labels_beyond_the_compact_forms_range_have_no_colour():
+    labels = [f"style {n}" for n in range(200)]
+    genres = unpacked(packed(labels, [(1, 0.0, 0.0, labels[126], 0), (2, 0.0, 0.0, labels[127], 1), (3, 0.0, 0.0, labels[199], 0)]))[4]
+    assert genres == [126 + UNDECIDED, NO_GENRE, NO_GENRE]

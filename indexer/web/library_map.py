@@ -7,12 +7,13 @@ import gzip
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasette.utils.asgi import Response
 
-from indexer.web.context import ask, page, rows
+from indexer.web.context import ask, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 
 NO_GENRE = 127  # stands for the label of a recording without a prediction
@@ -43,7 +44,7 @@ def packed(labels: list[str], found: list[Any]) -> bytes:
     """
     ids = np.array([row[0] for row in found], np.int64)
     xy = np.array([row[1:3] for row in found], np.float64).reshape(-1, 2)
-    place = {label: n for n, label in enumerate(labels)}
+    place = {label: n for n, label in enumerate(labels[:NO_GENRE])}  # a head with more: the rest have no colour of their own
     genres = np.array([place.get(row[3], NO_GENRE) + (0 if row[4] or row[3] not in place else UNDECIDED) for row in found], np.uint8)
     low, high = (xy.min(axis=0), xy.max(axis=0)) if len(xy) else (np.zeros(2), np.ones(2))
     scale = max(1e-9, float((high - low).max()))  # one for both: distances stay comparable
@@ -53,15 +54,37 @@ def packed(labels: list[str], found: list[Any]) -> bytes:
     return b"".join([header, np.diff(ids, prepend=0).astype("<u4").tobytes(), scaled[:, 0].tobytes(), scaled[:, 1].tobytes(), genres.tobytes()])
 
 
+_built: dict[Path, tuple[Any, bytes, str]] = {}  # by library: the state of its files, the compressed points, their digest
+
+
+def _state(db: Path) -> list[tuple[int, int] | None]:
+    """Changes with everything that is written into a library."""
+    return [(found.st_mtime_ns, found.st_size) if found else None for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def built(conn: Any, db: Path) -> tuple[bytes, str]:
+    """(the compressed points, their digest), packed again only after the library changed."""
+    state = _state(db)
+    if db not in _built or _built[db][0] != state:
+        content = packed(*points(conn))
+        _built[db] = (state, gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32])
+    return _built[db][1:]
+
+
 async def map_data(request: Any, datasette: Any) -> Any:
     """`/-/map.bin`: all points, see ``packed``."""
-    def build(conn: Any) -> tuple[bytes, str]:
-        content = packed(*points(conn))
-        return gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32]
-
-    content, digest = await ask(datasette, build)
+    settings = settings_of(datasette)
+    assert settings is not None
+    content, digest = await ask(datasette, lambda conn: built(conn, settings.db))
     headers = {"etag": f'"{digest}"', "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
-    if request.headers.get("if-none-match") == headers["etag"]:
+    if digest in request.headers.get("if-none-match", ""):
         return Response(b"", status=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["content-encoding"] = "gzip"
