@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer import projection
 from indexer.fingerprint import Stat
 from indexer.loading import built_in_info
 from indexer.store import Store
@@ -43,6 +44,7 @@ def fill(db: Path, tracks: int) -> None:
     with Store(db) as store:
         store.use_encoder(encoder.encoder_id)
         store.use_head("h")
+        projection.update(store, encoder.encoder_id, [encoder.encoder_id])
 
 
 def put_track(store: Store, rng: np.random.Generator, n: int, root: int, encoder_id: str, width: int) -> None:
