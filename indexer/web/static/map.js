@@ -11,6 +11,7 @@ const UNDECIDED = 128;
 const SIDE = 65_535; // of the map's own square
 const CELLS = 256; // a side, of the grid that finds the point under the pointer
 const MAX_IN_TABLE = 900; // ids that fit an address
+const MAX_IN_PLAYLIST = 10_000; // as indexer/web/playlist.py has it
 
 let labels = [];
 let ids, xs, ys, genres; // of all points
@@ -18,7 +19,8 @@ let cells; // point numbers by cell, and where each cell begins
 let view = { x: 0, y: 0, side: SIDE }; // what is shown: the upper left corner and the width, in the map's own square
 const hidden = new Set(); // labels that are not shown
 let paints = []; // [red, green, blue] by label, then of no genre
-let ring = []; // the lasso, in pixels
+let image; // the canvas's pixels, kept from frame to frame
+let ring = []; // the lasso, in the map's own square: it stays around its points when the map moves
 let chosen = [];
 let wanted = false; // whether a frame is asked for
 
@@ -68,7 +70,7 @@ function resize() {
 
 /** Pixels a unit of the map's square; the map is shown whole in the smaller dimension. */
 const scale = () => Math.min(canvas.width, canvas.height) / view.side;
-const toPixel = (i) => [(xs[i] - view.x) * scale(), (ys[i] - view.y) * scale()];
+const toMap = (x, y) => [view.x + x / scale(), view.y + y / scale()];
 
 function draw() {
   if (wanted) return;
@@ -76,30 +78,44 @@ function draw() {
   requestAnimationFrame(() => { wanted = false; paint(); });
 }
 
+/** The pixel's word for every value of a point's genre; 0 where it is not shown. */
+function paletteNow() {
+  const palette = new Uint32Array(256);
+  for (const [label, [r, g, b]] of paints.entries()) {
+    if (hidden.has(label)) continue;
+    const rgb = (b << 16) | (g << 8) | r;
+    const value = label < labels.length ? label : NO_GENRE;
+    palette[value] = (255 << 24) | rgb;
+    if (value !== NO_GENRE) palette[value | UNDECIDED] = (110 << 24) | rgb;
+  }
+  return palette;
+}
+
 function paint() {
-  if (!ids || !canvas.width) return;
+  if (!ids || !canvas.width || !canvas.height) return;
   const { width, height } = canvas;
-  const image = context.createImageData(width, height);
+  if (image?.width !== width || image.height !== height) image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
+  pixels.fill(0);
   const s = scale();
   // Larger where there is room: with few points, and the nearer one looks.
   const room = Math.sqrt((width * height) / Math.max(1, ids.length)) * Math.sqrt(SIDE / view.side);
   const size = Math.max(2, Math.min(9 * (window.devicePixelRatio || 1), Math.round(room / 2)));
-  const words = paints.map(([r, g, b]) => [(255 << 24) | (b << 16) | (g << 8) | r, (110 << 24) | (b << 16) | (g << 8) | r]);
-  const shown = labels.map((_, n) => !hidden.has(n)).concat(!hidden.has(labels.length));
+  const palette = paletteNow();
+  const [left, top] = [view.x + size / 2 / s, view.y + size / 2 / s];
+  const [lastX, lastY] = [width - size, height - size];
   for (let i = 0; i < ids.length; i++) {
-    const label = labelOf(i);
-    if (!shown[label]) continue;
-    const x = ((xs[i] - view.x) * s - size / 2) | 0;
-    const y = ((ys[i] - view.y) * s - size / 2) | 0;
-    if (x < 0 || y < 0 || x + size >= width || y + size >= height) continue;
-    const word = words[label][genres[i] & UNDECIDED && genres[i] !== NO_GENRE ? 1 : 0];
-    for (let dy = 0, row = y * width + x; dy < size; dy++, row += width) pixels.fill(word, row, row + size);
+    const word = palette[genres[i]];
+    if (word === 0) continue;
+    const x = Math.floor((xs[i] - left) * s);
+    const y = Math.floor((ys[i] - top) * s);
+    if (x < 0 || y < 0 || x > lastX || y > lastY) continue;
+    for (let dy = 0, row = y * width + x; dy < size; dy++, row += width) for (let dx = 0; dx < size; dx++) pixels[row + dx] = word;
   }
   context.putImageData(image, 0, 0);
   if (ring.length > 1) {
     context.beginPath();
-    ring.forEach(([x, y], n) => (n ? context.lineTo(x, y) : context.moveTo(x, y)));
+    for (const [x, y] of ring) context.lineTo((x - view.x) * s, (y - view.y) * s);
     context.closePath();
     context.lineWidth = 2 * (window.devicePixelRatio || 1);
     context.strokeStyle = getComputedStyle(canvas).color;
@@ -109,8 +125,7 @@ function paint() {
 
 function zoom(factor, x = canvas.width / 2, y = canvas.height / 2) {
   const side = Math.min(1.3 * SIDE, Math.max(SIDE / 400, view.side / factor));
-  const before = scale();
-  const [mx, my] = [view.x + x / before, view.y + y / before];
+  const [mx, my] = toMap(x, y);
   view.side = side;
   view.x = mx - x / scale();
   view.y = my - y / scale();
@@ -124,11 +139,10 @@ function whole() {
   draw();
 }
 
-/** The shown point nearest to a place on the canvas, within a finger's width; -1: none. */
-function under(x, y) {
-  const s = scale();
-  const reach = (12 * (window.devicePixelRatio || 1)) / s;
-  const [mx, my] = [view.x + x / s, view.y + y / s];
+/** The shown point nearest to a place on the canvas, within a finger's width (in CSS pixels); -1: none. */
+function under(x, y, within = 12) {
+  const reach = (within * (window.devicePixelRatio || 1)) / scale();
+  const [mx, my] = toMap(x, y);
   let best = -1;
   let distance = reach * reach;
   const low = (value) => Math.max(0, Math.min(CELLS - 1, (value - reach) >> 8));
@@ -189,11 +203,13 @@ function inside(x, y) {
 
 function encircled() {
   chosen = [];
-  for (let i = 0; i < ids.length; i++) if (!hidden.has(labelOf(i)) && inside(...toPixel(i))) chosen.push(ids[i]);
+  for (let i = 0; i < ids.length; i++) if (!hidden.has(labelOf(i)) && inside(xs[i], ys[i])) chosen.push(ids[i]);
   at("chosen").hidden = false;
-  at("count").textContent = `${chosen.length.toLocaleString("en")} tracks encircled`;
+  const many = chosen.length > MAX_IN_PLAYLIST ? "; a playlist holds at most 10,000" : chosen.length > MAX_IN_TABLE ? "; too many for a table" : "";
+  at("count").textContent = `${chosen.length.toLocaleString("en")} ${chosen.length === 1 ? "track" : "tracks"} encircled${many}`;
+  at("playlist").disabled = !chosen.length || chosen.length > MAX_IN_PLAYLIST;
   at("ids").value = chosen.join(",");
-  at("table").hidden = chosen.length > MAX_IN_TABLE;
+  at("table").hidden = !chosen.length || chosen.length > MAX_IN_TABLE;
   at("table").href = `${canvas.dataset.table}?id__in=${chosen.join(",")}`;
 }
 
@@ -217,7 +233,8 @@ canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   pointers.set(event.pointerId, place(event));
   moved = 0;
-  if (lassoOn()) ring = [place(event).slice(0, 2)];
+  const [x, y] = place(event);
+  if (lassoOn()) ring = [toMap(x, y)];
 });
 canvas.addEventListener("pointermove", (event) => {
   const [x, y, boxX, boxY] = place(event);
@@ -231,7 +248,7 @@ canvas.addEventListener("pointermove", (event) => {
     const [other] = [...pointers].filter(([id]) => id !== event.pointerId).map(([, where]) => where);
     const distance = (a) => Math.hypot(a[0] - other[0], a[1] - other[1]) || 1;
     zoom(distance([x, y]) / distance(before), (x + other[0]) / 2, (y + other[1]) / 2);
-  } else if (lassoOn()) ring.push([x, y]);
+  } else if (lassoOn()) ring.push(toMap(x, y));
   else {
     view.x -= (x - before[0]) / scale();
     view.y -= (y - before[1]) / scale();
@@ -266,6 +283,11 @@ canvas.addEventListener("keydown", (event) => {
   } else if (event.key === "+" || event.key === "=") zoom(1.4);
   else if (event.key === "-") zoom(1 / 1.4);
   else if (event.key === "0") whole();
+  else if (event.key === "Escape") clear();
+  else if (event.key === "Enter") {
+    const i = under(canvas.width / 2, canvas.height / 2, 60); // without a pointer, the point in the middle
+    if (i >= 0) choose(i);
+  }
   else return;
   event.preventDefault();
 });
