@@ -385,6 +385,20 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 
 
 @main.command()
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@json_option
+@common
+def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
+    """How fast this machine decodes and embeds FILES (or tracks of the library), what holds it up, how long the library takes."""
+    from indexer.bench import bench as measure
+    from indexer.bench import to_text
+
+    found = measure(settings, files)
+    click.echo(json.dumps(found) if as_json else to_text(found))
+
+
+@main.command()
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--open", "open_browser", is_flag=True, help="Open a browser.")

@@ -76,6 +76,11 @@ class Encoder(Protocol):
         """Where it runs: cpu, cuda, mps."""
         ...
 
+    @property
+    def precision(self) -> str:
+        """Its arithmetic: fp64, fp32, bf16."""
+        ...
+
     def cutter(self) -> UnitCutter:
         """Return a fresh cutter for one recording."""
         ...

@@ -125,6 +125,7 @@ class RhythmEncoder:
     sample_rate_hz = SAMPLE_RATE_HZ
     unit_s = SEGMENT / SAMPLE_RATE_HZ
     device = "cpu"
+    precision = "fp64"  # whatever is asked for
     batch_units = 4  # one at a time is as fast; a few let decoding run ahead
 
     @property

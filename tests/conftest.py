@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import pytest
 
 from indexer.cli import main
+from indexer.heads.linear import LinearHead
+from indexer.loading import load_encoder
 from tests import checkpoints
 from tests.synth import write_audio
 
@@ -35,12 +38,26 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.write_folder(tmp_path_factory.mktemp("checkpoint"), state, name=checkpoints.NAME_1001)
 
 
+LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
+
+
+@pytest.fixture(scope="session")
+def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head with random weights for the encoder that needs none, so that genres cost no torch."""
+    encoder = load_encoder("rhythm")
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    LinearHead("random", encoder.id, LABELS, 0.5, rng.standard_normal((5, encoder.width)).astype(np.float32) / 20, np.zeros(5, np.float32)).save(path)
+    return path
+
+
 @dataclass
 class Cli:
-    """The command line on a library of its own: every call gets --db, and the model where it embeds."""
+    """The command line on a library of its own: every call gets --db, and the model (and head) where it embeds."""
 
     folder: Path
     model: Path | None
+    head: Path | None = None
 
     @property
     def db(self) -> Path:
@@ -49,7 +66,7 @@ class Cli:
     @property
     def environ(self) -> dict[str, str]:
         return {"INDEXER_DB": str(self.db), "INDEXER_MODELS": str(self.folder / "models"), "INDEXER_MIN_CONFIDENCE": "0",
-                "INDEXER_JOBS": "2", **({"INDEXER_ENCODER": str(self.model)} if self.model else {})}
+                "INDEXER_JOBS": "2", **({"INDEXER_ENCODER": str(self.model)} if self.model else {}), **({"INDEXER_HEAD": str(self.head)} if self.head else {})}
 
     def __call__(self, *args: object, code: int = 0, env: dict[str, str] | None = None) -> click.testing.Result:
         result = click.testing.CliRunner().invoke(main, [str(a) for a in args], env={**self.environ, **(env or {})})
@@ -72,6 +89,14 @@ def cli(tmp_path: Path, small_model: Path) -> Cli:
     folder = tmp_path / "state"
     folder.mkdir()
     return Cli(folder, small_model)
+
+
+@pytest.fixture
+def quick_cli(tmp_path: Path, rhythm_head: Path) -> Cli:
+    """As ``cli``, with the encoder that needs no torch."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return Cli(folder, Path("rhythm"), rhythm_head)
 
 
 @pytest.fixture

@@ -47,6 +47,12 @@ def test_nothing_and_one_point_are_maps_too():
 
 
 @pytest.fixture
+def cli(quick_cli):
+    """No torch is needed to look at pages."""
+    return quick_cli
+
+
+@pytest.fixture
 def pages(cli, music_folder):
     (music_folder / "copy.mp3").write_bytes((music_folder / "mp3.mp3").read_bytes())
     cli("scan", music_folder, "--no-tags")

@@ -44,6 +44,12 @@ class Pages:
 
 
 @pytest.fixture
+def cli(quick_cli):
+    """No torch is needed to look at pages."""
+    return quick_cli
+
+
+@pytest.fixture
 def pages(cli, music_folder):
     cli("scan", music_folder, "--no-tags")
     return Pages(cli.db)

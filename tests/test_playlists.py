@@ -14,6 +14,12 @@ from tests.test_pages import Pages, id_of, one
 
 
 @pytest.fixture
+def cli(quick_cli):
+    """No torch is needed to look at pages."""
+    return quick_cli
+
+
+@pytest.fixture
 def pages(cli, music_folder):
     cli("scan", music_folder, "--no-tags")
     return Pages(cli.db)

@@ -495,7 +495,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
     write_audio(music_folder / "long.flac", "flac", 25.0)
     results = cli.json("classify", music_folder / "mp3.mp3", music_folder / "long.flac")
     assert [Path(r["path"]).name for r in results] == ["mp3.mp3", "long.flac"]
-    assert set(results[0]) == {"path", "genre", "confidence", "decided", "reason", "second_genre", "scores", "timeline"}
+    assert set(results[0]) == {"path", "genre", "confidence", "threshold", "decided", "reason", "second_genre", "scores", "timeline"}
     assert results[0]["confidence"] == max(results[0]["scores"].values())
     assert [t["start_s"] for t in results[1]["timeline"]] == [0.0, 10.01, 20.02]
     assert contents(music_folder) == {**before, "long.flac": (music_folder / "long.flac").read_bytes()}

@@ -18,6 +18,7 @@ from indexer.m2d.frontend import LogMel, M2DCutter
 
 # Measured: on a CPU more than 8 units a batch gain nothing (their float32 outputs leave the cache).
 BATCH_UNITS = {"cpu": 8, "mps": 8, "cuda": 64}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class M2DEncoder:
@@ -26,13 +27,13 @@ class M2DEncoder:
     def __init__(self, path: Path, *, device: str = "auto", precision: str = "auto") -> None:
         """Load ``path`` (model.safetensors); raises ModelError as ``load_encoder`` says."""
         self._device = _device(device)
-        dtype = _precision(precision, self._device)
+        self._precision = _precision(precision, self._device)
         info, weights = load_weights(path)
         self._info = info
         self._batch_units = BATCH_UNITS[self._device.type]
         with torch.inference_mode():
             tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
-            self._model = model.build(info.geometry, tensors, self._device, dtype, self._batch_units)
+            self._model = model.build(info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units)
             self._log_mel = LogMel(info.front_end, self._device)
 
     @property
@@ -64,6 +65,11 @@ class M2DEncoder:
     def device(self) -> str:
         """Where it runs: cpu, cuda, mps."""
         return self._device.type
+
+    @property
+    def precision(self) -> str:
+        """Its arithmetic: fp32, bf16."""
+        return self._precision
 
     @property
     def batch_units(self) -> int:
@@ -136,9 +142,9 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _precision(wanted: str, device: torch.device) -> torch.dtype:
+def _precision(wanted: str, device: torch.device) -> str:
     if wanted not in PRECISIONS:
         raise ModelError(f"unknown precision {wanted!r}: use one of {', '.join(PRECISIONS)}")
     if wanted == "auto":
-        wanted = "bf16" if device.type == "cuda" else "fp32"
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
+        return "bf16" if device.type == "cuda" else "fp32"
+    return wanted

@@ -6,6 +6,7 @@ import subprocess
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -57,33 +58,42 @@ def serve(cli):
             time.sleep(0.1)
 
 
-def library(folder, model, **environ):
-    """A library of eight tracks, 20 s each, two of them one recording."""
-    music, state = folder / "music", folder / "state"
-    music.mkdir()
-    state.mkdir()
-    for seed, container in enumerate(("mp3", "flac", "vorbis", "opus", "m4a", "wav")):
+@pytest.fixture(scope="session")
+def tracks(tmp_path_factory):
+    """Eight tracks, two of them one recording."""
+    music = tmp_path_factory.mktemp("tracks")
+    for seed, container in enumerate(("mp3", "flac", "opus", "m4a")):
         write_audio(music / f"{container} track", container, 20.0, seed=seed)
-    write_audio(music / "hostile <img src=x onerror=alert(1)> \"'&", "mp3", 20.0, seed=11)
+    for seed, container in enumerate(("vorbis", "wav"), 4):
+        write_audio(music / f"{container} track", container, 8.0, seed=seed)
+    write_audio(music / "hostile <img src=x onerror=alert(1)> \"'&", "mp3", 8.0, seed=11)
     shutil.copy(music / "mp3 track.mp3", music / "the same again.mp3")
-    cli = Cli(state, model)
+    return music
+
+
+def library(tracks, folder, head, **environ):
+    """These tracks, scanned."""
+    music, state = folder / "music", folder / "state"
+    shutil.copytree(tracks, music)
+    state.mkdir()
+    cli = Cli(state, Path("rhythm"), head)
     cli("scan", music, "--no-tags", env=environ)
     return cli
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory, small_model):
+def shared(tmp_path_factory, tracks, rhythm_head):
     """For tests that only look."""
-    made = serve(library(tmp_path_factory.mktemp("served"), small_model))
+    made = serve(library(tracks, tmp_path_factory.mktemp("served"), rhythm_head))
     yield made
     made.process.terminate()
     made.process.communicate(timeout=20)
 
 
 @pytest.fixture
-def own(tmp_path, small_model):
+def own(tmp_path, tracks, rhythm_head):
     """For tests that change something: nothing in it is decided."""
-    made = serve(library(tmp_path, small_model, INDEXER_MIN_CONFIDENCE="1"))
+    made = serve(library(tracks, tmp_path, rhythm_head, INDEXER_MIN_CONFIDENCE="1"))
     yield made
     made.process.terminate()
     made.process.communicate(timeout=20)

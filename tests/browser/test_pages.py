@@ -1,5 +1,6 @@
 """What a person does on the pages, by mouse, finger and keyboard."""
 
+import itertools
 import sqlite3
 from contextlib import closing
 
@@ -19,17 +20,19 @@ def track_of(served, name):
         return conn.execute("SELECT id FROM files WHERE path_text LIKE ?", (f"%{name}",)).fetchone()[0]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path, width, scheme):
-    page = tab(shared, path, width=width, scheme=scheme)
+def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path):
+    """At phone and desktop width, light and dark."""
+    page = tab(shared, path)
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth"), "the page is wider than its window"
-    found = Axe().run(page)
-    serious = [f"{rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for rule in found.response["violations"]
-               if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
-    assert serious == []
+    for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("() => document.scrollingElement.scrollWidth <= window.innerWidth"), f"wider than {width} pixels"
+        found = Axe().run(page)
+        serious = [f"{width} {scheme} {rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for rule in found.response["violations"]
+                   if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
+        assert serious == []
 
 
 def test_the_bars_say_how_sure_it_is(tab, shared):
@@ -67,7 +70,7 @@ def test_the_player_seeks_where_the_timeline_is_clicked(tab, shared, name):
     assert float(line.locator("line").get_attribute("x1")) > 500
 
 
-def test_review_by_keyboard(tab, own):
+def test_review_by_keyboard(own, tab):
     page = tab(own, "/-/review")
     page.wait_for_function("() => document.getElementById('name').textContent !== ''")
     first = page.locator("#name").text_content()
@@ -92,7 +95,7 @@ def test_review_by_keyboard(tab, own):
     assert len(corrections(own)) == 8  # one recording lies in two files
 
 
-def test_a_label_by_finger_on_the_track_page(tab, own):
+def test_a_label_by_finger_on_the_track_page(own, tab):
     page = tab(own, f"/library/tracks/{track_of(own, 'wav track.wav')}", width=390)
     page.get_by_role("button", name="techno").tap()
     page.get_by_text("you said techno").wait_for()

@@ -322,7 +322,7 @@ def fill_music_folder(source: Path, folder: Path) -> dict[str, list[str]]:
 
 def fill_library_disk(music: Path, folder: Path) -> dict[str, list[str]]:
     """A write with its journal on a file system with 0, 1, 2, ... free blocks, until one passes: errors, and states after the next start."""
-    mount("-t", "tmpfs", "-o", "size=2m", "none", folder)
+    mount("-t", "tmpfs", "-o", "size=3m", "none", folder)
     path = next(music.iterdir())
     library = Library.of(path, folder / "library.db")
     kept, old = library.keep("kept"), path.read_bytes()

@@ -1,0 +1,224 @@
+"""`indexer bench`: how fast this machine decodes and embeds, what holds it up, and how long a library takes on it.
+
+Owns the measuring: the real steps on real files (the user's, tracks of the library, or synthesised ones), each alone and then all together.
+Stores nothing and writes no tag.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer import models, texts
+from indexer.config import Settings
+from indexer.embedding import Embedder
+from indexer.encoders import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
+from indexer.errors import ConfigError, FileError, ModelError
+from indexer.loading import load_encoder
+from indexer.printing import printable
+from indexer.progress import duration
+from indexer.store import reading
+from indexer.worker import Worker
+
+LIBRARY_TRACKS = 4  # taken from the library when no files are named
+MADE_TRACKS, MADE_S = 2, 120.0  # synthesised when there is no library either
+MEASURED_S = 4.0  # at least so long is the encoder measured at each precision
+AUDIO_S = 180.0  # of each file, for the encoder alone
+
+
+def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
+    """{files, source, encoder, cores, decode, encoders, together, bottleneck, library}; all rates in times real time.
+
+    Raises ConfigError for a file that cannot be read, ModelError for a model that is not there.
+    """
+    info = _encoder(settings)
+    with _tracks(settings, files) as (paths, source):
+        decoded, decode = _decode(settings, paths, info.parts[0].sample_rate_hz)
+        encoders = [rate for part in info.parts for rate in _rates(settings, part, decoded)]
+        together = _together(settings, info, paths)
+    # Joined encoders work one after the other.
+    chosen = [next(rate for rate in encoders if rate["name"] == part.name and rate["chosen"]) for part in info.parts]
+    encode_x = 1 / sum(1 / rate["times_real_time"] for rate in chosen)
+    result = {
+        "files": [printable(os.fsencode(path)) for path in paths], "source": source, "encoder": info.name, "cores": os.cpu_count(), "decode": decode,
+        "encoders": encoders, "together": together,
+        "bottleneck": {"step": "decoding" if decode["all_jobs"] < encode_x else "encoder", "decoding": decode["all_jobs"], "encoder": round(encode_x, 1)},
+    }
+    return {**result, "library": _library(settings, together["times_real_time"])}
+
+
+def _encoder(settings: Settings) -> EncoderInfo:
+    rows: tuple[Any, Any] = (None, None)
+    if settings.db.exists():
+        with reading(settings.db) as conn:
+            rows = models.in_use(conn)
+    chosen = models.choose(settings, *rows)
+    if chosen is None:
+        raise ModelError(str(models.without_genres(chosen)))
+    return chosen.info
+
+
+@contextmanager
+def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
+    """The files to measure on, and where they are from."""
+    if files:
+        for path in files:
+            if not path.is_file():
+                raise ConfigError(f"{path}: no such file")
+        yield list(files), "named"
+        return
+    found: list[Path] = []
+    if settings.db.exists():
+        with reading(settings.db) as conn:
+            rows = conn.execute("SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND r.duration_s > 60"
+                                " ORDER BY (f.id * 2654435761) % 4294967296 LIMIT ?", (LIBRARY_TRACKS,)).fetchall()
+        found = [path for row in rows if (path := Path(os.fsdecode(row["path"]))).is_file()]
+    if found:
+        yield found, "library"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield _made(Path(folder)), "synthesised"
+
+
+def _made(folder: Path) -> list[Path]:
+    import soundfile
+
+    from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
+
+    paths = []
+    for n in range(MADE_TRACKS):
+        part = make_track(GENRES[n], n, 20.0)
+        samples = np.tile(part, (round(MADE_S / 20.0), *[1] * (part.ndim - 1)))
+        paths.append(folder / f"{n}.mp3")
+        soundfile.write(paths[-1], samples, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
+    return paths
+
+
+def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The first AUDIO_S of each file as samples, and how fast whole files are decoded by one child process and by all."""
+    def one(worker: Worker, path: Path) -> tuple[float, np.ndarray]:
+        frames, kept = 0, []
+        try:
+            for block in worker.decode(os.fsencode(path), sample_rate_hz=sample_rate_hz):
+                if frames < AUDIO_S * sample_rate_hz:
+                    kept.append(block)
+                frames += len(block)
+        except FileError as e:
+            raise ConfigError(str(e)) from e
+        return frames / sample_rate_hz, np.concatenate(kept)[: round(AUDIO_S * sample_rate_hz)]
+
+    worker = Worker()
+    try:
+        one(worker, paths[0])  # starts the child
+        started = time.perf_counter()
+        found = [one(worker, path) for path in paths]
+        alone_s = time.perf_counter() - started
+    finally:
+        worker.close()
+    audio_s = sum(seconds for seconds, _ in found)
+    jobs = settings.worker_count()
+    return [samples for _, samples in found], {"jobs": jobs, "audio_s": round(audio_s, 1), "one_job": round(audio_s / alone_s, 1),
+                                               "all_jobs": round(_all_jobs(jobs, paths, one, audio_s), 1)}
+
+
+def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> float:
+    """Times real time with every child process at work, each going through all files."""
+    workers = [Worker() for _ in range(jobs)]
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda worker: one(worker, paths[0]), workers))
+            started = time.perf_counter()
+            list(pool.map(lambda worker: [one(worker, path) for path in paths], workers))
+            return jobs * audio_s / (time.perf_counter() - started)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    """The encoder on its own, front end included, in every arithmetic that it has on this device; ``chosen``: the one that a scan takes."""
+    chosen = load_encoder(part.source, device=settings.device, precision=settings.precision)
+    yield {**_rate(chosen, decoded), "chosen": True}
+    for precision in PRECISIONS if part.source != BUILT_IN else ():
+        if precision not in ("auto", chosen.precision):
+            yield {**_rate(load_encoder(part.source, device=settings.device, precision=precision), decoded), "chosen": False}
+
+
+def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> dict[str, Any]:
+    units: list[Unit] = []
+    for samples in decoded:
+        units += encoder.cutter().push(samples)
+    if not units:
+        raise ConfigError(f"the files are too short to measure {encoder.name} on: name longer ones")
+    batches = [units[n : n + encoder.batch_units] for n in range(0, len(units), encoder.batch_units)]
+    encoder.encode(batches[0])  # warms up
+    rates: list[float] = []
+    ends_s = time.perf_counter() + MEASURED_S
+    while time.perf_counter() < ends_s:
+        batch = batches[len(rates) % len(batches)]
+        started = time.perf_counter()
+        encoder.encode(batch)
+        rates.append(len(batch) / (time.perf_counter() - started))
+    rate = statistics.median(rates)
+    return {"name": encoder.name, "device": encoder.device, "precision": encoder.precision, "units_per_s": round(rate, 1),
+            "times_real_time": round(rate * encoder.unit_s, 1)}
+
+
+def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
+    """From files to embeddings as a scan does it, models loaded beforehand."""
+    embedders = [Embedder(load_encoder(part.source, device=settings.device, precision=settings.precision)) for part in info.parts]
+    workers = [Worker() for _ in range(settings.worker_count())]
+    audio_s = 0.0
+    started = time.perf_counter()
+    try:
+        with ThreadPoolExecutor(len(workers)) as pool:
+            def one(numbered: tuple[int, Path]) -> float:
+                number, path = numbered
+                worker = workers[number % len(workers)]
+                seconds = 0.0
+                for embedder in embedders:
+                    future, seconds = embedder.embed(worker.decode(os.fsencode(path), sample_rate_hz=embedder.encoder.sample_rate_hz))
+                    future.result()
+                return seconds
+
+            for start in range(0, len(paths), len(workers)):  # a worker serves one file at a time
+                audio_s += sum(pool.map(one, enumerate(paths[start : start + len(workers)])))
+        took_s = time.perf_counter() - started
+    finally:
+        for embedder in embedders:
+            embedder.close()
+        for worker in workers:
+            worker.close()
+    return {"audio_s": round(audio_s, 1), "took_s": round(took_s, 2), "times_real_time": round(audio_s / took_s, 1)}
+
+
+def _library(settings: Settings, times_real_time: float) -> dict[str, Any] | None:
+    """How long all recordings of the library would take, were none embedded; None without a library."""
+    if not settings.db.exists():
+        return None
+    with reading(settings.db) as conn:
+        row = conn.execute("SELECT count(*) AS n, coalesce(sum(duration_s), 0) AS audio_s FROM recordings").fetchone()
+    return {"recordings": row["n"], "audio_s": round(row["audio_s"]), "expected_s": round(row["audio_s"] / times_real_time)} if row["n"] else None
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """As a person reads it."""
+    where = {"named": "your files", "library": "tracks of the library", "synthesised": "synthesised tracks (no library yet, no files named)"}[found["source"]]
+    decode, limit = found["decode"], found["bottleneck"]
+    lines = [f"measured on {texts.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time", "",
+             f"{decode['one_job']:10,.0f}  decoding, one child process", f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time"]
+    lines += [f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}{' (what a scan takes)' if rate['chosen'] else ''}"
+              for rate in found["encoders"]]
+    lines += [f"{found['together']['times_real_time']:10,.0f}  from files to embeddings, all together", "",
+              f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}"]
+    if found["library"]:
+        library = found["library"]
+        lines.append(f"your library ({texts.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew")
+    return "\n".join(lines)
