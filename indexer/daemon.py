@@ -59,7 +59,7 @@ class Daemon:
         self._stopping = 0  # signals to stop so far
         self._reloading = False
         self._asked = False  # for a scan, by SIGUSR1
-        self._retries = Retries(settings.settle_s, settings.scan_interval_s)
+        self._retries: Retries
         self._next_scan_s = time.monotonic()
         self._not_before_s = float("-inf")  # after a failure
         self._retry_s = FIRST_RETRY_S
@@ -121,6 +121,7 @@ class Daemon:
                                 settle_s=self._settings.settle_s, is_ours=self._is_known)
         watcher.start()
         self._watcher = watcher
+        self._retries = Retries(self._settings.settle_s, self._settings.scan_interval_s)  # what waits, the scan to come sees
 
         def bridge() -> None:
             while self._watcher is watcher:

@@ -64,7 +64,7 @@ elif "indexer.runner" in sys.orig_argv:
     exchange = Worker._exchange
 
     def hasty(self, op, path, arguments):
-        self._stall_limit_s = 1.0 if b"hang" in path else 30.0
+        self._stall_limit_s = 1.0 if b"hang" in os.path.basename(path) else 30.0
         return exchange(self, op, path, arguments)
 
     Worker._exchange = hasty
@@ -311,7 +311,8 @@ def test_seven_thousand_files_that_came_while_it_was_stopped_are_all_found(cli, 
             if n % 500 == 0:
                 (folder / str(n)).mkdir()
             shutil.copyfile(one, folder / str(n - n % 500) / f"{n}.flac")
-        there, back = folder / "0" / "0.flac", folder / "0" / "moved.flac"
+        there, back = folder / "note.txt", folder / "moved.txt"  # in the root: nobody watches the new folders yet
+        there.touch()
         queued = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         for _ in range(queued // 4 + 1):  # two events each way: the kernel's queue is full now, whatever its size
             there.rename(back)
