@@ -25,7 +25,7 @@ from indexer.migrations import schema_files
 from indexer.scanner import choose_and_register
 from indexer.store import Store, is_damage, plain_errors, reading
 
-# Predictions, scores and timelines are not among them: the next scan makes them from the embeddings. Parents come first.
+# Predictions, scores, timelines and places on the map are not among them: the next scan makes them from the embeddings. Parents come first.
 TABLES = ("encoders", "heads", "roots", "recordings", "runs", "files", "tags", "embeddings", "corrections", "tag_writes")
 _TRACES = (b"CREATE TABLE recordings", b"CREATE TABLE embeddings", b"CREATE TABLE tag_writes")  # on different pages of every library
 _PAGE_ROWS = 500

@@ -87,6 +87,7 @@ def rebuilt_as_fresh(library, sound, damaged: bytes) -> dict:
     assert files(library.db) == files(fresh)
     assert sorted(rows(library.db, "SELECT audio_sha256 FROM recordings")) == sorted(rows(fresh, "SELECT audio_sha256 FROM recordings"))
     assert vectors(library.db) == vectors(fresh)
+    assert rows(library.db, "SELECT count(*) FROM places") == rows(fresh, "SELECT count(*) FROM places")
     assert {path.name: path.read_bytes() for path in music.iterdir()} == before
     assert library.json("scan", music)["cached"] == 0
     assert sorted(p.name for p in library.folder.glob("library.db*")) == ["library.db", Path(found["damaged"]).name, "library.db.lock"]
