@@ -318,7 +318,7 @@ def test_seven_thousand_files_that_came_while_it_was_stopped_are_all_found(cli, 
             there.rename(back)
             back.rename(there)
         os.kill(watch.process.pid, signal.SIGCONT)
-        watch.until(lambda: watch.rows("SELECT count(*) FROM files WHERE state = 'ready'") == [(7000,)], "all are rows", limit_s=240)
+        watch.until(lambda: watch.rows("SELECT count(*) FROM files WHERE state = 'ready'") == [(7000,)], "all are rows", limit_s=400)
         watch.until(lambda: watch.said("dropped events"), "the loss is said")
         watch.until_idle()
         assert len(watch.embeddings()) == 1
