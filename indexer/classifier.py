@@ -1,21 +1,25 @@
 """The process that classifies what is uploaded to the pages: it loads encoder and head once, works through orders, and ends when nobody needs it.
 
 So that the web server never holds torch or a model. Speaks JSON, a line a message: the settings and then orders {id, path, name} and
-{cancel: id} on stdin; {id, progress}, {id, result} or {id, error, kind} on stdout. Stores nothing and writes no file.
+{cancel: id} on stdin; {id, progress, heard_s}, {id, result} or {id, error, kind} on stdout. Stores nothing and writes no file, so it may
+end at any moment: it does when stdin ends, which is the end of the server.
 """
 
 import json
+import os
 import queue
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from indexer.classify import Looker
-from indexer.config import from_json
+from indexer.classify import Looker, chosen_model
+from indexer.config import Settings, from_json
 from indexer.errors import FileError, IndexerError
 
 MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
@@ -30,7 +34,7 @@ class _Orders:
     """Reads stdin in a thread, so that a cancellation is heard during the work."""
 
     def __init__(self) -> None:
-        self.queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.queue: queue.Queue[dict[str, Any]] = queue.Queue()
         self.cancelled: set[int] = set()
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
@@ -41,36 +45,46 @@ class _Orders:
                 self.cancelled.add(order["cancel"])
             else:
                 self.queue.put(order)
-        self.queue.put(None)
+        os._exit(0)  # the reading child ends with this process; the upload has no name and is gone with the last that holds it
 
 
 def main() -> None:
     """Work until stdin ends, or nothing came for ``unload_after_s``."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C is for the server too, which then need not wait: end without a traceback
     settings = from_json(json.loads(sys.stdin.readline()))
     orders = _Orders()
     looker: Looker | None = None
-    try:
+    with suppress(queue.Empty):
         while True:
+            order = orders.queue.get(timeout=settings.unload_after_s)
             try:
-                order = orders.queue.get(timeout=settings.unload_after_s)
-            except queue.Empty:
-                return
-            if order is None:
-                return
-            try:
-                looker = looker or Looker(settings)
+                looker = _current(looker, settings)
+                _look(looker, order, orders.cancelled)
             except IndexerError as e:
                 _tell(order["id"], error=str(e), kind="model")
-                continue
-            _look(looker, order, orders.cancelled)
-    finally:
-        if looker:
-            looker.__exit__()
+            except Exception as e:  # torch and the device raise anything at all; the next order must go on
+                _tell(order["id"], error=" ".join(f"classifying failed ({type(e).__name__}: {e})".split()), kind="died")
+            orders.cancelled.discard(order["id"])
+    os._exit(0)  # not by the interpreter's end, which cannot take stdin from the thread that reads it
+
+
+def _current(looker: Looker | None, settings: Settings) -> Looker:
+    """With the model that the library uses now: `indexer train` or `models use` may have named another since the last order."""
+    chosen = chosen_model(settings)
+    assert chosen.head is not None
+    before = looker.chosen if looker else None
+    if looker and before and before.head and (before.info.encoder_id, before.head.id) == (chosen.info.encoder_id, chosen.head.id):
+        return looker
+    following = Looker(settings, chosen)
+    if looker:
+        looker.__exit__()
+    return following
 
 
 def _tell(order_id: int, **what: Any) -> None:
-    sys.stdout.write(json.dumps({"id": order_id, **what}) + "\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # the server is gone, and the end of stdin says so
+        sys.stdout.write(json.dumps({"id": order_id, **what}) + "\n")
+        sys.stdout.flush()
 
 
 def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
@@ -82,20 +96,23 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
         if claimed_s > MAX_AUDIO_S:
             raise FileError(path, _too_long())
         duration_s = 0.0
+        passes = 0  # every encoder hears the whole recording
+
+        def tell(heard_s: float) -> None:
+            _tell(order_id, progress=_share(passes, heard_s, claimed_s, looker.encoders), heard_s=round(heard_s, 1))
 
         def watch(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
-            nonlocal duration_s
-            for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, lambda s: _tell(order_id, progress=_share(s, claimed_s))):
+            nonlocal duration_s, passes, claimed_s
+            for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, tell):
                 duration_s = decoded_s
                 yield block
+            passes, claimed_s = passes + 1, duration_s
 
         found = looker.result(order["name"], looker.feed(path, watch))
     except CancelledError:
         _tell(order_id, error="cancelled", kind="cancelled")
     except FileError as e:
         _tell(order_id, error=e.reason, kind="file")
-    except IndexerError as e:
-        _tell(order_id, error=str(e), kind="model")
     else:
         if "error" in found:
             _tell(order_id, error=found["error"], kind="file")
@@ -121,9 +138,9 @@ def _watched(blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Ca
         yield frames / sample_rate_hz, block
 
 
-def _share(decoded_s: float, claimed_s: float) -> float:
-    """Of the recording that was decoded; what a file claims may be wrong."""
-    return round(min(0.99, decoded_s / claimed_s), 3) if claimed_s else 0.0
+def _share(passes: int, heard_s: float, claimed_s: float, encoders: int) -> float | None:
+    """Of the work that is done; None where the file does not say how long it is. What it says may be wrong."""
+    return round(min(0.99, (passes + min(1.0, heard_s / claimed_s)) / encoders), 3) if claimed_s else None
 
 
 def _too_long() -> str:

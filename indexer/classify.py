@@ -35,13 +35,19 @@ def chosen_model(settings: Settings) -> Chosen:
 
 
 class Looker:
-    """Encoders and head, loaded once, for any number of files; a context manager. Raises ModelError as ``chosen_model`` does."""
+    """Encoders and head, loaded once, for any number of files; a context manager. Raises ModelError for a file of them that is damaged."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.chosen = chosen_model(settings)
+    def __init__(self, settings: Settings, chosen: Chosen) -> None:
+        """``chosen``: what ``chosen_model`` gave."""
+        self.chosen = chosen
         self._settings = settings
         self.worker = Worker()
         self._embedders = [Embedder(part.load()) for part in models.pipeline_model(self.chosen, settings).parts]
+
+    @property
+    def encoders(self) -> int:
+        """How many hear each file."""
+        return len(self._embedders)
 
     def __enter__(self) -> "Looker":
         return self
@@ -67,7 +73,7 @@ class Looker:
             return {"path": name, "error": fed.reason}
         for error in (future.exception() for future in fed):
             if error is not None:
-                return {"path": name, "error": error.reason if isinstance(error, FileError) else str(error)}
+                return {"path": name, "error": error.reason if isinstance(error, FileError) else " ".join(str(error).split())}
         head = self.chosen.head
         assert head is not None
         embeddings = [future.result() for future in fed]
@@ -88,7 +94,7 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
 
     timeline: one entry a segment, {start_s, scores}.
     """
-    with Looker(settings) as looker:
+    with Looker(settings, chosen_model(settings)) as looker:
         waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []
         for path in paths:  # the next file is decoded while the encoder still works on this one
             waiting.append((printable(os.fsencode(path)), looker.feed(os.fsencode(path))))

@@ -6,18 +6,20 @@ Owns the reception of an upload (limits, temporary file, queue) and the answers.
 
 import asyncio
 import errno
+import fcntl
 import itertools
 import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from datasette.utils.asgi import Response
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from indexer import config
@@ -30,7 +32,9 @@ from indexer.web.guard import STRICT_POLICY
 MAX_UPLOAD_BYTES = 500 * 1024 * 1024
 MAX_UPLOADS = 8  # being received, waiting or in work, in the whole server
 RETRY_AFTER_S = 20
-STALL_LIMIT_S = 60.0  # without a byte of the upload
+UPLOAD_PREFIX = ".indexer-upload-"
+STALL_LIMIT_S, STALL_BYTES = 60.0, 64 * 1024  # an upload that brings less in this time is dropped: a byte now and then holds no place
+SILENCE_LIMIT_S = 300.0  # of the classifying process while somebody waits for it; loading a large model from a slow disk takes long
 _STATUS = {"file": 422, "model": 409, "cancelled": 499, "died": 500}
 
 
@@ -53,9 +57,21 @@ class Classifier:
         self._waiting: dict[int, tuple[dict[str, Any], asyncio.Queue[dict[str, Any]]]] = {}
         self._numbers = itertools.count(1)
         self._starting = asyncio.Lock()
+        self._heard_s = 0.0  # when the process last said or was told anything, by time.monotonic
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the places for uploads. Raises UploadError when all are taken."""
+        if self.uploads >= MAX_UPLOADS:
+            raise UploadError(503, f"{MAX_UPLOADS} uploads are being worked on; try again in a moment")
+        self.uploads += 1
+        try:
+            yield
+        finally:
+            self.uploads -= 1
 
     async def news(self, path: str, name: str) -> AsyncIterator[dict[str, Any]]:
-        """{progress} until {result} or {error, kind}. Closing it early cancels the order."""
+        """{progress, heard_s} until {result} or {error, kind}. Closing it early cancels the order."""
         number = next(self._numbers)
         told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         order = {"id": number, "path": path, "name": name}
@@ -64,7 +80,11 @@ class Classifier:
         try:
             await self._send(order)
             while not finished:
-                message = await told.get()
+                try:
+                    message = await asyncio.wait_for(told.get(), SILENCE_LIMIT_S)
+                except TimeoutError:
+                    self._end_if_silent()
+                    continue
                 finished = "progress" not in message
                 yield message
         finally:
@@ -83,6 +103,14 @@ class Classifier:
                 self._reader = asyncio.create_task(self._read(self._process))
                 self._write(config.to_json(self._settings))
             self._write(message)
+            if "cancel" not in message:
+                self._heard_s = time.monotonic()
+
+    def _end_if_silent(self) -> None:
+        """A device that hangs must not close the page for ever; behind somebody else's long recording one waits."""
+        if self._process is not None and time.monotonic() - self._heard_s >= SILENCE_LIMIT_S:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     def _write(self, message: dict[str, Any]) -> None:
         assert self._process is not None
@@ -93,16 +121,18 @@ class Classifier:
         assert process.stdout is not None
         while line := await process.stdout.readline():
             message = json.loads(line)
+            self._heard_s = time.monotonic()
             _, told = self._waiting.get(message.pop("id"), (None, None))
             if told is not None:
                 told.put_nowait(message)
         left_by_itself = await process.wait() == 0
         self._process = None
-        for order, told in list(self._waiting.values()):
-            if left_by_itself:  # it had nothing to do any more when this order came
-                await self._send(order)
-            else:
-                told.put_nowait({"error": "the classifying process ended in the middle; try again", "kind": "died"})
+        orders = list(self._waiting.values())  # the first was in work, unless the process left for want of any
+        if orders and not left_by_itself:
+            _, told = orders.pop(0)
+            told.put_nowait({"error": "the classifying process ended in the middle; try again", "kind": "died"})
+        for order, _ in orders:
+            await self._send(order)
 
 
 def classifier_of(datasette: Any) -> Classifier:
@@ -121,23 +151,29 @@ def classifier_of(datasette: Any) -> Classifier:
 async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
     """Write an upload (the part ``file`` of a form, or the whole body) into a file; its name for people. Raises UploadError."""
     kind, options = parse_options_header(headers.get("content-type", ""))
-    sink = _Form(options[b"boundary"], out) if kind == b"multipart/form-data" and b"boundary" in options else _Body(out)
-    received = 0
+    try:
+        sink = _Form(options[b"boundary"], out) if kind == b"multipart/form-data" and b"boundary" in options else _Body(out)
+    except FormParserError:
+        raise UploadError(400, "the form cannot be read") from None
+    received = counted = 0
+    until_s = time.monotonic() + STALL_LIMIT_S
     more = True
     while more:
         try:
-            message = await asyncio.wait_for(receive(), STALL_LIMIT_S)
+            message = await asyncio.wait_for(receive(), until_s - time.monotonic())
         except TimeoutError:
-            raise UploadError(408, f"nothing came for {STALL_LIMIT_S:.0f} s; the upload was dropped") from None
+            raise UploadError(408, f"nothing came for {STALL_LIMIT_S:.0f} s, or next to nothing; the upload was dropped") from None
         if message["type"] == "http.disconnect":
             raise UploadError(499, "the client went away")
         received += len(message.get("body", b""))
+        if received - counted >= STALL_BYTES:
+            counted, until_s = received, time.monotonic() + STALL_LIMIT_S
         if received > MAX_UPLOAD_BYTES + (1 << 20):  # with the form around it
             raise UploadError(413, f"larger than {MAX_UPLOAD_BYTES >> 20} MB")
         more = message.get("more_body", False)
         try:
             await asyncio.to_thread(sink.push, message.get("body", b""))
-        except MultipartParseError:
+        except FormParserError:
             raise UploadError(400, "the form cannot be read") from None
         except OSError as e:
             raise UploadError(507, "the disk is full" if e.errno == errno.ENOSPC else f"the upload cannot be kept ({e.strerror})") from e
@@ -212,7 +248,13 @@ def temporary_file(settings: Settings) -> IO[bytes]:
     """
     if Path("/proc/self/fd").exists():
         return tempfile.TemporaryFile(dir=settings.db.parent)
-    return tempfile.NamedTemporaryFile(dir=settings.db.parent, prefix=".indexer-upload-")
+    for left in settings.db.parent.glob(f"{UPLOAD_PREFIX}*"):
+        with suppress(OSError), left.open("rb") as file:  # elsewhere a server that was killed leaves its own, which nobody locks any more
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    made = tempfile.NamedTemporaryFile(dir=settings.db.parent, prefix=UPLOAD_PREFIX)  # noqa: SIM115 - the caller closes it
+    fcntl.flock(made, fcntl.LOCK_EX)
+    return made
 
 
 def path_of(file: IO[bytes]) -> str:
@@ -226,18 +268,17 @@ def path_of(file: IO[bytes]) -> str:
 async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -> Any:
     """POST `/-/classify.json` with a file: {genre, confidence, decided, scores, timeline, ...}, or {error} with its status.
 
-    Asked for `application/x-ndjson` it tells {progress} lines first.
+    Asked for `application/x-ndjson` it tells {progress, heard_s} lines first; progress is null where the file does not say how long it is.
     """
     if request.method != "POST":
         return Response.json({"error": "POST a file"}, status=405, headers={"allow": "POST"})
     classifier = classifier_of(datasette)
     settings = settings_of(datasette)
     assert settings is not None
-    if classifier.uploads >= MAX_UPLOADS:
-        return Response.json({"error": f"{MAX_UPLOADS} uploads are being worked on; try again in a moment"}, status=503, headers={"retry-after": str(RETRY_AFTER_S)})
-    classifier.uploads += 1
     try:
-        with temporary_file(settings) as file:
+        if reason := await asyncio.to_thread(lacking, settings):
+            raise UploadError(409, reason)  # before anything is uploaded
+        with classifier.place(), temporary_file(settings) as file:
             name = await receive_upload(request.headers, receive, file)
             news = _until_gone(classifier.news(path_of(file), name), receive)
             if "application/x-ndjson" in request.headers.get("accept", ""):
@@ -246,11 +287,9 @@ async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -
             told = [message async for message in news]
             return _answer(told[-1] if told else {"error": "the client went away", "kind": "cancelled"})
     except UploadError as e:
-        return Response.json({"error": e.reason}, status=e.status)
+        return Response.json({"error": e.reason}, status=e.status, headers={"retry-after": str(RETRY_AFTER_S)} if e.status == 503 else None)
     except OSError as e:
         return Response.json({"error": f"the upload cannot be kept ({e.strerror})"}, status=507)
-    finally:
-        classifier.uploads -= 1
 
 
 def _answer(message: dict[str, Any]) -> Any:
@@ -288,21 +327,22 @@ async def _until_gone(news: Any, receive: Any) -> AsyncIterator[dict[str, Any]]:
         await news.aclose()
 
 
+def lacking(settings: Settings) -> str | None:
+    """One line that says what is missing for genres; None where nothing is."""
+    from indexer.classify import chosen_model  # knows the pipeline, so not at import time
+
+    try:
+        chosen_model(settings)
+    except IndexerError as e:
+        return str(e)
+    return None
+
+
 async def classify_page(request: Any, datasette: Any) -> Any:
     """`/-/classify`: choose or drop files."""
     settings = settings_of(datasette)
-
-    def lacking() -> str | None:
-        from indexer.classify import chosen_model  # knows the pipeline, so not at import time
-
-        assert settings is not None
-        try:
-            chosen_model(settings)
-        except IndexerError as e:
-            return str(e)
-        return None
-
-    shown = await page(datasette, request, "classify.html", {"lacking": await asyncio.to_thread(lacking), "max_mb": MAX_UPLOAD_BYTES >> 20})
+    assert settings is not None
+    shown = await page(datasette, request, "classify.html", {"lacking": await asyncio.to_thread(lacking, settings), "max_mb": MAX_UPLOAD_BYTES >> 20})
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 
