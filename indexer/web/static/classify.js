@@ -6,28 +6,37 @@ const input = document.getElementById("files");
 const results = document.getElementById("results");
 const token = document.querySelector("meta[name=csrf-token]").content;
 const RETRIES = 30; // while the server is busy with others
+const maxMb = Number(form.dataset.maxMb);
 
 const waiting = [];
 let working = false;
 
 function panel(file) {
   const progress = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${file.name}` });
-  const state = element("p", { class: "ix-soft", role: "status" }, "waiting");
-  const cancel = element("button", { type: "button" }, "Cancel");
-  const body = element("div", {}, progress, state, cancel);
-  const made = element("article", { class: "ix-panel" }, element("h2", {}, file.name), body);
-  results.prepend(made);
-  return { file, progress, state, cancel, body, cancelled: false };
+  // The state is read aloud when it changes, the numbers are not; it stays, so that the outcome is read too.
+  const state = element("p", { role: "status" }, "waiting");
+  const number = element("span", { class: "ix-soft" });
+  const cancel = element("button", { type: "button", "aria-label": `Cancel ${file.name}` }, "Cancel");
+  const body = element("div", {}, progress, element("p", { class: "ix-row" }, cancel, number));
+  results.prepend(element("article", { class: "ix-panel" }, element("h2", {}, file.name), state, body));
+  return { file, progress, state, number, cancel, body, settled: false };
+}
+
+/** What goes on, and how far: a share from 0 to 1, or null where nobody knows. */
+function tell(job, doing, share, number) {
+  if (job.state.textContent !== doing) job.state.textContent = doing;
+  if (share === null) job.progress.removeAttribute("value");
+  else job.progress.value = share;
+  job.number.textContent = number ?? `${Math.round(100 * share)} %`;
 }
 
 function show(job, found) {
   const player = element("audio", { controls: true, src: URL.createObjectURL(job.file), "aria-label": job.file.name });
   player.addEventListener("error", () => player.remove());
   const sure = found.decided ? "" : ` – undecided: ${found.reason ?? `under the threshold of ${Math.round(100 * found.threshold)} %`}`;
-  const parts = [
-    element("p", {}, element("b", { class: "ix-genre" }, found.genre), `, ${Math.round(100 * found.confidence)} % sure${sure}`, found.second_genre ? ` (also ${found.second_genre})` : ""),
-    bars(found.scores, found), player,
-  ];
+  job.settled = true;
+  job.state.replaceChildren(element("b", { class: "ix-genre" }, found.genre), `, ${Math.round(100 * found.confidence)} % sure${sure}`, found.second_genre ? ` (also ${found.second_genre})` : "");
+  const parts = [bars(found.scores, found), player];
   if (found.timeline.length) {
     const figure = timeline(found.timeline, { labels: found.labels, duration_s: found.duration_s, onSeek: (seconds) => { player.currentTime = seconds; } });
     player.addEventListener("timeupdate", () => figure.place(player.currentTime));
@@ -38,7 +47,10 @@ function show(job, found) {
 }
 
 function fail(job, reason) {
-  job.body.replaceChildren(element("p", { class: "ix-bad" }, reason));
+  job.settled = true;
+  job.state.textContent = reason;
+  job.state.className = "ix-bad";
+  job.body.replaceChildren();
 }
 
 /** One request; resolves with the milliseconds to wait before another try, or null when it is settled. */
@@ -54,15 +66,14 @@ function upload(job) {
       for (const line of lines.slice(0, -1).filter(Boolean)) {
         const message = JSON.parse(line);
         if ("progress" in message) {
-          job.progress.value = message.progress;
-          job.state.textContent = `listening: ${Math.round(100 * message.progress)} %`;
+          tell(job, "listening", message.progress, message.progress === null ? `${clock(message.heard_s)} heard` : undefined);
         } else if (message.result) show(job, message.result);
         else fail(job, message.error);
       }
     };
     request.upload.addEventListener("progress", (event) => {
-      job.progress.value = event.total ? event.loaded / event.total : 0;
-      job.state.textContent = event.loaded === event.total ? "listening …" : `uploading: ${Math.round((100 * event.loaded) / event.total)} %`;
+      if (event.loaded === event.total) tell(job, "listening", null, "");
+      else tell(job, "uploading", event.loaded / event.total);
     });
     request.addEventListener("progress", () => request.status === 200 && news());
     request.addEventListener("load", () => {
@@ -80,7 +91,7 @@ function upload(job) {
     });
     request.addEventListener("error", () => { fail(job, "the upload broke off"); resolve(null); });
     request.addEventListener("abort", () => { fail(job, "cancelled"); resolve(null); });
-    job.cancel.onclick = () => { job.cancelled = true; request.abort(); };
+    job.cancel.onclick = () => request.abort();
     request.open("POST", form.dataset.to);
     request.setRequestHeader("accept", "application/x-ndjson");
     request.setRequestHeader("x-csrftoken", token);
@@ -93,12 +104,15 @@ async function work() {
   working = true;
   while (waiting.length) {
     const job = waiting.shift();
-    for (let tries = 0; !job.cancelled; tries++) {
+    for (let tries = 0; !job.settled; tries++) {
       const wait_ms = await upload(job);
       if (wait_ms === null) break;
       if (tries === RETRIES) { fail(job, "the server is busy; try again later"); break; }
-      job.state.textContent = "the server is busy; waiting";
-      await new Promise((resolve) => { setTimeout(resolve, wait_ms); });
+      tell(job, "the server is busy; waiting", null, "");
+      await new Promise((resolve) => {
+        setTimeout(resolve, wait_ms);
+        job.cancel.onclick = () => { fail(job, "cancelled"); resolve(); };
+      });
     }
   }
   working = false;
@@ -107,8 +121,9 @@ async function work() {
 function take(files) {
   for (const file of files) {
     const job = panel(file);
-    job.cancel.onclick = () => { job.cancelled = true; fail(job, "cancelled"); };
-    waiting.push(job);
+    job.cancel.onclick = () => fail(job, "cancelled");
+    if (file.size > maxMb * 1024 * 1024) fail(job, `larger than ${maxMb} MB`);
+    else waiting.push(job);
   }
   work();
 }
@@ -122,5 +137,8 @@ document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) fo
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   form.classList.remove("ix-over");
-  take(event.dataTransfer.files);
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const folders = new Set(items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory).map((item) => item.getAsFile()?.name));
+  for (const name of folders) fail(panel({ name }), "a folder: drop the files in it, or scan it into the library");
+  take([...event.dataTransfer.files].filter((file) => !folders.has(file.name)));
 });
