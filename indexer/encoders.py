@@ -81,6 +81,11 @@ class Encoder(Protocol):
         """Its arithmetic: fp64, fp32, bf16."""
         ...
 
+    @property
+    def engine(self) -> str:
+        """The library that does the arithmetic: numpy, torch, OpenVINO with its version."""
+        ...
+
     def cutter(self) -> UnitCutter:
         """Return a fresh cutter for one recording."""
         ...

@@ -84,6 +84,8 @@ class Counts:
     failed: int = 0  # files that could not be handled, for whatever reason
     audio_s: float = 0.0  # seconds of audio that were embedded
     device: str | None = None  # that embedded them
+    precision: str | None = None  # on it
+    engine: str | None = None  # likewise
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
     deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
 
@@ -281,7 +283,8 @@ class Pipeline:
         embedder = self._embedders.get(part.encoder_id)
         if embedder is None:
             embedder = self._embedders[part.encoder_id] = Embedder(part.load())
-            self.counts.device = embedder.encoder.device
+            encoder = embedder.encoder
+            self.counts.device, self.counts.precision, self.counts.engine = encoder.device, encoder.precision, encoder.engine
         self._submit(partial(self._decode_and_feed, job.path, _known(job.file).stat, embedder), partial(self._fed, job, missing))
 
     def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:

@@ -126,6 +126,7 @@ class RhythmEncoder:
     unit_s = SEGMENT / SAMPLE_RATE_HZ
     device = "cpu"
     precision = "fp64"  # whatever is asked for
+    engine = "numpy"
     batch_units = 4  # one at a time is as fast; a few let decoding run ahead
 
     @property

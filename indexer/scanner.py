@@ -50,7 +50,7 @@ class ScanResult:
             "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
             "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
             "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
-            "device": c.device, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
+            "device": c.device, "precision": c.precision, "engine": c.engine, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
             "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }
 

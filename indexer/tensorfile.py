@@ -7,6 +7,7 @@ model, never imports torch, never opens a pickle.
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,13 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         if not np.isfinite(array).all():
             raise ModelError(f"{path}: {key} holds NaN or infinity")
     return arrays
+
+
+def release(arrays: Mapping[str, np.ndarray]) -> None:
+    """Give back the memory of arrays that ``read_arrays`` mapped and nobody wrote to; what is read again comes from the file again."""
+    for array in arrays.values():
+        if isinstance(array.base, mmap.mmap):
+            array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def scan_text(r: dict[str, Any]) -> str:
         lines.append(f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {count(r['tags_written'], 'genre')} written"
                      + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else ""))
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
-    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time" if r["audio_s"] else ""
+    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})" if r["audio_s"] else ""
     lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
     return "\n".join(lines)
 

@@ -50,6 +50,7 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
+    assert users_of("openvino") == {"indexer.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}
     assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.spectrograms"}
 

@@ -8,6 +8,7 @@ from indexer.encoders import Unit, track_vector
 from indexer.errors import ModelError
 from indexer.loading import load_encoder
 from indexer.m2d import model as m2d_model
+from indexer.m2d import openvino
 from indexer.m2d.checkpoint import convert
 from indexer.m2d.frontend import LogMel, M2DCutter
 from indexer.m2d.geometry import Geometry, front_end
@@ -39,15 +40,27 @@ def relative(got, expected):
     return np.linalg.norm(got - expected) / np.linalg.norm(expected)
 
 
+@pytest.fixture(scope="module", params=["torch", "OpenVINO"])
+def engine(request):
+    """Encoders made on the CPU in fp32 run on this engine."""
+    if request.param == "OpenVINO" and not openvino.serves("fp32"):
+        pytest.skip("OpenVINO is not installed: pip install 'edm-indexer[fast]'")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(openvino, "serves", lambda precision: False)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(tmp_path_factory, engine):
     """Encoders of one head and two blocks, and their weights, by input size."""
     folder = tmp_path_factory.mktemp("small")
     found = {}
     for size, (name, columns, _) in SIZES.items():
         weights = checkpoints.weights(columns=columns)
         source = checkpoints.write_folder(folder, checkpoints.published_state(weights), name=name)
-        found[size] = (load_encoder(convert(source, folder / size), device="cpu"), weights)
+        found[size] = (load_encoder(convert(source, folder / size), device="cpu", precision="fp32"), weights)
+        assert found[size][0].engine.startswith(engine)
     return found
 
 
@@ -91,12 +104,13 @@ def test_long_units_lose_the_part_of_a_patch_at_their_end(small, frames):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_vit_base_agrees_with_the_reference(tmp_path, vit_base, size):
+def test_vit_base_agrees_with_the_reference(tmp_path, vit_base, size, engine):
     """The published geometry, two units: a full one and a short one."""
     name, columns, unit_frames = SIZES[size]
     weights = vit_base | {"pos_embed": vit_base["pos_embed"][:, : 1 + 5 * columns]}
     source = checkpoints.write_folder(tmp_path, checkpoints.published_state(weights), name=name)
-    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu")
+    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
+    assert encoder.engine.startswith(engine)
     assert encoder.width == 3840
     samples = samples_of(unit_frames / 100 + 1)
     expected = reference_m2d.track(samples, weights, unit_frames=unit_frames)
@@ -117,12 +131,13 @@ def test_32_khz_model_with_norm_stats_agrees_with_the_reference(tmp_path):
     assert relative(embed(encoder, samples), expected) < 1e-4
 
 
-def test_plain_products_agree_with_packed_ones(small, tmp_path, monkeypatch):
-    """Machines whose torch has no packed product compute the same."""
+def test_plain_products_agree_with_every_engine(small, tmp_path, monkeypatch):
+    """Machines whose torch has no packed product compute the same, and so does OpenVINO."""
     weights = small["80x608"][1]
     source = checkpoints.write_folder(tmp_path, checkpoints.published_state(weights))
     monkeypatch.setattr(m2d_model, "_packing_works", lambda precision: False)
-    plain = load_encoder(convert(source, tmp_path / "out"), device="cpu")
+    monkeypatch.setattr(openvino, "serves", lambda precision: False)
+    plain = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
     samples = samples_of(7)
     assert relative(embed(plain, samples), embed(small["80x608"][0], samples)) < 1e-5
 

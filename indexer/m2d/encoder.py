@@ -1,18 +1,19 @@
-"""M2D as an encoder of the program: device, precision, batches, and what to do when memory runs out.
+"""M2D as an encoder of the program: device, precision, engine, batches, and what to do when memory runs out.
 
 Loads converted checkpoints only. Never decodes audio, and never averages over units (``track_vector`` does).
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from indexer import tensorfile
 from indexer.encoders import DEVICES, PRECISIONS, Unit
 from indexer.errors import ModelError
-from indexer.m2d import model
+from indexer.m2d import model, openvino
 from indexer.m2d.checkpoint import load_weights
 from indexer.m2d.frontend import LogMel, M2DCutter
 
@@ -31,9 +32,8 @@ class M2DEncoder:
         info, weights = load_weights(path)
         self._info = info
         self._batch_units = BATCH_UNITS[self._device.type]
+        self._engine, self._model = self._build(weights)
         with torch.inference_mode():
-            tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
-            self._model = model.build(info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units)
             self._log_mel = LogMel(info.front_end, self._device)
 
     @property
@@ -72,6 +72,11 @@ class M2DEncoder:
         return self._precision
 
     @property
+    def engine(self) -> str:
+        """What multiplies: torch, or OpenVINO on a CPU where the extra is installed and has this precision's products."""
+        return self._engine
+
+    @property
     def batch_units(self) -> int:
         """How many units at a time are fastest; shrinks where the device runs out of memory."""
         return self._batch_units
@@ -99,6 +104,16 @@ class M2DEncoder:
                     start += len(batch)
         return vectors.cpu().numpy()
 
+    def _build(self, weights: dict[str, np.ndarray]) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The engine's name, and its model: (B, mels, frames) -> (B, columns, width). ``weights`` serve nothing else after it."""
+        if self._device.type == "cpu" and openvino.serves(self._precision):
+            fast = openvino.OpenVinoM2D(self._info.geometry, weights, self._precision, torch.get_num_threads())
+            tensorfile.release(weights)
+            return openvino.version(), lambda lms: torch.from_numpy(fast(lms.numpy()))
+        with torch.inference_mode():
+            tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
+            return "torch", model.build(self._info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units)
+
     def _encode_batch(self, units: list[Unit], columns: int) -> torch.Tensor:
         """Units of equal columns -> (B, width)."""
         fe, frames = self._info.front_end, columns * self._info.geometry.patch_frames
@@ -108,7 +123,7 @@ class M2DEncoder:
             ends = torch.tensor(valid, device=self._device)  # (B,)
             beyond = torch.arange(frames, device=self._device) >= ends[:, None]  # (B, frames)
             lms = lms.masked_fill(beyond[:, None, :], 0.0)
-        features: torch.Tensor = self._model(lms)  # (B, columns, width)
+        features = self._model(lms)  # (B, columns, width)
         return features.mean(dim=1)  # (B, width)
 
     def _stack(self, units: list[Unit], length: int) -> tuple[torch.Tensor, list[int]]:

@@ -1,0 +1,147 @@
+"""The M2D encoder as an OpenVINO graph: model.py's arithmetic on a CPU through faster matrix kernels. An optional extra.
+
+Owns the graph, and what it asks of the processor. Built from the weights themselves in a tenth of a second, so nothing is
+converted or kept on disk. Never reads a model's file, never imports torch, and lets nobody report that it was used.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.errors import ModelError
+from indexer.m2d.geometry import Geometry
+
+NORM_EPS = 1e-6
+_CPUINFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them bfloat16 products are emulated, or silently float32
+
+
+def serves(precision: str) -> bool:
+    """Whether the extra is installed and this processor has products of this precision."""
+    return importlib.util.find_spec("openvino") is not None and (precision == "fp32" or multiplies_bf16())
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has bfloat16 products of its own; False where Linux does not tell."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return bool(_BF16_FLAGS & set(flags.split()))
+
+
+class OpenVinoM2D:
+    """Log-mel units to features per patch column. For one thread at a time."""
+
+    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], precision: str, threads: int) -> None:
+        """Raises ModelError where OpenVINO is damaged.
+
+        weights: float32 by their published names, not needed afterwards. precision: fp32 or bf16. threads: at most so many.
+        """
+        ov = _engine()
+        options = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # decoding children need the cores too, and pinned threads would wait for them
+        }
+        self._request = ov.Core().compile_model(_graph(geometry, weights), "CPU", options).create_infer_request()
+
+    def __call__(self, lms: np.ndarray) -> np.ndarray:
+        """Take (B, mels, T x patch frames) float32, T at most the geometry's; return (B, T, rows x C) float32."""
+        features: np.ndarray = self._request.infer([lms])[0]
+        return features
+
+
+def version() -> str:
+    """The engine and its release, such as OpenVINO 2026.4."""
+    return "OpenVINO " + ".".join(_engine().__version__.split(".")[:2])
+
+
+def _engine() -> Any:
+    """The library, without its telemetry: on import it would write to the home folder and tell Google Analytics."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed": it has a stub for that
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"OpenVINO cannot be loaded ({reason}): pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino") from error
+    return openvino
+
+
+class _Builder:
+    """The operations that the graph is made of, weights by name."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        from openvino import opset13
+
+        self._weights = weights
+        self.op: Any = opset13
+
+    def weight(self, name: str, *shape: int) -> Any:
+        """A tensor of the checkpoint, not copied; shape: another one to see it in."""
+        array = self._weights[name]
+        return self.op.constant(array.reshape(shape) if shape else array, shared_memory=True)
+
+    def ints(self, *values: int) -> Any:
+        return self.op.constant(np.array(values, np.int64))
+
+    def reshape(self, x: Any, *shape: int) -> Any:
+        """0: as it was; -1: what is left."""
+        return self.op.reshape(x, self.ints(*shape), special_zero=True)
+
+    def transpose(self, x: Any, *order: int) -> Any:
+        return self.op.transpose(x, self.ints(*order))
+
+    def linear(self, x: Any, name: str) -> Any:
+        """(B, N, inputs) -> (B, N, outputs)."""
+        inputs = int(np.prod(self._weights[f"{name}.weight"].shape[1:]))
+        product = self.op.matmul(x, self.weight(f"{name}.weight", -1, inputs), False, True)
+        return self.op.add(product, self.weight(f"{name}.bias", 1, 1, -1))
+
+    def norm(self, x: Any, name: str) -> Any:
+        """LayerNorm over the last axis of (B, N, C)."""
+        y = self.op.mvn(x, self.ints(2), True, NORM_EPS, "inside_sqrt")
+        return self.op.add(self.op.multiply(y, self.weight(f"{name}.weight", 1, 1, -1)), self.weight(f"{name}.bias", 1, 1, -1))
+
+    def attention(self, x: Any, name: str, heads: int, width: int) -> Any:
+        """(B, N, C) -> (B, N, C)."""
+        qkv = self.reshape(self.linear(x, f"{name}.qkv"), 0, 0, 3, heads, width // heads)  # (B, N, 3, nh, hs)
+        split = self.op.split(self.transpose(qkv, 2, 0, 3, 1, 4), self.op.constant(np.int64(0)), 3)
+        q, k, v = (self.op.squeeze(part, self.ints(0)) for part in split.outputs())  # each (B, nh, N, hs)
+        y = self.op.scaled_dot_product_attention(q, k, v)  # (B, nh, N, hs)
+        return self.linear(self.reshape(self.transpose(y, 0, 2, 1, 3), 0, 0, width), f"{name}.proj")
+
+
+def _graph(g: Geometry, weights: Mapping[str, np.ndarray]) -> Any:
+    """(B, mels, T x patch frames) -> (B, T, rows x C), for any B and any T up to the geometry's."""
+    build = _Builder(weights)
+    op, rows, C = build.op, g.rows, g.width  # noqa: N806 - token width
+    lms = op.parameter([-1, rows * g.patch_mels, -1], np.float32)
+    x = build.reshape(lms, 0, rows, g.patch_mels, -1, g.patch_frames)  # (B, rows, ph, T, pw)
+    x = build.reshape(build.transpose(x, 0, 1, 3, 2, 4), 0, -1, g.patch_mels * g.patch_frames)  # (B, rows x T, ph x pw)
+    x = build.linear(x, "patch_embed.proj")  # (B, rows x T, C)
+
+    size = op.shape_of(lms)  # (B, mels, frames)
+    batch, frames = (op.gather(size, build.ints(axis), build.ints(0)) for axis in (0, 2))
+    columns = op.divide(frames, build.ints(g.patch_frames))
+    pos = op.constant(weights["pos_embed"][:, 1:].reshape(1, rows, g.columns, C))
+    pos = op.slice(pos, build.ints(0), columns, build.ints(1), build.ints(2))  # (1, rows, T, C): every row cut to T columns
+    x = op.add(x, build.reshape(pos, 1, -1, C))
+
+    first = op.constant(weights["cls_token"] + weights["pos_embed"][:, :1])  # (1, 1, C)
+    first = op.broadcast(first, op.concat([batch, build.ints(1, C)], 0))
+    x = op.concat([first, x], 1)  # (B, 1 + rows x T, C)
+    for i in range(g.depth):
+        block = f"blocks.{i}"
+        x = op.add(x, build.attention(build.norm(x, f"{block}.norm1"), f"{block}.attn", g.heads, C))
+        hidden = op.gelu(build.linear(build.norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"), "erf")
+        x = op.add(x, build.linear(hidden, f"{block}.mlp.fc2"))
+    x = op.slice(build.norm(x, "norm"), build.ints(1), build.ints(np.iinfo(np.int64).max), build.ints(1), build.ints(1))
+    x = build.transpose(build.reshape(x, 0, rows, -1, C), 0, 2, 1, 3)  # (B, T, rows, C)
+    return _engine().Model([build.reshape(x, 0, 0, rows * C)], [lms], "m2d")

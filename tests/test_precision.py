@@ -1,0 +1,140 @@
+"""Which arithmetic and which engine the encoder takes on a CPU, what it says of it, and that OpenVINO computes the right thing and reports to nobody."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from indexer import tensorfile
+from indexer.errors import ModelError
+from indexer.loading import load_encoder
+from indexer.m2d import openvino
+from indexer.m2d.checkpoint import convert, load_weights
+from tests import checkpoints, reference_m2d
+from tests.synth import music
+
+needs_openvino = pytest.mark.skipif(not openvino.serves("fp32"), reason="OpenVINO is not installed: pip install 'edm-indexer[fast]'")
+needs_bf16 = pytest.mark.skipif(not openvino.multiplies_bf16(), reason="this processor has no bfloat16 products")
+BF16_CPU, OTHER_CPU = "fpu sse2 avx2 avx512f avx512_bf16 amx_tile", "fpu sse2 avx2 avx512f avx512_vnni"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A converted checkpoint of one head and two blocks, and its weights."""
+    folder = tmp_path_factory.mktemp("model")
+    weights = checkpoints.weights()
+    return convert(checkpoints.write_folder(folder, checkpoints.published_state(weights)), folder / "out"), weights
+
+
+@pytest.fixture
+def cpu(tmp_path, monkeypatch):
+    """Lets the processor have these flags."""
+    def set_flags(flags):
+        path = tmp_path / "cpuinfo"
+        path.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16 of the name only\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n\nprocessor\t: 1\n")
+        monkeypatch.setattr(openvino, "_CPUINFO", path)
+    return set_flags
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(BF16_CPU, True), ("avx2 amx_bf16", True), (OTHER_CPU, False), ("avx512_bf16x", False), ("", False)])
+def test_bf16_products_are_what_the_processor_says(cpu, flags, expected):
+    cpu(flags)
+    assert openvino.multiplies_bf16() is expected
+
+
+def test_a_system_that_does_not_tell_has_no_bf16_products(monkeypatch, tmp_path):
+    monkeypatch.setattr(openvino, "_CPUINFO", tmp_path / "none")
+    assert not openvino.multiplies_bf16()
+
+
+@needs_openvino
+def test_bf16_goes_to_openvino_only_where_the_processor_multiplies_it(cpu):
+    """Elsewhere OpenVINO would compute in float32 and say nothing."""
+    cpu(OTHER_CPU)
+    assert openvino.serves("fp32")
+    assert not openvino.serves("bf16")
+    cpu(BF16_CPU)
+    assert openvino.serves("bf16")
+
+
+@needs_openvino
+@pytest.mark.parametrize("units", [1, 2, 7])
+def test_openvino_agrees_with_the_reference_on_any_input(model, units):
+    """New random spectrograms every time, of any number of columns, one engine for all of them."""
+    path, weights = model
+    info, mapped = load_weights(path)
+    engine = openvino.OpenVinoM2D(info.geometry, mapped, "fp32", 1)
+    seed = int.from_bytes(os.urandom(4))
+    rng = np.random.default_rng(seed)
+    for columns in (1, 38, *rng.integers(2, 38, 3)):
+        lms = rng.normal(0, 2, (units, 80, 16 * columns)).astype(np.float32)
+        got = engine(lms)
+        expected = np.stack([reference_m2d.encode_unit(unit.astype(np.float64), weights) for unit in lms])
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() / np.abs(expected).max() < 1e-5, f"seed {seed}, {columns} columns"
+        alone = engine(lms[-1:])[0]
+        assert np.abs(got[-1] - alone).max() / np.abs(alone).max() < 1e-6, f"seed {seed}, {columns} columns"
+
+
+@needs_openvino
+@needs_bf16
+def test_openvino_in_bf16_stays_near_the_reference(model):
+    path, weights = model
+    encoder = load_encoder(path, device="cpu", precision="bf16")
+    assert encoder.engine == openvino.version()
+    for seed in range(3):
+        samples = music(6.08, sample_rate_hz=16_000, channels=1, seed=seed)[:, 0]
+        (unit,) = encoder.cutter().push(np.append(samples, np.zeros(1000, np.float32)))
+        got = encoder.encode([unit])[0]
+        expected = reference_m2d.features(samples, weights, unit_frames=608)[:38].mean(0)
+        assert 1e-5 < np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.03
+
+
+def test_without_the_extra_torch_does_the_same(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert load_encoder(model[0], device="cpu", precision="fp32").engine == "torch"
+
+
+def test_a_damaged_openvino_is_one_line_with_the_remedy(model, monkeypatch, tmp_path):
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12: cannot open\\nshared object file')")
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=r"^OpenVINO cannot be loaded \(libtbb.* pip install --force-reinstall 'edm-indexer\[fast\]'[^\n]*$"):
+        load_encoder(model[0], device="cpu", precision="fp32")
+
+
+@needs_openvino
+def test_openvino_tells_nobody_that_it_is_used(model, tmp_path):
+    """Left alone it writes ~/intel and sends an event to Google Analytics on every import."""
+    code = f"""
+import sys
+from pathlib import Path
+from indexer.loading import load_encoder
+assert load_encoder(Path({str(model[0])!r}), device="cpu", precision="fp32").engine.startswith("OpenVINO")
+print([name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module])
+"""
+    environ = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_ACTIONS")} | {"HOME": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_released_weights_are_read_again_from_the_file(model):
+    shapes = {"cls_token": (1, 1, 64), "blocks.0.mlp.fc1.weight": (256, 64)}
+    arrays = tensorfile.read_arrays(model[0], shapes)
+    tensorfile.release(arrays)
+    for key in shapes:
+        np.testing.assert_array_equal(arrays[key], model[1][key])
+
+
+def test_a_scan_says_what_it_took(cli, music_folder):
+    path = music_folder / "vorbis.ogg"
+    found = cli.json("scan", path, "--no-tags", "--device", "cpu", "--precision", "fp32")
+    engine = openvino.version() if openvino.serves("fp32") else "torch"
+    assert (found["device"], found["precision"], found["engine"]) == ("cpu", "fp32", engine)
+    again = cli("scan", path, "--no-tags", "--force", "--device", "cpu", "--precision", "fp32")
+    assert f"times real time on cpu (fp32, {engine})" in again.output
