@@ -65,7 +65,8 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     announce(url)
     if open_browser:
         webbrowser.open(url)
-    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning")).run(sockets=[listener])
+    # An upload in work is given up when the server is to end: nothing of it is kept anyway.
+    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
