@@ -59,7 +59,7 @@ class Settings:
     encoder: str | None = _doc("model to embed with: rhythm (built in), an installed name, or a checkpoint's path", default=None)
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")
-    precision: Precision = _doc("arithmetic of the encoder; auto is fp32 on a CPU and bf16 on a GPU", default="auto")
+    precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32", default="auto")
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 8", default=0)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
     min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)

@@ -16,9 +16,9 @@ def built_in_info() -> EncoderInfo:
 def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load the built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
 
-    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda, fp32 elsewhere), fp32 or
-    bf16. The built-in encoder runs on the CPU in float64 whatever they say. Raises ModelError for a file that is damaged
-    or not ours, an unknown option, or a device that is not there.
+    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda and on processors that multiply
+    it, fp32 elsewhere), fp32 or bf16. The built-in encoder runs on the CPU in float64 whatever they say. Raises ModelError
+    for a file that is damaged or not ours, an unknown option, or a device that is not there.
     """
     if source == BUILT_IN:
         from indexer.rhythm import RhythmEncoder

@@ -124,7 +124,7 @@ def test_32_khz_model_with_norm_stats_agrees_with_the_reference(tmp_path):
     weights = checkpoints.weights()
     state = checkpoints.published_state(weights, norm_stats=[-5.5, 3.25])
     source = checkpoints.write_folder(tmp_path, state, name=checkpoints.NAME_32K)
-    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu")
+    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
     assert encoder.sample_rate_hz == 32_000
     samples = samples_of(8, 32_000)
     expected = reference_m2d.track(samples, weights, unit_frames=608, rate=32_000, mean=-5.5, std=3.25)
@@ -224,7 +224,7 @@ def test_no_units_give_no_vectors(small):
 
 def test_out_of_memory_halves_the_batch(tmp_path, monkeypatch):
     source = checkpoints.write_folder(tmp_path, checkpoints.published_state(checkpoints.weights()))
-    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu")
+    encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
     units = cut(encoder.cutter(), samples_of(61))
     expected = encoder.encode(units)
     real, limit = encoder._encode_batch, 3

@@ -49,6 +49,15 @@ def test_a_system_that_does_not_tell_has_no_bf16_products(monkeypatch, tmp_path)
     assert not openvino.multiplies_bf16()
 
 
+@pytest.mark.parametrize(("flags", "expected"), [(BF16_CPU, "bf16"), (OTHER_CPU, "fp32")])
+def test_auto_takes_bf16_where_the_processor_multiplies_it(model, cpu, monkeypatch, flags, expected):
+    cpu(flags)
+    monkeypatch.setattr(openvino, "serves", lambda precision: False)  # torch has every precision on every processor
+    assert load_encoder(model[0], device="cpu").precision == expected
+    assert load_encoder(model[0], device="cpu", precision="fp32").precision == "fp32"
+    assert load_encoder(model[0], device="cpu", precision="bf16").precision == "bf16"
+
+
 @needs_openvino
 def test_bf16_goes_to_openvino_only_where_the_processor_multiplies_it(cpu):
     """Elsewhere OpenVINO would compute in float32 and say nothing."""

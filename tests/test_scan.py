@@ -69,7 +69,7 @@ def test_the_stored_vector_and_scores_are_those_of_the_audio(cli, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     write_audio(folder / "a.wav", "wav", 7.0, sample_rate_hz=16_000, channels=1)
-    cli("scan", folder, "--no-tags")
+    cli("scan", folder, "--no-tags", "--precision", "fp32")
     path = catalogue.resolve(str(cli.model), cli.folder / "models")
     encoder = load_encoder(path, device="cpu", precision="fp32")
     cutter = encoder.cutter()

@@ -161,5 +161,6 @@ def _precision(wanted: str, device: torch.device) -> str:
     if wanted not in PRECISIONS:
         raise ModelError(f"unknown precision {wanted!r}: use one of {', '.join(PRECISIONS)}")
     if wanted == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
+        has_bf16 = device.type == "cuda" or (device.type == "cpu" and openvino.multiplies_bf16())
+        return "bf16" if has_bf16 else "fp32"
     return wanted
