@@ -63,7 +63,7 @@ class Looker:
         ``watch(blocks, sample_rate_hz)`` may look at the decoded blocks on their way; what it raises passes through.
         """
         try:
-            return [e.embed(watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz))[0] for e in self._embedders]
+            return [e.embed(watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz)) for e in self._embedders]
         except FileError as e:
             return e
 

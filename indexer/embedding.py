@@ -7,7 +7,8 @@ back as futures.
 
 import queue
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class TrackEmbedding:
     vector: np.ndarray  # (width,) float32: mean over time
     units: int
     course: Course
+    duration_s: float  # of the decoded audio
 
 
 class _Track:
@@ -37,6 +39,7 @@ class _Track:
         self._sum: np.ndarray | None = None
         self._weight = 0
         self._units = 0
+        self.duration_s = 0.0  # once everything is handed over
 
     def add(self, vector: np.ndarray, weight: int) -> None:
         """Take in the next unit's vector (width,)."""
@@ -55,7 +58,7 @@ class _Track:
         if not np.isfinite(vector.astype(np.float16)).all():
             self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
             return
-        self.future.set_result(TrackEmbedding(vector, self._units, self._course.finish(vector)))
+        self.future.set_result(TrackEmbedding(vector, self._units, self._course.finish(vector), self.duration_s))
 
 
 class Embedder:
@@ -63,15 +66,17 @@ class Embedder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
+        self.busy_s = 0.0  # seconds that the encoder worked
         self._queue: queue.Queue[tuple[_Track, Unit | None] | None] = queue.Queue(QUEUED_BATCHES * encoder.batch_units)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
 
-    def embed(self, blocks: Iterable[np.ndarray]) -> tuple[Future[TrackEmbedding], float]:
-        """Feed one recording's audio; returns its future and its length in seconds when all is handed over.
+    def embed(self, blocks: Iterable[np.ndarray], *, waited: Callable[[float], None] = lambda _seconds: None) -> Future[TrackEmbedding]:
+        """Feed one recording's audio; returns its future when all is handed over.
 
-        Blocks while the encoder is behind. An error of ``blocks`` passes through and drops the recording.
+        Blocks while the encoder is behind, and tells ``waited`` for how long. An error of ``blocks`` passes through and drops
+        the recording.
         """
         track = _Track(self.encoder.unit_s)
         cutter = self.encoder.cutter()
@@ -79,11 +84,12 @@ class Embedder:
         for block in blocks:
             frames += len(block)
             for unit in cutter.push(block):
-                self._put((track, unit))
+                waited(self._put(track, unit))
         for unit in cutter.finish():
-            self._put((track, unit))
-        self._put((track, None))
-        return track.future, frames / self.encoder.sample_rate_hz
+            waited(self._put(track, unit))
+        track.duration_s = frames / self.encoder.sample_rate_hz
+        waited(self._put(track, None))
+        return track.future
 
     def close(self) -> None:
         """Stop after the batch in work; recordings that are not finished are dropped."""
@@ -94,22 +100,28 @@ class Embedder:
         self._queue.put(None)
         self._thread.join()
 
-    def _put(self, item: tuple[_Track, Unit | None]) -> None:
+    def _put(self, track: _Track, unit: Unit | None) -> float:
+        """Hand over a unit, or None for the end; returns the seconds until there was room."""
         if self._stopped.is_set():
             raise InterruptedError("the scan is stopping")
-        self._queue.put(item)
+        started_s = time.monotonic()
+        self._queue.put((track, unit))
+        return time.monotonic() - started_s
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             batch = self._next_batch()
-            units = [(track, unit) for track, unit in batch if unit is not None]
+            units = [unit for _, unit in batch if unit is not None]
+            started_s = time.monotonic()
             try:
-                vectors = self.encoder.encode([unit for _, unit in units]) if units else np.empty((0, self.encoder.width))
+                vectors = self.encoder.encode(units) if units else np.empty((0, self.encoder.width))
             except Exception as e:  # any failure of the device belongs to the recordings in this batch
                 for track in {id(t): t for t, _ in batch}.values():
                     if not track.future.done():
                         track.future.set_exception(e)
                 continue
+            finally:
+                self.busy_s += time.monotonic() - started_s
             position = 0
             for track, unit in batch:
                 if track.future.done():

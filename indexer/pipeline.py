@@ -1,7 +1,7 @@
 """One recording through all steps: inspect, embed, classify, write the genre. The only place that knows them all.
 
 Owns the order of the steps and the work in flight. The calling thread does everything with the library (one writer);
-child processes do everything with the files; one thread calls the encoder. Whatever a file does, the next one goes on.
+the executor and the readers do everything with the files. Whatever a file does, the next one goes on.
 """
 
 import hashlib
@@ -9,8 +9,9 @@ import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +22,13 @@ import numpy as np
 from indexer import tags, tagwriter
 from indexer.config import Settings
 from indexer.course import Course
-from indexer.embedding import Embedder, TrackEmbedding
-from indexer.encoders import Encoder
+from indexer.embedding import TrackEmbedding
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
+from indexer.executor import Engine, Executor, LocalExecutor, Part
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
+from indexer.readers import Readers
 from indexer.store import FileRow, Lacking, Store, parse_stat
 from indexer.tags import Tags
 from indexer.tagwriter import GenreEdit, Prepared
@@ -39,14 +41,6 @@ MAX_DEFERRED = 10_000  # files that are told of
 MAX_COPIES = 50  # of one recording that are looked for when another file of it appears
 _T = TypeVar("_T")
 _Event = tuple[Callable[[Future[Any]], None], Future[Any]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """An encoder; the weights are loaded when the first recording needs them."""
-
-    encoder_id: str
-    load: Callable[[], Encoder]
 
 
 @dataclass(frozen=True)
@@ -83,9 +77,8 @@ class Counts:
     tags_refused: int = 0
     failed: int = 0  # files that could not be handled, for whatever reason
     audio_s: float = 0.0  # seconds of audio that were embedded
-    device: str | None = None  # that embedded them
-    precision: str | None = None  # on it
-    engine: str | None = None  # likewise
+    engine: Engine | None = None  # that embedded them
+    busy: dict[str, float] = field(default_factory=dict)  # share of the run's time, 0 to 1, that each of its parts worked
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
     deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
 
@@ -128,7 +121,6 @@ class _Job:
     file: FileRow | None = None
     tags: Tags | None = None
     outcome: str = "known"
-    duration_s: float = 0.0  # decoded length, once known
 
 
 def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
@@ -159,15 +151,13 @@ class Pipeline:
             self._threshold = settings.threshold(self._head.threshold)
         if write_tags and settings.write_tags != "off":
             self._tag_policy = tag_policy_digest(settings, self._head, self._threshold)
-        self._embedders: dict[str, Embedder] = {}
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
         self._embedded_now: set[int] = set()
         self._stop = threading.Event()
-        self._local = threading.local()
-        self._workers: list[Worker] = []
-        self._pool = ThreadPoolExecutor(settings.worker_count(), thread_name_prefix="reader")
+        self._readers = Readers(settings.worker_count())
+        self._executor: Executor = LocalExecutor(self._readers)
 
     def backlog_count(self, targets: Sequence[bytes]) -> int:
         """How many known files still lack something under this run's encoder, head and settings."""
@@ -191,36 +181,36 @@ class Pipeline:
 
         ``work`` is asked again while anything is in flight, also after it gave None or ended: more may have come up.
         """
-        limit = 3 * self._settings.worker_count()
+        started_s = time.monotonic()
+        idle_s = 0.0
         try:
             while not self._stop.is_set():
                 self.turns += 1
                 item = None
-                while self._in_flight < limit and (item := next(work, None)) is not None:
+                while self._in_flight < self._executor.limit and (item := next(work, None)) is not None:
                     self._begin(item)
                 if item is None and self._in_flight == 0:
                     return True
+                waits_s = time.monotonic()
                 with suppress(queue.Empty):
                     then, done = self._events.get(timeout=0.2)
+                    idle_s += time.monotonic() - waits_s
                     then(done)
             return False
         finally:
+            elapsed_s = time.monotonic() - started_s
+            self.counts.busy = {**self._executor.load(), "library": 1 - idle_s / elapsed_s}
             self._close()
 
     def _close(self) -> None:
-        for embedder in self._embedders.values():
-            embedder.close()
-        for worker in self._workers:
-            worker.interrupt()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
+        self._executor.close()
+        self._readers.close()
         while not self._events.empty():  # a copy that was prepared too late to be announced
             _, done = self._events.get_nowait()
             if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
                 tagwriter.discard(Prepared.from_json(done.result()))
 
-    # ---- steps; each runs in the calling thread and hands the heavy part to a child process
+    # ---- steps; each runs in the calling thread and hands the heavy part to the executor or a reader
 
     def _begin(self, item: Changed | Backlog) -> None:
         if isinstance(item, Backlog):
@@ -235,7 +225,7 @@ class Pipeline:
         except OSError:
             self._in_flight -= 1  # gone since the walk: the next scan sees it so
             return
-        self._submit(partial(self._worker_call, "inspect", job.path), partial(self._inspected, job, item.root_id, before))
+        self._then(self._executor.inspect(job.path), partial(self._inspected, job, item.root_id, before))
 
     def _inspected(self, job: _Job, root_id: int | None, before: Stat, done: Future[dict[str, Any]]) -> None:
         try:
@@ -279,41 +269,7 @@ class Pipeline:
 
     def _decode(self, job: _Job, missing: list[Part]) -> None:
         """Have the first of the missing encoders embed the file."""
-        part = missing[0]
-        embedder = self._embedders.get(part.encoder_id)
-        if embedder is None:
-            embedder = self._embedders[part.encoder_id] = Embedder(part.load())
-            encoder = embedder.encoder
-            self.counts.device, self.counts.precision, self.counts.engine = encoder.device, encoder.precision, encoder.engine
-        self._submit(partial(self._decode_and_feed, job.path, _known(job.file).stat, embedder), partial(self._fed, job, missing))
-
-    def _decode_and_feed(self, path: bytes, stat: Stat, embedder: Embedder) -> tuple[Future[TrackEmbedding], float]:
-        failure: FileError | None = None
-        try:
-            result = embedder.embed(self._worker().decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz))
-        except FileError as e:
-            failure = e
-        try:
-            unchanged = Stat.of(path) == stat
-        except OSError:
-            unchanged = False
-        if not unchanged:  # then whatever went wrong says nothing about what is there now
-            raise DeferredError(path, "it changed while it was read") from failure
-        if failure is not None:
-            raise failure
-        return result
-
-    def _fed(self, job: _Job, missing: list[Part], done: Future[tuple[Future[TrackEmbedding], float]]) -> None:
-        file = _known(job.file)
-        try:
-            embedding, job.duration_s = done.result()
-        except FileError as e:
-            waiting = self._embedding.pop(_known(file.recording_id))[1:]
-            self._not_read(job, file.stat, self._root_of(file), file.recording_id, e)
-            for other in waiting:  # other files of the recording may be whole
-                self._embed(other)
-            return
-        embedding.add_done_callback(lambda f: self._events.put((partial(self._embedded, job, missing), f)))
+        self._then(self._executor.embed(job.path, _known(job.file).stat, missing[0]), partial(self._embedded, job, missing))
 
     def _not_read(self, job: _Job, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> None:
         """Store why a file was not read. One that is gone is missing, and one that killed the reader is tried once more."""
@@ -340,8 +296,15 @@ class Pipeline:
         return int(root["id"]) if root else None
 
     def _embedded(self, job: _Job, missing: list[Part], done: Future[TrackEmbedding]) -> None:
-        recording_id = _known(_known(job.file).recording_id)
+        file = _known(job.file)
+        recording_id = _known(file.recording_id)
         error = done.exception()
+        if isinstance(error, FileError):
+            waiting = self._embedding.pop(recording_id)[1:]
+            self._not_read(job, file.stat, self._root_of(file), recording_id, error)
+            for other in waiting:  # other files of the recording may be whole
+                self._embed(other)
+            return
         if error is not None:
             reason = f"no embedding: {error}"
             if isinstance(error, ValueError):  # too short stays too short; anything else is tried again by the next scan
@@ -350,9 +313,10 @@ class Pipeline:
                 self._fail(other, reason)
             return
         result = done.result()
+        self.counts.engine = self._executor.engine()
         with self._store.transaction():
             self._store.put_embedding(recording_id, missing[0].encoder_id, result.vector.astype("<f2").tobytes(), result.units, result.course.to_bytes())
-            self._store.set_decoded_length(recording_id, job.duration_s)
+            self._store.set_decoded_length(recording_id, result.duration_s)
             if len(missing) == 1:
                 self._judge(recording_id)
         if len(missing) > 1:
@@ -361,7 +325,7 @@ class Pipeline:
         waiting = self._embedding.pop(recording_id)
         self._embedded_now.add(recording_id)
         self.counts.embedded += 1
-        self.counts.audio_s += job.duration_s
+        self.counts.audio_s += result.duration_s
         self.counts.cached += len(waiting) - 1
         for other in waiting:
             other.outcome = "embedded" if other is job else "known"
@@ -405,7 +369,7 @@ class Pipeline:
         elif job.tags is not None:
             self._plan_tag(job, label)
         else:
-            self._submit(partial(self._worker_call, "read_tags", job.path), partial(self._tags_read, job, label))
+            self._then(self._readers.submit(lambda worker: worker.call("read_tags", job.path)), partial(self._tags_read, job, label))
 
     def _tags_read(self, job: _Job, label: Label, done: Future[dict[str, Any]]) -> None:
         try:
@@ -425,9 +389,9 @@ class Pipeline:
             self._store.settle_tags(file.id, _known(self._tag_policy))
             self._finish(job)
             return
-        self._submit(partial(self._worker_call, "prepare_write", job.path, container=file.container, edit=tagwriter.edit_to_json(edit),
-                             preserve_mtime=self._settings.preserve_mtime),
-                     partial(self._prepared, job, edit))
+        prepare = partial(Worker.call, op="prepare_write", path=job.path, container=file.container, edit=tagwriter.edit_to_json(edit),
+                          preserve_mtime=self._settings.preserve_mtime)
+        self._then(self._readers.submit(prepare), partial(self._prepared, job, edit))
 
     def _prepared(self, job: _Job, edit: GenreEdit, done: Future[dict[str, Any]]) -> None:
         file = _known(job.file)
@@ -469,18 +433,9 @@ class Pipeline:
         job.outcome = "failed"
         self._finish(job)
 
-    def _submit(self, task: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
-        self._pool.submit(task).add_done_callback(lambda f: None if f.cancelled() else self._events.put((then, f)))
-
-    def _worker(self) -> Worker:
-        worker: Worker | None = getattr(self._local, "worker", None)
-        if worker is None:
-            worker = self._local.worker = Worker()
-            self._workers.append(worker)
-        return worker
-
-    def _worker_call(self, op: str, path: bytes, **arguments: Any) -> dict[str, Any]:
-        return self._worker().call(op, path, **arguments)
+    def _then(self, task: "Future[Any]", then: Callable[[Future[Any]], None]) -> None:
+        """Have ``then`` called by the run's own thread when ``task`` is done."""
+        task.add_done_callback(lambda f: None if f.cancelled() else self._events.put((then, f)))
 
 
 def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ class ScanResult:
             "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
             "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
             "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
-            "device": c.device, "precision": c.precision, "engine": c.engine, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
+            **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
+            "busy": {part: round(share, 3) for part, share in c.busy.items()}, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
             "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }
 

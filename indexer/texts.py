@@ -22,6 +22,9 @@ def scan_text(r: dict[str, Any]) -> str:
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
     rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})" if r["audio_s"] else ""
     lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
+    if r["audio_s"]:
+        shares = sorted(r["busy"].items(), key=lambda part: -part[1])
+        lines.append(f"bottleneck: {shares[0][0]} (busy: {', '.join(f'{part} {share:.0%}' for part, share in shares)})")
     return "\n".join(lines)
 
 
