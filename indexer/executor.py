@@ -19,6 +19,8 @@ from indexer.fingerprint import Stat
 from indexer.readers import Readers
 from indexer.worker import Worker
 
+LOADING = "loading the model"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -79,6 +81,7 @@ class LocalExecutor:
         self._embedders: dict[str, Embedder] = {}
         self._engine: Engine | None = None
         self._started_s = time.monotonic()
+        self._loading_s = 0.0
 
     @property
     def limit(self) -> int:
@@ -93,7 +96,9 @@ class LocalExecutor:
         """As the protocol says."""
         embedder = self._embedders.get(part.encoder_id)
         if embedder is None:
+            begun_s = time.monotonic()
             embedder = self._embedders[part.encoder_id] = Embedder(part.load())
+            self._loading_s += time.monotonic() - begun_s
             encoder = embedder.encoder
             self._engine = Engine(encoder.device, encoder.precision, encoder.engine)
         result: Future[TrackEmbedding] = Future()
@@ -106,12 +111,10 @@ class LocalExecutor:
         return self._engine
 
     def load(self) -> dict[str, float]:
-        """As the protocol says: of reading, and of the encoder once one is loaded."""
+        """As the protocol says: of reading, the encoder, and loading its weights."""
         elapsed_s = time.monotonic() - self._started_s
-        shares = {"reading": self._readers.busy_s / self._readers.count / elapsed_s}
-        if self._embedders:
-            shares["encoder"] = sum(embedder.busy_s for embedder in self._embedders.values()) / elapsed_s
-        return shares
+        return {"reading": self._readers.busy_s / self._readers.count / elapsed_s,
+                "encoder": sum(embedder.busy_s for embedder in self._embedders.values()) / elapsed_s, LOADING: self._loading_s / elapsed_s}
 
     def close(self) -> None:
         """As the protocol says."""

@@ -24,7 +24,7 @@ from indexer.config import Settings
 from indexer.course import Course
 from indexer.embedding import TrackEmbedding
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
-from indexer.executor import Engine, Executor, LocalExecutor, Part
+from indexer.executor import LOADING, Engine, Executor, LocalExecutor, Part
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
@@ -199,7 +199,8 @@ class Pipeline:
             return False
         finally:
             elapsed_s = time.monotonic() - started_s
-            self.counts.busy = {**self._executor.load(), "library": 1 - idle_s / elapsed_s}
+            load = self._executor.load()
+            self.counts.busy = {**load, "library": max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0))}  # it loads in this thread
             self._close()
 
     def _close(self) -> None:
