@@ -42,7 +42,7 @@ class Looker:
         self.chosen = chosen
         self._settings = settings
         self.worker = Worker()
-        self._embedders = [Embedder(part.load()) for part in models.pipeline_model(self.chosen, settings).parts]
+        self._embedders = [Embedder(part.load(), part.units) for part in models.pipeline_model(self.chosen, settings).parts]
 
     @property
     def encoders(self) -> int:

@@ -29,7 +29,8 @@ COMMON = [
     click.option("--encoder", metavar="NAME|PATH", help="Model to embed with: rhythm (built in), an installed name, or a checkpoint's path."),
     click.option("--head", metavar="NAME|PATH", help="Head to classify with: 'audioset', or a head file's path."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Arithmetic of the encoder."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "int8"]), help="Arithmetic of the encoder."),
+    click.option("--units", metavar="N|all", help="Units of a recording that are embedded, evenly spread over it."),
     click.option("-v", "--verbose", is_flag=True, help="One line a file."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no notes, only the result."),
 ]
@@ -43,10 +44,11 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
-                      precision: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
+                      precision: str | None, units: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
         from indexer.store import plain_errors
 
-        flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision}
+        flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
+                 "units": int(units) if units and units.isdecimal() else units}
         flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)

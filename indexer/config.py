@@ -19,10 +19,12 @@ from indexer.errors import ConfigError
 
 Policy = Literal["fill", "replace", "append", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+Units = int | Literal["all"] | None
 AllowSql = Literal["auto", "always", "never"]
 
 APP = "indexer"
+MAX_UNITS = 256  # that can be asked for of a recording
 
 
 def data_dir() -> Path:
@@ -59,7 +61,8 @@ class Settings:
     encoder: str | None = _doc("model to embed with: rhythm (built in), an installed name, or a checkpoint's path", default=None)
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")
-    precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32", default="auto")
+    precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for", default="auto")
+    units: Units = _doc("units (6 s each) of a recording that are embedded, evenly spread over it, or \"all\"; without it as the library was embedded so far, at first all", default=None)
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 8", default=0)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
     min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)
@@ -78,6 +81,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.jobs < 0:
             raise ConfigError(f"jobs is {self.jobs}: must be 0 (one a core) or more")
+        if isinstance(self.units, int) and not 1 <= self.units <= MAX_UNITS:
+            raise ConfigError(f"units is {self.units}: must be from 1 to {MAX_UNITS}, or all")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
         for key in ("settle_s", "scan_interval_s", "unload_after_s"):
@@ -159,6 +164,8 @@ def _nearest(key: str, valid: Mapping[str, Any]) -> str:
 def _parse_text(text: str, hint: Any, key: str) -> Any:
     """An environment variable's text as the TOML value it stands for."""
     kind = _base(hint)
+    if any(text in typing.get_args(option) for option in _options(hint)[1:]):
+        return text
     if kind is tuple:
         return [p for p in text.split(os.pathsep) if p]
     if kind in (int, float, bool, Mapping):
@@ -169,17 +176,23 @@ def _parse_text(text: str, hint: Any, key: str) -> Any:
     return text
 
 
+def _options(hint: Any) -> list[Any]:
+    """What a hint allows beside None."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return [a for a in typing.get_args(hint) if a is not type(None)] if union else [hint]
+
+
 def _base(hint: Any) -> Any:
     """The plain type behind ``X | None``, ``tuple[X, ...]`` and ``Mapping[K, V]``."""
-    if isinstance(hint, types.UnionType):
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    hint = _options(hint)[0]
     origin = typing.get_origin(hint)
     return Mapping if origin is not None and origin not in (tuple, Literal) else origin or hint
 
 
 def _name(hint: Any) -> str:
     kind = _base(hint)
-    return {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", tuple: "list", Mapping: "table"}.get(kind, str(kind))
+    words = [f'"{word}"' for option in _options(hint)[1:] for word in typing.get_args(option)]
+    return " or ".join([{int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", tuple: "list", Mapping: "table"}.get(kind, str(kind)), *words])
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -205,7 +218,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    is_word = any(value in typing.get_args(option) for option in _options(hint)[1:])
+    if not is_word and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise wrong
     return value
 

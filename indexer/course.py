@@ -65,7 +65,7 @@ class Collector:
         self._weights: list[int] = []
 
     def add(self, vector: np.ndarray, weight: int) -> None:
-        """Take in the next unit: vector (width,), and its share of the recording."""
+        """Take in the next unit: vector (width,), and its share of the recording; 0: it is not known, and the vector any."""
         if self._open == 0 and len(self._sums) == MAX_SEGMENTS:
             self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
             self._weights = [a + b for a, b in zip(self._weights[::2], self._weights[1::2], strict=True)]
@@ -81,10 +81,11 @@ class Collector:
 
     def finish(self, mean: np.ndarray) -> Course:
         """The course around the recording's vector (width,); at least one unit was added."""
-        segments = np.stack(self._sums) / np.asarray(self._weights, np.float32)[:, None]  # (n, width)
-        differences = segments - mean
+        weights = np.asarray(self._weights, np.float32)[:, None]  # (n, 1)
+        # A segment of which nothing is known lies at the mean.
+        differences = np.where(weights > 0, np.stack(self._sums) / np.maximum(weights, 1) - mean, 0).astype(np.float32)  # (n, width)
         power, directions = np.linalg.eigh(differences.astype(np.float64) @ differences.T.astype(np.float64))  # (n, n) is the smaller side
-        rank = min(RANK, len(segments) - 1)
+        rank = min(RANK, len(differences) - 1)
         directions = directions[:, ::-1][:, :rank]  # (n, rank), strongest first
         lengths = np.sqrt(np.maximum(power[::-1][:rank], np.finfo(np.float32).tiny))
         basis = (directions / lengths).T @ differences  # (rank, width), of length 1

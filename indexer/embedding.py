@@ -8,7 +8,7 @@ back as futures.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from indexer.course import Collector, Course
 from indexer.encoders import Encoder, Unit
+from indexer.selection import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
@@ -41,6 +42,10 @@ class _Track:
         self._units = 0
         self.duration_s = 0.0  # once everything is handed over
 
+    def skip(self, width: int) -> None:
+        """The next unit is not embedded."""
+        self._course.add(np.zeros(width, np.float32), 0)
+
     def add(self, vector: np.ndarray, weight: int) -> None:
         """Take in the next unit's vector (width,)."""
         part = vector.astype(np.float64) * weight
@@ -61,11 +66,34 @@ class _Track:
         self.future.set_result(TrackEmbedding(vector, self._units, self._course.finish(vector), self.duration_s))
 
 
+class _Recording:
+    """The units of one recording as its audio comes in, and its length so far."""
+
+    def __init__(self, encoder: Encoder, blocks: Iterable[np.ndarray]) -> None:
+        self._frames = 0
+        self._encoder = encoder
+        self._blocks = blocks
+
+    @property
+    def duration_s(self) -> float:
+        """Of what came in so far."""
+        return self._frames / self._encoder.sample_rate_hz
+
+    def __iter__(self) -> Iterator[Unit]:
+        cutter = self._encoder.cutter()
+        for block in self._blocks:
+            self._frames += len(block)
+            yield from cutter.push(block)
+        yield from cutter.finish()
+
+
 class Embedder:
     """Runs an encoder in a thread of its own, on batches filled from all recordings in work."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, units: int | None = None) -> None:
+        """``units``: so many of a recording at most, evenly spread over it; None: all."""
         self.encoder = encoder
+        self._units = units
         self.busy_s = 0.0  # seconds that the encoder worked
         self._queue: queue.Queue[tuple[_Track, Unit | None] | None] = queue.Queue(QUEUED_BATCHES * encoder.batch_units)
         self._stopped = threading.Event()
@@ -78,16 +106,16 @@ class Embedder:
         Blocks while the encoder is behind, and tells ``waited`` for how long. An error of ``blocks`` passes through and drops
         the recording.
         """
-        track = _Track(self.encoder.unit_s)
-        cutter = self.encoder.cutter()
-        frames = 0
-        for block in blocks:
-            frames += len(block)
-            for unit in cutter.push(block):
-                waited(self._put(track, unit))
-        for unit in cutter.finish():
+        recording = _Recording(self.encoder, blocks)
+        if self._units is None:
+            chosen, segment_s = sounding(recording), self.encoder.unit_s
+        else:
+            few = spread(recording, self._units)
+            chosen, segment_s = iter(few), recording.duration_s / max(1, len(few))
+        track = _Track(segment_s)
+        for unit in chosen:
             waited(self._put(track, unit))
-        track.duration_s = frames / self.encoder.sample_rate_hz
+        track.duration_s = recording.duration_s
         waited(self._put(track, None))
         return track.future
 
@@ -111,7 +139,7 @@ class Embedder:
     def _run(self) -> None:
         while not self._stopped.is_set():
             batch = self._next_batch()
-            units = [unit for _, unit in batch if unit is not None]
+            units = [unit for _, unit in batch if unit and unit is not GAP]
             started_s = time.monotonic()
             try:
                 vectors = self.encoder.encode(units) if units else np.empty((0, self.encoder.width))
@@ -122,23 +150,27 @@ class Embedder:
                 continue
             finally:
                 self.busy_s += time.monotonic() - started_s
-            position = 0
+            rows = iter(vectors)
             for track, unit in batch:
-                if track.future.done():
-                    position += unit is not None
-                elif unit is None:
+                vector = next(rows) if unit and unit is not GAP else None
+                if track.future.done():  # it failed
+                    continue
+                if unit is None:
                     track.finish()
+                elif vector is None:
+                    track.skip(self.encoder.width)
                 else:
-                    track.add(vectors[position], unit.weight)
-                    position += 1
+                    track.add(vector, unit.weight)
 
     def _next_batch(self) -> list[tuple[_Track, Unit | None]]:
         """At least one item, and as many more as wait, up to a full batch."""
         batch = []
+        units = 0
         item = self._queue.get()
         while item is not None:
             batch.append(item)
-            if sum(unit is not None for _, unit in batch) >= self.encoder.batch_units:
+            units += item[1] is not None and item[1] is not GAP
+            if units >= self.encoder.batch_units:
                 break
             try:
                 item = self._queue.get_nowait()

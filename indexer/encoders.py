@@ -1,20 +1,24 @@
 """What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
 
-Owns the interface that the rest of the program knows, and what several encoders side by side are. Never decodes audio, never
+Owns the interface that the rest of the program knows, what several encoders side by side are, and which ways of using one give
+vectors of their own. Never decodes audio, never
 touches the store, and knows no encoder by itself: indexer.loading does.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from indexer.config import MAX_UNITS
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+INT8_VERSION = 1  # counts changes of how weights and activations become integers
 BUILT_IN = "rhythm"  # the name of the encoder that needs no download
 
 
@@ -39,7 +43,7 @@ class UnitCutter(Protocol):
 
 
 class Encoder(Protocol):
-    """Turns units into vectors of ``width`` numbers; ``id`` names weights and front end, not device or precision."""
+    """Turns units into vectors of ``width`` numbers; ``id`` names weights and front end, not device or precision (see Variant)."""
 
     @property
     def id(self) -> str:
@@ -78,7 +82,7 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """Its arithmetic: fp64, fp32, bf16."""
+        """Its arithmetic: fp64, fp32, bf16, int8."""
         ...
 
     @property
@@ -96,22 +100,65 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A way of using an encoder that changes its vectors so much that they are cached as another encoder's.
+
+    Device, fp32 and bf16 do not: their vectors differ by less than those of two encodings of one recording.
+    """
+
+    units: int | None = None  # of a recording, evenly spread; None: all
+    int8: bool = False  # its matrix products in integers
+
+    def id_of(self, weights_id: str) -> str:
+        """The id of an encoder used so; ``weights_id`` where nothing is special."""
+        if self == Variant():
+            return weights_id
+        return hashlib.sha256(json.dumps(["variant", weights_id, self.units, INT8_VERSION if self.int8 else 0]).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return ", ".join((["int8"] if self.int8 else []) + ([f"{self.units} units"] if self.units else []))
+
+
+VARIANTS = [Variant(units, int8) for units in (None, *range(1, MAX_UNITS + 1)) for int8 in (False, True)]
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderInfo:
     """What is known of an encoder before it is loaded; the fields are those of ``Encoder``."""
 
-    encoder_id: str
-    name: str
+    weights_id: str  # of the encoder itself, whichever way it is used
+    plain_name: str
     width: int
     sample_rate_hz: int
     unit_s: float
     source: str | Path  # what load_encoder takes; of a joined encoder those of its parts count
     head_width: int | None = None  # inputs of the AudioSet head it carries; None: it carries none
     joins: tuple["EncoderInfo", ...] = ()  # of a joined encoder
+    variant: Variant = Variant()
+
+    @property
+    def encoder_id(self) -> str:
+        """The cache key of its vectors."""
+        return joined_id([part.encoder_id for part in self.joins]) if self.joins else self.variant.id_of(self.weights_id)
+
+    @property
+    def name(self) -> str:
+        """The name a person knows it by, with its variant."""
+        return f"{self.plain_name} ({self.variant})" if self.variant != Variant() else self.plain_name
 
     @property
     def parts(self) -> tuple["EncoderInfo", ...]:
         """The encoders whose vectors, one after the other, are this one's: itself, unless it joins others."""
         return self.joins or (self,)
+
+    def varied(self, variant: Variant) -> "EncoderInfo":
+        """The same encoder used in another way; the built-in one has no int8."""
+        joins = tuple(part.varied(variant) for part in self.joins)
+        return replace(self, joins=joins, variant=replace(variant, int8=variant.int8 and self.source != BUILT_IN))
+
+    def variant_of(self, encoder_id: str) -> Variant | None:
+        """The variant of this encoder that an id stands for; None: it is another encoder's."""
+        return next((variant for variant in VARIANTS if self.varied(variant).encoder_id == encoder_id), None)
 
 
 def joined_id(ids: Sequence[str]) -> str:
@@ -123,8 +170,8 @@ def join(parts: Sequence[EncoderInfo]) -> EncoderInfo:
     """The encoder whose vectors are those of ``parts`` side by side; each part's are cached as its own."""
     if len(parts) == 1:
         return parts[0]
-    return EncoderInfo(joined_id([part.encoder_id for part in parts]), "+".join(part.name for part in parts), sum(part.width for part in parts), parts[0].sample_rate_hz,
-                       parts[0].unit_s, "", joins=tuple(parts))
+    return EncoderInfo(joined_id([part.weights_id for part in parts]), "+".join(part.plain_name for part in parts), sum(part.width for part in parts),
+                       parts[0].sample_rate_hz, parts[0].unit_s, "", joins=tuple(parts))
 
 
 def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:

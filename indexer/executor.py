@@ -28,6 +28,7 @@ class Part:
 
     encoder_id: str
     load: Callable[[], Encoder]
+    units: int | None = None  # of a recording at most, evenly spread over it; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class LocalExecutor:
         embedder = self._embedders.get(part.encoder_id)
         if embedder is None:
             begun_s = time.monotonic()
-            embedder = self._embedders[part.encoder_id] = Embedder(part.load())
+            embedder = self._embedders[part.encoder_id] = Embedder(part.load(), part.units)
             self._loading_s += time.monotonic() - begun_s
             encoder = embedder.encoder
             self._engine = Engine(encoder.device, encoder.precision, encoder.engine)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders import BUILT_IN, EncoderInfo, join
+from indexer.encoders import BUILT_IN, EncoderInfo, Variant, join
 from indexer.errors import ModelError
 from indexer.executor import Part
 from indexer.heads import Head, audioset_head, load_head
@@ -62,12 +62,13 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
     info, by_default = _encoder(settings, encoder_in_use)
     if info is None:
         return None
+    info = info.varied(_variant(settings, info, encoder_in_use))
     if settings.head and settings.head != "audioset":
         head, source = load_head(Path(settings.head).expanduser()), Path(settings.head).expanduser()
-        if head.encoder_id != info.encoder_id:
+        if info.variant_of(head.encoder_id) is None:
             raise ModelError(f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder")
         return Chosen(info, head, source)
-    if not settings.head and head_in_use is not None and head_in_use["encoder_id"] == info.encoder_id and head_in_use["kind"] == "linear":
+    if not settings.head and head_in_use is not None and head_in_use["kind"] == "linear" and info.variant_of(head_in_use["encoder_id"]):
         source = Path(head_in_use["source"])
         return Chosen(info, load_head(source), source)
     if info.head_width is not None:
@@ -76,6 +77,13 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
     if settings.head == "audioset":
         raise ModelError(f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) or a trained head")
     return Chosen(info, None, None, by_default)
+
+
+def _variant(settings: Settings, info: EncoderInfo, encoder_in_use: Any) -> Variant:
+    """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far."""
+    former = (info.variant_of(encoder_in_use["id"]) if encoder_in_use else None) or Variant()
+    units = {None: former.units, "all": None}.get(settings.units, settings.units)  # type: ignore[arg-type]
+    return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
 def in_use(reader: Any) -> tuple[Any, Any]:
@@ -105,14 +113,18 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
 
 
 def known(encoder_id: str, parts: str | None, models_dir: Path) -> EncoderInfo | None:
-    """The encoder with an id, and its parts' (JSON) where it joins others; None when one is not installed any more."""
-    built_in = built_in_info()
-    found = {built_in.encoder_id: built_in}
+    """The encoder with an id, whichever its variant, and its parts' (JSON) where it joins others; None when one is not installed any more."""
     wanted = json.loads(parts) if parts else [encoder_id]
-    for model in catalogue.installed(models_dir) if set(wanted) - set(found) else ():
-        if model.problem is None and model.encoder_id and model.encoder_id in wanted:
-            found[model.encoder_id] = _checkpoint_info(model.path)
-    return join([found[part] for part in wanted]) if set(wanted) <= set(found) else None
+    found = [_that_is(part, models_dir) for part in wanted]
+    return join([part for part in found if part]) if all(found) else None
+
+
+def _that_is(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
+    built_in = built_in_info()
+    if built_in.variant_of(encoder_id):
+        return built_in
+    usable = (_checkpoint_info(model.path) for model in catalogue.installed(models_dir) if model.problem is None)
+    return next((info for info in usable if info.variant_of(encoder_id)), None)
 
 
 def _checkpoint_info(path: Path) -> EncoderInfo:
@@ -137,8 +149,13 @@ def register(store: Store, chosen: Chosen) -> None:
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
     """What the pipeline needs to know, with loading postponed."""
-    load = partial(load_encoder, device=settings.device, precision=settings.precision)
-    return Model(tuple(Part(part.encoder_id, partial(load, part.source)) for part in chosen.info.parts), chosen.head)
+    return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head)
+
+
+def part_of(info: EncoderInfo, settings: Settings) -> Part:
+    """A plain encoder for an executor, with loading postponed."""
+    precision = "int8" if info.variant.int8 else settings.precision
+    return Part(info.encoder_id, partial(load_encoder, info.source, device=settings.device, precision=precision), info.variant.units)
 
 
 def overview(models_dir: Path) -> dict[str, Any]:

@@ -474,9 +474,10 @@ class Store:
 
     def put_head(self, head_id: str, *, name: str, kind: str, encoder_id: str, labels: Sequence[str], threshold: float,
                  source: str) -> None:
-        """Register a head, or its new name and file."""
+        """Register a head, or its new name and file, and the variant of its encoder that it is used with."""
         self._run("INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold",
+                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold, "
+                  "encoder_id = excluded.encoder_id",
                   (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()))
 
     def describe_head(self, head_id: str, *, trained_on: str, metrics: str) -> None:

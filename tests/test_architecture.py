@@ -15,7 +15,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
     ["errors"], ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock"], ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles", "retries"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
-    ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["loading", "verdict", "child", "journal", "embedding", "progress", "overview", "difference", "training_data"], ["texts", "watcher", "systemd", "vectorfile", "plots", "corrections", "readers"], ["report", "projection", "executor"],
+    ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["loading", "verdict", "child", "journal", "selection", "embedding", "progress", "overview", "difference", "training_data"], ["texts", "watcher", "systemd", "vectorfile", "plots", "corrections", "readers"], ["report", "projection", "executor"],
     ["pipeline"], ["models"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web", "bench"], ["runner", "classifier", "daemon"], ["demo"], ["cli"], ["__main__"],
 ]
 LAYER = {name: n for n, layer in enumerate(LAYERS) for name in layer}
