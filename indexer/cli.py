@@ -401,6 +401,30 @@ def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--parquet", "folder", type=PATH, required=True, metavar="DIR", help="New folder to write to, or an earlier export, which is replaced.")
+@json_option
+@common
+def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
+    """Write recordings, files with their tags, embeddings, predictions and corrections as Parquet, for DuckDB, Spark, pandas or a vector database.
+
+    A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was.
+    """
+    from indexer.export import export as write
+
+    with click.progressbar(length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        found = write(settings, folder, show)
+    click.echo(json.dumps(found) if as_json else texts.export_text(found))
+    if found["damaged"]:
+        click.echo(f"indexer: {texts.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again", err=True)
+        sys.exit(1)
+
+
+@main.command()
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--open", "open_browser", is_flag=True, help="Open a browser.")

@@ -1,4 +1,4 @@
-"""One writer and one watcher a library: a lock file each beside the database that the operating system frees when its holder dies."""
+"""One writer and one watcher a library, one export to a folder: a lock file each that the operating system frees when its holder dies."""
 
 import contextlib
 import fcntl
@@ -20,6 +20,11 @@ def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
 def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
     """Be the one that watches for this library. Raises LockedError as ``library_lock`` does."""
     return _held(_lock_path(db_path, "watch.lock"), f"{db_path}: `indexer watch` (process {{owner}}) already watches for this library")
+
+
+def export_lock(workshop: Path) -> contextlib.AbstractContextManager[None]:
+    """Be the one that exports by way of this folder, which is made and may be removed by whoever holds it. Raises LockedError."""
+    return _held(workshop / "lock", f"{workshop}: another indexer (process {{owner}}) is exporting there")
 
 
 def watching_process(db_path: Path) -> int | None:
@@ -55,6 +60,8 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise LockedError(taken.format(owner=owner)) from None
+        if not _names(lock_path, handle):  # its holder removed it with its folder just now, and another may have made it anew
+            raise LockedError(taken.format(owner="gone just now"))
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
@@ -63,3 +70,10 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _names(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -92,6 +92,11 @@ def rebuild_text(found: dict[str, Any]) -> str:
                       "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer serve` is to be started anew"])
 
 
+def export_text(found: dict[str, Any]) -> str:
+    parts = ", ".join(count(found[table], table[:-1]) for table in ("recordings", "files", "embeddings", "predictions", "corrections"))
+    return f"{parts} in {found['folder']} ({found['bytes'] / 1e6:.1f} MB), {found['elapsed_s']:.1f} s"
+
+
 def prune_text(found: dict[str, Any]) -> str:
     lines = [f"- {path}" for path in found["paths"]]
     if found["files"] > len(found["paths"]):

@@ -102,6 +102,14 @@ def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[in
     return np.asarray(places, np.int64), found[: len(places)], damaged
 
 
+def sound_vectors(blobs: Sequence[bytes], width: int) -> tuple[list[int], np.ndarray]:
+    """(places of those that are not damaged, their vectors (n, width) float32)."""
+    whole = [place for place, blob in enumerate(blobs) if len(blob) == 2 * width]
+    found = np.frombuffer(b"".join(blobs[place] for place in whole), "<f2").reshape(len(whole), width).astype(np.float32)
+    sound = np.isfinite(found).all(axis=1)
+    return [whole[i] for i in np.flatnonzero(sound)], found[sound]
+
+
 def joined_vectors(reader: Reader, encoder_ids: Sequence[str], recordings: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """(places in ``recordings`` that all these encoders have soundly embedded, their vectors (n, width) side by side)."""
     places = np.arange(len(recordings))

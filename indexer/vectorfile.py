@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import StoreError
-from indexer.training_data import Reader
+from indexer.training_data import Reader, sound_vectors
 
 FOLDER = "vectors"  # beside the database
 _VERSION = 3
@@ -160,7 +160,5 @@ def _pages(reader: Reader, about: dict[str, Any]) -> Iterator[tuple[list[int], n
     while page := reader.execute("SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY recording_id LIMIT ?",
                                  (about["encoder"], last, _PAGE_ROWS)).fetchall():
         last = page[-1]["recording_id"]
-        whole = [row for row in page if len(row["vector"]) == 2 * width]
-        vectors = np.frombuffer(b"".join(row["vector"] for row in whole), "<f2").reshape(len(whole), width).astype(np.float32)
-        sound = np.isfinite(vectors).all(axis=1)
-        yield [whole[i]["recording_id"] for i in np.flatnonzero(sound)], vectors[sound]
+        sound, vectors = sound_vectors([row["vector"] for row in page], width)
+        yield [page[i]["recording_id"] for i in sound], vectors

@@ -1,0 +1,296 @@
+"""`indexer export --parquet DIR`: the library as Parquet files, for DuckDB, Spark, pandas or a vector database; and vectors read back.
+
+Owns the folder's layout and how it gets into its place: made beside it and renamed, so that an interrupted export leaves the earlier one whole.
+Reads the library in one transaction, a batch at a time, and never changes it; never replaces a folder that holds anything but an export.
+pyarrow is an extra and imported in functions only.
+
+A partition is called by name and id: the id tells two of one name apart, and the name keeps it text, where twelve hexadecimal digits alone
+are now and then a number to the readers that guess. Vectors are float32 though float16 is kept: each value is the same, and Spark reads no
+float16. They are plain lists: with lists of a fixed size pyarrow cannot open two encoders of different widths as one data set.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer import __version__
+from indexer.config import Settings
+from indexer.errors import ConfigError, StoreError
+from indexer.lock import export_lock
+from indexer.printing import escaped
+from indexer.store import now, reading
+from indexer.tensorfile import fsync_folder
+from indexer.training_data import Reader, sound_vectors
+
+FORMAT, FORMAT_VERSION = "indexer export", 1
+MANIFEST = "manifest.json"
+FILE_ROWS = 50_000  # in a file, at most
+GROUP_ROWS = 10_000  # in a row group, which is written from memory
+_GROUP_NUMBERS = 4_000_000  # of vectors in a row group: 16 MB
+_GROUP_SCORES = 200_000
+_PART = re.compile(r"part-\d{5}\.parquet")
+
+# name -> (SQL from FROM on, [(column, SQL, type)])
+TABLES = {
+    "recordings": ("recordings r ORDER BY r.id", [
+        ("audio_sha256", "r.audio_sha256", "string"), ("codec", "r.codec", "string"), ("sample_rate_hz", "r.sample_rate_hz", "int64"),
+        ("channels", "r.channels", "int64"), ("duration_s", "r.duration_s", "double"), ("reason", "r.reason", "string"),
+    ]),
+    "files": ("files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id ORDER BY f.id", [
+        ("path", "f.path_text", "string"), ("path_bytes", "f.path", "binary"), ("audio_sha256", "r.audio_sha256", "string"),
+        ("state", "f.state", "string"), ("reason", "f.reason", "string"), ("container", "f.container", "string"), ("size", "f.size", "int64"),
+        ("mtime_ns", "f.mtime_ns", "int64"), ("first_seen", "f.first_seen", "string"), ("last_seen", "f.last_seen", "string"),
+        ("title", "t.title", "string"), ("artist", "t.artist", "string"), ("album", "t.album", "string"), ("album_artist", "t.album_artist", "string"),
+        ("year", "t.year", "int64"), ("bpm", "t.bpm", "double"), ("musical_key", "t.musical_key", "string"),
+        ("record_label", "t.record_label", "string"), ("comment", "t.comment", "string"), ("tag_genre", "t.genre", "string"),
+        ("indexer_genre", "t.indexer_genre", "string"), ("dj_data", "t.dj_data", "string"),
+    ]),
+    "corrections": ("corrections c JOIN recordings r ON r.id = c.recording_id ORDER BY c.id", [
+        ("audio_sha256", "r.audio_sha256", "string"), ("genre", "c.genre", "string"), ("corrected_at", "c.corrected_at", "string"),
+        ("corrected_by", "c.corrected_by", "string"),
+    ]),
+}
+_FOLDERS = (*TABLES, "embeddings", "predictions")
+
+
+def export(settings: Settings, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
+    """Write the library into ``folder``, in the place of an earlier export.
+
+    Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows, and embeddings that were left out.
+    Raises ConfigError without pyarrow and for a folder that is something else, StoreError where it cannot be written, LockedError.
+    """
+    started = time.monotonic()
+    _arrow()
+    folder = Path(os.path.realpath(folder))
+    if folder.is_mount() or not folder.parent.is_dir():
+        raise ConfigError(f"{folder}: name a new folder inside one that is there")
+    try:
+        with _workshop(folder) as workshop:
+            _refuse_other(folder)
+            with reading(settings.db) as conn:
+                conn.execute("BEGIN")  # one state of the library, whatever a scan writes meanwhile
+                manifest = _Export(conn, workshop / "new", progress).write()
+            size_bytes = _make_durable(workshop / "new")
+            if folder.exists():
+                folder.rename(workshop / "old")
+            (workshop / "new").rename(folder)
+            fsync_folder(folder.parent)
+    except OSError as e:
+        raise StoreError(f"{folder}: cannot be written ({e.strerror or e})") from e
+    return {
+        "folder": str(folder), **{table: manifest[table] for table in TABLES},
+        "embeddings": sum(e["rows"] for e in manifest["encoders"]), "predictions": sum(h["rows"] for h in manifest["heads"]),
+        "damaged": sum(e["damaged"] for e in manifest["encoders"]), "bytes": size_bytes, "elapsed_s": round(time.monotonic() - started, 3),
+    }
+
+
+def read_embeddings(folder: Path, encoder: str) -> tuple[list[str], np.ndarray]:
+    """(audio_sha256 of each row, vectors (n, width) float32) of one encoder of an export, by its name, id or partition.
+
+    Every value is exactly the float16 that the library holds. Raises ConfigError for what is no export and an encoder that it does not hold.
+    """
+    _, parquet = _arrow()
+    held = [e for e in _manifest(folder)["encoders"] if e["partition"]]
+    found = [e for e in held if encoder in (e["name"], e["id"], e["partition"])]
+    if len(found) != 1:
+        names = ", ".join(e["partition"] for e in held) or "none"
+        raise ConfigError(f"'{encoder}' is {'more than one' if found else 'not one'} of the encoders in {folder}: {names}")
+    partition, width = found[0]["partition"], found[0]["width"]
+    parts = [parquet.ParquetFile(path) for path in sorted((folder / "embeddings" / f"encoder={partition}").glob("*.parquet"))]
+    digests: list[str] = []
+    vectors = np.empty((sum(part.metadata.num_rows for part in parts), width), np.float32)
+    for part in parts:
+        with part:
+            for batch in part.iter_batches(columns=["audio_sha256", "vector"]):
+                first = len(digests)
+                digests += batch.column("audio_sha256").to_pylist()
+                vectors[first : len(digests)] = batch.column("vector").flatten().to_numpy().reshape(-1, width)
+    return digests, vectors
+
+
+def _arrow() -> tuple[Any, Any]:
+    """The library pyarrow and its Parquet module. Raises ConfigError where they are not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as e:
+        raise ConfigError("Parquet needs pyarrow: pip install 'edm-indexer[parquet]'") from e
+    return pyarrow, pyarrow.parquet
+
+
+# ---- the folder
+
+
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` for the time of one export; what a killed one left in it is gone first, an export set aside comes back."""
+    workshop = folder.with_name(f".{folder.name}.exporting")
+    with export_lock(workshop):
+        try:
+            _settle(workshop, folder)
+            yield workshop
+        finally:
+            _settle(workshop, folder)
+            shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _settle(workshop: Path, folder: Path) -> None:
+    if (workshop / "old").exists() and not folder.exists():
+        (workshop / "old").rename(folder)
+    for name in ("new", "old"):
+        shutil.rmtree(workshop / name, ignore_errors=True)
+
+
+def _refuse_other(folder: Path) -> None:
+    """Raise ConfigError for anything but nothing, an empty folder and an export that nobody has put other files into."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    _manifest(folder)
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if path != folder / MANIFEST and (inside.parts[0] not in _FOLDERS or not (path.is_dir() or _PART.fullmatch(path.name))):
+            raise ConfigError(f"{folder}: holds {escaped(str(inside))}, which is not of an export; move it away or name another folder")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What an export says of itself. Raises ConfigError for anything else."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ConfigError(f"{folder}: is not an export of indexer")
+    if found.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(f"{folder}: is an export of another version of indexer")
+    return found
+
+
+def _make_durable(folder: Path) -> int:
+    """Have everything on the disk before it gets its name; the bytes of all files."""
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        fsync_folder(path)  # which serves files as well
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+# ---- what is written into it
+
+
+class _Export:
+    """Writes one state of the library into a new folder."""
+
+    def __init__(self, reader: Reader, folder: Path, progress: Callable[[int, int], None]) -> None:
+        self._arrow, self._parquet = _arrow()
+        self._reader = reader
+        self._folder = folder
+        self._progress = progress
+        self._about = {"version": __version__, "exported_at": now()}
+        self._done = self._total = 0
+
+    def write(self) -> dict[str, Any]:
+        """Write all tables and the manifest, which is returned."""
+        encoders = [{**dict(row), "parts": json.loads(row["parts"] or "null"), "in_use": bool(row["in_use"])}
+                    for row in self._reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")]
+        heads = [{**dict(row), "labels": json.loads(row["labels"]), "in_use": bool(row["in_use"])} for row in self._reader.execute(
+            "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id")]
+        embedded = self._counts("SELECT encoder_id, count(*) FROM embeddings GROUP BY encoder_id")
+        predicted = self._counts("SELECT head_id, count(*) FROM predictions GROUP BY head_id")
+        self._total = sum((*embedded.values(), *predicted.values(), *(self._counts(f"SELECT 0, count(*) FROM {table}")[0] for table in TABLES)))
+        manifest = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, **self._about, **{table: self._plain(table) for table in TABLES},
+            "encoders": [{**e, "partition": None, "rows": 0, "damaged": 0} if e["id"] not in embedded else self._embeddings(e) for e in encoders],
+            "heads": [{**h, "partition": None, "rows": 0} if h["id"] not in predicted else self._predictions(h) for h in heads],
+        }
+        (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        return manifest
+
+    def _counts(self, sql: str) -> dict[Any, int]:
+        return dict(self._reader.execute(sql).fetchall())
+
+    def _plain(self, table: str) -> int:
+        source, columns = TABLES[table]
+        schema = self._arrow.schema([(name, self._arrow.type_for_alias(kind)) for name, _, kind in columns])
+        pages = self._pages(f"SELECT {', '.join(sql for _, sql, _ in columns)} FROM {source}", (), GROUP_ROWS)
+        return self._write(table, schema, ([*zip(*page, strict=True)] for page in pages))
+
+    def _embeddings(self, encoder: dict[str, Any]) -> dict[str, Any]:
+        pa, width, damaged = self._arrow, encoder["width"], 0
+        schema = self._schema(encoder, [("audio_sha256", pa.string()), ("units", pa.int64()), ("vector", pa.list_(pa.float32()))])
+
+        def columns() -> Iterator[list[Any]]:
+            nonlocal damaged
+            for page in self._pages("SELECT r.audio_sha256, e.units, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
+                                    " WHERE e.encoder_id = ? ORDER BY e.id", (encoder["id"],), max(1, min(GROUP_ROWS, _GROUP_NUMBERS // width))):
+                sound, vectors = sound_vectors([row["vector"] for row in page], width)
+                damaged += len(page) - len(sound)
+                ends = np.arange(0, vectors.size + 1, width, dtype=np.int32)
+                yield [[page[i]["audio_sha256"] for i in sound], [page[i]["units"] for i in sound],
+                       pa.ListArray.from_arrays(ends, pa.array(vectors.ravel()))]
+
+        partition = _partition(encoder)
+        rows = self._write(f"embeddings/encoder={partition}", schema, columns(), use_dictionary=False)
+        return {**encoder, "partition": partition, "rows": rows, "damaged": damaged}
+
+    def _predictions(self, head: dict[str, Any]) -> dict[str, Any]:
+        pa, labels = self._arrow, head["labels"]
+        schema = self._schema(head, [("audio_sha256", pa.string()), ("genre", pa.string()), ("confidence", pa.float64()), ("threshold", pa.float64()),
+                                     ("decided", pa.bool_()), ("reason", pa.string()), ("second_genre", pa.string()),
+                                     ("scores", pa.map_(pa.string(), pa.float64()))])
+
+        def columns() -> Iterator[list[Any]]:
+            for page in self._pages("SELECT p.recording_id, r.audio_sha256, p.genre, p.confidence, p.threshold, p.decided, p.reason, p.second_genre"
+                                    " FROM predictions p JOIN recordings r ON r.id = p.recording_id WHERE p.head_id = ? ORDER BY p.recording_id",
+                                    (head["id"],), max(1, min(GROUP_ROWS, _GROUP_SCORES // len(labels)))):
+                scores: dict[int, dict[str, float]] = {row["recording_id"]: {} for row in page}
+                for recording, genre, probability in self._reader.execute(
+                        "SELECT recording_id, genre, probability FROM scores WHERE recording_id BETWEEN ? AND ? AND head_id = ?",
+                        (page[0]["recording_id"], page[-1]["recording_id"], head["id"])):
+                    scores.setdefault(recording, {})[genre] = probability
+                recordings, digests, genres, confidences, thresholds, decided, reasons, seconds = zip(*page, strict=True)
+                yield [digests, genres, confidences, thresholds, [bool(d) for d in decided], reasons, seconds,
+                       [[(label, scores[r][label]) for label in labels if label in scores[r]] for r in recordings]]
+
+        partition = _partition(head)
+        return {**head, "partition": partition, "rows": self._write(f"predictions/head={partition}", schema, columns())}
+
+    def _schema(self, about: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
+        """Columns, with what they come from in the file's own metadata."""
+        return self._arrow.schema(columns, {"indexer": json.dumps({**self._about, **about})})
+
+    def _pages(self, sql: str, values: tuple[str, ...], rows: int) -> Iterator[list[Any]]:
+        cursor = self._reader.execute(sql, values)
+        while page := cursor.fetchmany(rows):
+            yield page
+            self._done += len(page)
+            self._progress(self._done, self._total)
+
+    def _write(self, folder: str, schema: Any, batches: Iterator[list[Any]], **options: Any) -> int:
+        """Batches of columns as part-00000.parquet and so on, a row group each; returns the rows. At least one part: there is something to open."""
+        to = self._folder / folder
+        to.mkdir(parents=True)
+        made = (self._arrow.record_batch([self._array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema) for columns in batches)
+        batch, rows, part = next(made, None), 0, 0
+        while batch is not None or part == 0:
+            with self._parquet.ParquetWriter(to / f"part-{part:05}.parquet", schema, compression="zstd", **options) as writer:
+                end = rows + FILE_ROWS
+                while batch is not None and rows + batch.num_rows <= end:
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+                    batch = next(made, None)
+            part += 1
+        return rows
+
+    def _array(self, values: Any, kind: Any) -> Any:
+        return values if isinstance(values, self._arrow.Array) else self._arrow.array(values, kind)
+
+
+def _partition(about: dict[str, Any]) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', about['name'])[:60]}-{about['id'][:12]}"
