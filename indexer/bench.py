@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,22 +143,34 @@ def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> flo
 
 
 def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
-    """The encoder on its own, front end included, in every arithmetic that it has on this device; ``chosen``: the one that a scan takes."""
-    chosen = load_encoder(part.source, device=settings.device, precision=settings.precision)
-    yield {**_rate(chosen, decoded), "chosen": True}
+    """The encoder on its own, front end included, in every arithmetic that this machine has for it; ``chosen``: the one that a scan takes.
+
+    differs: the distance of one batch's vectors from those in fp32, divided by their length; None of an encoder without fp32.
+    """
+    chosen = models.part_of(part, settings).load()
+    measured = [(chosen, *_rate(chosen, decoded))]
     for precision in PRECISIONS if part.source != BUILT_IN else ():
         if precision not in ("auto", chosen.precision):
-            yield {**_rate(load_encoder(part.source, device=settings.device, precision=precision), decoded), "chosen": False}
+            with suppress(ModelError):  # this machine has no such products
+                encoder = load_encoder(part.source, device=settings.device, precision=precision)
+                measured.append((encoder, *_rate(encoder, decoded)))
+    exact = next((vectors for encoder, _, vectors in measured if encoder.precision == "fp32"), None)
+    for encoder, rate, vectors in measured:
+        n = min(len(vectors), len(exact)) if exact is not None else 0
+        differs = float(np.linalg.norm(vectors[:n] - exact[:n]) / np.linalg.norm(exact[:n])) if exact is not None else None
+        yield {"name": part.name, "device": encoder.device, "precision": encoder.precision, "engine": encoder.engine, "units_per_s": round(rate, 1),
+               "times_real_time": round(rate * encoder.unit_s, 1), "differs": differs if differs is None else round(differs, 6), "chosen": encoder is chosen}
 
 
-def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> dict[str, Any]:
+def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+    """Units a second, and the vectors of the first batch."""
     units: list[Unit] = []
     for samples in decoded:
         units += encoder.cutter().push(samples)
     if not units:
         raise ConfigError(f"the files are too short to measure {encoder.name} on: name longer ones")
     batches = [units[n : n + encoder.batch_units] for n in range(0, len(units), encoder.batch_units)]
-    encoder.encode(batches[0])  # warms up
+    vectors = encoder.encode(batches[0])  # warms up
     rates: list[float] = []
     ends_s = time.perf_counter() + MEASURED_S
     while time.perf_counter() < ends_s:
@@ -166,14 +178,12 @@ def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> dict[str, Any]:
         started = time.perf_counter()
         encoder.encode(batch)
         rates.append(len(batch) / (time.perf_counter() - started))
-    rate = statistics.median(rates)
-    return {"name": encoder.name, "device": encoder.device, "precision": encoder.precision, "units_per_s": round(rate, 1),
-            "times_real_time": round(rate * encoder.unit_s, 1)}
+    return statistics.median(rates), vectors
 
 
 def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
     """From files to embeddings as a scan does it, models loaded beforehand."""
-    embedders = [Embedder(load_encoder(part.source, device=settings.device, precision=settings.precision)) for part in info.parts]
+    embedders = [Embedder(part.load(), part.units) for part in (models.part_of(info, settings) for info in info.parts)]
     workers = [Worker() for _ in range(settings.worker_count())]
     audio_s = 0.0
     started = time.perf_counter()
@@ -213,7 +223,8 @@ def to_text(found: dict[str, Any]) -> str:
     decode, limit = found["decode"], found["bottleneck"]
     lines = [f"measured on {texts.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time", "",
              f"{decode['one_job']:10,.0f}  decoding, one child process", f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time"]
-    lines += [f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}{' (what a scan takes)' if rate['chosen'] else ''}"
+    lines += [f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}"
+              + (f", vectors {rate['differs']:.1%} from fp32" if rate["differs"] else "") + (" (what a scan takes)" if rate["chosen"] else "")
               for rate in found["encoders"]]
     lines += [f"{found['together']['times_real_time']:10,.0f}  from files to embeddings, all together", "",
               f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}"]

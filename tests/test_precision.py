@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from indexer import tensorfile
 from indexer.errors import ModelError
 from indexer.loading import load_encoder
-from indexer.m2d import openvino
+from indexer.m2d import int8, openvino
 from indexer.m2d.checkpoint import convert, load_weights
 from tests import checkpoints, reference_m2d
 from tests.synth import music
@@ -147,3 +148,89 @@ def test_a_scan_says_what_it_took(cli, music_folder):
     assert (found["device"], found["precision"], found["engine"]) == ("cpu", "fp32", engine)
     again = cli("scan", path, "--no-tags", "--force", "--device", "cpu", "--precision", "fp32")
     assert f"times real time on cpu (fp32, {engine})" in again.output
+
+
+@pytest.fixture
+def int8_encoder(model, cpu):
+    """In integers, on whatever processor the tests run: without products of its own it is slow, and sums may overflow a little."""
+    cpu(BF16_CPU.replace("avx512_bf16", "avx512_vnni").replace("amx_tile", ""))
+    return load_encoder(model[0], device="cpu", precision="int8")
+
+
+@needs_openvino
+def test_int8_stays_near_the_reference_and_is_not_fp32(int8_encoder, model):
+    """Real units that the calibration never saw, among them a short one."""
+    assert (int8_encoder.precision, int8_encoder.engine) == ("int8", openvino.version())
+    got, expected = [], []
+    for seed in range(6):
+        samples = music(6.08, sample_rate_hz=16_000, channels=1, seed=seed)[:, 0]
+        (unit,) = int8_encoder.cutter().push(np.append(samples, np.zeros(1000, np.float32)))
+        got.append(int8_encoder.encode([unit])[0])
+        expected.append(reference_m2d.features(samples, model[1], unit_frames=608)[:38].mean(0))
+    got, expected = np.asarray(got), np.asarray(expected)
+    error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 1e-3 < error.min() <= error.max() < 0.08
+    a, b = got - got.mean(0), expected - expected.mean(0)
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.97
+
+
+@needs_openvino
+def test_the_smoothing_changes_nothing_but_rounding(model):
+    """Channels a thousand times larger than others, as trained transformers have them, would leave the others no steps."""
+    info, weights = load_weights(model[0])
+    weights = {key: np.array(array) for key, array in weights.items()}
+    for norm, linear in int8.smoothed_pairs(info.geometry.depth):
+        weights[f"{norm}.weight"][3] *= 300
+        weights[f"{linear}.weight"][:, 3] /= 300
+    rng = np.random.default_rng(0)
+    lms = rng.normal(0, 1, (4, 80, 608)).astype(np.float32)
+    seen = openvino.Observer(info.geometry, weights, 1)(lms)
+    assert set(seen) == {f"blocks.{n}.{layer}" for n in range(info.geometry.depth) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    exact = openvino.OpenVinoM2D(info.geometry, weights, "fp32", 1)(lms)
+    rough = openvino.OpenVinoM2D(info.geometry, weights, "int8", 1, seen)(lms)
+    assert np.linalg.norm(rough - exact) / np.linalg.norm(exact) < 0.08
+
+
+def test_ranges_hold_zero_and_everything_seen():
+    seen = int8.Seen(np.asarray([-1.0, -0.1]), np.asarray([0.5, 3.0]))
+    low, high = int8.activation_range(seen, np.ones(1))
+    step = (high - low) / 255
+    assert low <= -1 + step / 2
+    assert high >= 3 - step / 2
+    assert abs(low / step - round(float(low / step))) < 1e-3
+    low, high = int8.activation_range(int8.Seen(np.asarray([0.2]), np.asarray([0.7])), np.ones(1))
+    assert (low, high) == (0, pytest.approx(0.7))
+
+
+def test_weights_come_back_within_half_a_step():
+    weight = np.random.default_rng(1).normal(0, 1, (5, 40)).astype(np.float32)
+    weight[2] = 0
+    rounded, scale = int8.quantised(weight)
+    assert rounded.dtype == np.int8
+    assert np.abs(rounded * scale - weight).max() <= scale.max() / 2 * 1.001
+    assert not rounded[2].any()
+
+
+@pytest.mark.parametrize(("flags", "installed", "device", "said"), [
+    ("avx2", True, "cpu", "no integer products of its own"), ("avx512_vnni", False, "cpu", r"edm-indexer\[fast\]"), ("avx512_vnni", True, "mps", "for processors"),
+])
+def test_int8_is_refused_in_one_line_where_it_wins_nothing(model, cpu, monkeypatch, flags, installed, device, said):
+    cpu(flags)
+    monkeypatch.setattr(openvino, "is_installed", lambda: installed)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ModelError, match=said):
+        load_encoder(model[0], device=device, precision="int8")
+
+
+@needs_openvino
+def test_a_library_in_int8_has_vectors_of_its_own_and_says_so(cli, music_folder, cpu):
+    path = music_folder / "flac.flac"
+    cli("scan", path, "--no-tags", "--precision", "fp32")
+    cpu("avx512_vnni")
+    found = cli.json("scan", path, "--no-tags", "--precision", "int8")
+    assert (found["precision"], found["embedded"], found["failed"]) == ("int8", 1, 0)
+    assert cli.json("scan", path, "--no-tags")["embedded"] == 0  # it stays so
+    assert cli.json("status")["encoder"]["name"].endswith(" (int8)")
+    cpu("avx2")  # the library on another machine
+    assert "use --precision fp32" in cli("scan", path, "--no-tags", "--force", code=2).stderr
+    assert cli.json("scan", path, "--no-tags", "--precision", "fp32")["embedded"] == 0

@@ -13,7 +13,7 @@ import torch
 from indexer import tensorfile
 from indexer.encoders import DEVICES, PRECISIONS, Unit
 from indexer.errors import ModelError
-from indexer.m2d import model, openvino
+from indexer.m2d import int8, model, openvino
 from indexer.m2d.checkpoint import load_weights
 from indexer.m2d.frontend import LogMel, M2DCutter
 
@@ -68,7 +68,7 @@ class M2DEncoder:
 
     @property
     def precision(self) -> str:
-        """Its arithmetic: fp32, bf16."""
+        """Its arithmetic: fp32, bf16, int8."""
         return self._precision
 
     @property
@@ -107,12 +107,23 @@ class M2DEncoder:
     def _build(self, weights: dict[str, np.ndarray]) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:
         """The engine's name, and its model: (B, mels, frames) -> (B, columns, width). ``weights`` serve nothing else after it."""
         if self._device.type == "cpu" and openvino.serves(self._precision):
-            fast = openvino.OpenVinoM2D(self._info.geometry, weights, self._precision, torch.get_num_threads())
+            seen = self._calibrated(weights) if self._precision == "int8" else None
+            fast = openvino.OpenVinoM2D(self._info.geometry, weights, self._precision, torch.get_num_threads(), seen)
             tensorfile.release(weights)
             return openvino.version(), lambda lms: torch.from_numpy(fast(lms.numpy()))
         with torch.inference_mode():
             tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
             return "torch", model.build(self._info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units)
+
+    @torch.inference_mode()
+    def _calibrated(self, weights: dict[str, np.ndarray]) -> dict[str, int8.Seen]:
+        """What the layers' inputs are on the calibration music."""
+        info = self._info
+        observer = openvino.Observer(info.geometry, weights, torch.get_num_threads())
+        tensorfile.release(weights)
+        units = np.stack(int8.calibration_units(self.cutter(), info.front_end.sample_rate_hz))  # (B, n)
+        lms = LogMel(info.front_end, "cpu")(torch.from_numpy(units))[:, :, : info.geometry.columns * info.geometry.patch_frames]
+        return observer(lms.contiguous().numpy())
 
     def _encode_batch(self, units: list[Unit], columns: int) -> torch.Tensor:
         """Units of equal columns -> (B, width)."""
@@ -160,6 +171,12 @@ def _device(wanted: str) -> torch.device:
 def _precision(wanted: str, device: torch.device) -> str:
     if wanted not in PRECISIONS:
         raise ModelError(f"unknown precision {wanted!r}: use one of {', '.join(PRECISIONS)}")
+    if wanted == "int8" and device.type != "cpu":
+        raise ModelError(f"int8 is for processors, and the device is {device.type}: use --precision bf16, or --device cpu")
+    if wanted == "int8" and not openvino.is_installed():
+        raise ModelError("int8 needs the extra: pip install 'edm-indexer[fast]', or use --precision fp32")
+    if wanted == "int8" and not openvino.multiplies_int8():
+        raise ModelError("int8 is of no use here, as this processor has no integer products of its own (VNNI, AMX): use --precision fp32")
     if wanted == "auto":
         has_bf16 = device.type == "cuda" or (device.type == "cpu" and openvino.multiplies_bf16())
         return "bf16" if has_bf16 else "fp32"

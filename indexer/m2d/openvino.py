@@ -14,48 +14,89 @@ import numpy as np
 
 from indexer.errors import ModelError
 from indexer.m2d.geometry import Geometry
+from indexer.m2d.int8 import LEVELS, Seen, activation_range, join, quantised, smoothed_pairs, smoothing
 
 NORM_EPS = 1e-6
 _CPUINFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them bfloat16 products are emulated, or silently float32
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # without them sums of two products may overflow, and nothing is won
+_OBSERVED_UNITS = 5  # at a time
 
 
 def serves(precision: str) -> bool:
     """Whether the extra is installed and this processor has products of this precision."""
-    return importlib.util.find_spec("openvino") is not None and (precision == "fp32" or multiplies_bf16())
+    has_products = {"fp32": True, "bf16": multiplies_bf16(), "int8": multiplies_int8()}
+    return is_installed() and has_products[precision]
+
+
+def is_installed() -> bool:
+    """Whether the extra is."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def multiplies_bf16() -> bool:
     """Whether the processor has bfloat16 products of its own; False where Linux does not tell."""
+    return bool(_BF16_FLAGS & _cpu_flags())
+
+
+def multiplies_int8() -> bool:
+    """Whether the processor has integer products of its own that sum without overflow; False where Linux does not tell."""
+    return bool(_INT8_FLAGS & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        return False
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return bool(_BF16_FLAGS & set(flags.split()))
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 class OpenVinoM2D:
     """Log-mel units to features per patch column. For one thread at a time."""
 
-    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], precision: str, threads: int) -> None:
+    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], precision: str, threads: int,
+                 seen: Mapping[str, Seen] | None = None) -> None:
         """Raises ModelError where OpenVINO is damaged.
 
-        weights: float32 by their published names, not needed afterwards. precision: fp32 or bf16. threads: at most so many.
+        weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at most so
+        many. seen: of an Observer, for int8.
         """
-        ov = _engine()
-        options = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # decoding children need the cores too, and pinned threads would wait for them
-        }
-        self._request = ov.Core().compile_model(_graph(geometry, weights), "CPU", options).create_infer_request()
+        floats = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "f32"
+        self._request = _compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
 
     def __call__(self, lms: np.ndarray) -> np.ndarray:
         """Take (B, mels, T x patch frames) float32, T at most the geometry's; return (B, T, rows x C) float32."""
         features: np.ndarray = self._request.infer([lms])[0]
         return features
+
+
+class Observer:
+    """The encoder in float32, to see what goes into the linear layers of its blocks."""
+
+    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], threads: int) -> None:
+        """As of OpenVinoM2D; ``weights`` are not needed afterwards."""
+        build = _Builder(weights, geometry.depth, observed=True)
+        self._request = _compiled(_graph(build, geometry), "f32", threads)
+        self._layers = build.observed_layers
+
+    def __call__(self, lms: np.ndarray) -> dict[str, Seen]:
+        """The layers' inputs over (B, mels, frames) float32."""
+        batches = []
+        for start in range(0, len(lms), _OBSERVED_UNITS):
+            ends = list(self._request.infer([lms[start : start + _OBSERVED_UNITS]]).to_tuple())[1:]
+            batches.append({name: Seen(ends[2 * n].copy(), ends[2 * n + 1].copy()) for n, name in enumerate(self._layers)})
+        return join(batches)
+
+
+def _compiled(graph: Any, floats: str, threads: int) -> Any:
+    options = {
+        "INFERENCE_PRECISION_HINT": floats,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # decoding children need the cores too, and pinned threads would wait for them
+    }
+    return _engine().Core().compile_model(graph, "CPU", options).create_infer_request()
 
 
 def version() -> str:
@@ -75,17 +116,27 @@ def _engine() -> Any:
 
 
 class _Builder:
-    """The operations that the graph is made of, weights by name."""
+    """The operations that the graph is made of, weights by name.
 
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+    seen: these layers multiply in integers. observed: the blocks' linear layers show their inputs, as further ends of the graph.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], depth: int, seen: Mapping[str, Seen] | None = None, *, observed: bool = False) -> None:
+        _engine()
         from openvino import opset13
 
-        self._weights = weights
+        self.weights = weights
         self.op: Any = opset13
+        self.observed_layers: list[str] = []
+        self.ends: list[Any] = []
+        self._observed = observed
+        self._seen = seen or {}
+        self._divisors = {name: smoothing(self._seen[linear], weights[f"{linear}.weight"])
+                          for norm, linear in smoothed_pairs(depth) if linear in self._seen for name in (norm, linear)}
 
     def weight(self, name: str, *shape: int) -> Any:
         """A tensor of the checkpoint, not copied; shape: another one to see it in."""
-        array = self._weights[name]
+        array = self.weights[name]
         return self.op.constant(array.reshape(shape) if shape else array, shared_memory=True)
 
     def ints(self, *values: int) -> Any:
@@ -100,14 +151,31 @@ class _Builder:
 
     def linear(self, x: Any, name: str) -> Any:
         """(B, N, inputs) -> (B, N, outputs)."""
-        inputs = int(np.prod(self._weights[f"{name}.weight"].shape[1:]))
-        product = self.op.matmul(x, self.weight(f"{name}.weight", -1, inputs), False, True)
+        if self._observed and name.startswith("blocks."):
+            self.observed_layers.append(name)
+            self.ends += [self.op.reduce_min(x, self.ints(0, 1)), self.op.reduce_max(x, self.ints(0, 1))]
+        if name in self._seen:
+            product = self._integers(x, name)
+        else:
+            inputs = int(np.prod(self.weights[f"{name}.weight"].shape[1:]))
+            product = self.op.matmul(x, self.weight(f"{name}.weight", -1, inputs), False, True)
         return self.op.add(product, self.weight(f"{name}.bias", 1, 1, -1))
+
+    def _integers(self, x: Any, name: str) -> Any:
+        """The product of a layer's input, rounded to LEVELS steps, with its weight as int8; the engine fuses these into one."""
+        op, divisor = self.op, self._divisors.get(name, np.ones(1, np.float32))
+        low, high = (op.constant(limit) for limit in activation_range(self._seen[name], divisor))
+        weight, scale = quantised(self.weights[f"{name}.weight"] * divisor)
+        rows = op.multiply(op.convert(op.constant(weight), np.float32), op.constant(scale))
+        return op.matmul(op.fake_quantize(x, low, high, low, high, LEVELS), rows, False, True)
 
     def norm(self, x: Any, name: str) -> Any:
         """LayerNorm over the last axis of (B, N, C)."""
         y = self.op.mvn(x, self.ints(2), True, NORM_EPS, "inside_sqrt")
-        return self.op.add(self.op.multiply(y, self.weight(f"{name}.weight", 1, 1, -1)), self.weight(f"{name}.bias", 1, 1, -1))
+        gain, bias = (self.weight(f"{name}.{part}", 1, 1, -1) for part in ("weight", "bias"))
+        if name in self._divisors:
+            gain, bias = (self.op.constant(self.weights[f"{name}.{part}"].reshape(1, 1, -1) / self._divisors[name]) for part in ("weight", "bias"))
+        return self.op.add(self.op.multiply(y, gain), bias)
 
     def attention(self, x: Any, name: str, heads: int, width: int) -> Any:
         """(B, N, C) -> (B, N, C)."""
@@ -118,10 +186,9 @@ class _Builder:
         return self.linear(self.reshape(self.transpose(y, 0, 2, 1, 3), 0, 0, width), f"{name}.proj")
 
 
-def _graph(g: Geometry, weights: Mapping[str, np.ndarray]) -> Any:
-    """(B, mels, T x patch frames) -> (B, T, rows x C), for any B and any T up to the geometry's."""
-    build = _Builder(weights)
-    op, rows, C = build.op, g.rows, g.width  # noqa: N806 - token width
+def _graph(build: _Builder, g: Geometry) -> Any:
+    """(B, mels, T x patch frames) -> (B, T, rows x C), for any B and any T up to the geometry's; then what is observed."""
+    op, weights, rows, C = build.op, build.weights, g.rows, g.width  # noqa: N806 - token width
     lms = op.parameter([-1, rows * g.patch_mels, -1], np.float32)
     x = build.reshape(lms, 0, rows, g.patch_mels, -1, g.patch_frames)  # (B, rows, ph, T, pw)
     x = build.reshape(build.transpose(x, 0, 1, 3, 2, 4), 0, -1, g.patch_mels * g.patch_frames)  # (B, rows x T, ph x pw)
@@ -144,4 +211,4 @@ def _graph(g: Geometry, weights: Mapping[str, np.ndarray]) -> Any:
         x = op.add(x, build.linear(hidden, f"{block}.mlp.fc2"))
     x = op.slice(build.norm(x, "norm"), build.ints(1), build.ints(np.iinfo(np.int64).max), build.ints(1), build.ints(1))
     x = build.transpose(build.reshape(x, 0, rows, -1, C), 0, 2, 1, 3)  # (B, T, rows, C)
-    return _engine().Model([build.reshape(x, 0, 0, rows * C)], [lms], "m2d")
+    return _engine().Model([build.reshape(x, 0, 0, rows * C), *build.ends], [lms], "m2d")

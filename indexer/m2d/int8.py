@@ -1,0 +1,81 @@
+"""M2D's matrix products in 8-bit integers: post-training quantisation without labels or downloads.
+
+Owns which numbers become integers and how: activations of a layer with one range for all, weights with one for every output.
+Before that, the large channels of a layer's input are made smaller and its weights larger in turn, which changes nothing but
+what rounding costs (Xiao et al.: SmoothQuant, ICML 2023, alpha 0.5). Numpy only; the ranges are seen on music synthesised here,
+so every machine sees the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.encoders import UnitCutter
+from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
+
+LEVELS = 256  # of an activation, unsigned
+LARGEST = 127  # of a weight, signed
+ALPHA = 0.5
+CALIBRATION_S = 7.0  # of a genre, twice: a good unit of the published models each
+QUIET = 0.03  # -30 dB: fades and soft passages
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """The inputs of one layer over all calibration units."""
+
+    low: np.ndarray  # (inputs,)
+    high: np.ndarray  # (inputs,)
+
+    def joined(self, other: "Seen") -> "Seen":
+        """What both saw."""
+        return Seen(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
+def calibration_units(cutter: UnitCutter, sample_rate_hz: int) -> list[np.ndarray]:
+    """Samples of full units, loud and soft, of every genre that can be synthesised; ``cutter`` is used up."""
+    import soxr
+
+    units = []
+    for genre in GENRES:
+        track = soxr.resample(make_track(genre, 0, CALIBRATION_S), SAMPLE_RATE_HZ, sample_rate_hz)
+        mono = (track if track.ndim == 1 else track.mean(axis=1)).astype(np.float32)
+        units += cutter.push(mono) + cutter.push(QUIET * mono)
+    return [unit.samples for unit in units]
+
+
+def smoothed_pairs(depth: int) -> Iterator[tuple[str, str]]:
+    """(layer norm, the linear layer that alone reads its output) of every block."""
+    for block in range(depth):
+        yield f"blocks.{block}.norm1", f"blocks.{block}.attn.qkv"
+        yield f"blocks.{block}.norm2", f"blocks.{block}.mlp.fc1"
+
+
+def smoothing(seen: Seen, weight: np.ndarray) -> np.ndarray:
+    """By what to divide a layer's inputs, and multiply its weight (outputs, inputs): (inputs,) positive."""
+    inputs = np.maximum(np.maximum(-seen.low, seen.high), 1e-5)
+    weights = np.maximum(np.abs(weight).max(axis=0), 1e-5)
+    return np.asarray(inputs**ALPHA / weights ** (1 - ALPHA), np.float32)
+
+
+def activation_range(seen: Seen, divisor: np.ndarray) -> tuple[np.float32, np.float32]:
+    """Lowest and highest value of LEVELS steps that hold everything seen, and 0 exactly."""
+    low, high = min(float((seen.low / divisor).min()), 0.0), max(float((seen.high / divisor).max()), 1e-5)
+    step = (high - low) / (LEVELS - 1)
+    low = round(low / step) * step
+    return np.float32(low), np.float32(low + (LEVELS - 1) * step)
+
+
+def quantised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(outputs, inputs) float32 -> the same as int8, and the scale (outputs, 1) of every row."""
+    scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / LARGEST
+    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def join(batches: Sequence[Mapping[str, Seen]]) -> dict[str, Seen]:
+    """What was seen in all batches, by layer."""
+    seen = dict(batches[0])
+    for batch in batches[1:]:
+        seen = {name: own.joined(batch[name]) for name, own in seen.items()}
+    return seen
