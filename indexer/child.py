@@ -29,7 +29,8 @@ class Channel:
 
     def send(self, kind: str, message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
         """Write one message; blocks while the parent is busy."""
-        self._out.write(pack({"kind": kind, **message}, raw))
+        self._out.write(pack({"kind": kind, **message}, len(raw)))
+        self._out.write(raw)
         self._out.flush()
 
     def beat(self) -> None:
@@ -69,7 +70,7 @@ def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any
     frames = 0
     for block in audio.decode(path, sample_rate_hz=sample_rate_hz):
         frames += len(block)
-        channel.send("block", {}, memoryview(block.tobytes()))
+        channel.send("block", {}, block.data.cast("B"))
     return {"frames": frames}
 
 

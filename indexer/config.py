@@ -63,7 +63,7 @@ class Settings:
     device: Device = _doc("where the encoder runs", default="auto")
     precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for", default="auto")
     units: Units = _doc("units (6 s each) of a recording that are embedded, evenly spread over it, or \"all\"; without it as the library was embedded so far, at first all", default=None)
-    jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 8", default=0)
+    jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
     min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)
     preserve_mtime: bool = _doc("keep a file's modification time when its tag is written", default=False)
@@ -106,7 +106,7 @@ class Settings:
 
     def worker_count(self) -> int:
         """Child processes to start."""
-        return self.jobs or min(8, os.cpu_count() or 1)
+        return self.jobs or min(32, os.cpu_count() or 1)
 
 
 def load_settings(

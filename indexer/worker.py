@@ -29,10 +29,10 @@ HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 FILE_ERRORS = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)}
 
 
-def pack(message: dict[str, Any], raw: bytes | memoryview = b"") -> bytes:
-    """One message on the pipe: lengths, JSON, raw bytes."""
+def pack(message: dict[str, Any], raw_length: int = 0) -> bytes:
+    """One message on the pipe: lengths and JSON; so many raw bytes are to follow."""
     text = json.dumps(message).encode("ascii")  # lone surrogates of odd file names survive as \\uXXXX
-    return HEADER.pack(len(text), len(raw)) + text + raw
+    return HEADER.pack(len(text), raw_length) + text
 
 
 class Worker:
@@ -98,7 +98,7 @@ class Worker:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _exchange(self, op: str, path: bytes, arguments: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def _exchange(self, op: str, path: bytes, arguments: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytearray]]:
         child = self._start()
         assert child.stdin is not None
         name = os.fsdecode(path)
@@ -131,10 +131,10 @@ class Worker:
             )
         return self._child
 
-    def _receive(self, child: "subprocess.Popen[bytes]", name: str) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, child: "subprocess.Popen[bytes]", name: str) -> tuple[dict[str, Any], bytearray]:
         text_length, raw_length = HEADER.unpack(self._read(child, HEADER.size, name))
         message: dict[str, Any] = json.loads(self._read(child, text_length, name))
-        return message, bytes(self._read(child, raw_length, name))
+        return message, self._read(child, raw_length, name)
 
     def _read(self, child: "subprocess.Popen[bytes]", count: int, name: str) -> bytearray:
         assert child.stdout is not None

@@ -10,6 +10,7 @@ from indexer.loading import load_encoder
 from indexer.m2d import model as m2d_model
 from indexer.m2d import openvino
 from indexer.m2d.checkpoint import convert
+from indexer.m2d.encoder import best_batch
 from indexer.m2d.frontend import LogMel, M2DCutter
 from indexer.m2d.geometry import Geometry, front_end
 from tests import checkpoints, reference_m2d
@@ -290,3 +291,26 @@ def test_units_longer_or_shorter_than_their_columns_are_fitted(small):
     (unit,) = cut(encoder.cutter(), samples_of(10, seed=3))
     used = Unit(unit.samples[: 991 * 160 + 400], unit.weight)
     np.testing.assert_array_equal(encoder.encode([unit]), encoder.encode([used]))
+
+
+@pytest.mark.parametrize(("unit_s", "fits", "expected"), [
+    ({16: 1.0, 32: 0.6, 64: 0.5, 128: 0.49, 256: 0.2}, 256, 64),  # 128 gains too little, and what lies beyond is not tried
+    ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7, 256: 0.6}, 256, 256),
+    ({16: 1.0, 32: 0.5, 64: 0.25, 128: 0.1, 256: 0.05}, 64, 64),
+    ({16: 1.0}, 8, 16),  # encode halves it when the time comes
+])
+def test_the_batch_of_a_gpu_is_the_one_after_which_little_is_gained(unit_s, fits, expected):
+    tried = []
+
+    def seconds(size):
+        tried.append(size)
+        if size > fits:
+            raise torch.OutOfMemoryError("too large")
+        return unit_s[size] * size
+
+    assert best_batch(seconds, (16, 32, 64, 128, 256)) == expected
+    assert len(tried) == len(set(tried))
+
+
+def test_a_batch_is_timed_from_samples_to_vectors(small):
+    assert small["80x608"][0]._seconds(2) > 0

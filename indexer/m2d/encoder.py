@@ -3,6 +3,8 @@
 Loads converted checkpoints only. Never decodes audio, and never averages over units (``track_vector`` does).
 """
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +19,8 @@ from indexer.m2d import int8, model, openvino
 from indexer.m2d.checkpoint import load_weights
 from indexer.m2d.frontend import LogMel, M2DCutter
 
-# Measured: on a CPU more than 8 units a batch gain nothing (their float32 outputs leave the cache).
-BATCH_UNITS = {"cpu": 8, "mps": 8, "cuda": 64}
+CPU_BATCH_UNITS = 8  # measured: more gain nothing, as their float32 outputs leave the cache
+GPU_BATCH_UNITS = (16, 32, 64, 128, 256)  # are tried
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -31,10 +33,13 @@ class M2DEncoder:
         self._precision = _precision(precision, self._device)
         info, weights = load_weights(path)
         self._info = info
-        self._batch_units = BATCH_UNITS[self._device.type]
+        self._batch_units = CPU_BATCH_UNITS
         self._engine, self._model = self._build(weights)
         with torch.inference_mode():
             self._log_mel = LogMel(info.front_end, self._device)
+        if self._device.type != "cpu":
+            self._batch_units = best_batch(self._seconds, GPU_BATCH_UNITS)
+            self._empty_cache()
 
     @property
     def id(self) -> str:
@@ -149,12 +154,42 @@ class M2DEncoder:
         valid = [1 + (len(unit.samples) - fe.n_fft) // fe.hop for unit in units]
         return stacked.to(self._device, non_blocking=pinned), valid
 
+    @torch.inference_mode()
+    def _seconds(self, units: int) -> float:
+        """How long a batch of full units takes on a GPU, from samples to vectors."""
+        geometry = self._info.geometry
+        blank = Unit(np.zeros((geometry.unit_frames - 1) * self._info.front_end.hop + self._info.front_end.n_fft, np.float32), geometry.columns)
+        self._encode_batch([blank] * units, geometry.columns).cpu()  # warms up
+        started_s = time.perf_counter()
+        self._encode_batch([blank] * units, geometry.columns).cpu()
+        return time.perf_counter() - started_s
+
+    def _empty_cache(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _shrink(self, failed_units: int, error: Exception) -> None:
         if failed_units == 1:
             raise ModelError(f"{self._device} has not enough memory for {self.name}: use --device cpu") from error
         self._batch_units = failed_units // 2
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._empty_cache()
+
+
+def best_batch(seconds: Callable[[int], float], sizes: Sequence[int]) -> int:
+    """The first of the growing sizes after which a larger one gains less than 5 % a unit, or does not fit into memory.
+
+    seconds: how long a batch of a size takes; may raise torch.OutOfMemoryError.
+    """
+    best, best_s = sizes[0], math.inf
+    for size in sizes:
+        try:
+            unit_s = seconds(size) / size
+        except torch.OutOfMemoryError:
+            break
+        if unit_s > 0.95 * best_s:
+            break
+        best, best_s = size, unit_s
+    return best
 
 
 def _device(wanted: str) -> torch.device:
