@@ -91,7 +91,7 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
     reader = store.connection
     row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
     unplaced = _embedded(reader, parts, without_place=encoder_id)
-    if row is None and not unplaced:
+    if row is None and not len(unplaced):
         return 0
     placed, explained = reader.execute("SELECT count(*), coalesce(avg(x * x + y * y), 0) FROM places WHERE encoder_id = ?", (encoder_id,)).fetchone()
     widths = [reader.execute("SELECT width FROM encoders WHERE id = ?", (part,)).fetchone()["width"] for part in parts]
@@ -124,51 +124,51 @@ def _squares(places: np.ndarray) -> float:
     return float((places.astype(np.float64) ** 2).sum())
 
 
-def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> list[int]:
-    """Recordings that all parts have embedded; only those that have no place for an encoder, if one is named."""
+def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> np.ndarray:
+    """Ids (n,) of recordings that all parts have embedded; only those that have no place for an encoder, if one is named."""
     first, *others = parts
     also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(others)
     rows = reader.execute(f"SELECT e.recording_id FROM embeddings e WHERE e.encoder_id = ?{also} AND NOT EXISTS"
                           " (SELECT 1 FROM places p WHERE p.recording_id = e.recording_id AND p.encoder_id = ?) ORDER BY e.recording_id",
                           (first, *others, without_place))
-    return [row["recording_id"] for row in rows]
+    return np.fromiter((row["recording_id"] for row in rows), np.int64)  # 8 bytes each: they are as many as the library has
 
 
-def _sample(reader: Reader, parts: Sequence[str], recordings: Sequence[int], stopped: Callable[[], bool]) -> np.ndarray:
+def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> np.ndarray:
     """The vectors (n, width) of at most SAMPLE recordings, always the same ones of the same library."""
-    chosen = recordings if len(recordings) <= SAMPLE else sorted(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False).tolist())
-    return np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)]) if chosen else np.empty((0, 0))
+    chosen = recordings if len(recordings) <= SAMPLE else np.sort(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False))
+    return np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)]) if len(chosen) else np.empty((0, 0))
 
 
-def _project(reader: Reader, projection: Projection, parts: Sequence[str], recordings: Sequence[int],
-             stopped: Callable[[], bool]) -> tuple[list[int], np.ndarray]:
-    """(recordings with sound vectors, their places (n, 2))."""
-    ids: list[int] = []
+def _project(reader: Reader, projection: Projection, parts: Sequence[str], recordings: np.ndarray,
+             stopped: Callable[[], bool]) -> tuple[np.ndarray, np.ndarray]:
+    """(recordings with sound vectors (n,), their places (n, 2))."""
+    ids = [np.empty(0, np.int64)]
     places = [np.empty((0, 2), np.float32)]
     for page, vectors in _pages(reader, parts, recordings, stopped):
-        ids += page
+        ids.append(page)
         places.append(projection.places(vectors))
-    return ids, np.concatenate(places)
+    return np.concatenate(ids), np.concatenate(places)
 
 
-def _pages(reader: Reader, parts: Sequence[str], recordings: Sequence[int], stopped: Callable[[], bool]) -> Iterator[tuple[list[int], np.ndarray]]:
-    """(recordings, their vectors (n, width) side by side), damaged ones left out. Raises _StoppedError."""
+def _pages(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(recordings (n,), their vectors (n, width) side by side), damaged ones left out. Raises _StoppedError."""
     for first in range(0, len(recordings), _PAGE):
         if stopped():
             raise _StoppedError
         page = recordings[first : first + _PAGE]
-        places, vectors = joined_vectors(reader, parts, page)
-        yield [page[int(i)] for i in places], vectors
+        places, vectors = joined_vectors(reader, parts, page.tolist())
+        yield page[places], vectors
 
 
-def _keep(store: Store, encoder_id: str, ids: Sequence[int], places: np.ndarray) -> None:
-    if ids:
+def _keep(store: Store, encoder_id: str, ids: np.ndarray, places: np.ndarray) -> None:
+    if len(ids):
         with store.transaction():
             _insert(store, encoder_id, ids, places)
             store.connection.execute("UPDATE projections SET later = later + ? WHERE encoder_id = ?", (len(ids), encoder_id))
 
 
-def _replace(store: Store, encoder_id: str, made: Projection, ids: Sequence[int], places: np.ndarray) -> None:
+def _replace(store: Store, encoder_id: str, made: Projection, ids: np.ndarray, places: np.ndarray) -> None:
     with store.transaction():
         store.connection.execute("DELETE FROM places WHERE encoder_id = ?", (encoder_id,))
         store.connection.execute(
@@ -177,6 +177,6 @@ def _replace(store: Store, encoder_id: str, made: Projection, ids: Sequence[int]
         _insert(store, encoder_id, ids, places)
 
 
-def _insert(store: Store, encoder_id: str, ids: Sequence[int], places: np.ndarray) -> None:
+def _insert(store: Store, encoder_id: str, ids: np.ndarray, places: np.ndarray) -> None:
     store.connection.executemany("INSERT OR REPLACE INTO places (recording_id, encoder_id, x, y) VALUES (?, ?, ?, ?)",
-                                 ((recording, encoder_id, x, y) for recording, (x, y) in zip(ids, places.tolist(), strict=True)))
+                                 ((int(recording), encoder_id, float(x), float(y)) for recording, (x, y) in zip(ids, places, strict=True)))

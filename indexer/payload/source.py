@@ -1,7 +1,7 @@
 """Random and sequential reading of one open file for the container walkers, and the tags that stand around any container.
 
-Owns the read window, the heartbeat, the bounds (every count and size is checked against the real file size) and the
-skipping of ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes, never keeps more than one window in memory,
+Owns the read windows, the heartbeat, the bounds (every count and size is checked against the real file size) and the
+skipping of ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes, never keeps more than two windows in memory,
 never trusts a size that a file states about itself.
 """
 
@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 from indexer.errors import DeferredError, ReadError
 
 WINDOW_BYTES = 1 << 20
+ZEROS_BYTES = 1 << 12
 MAX_TAGS = 64  # blocks before or after the audio; real files have at most five
 ID3V1_BYTES, ID3V1_EXTENDED_BYTES, APE_FOOTER_BYTES, ID3V2_HEADER_BYTES = 128, 227, 32, 10
 
@@ -40,6 +41,7 @@ class ByteSource:
         self._heartbeat = heartbeat
         self._start = 0
         self._buffer = b""
+        self._before = 0, b""  # the window before this one: walkers look at head and end of a file in turns
         self._unreported = 0
 
     def window(self, position: int) -> tuple[bytes, int]:
@@ -47,8 +49,7 @@ class ByteSource:
 
         Like all reading here it raises DeferredError where the file has become shorter since it was opened.
         """
-        if not self._start <= position < self._start + len(self._buffer):
-            self._load(position)
+        self._load(position, 1)
         if not self._buffer and position < self.size:
             raise self._shrunk()
         return self._buffer, self._start
@@ -57,16 +58,24 @@ class ByteSource:
         """Up to ``count`` bytes (at most one window) at ``position``: fewer at the end of the file, none outside."""
         if not 0 <= position < self.size:
             return b""
-        if position < self._start or position + count > self._start + len(self._buffer):
-            self._load(position)
+        count = min(count, self.size - position)
+        self._load(position, count)
         offset = position - self._start
         found = self._buffer[offset : offset + count]
-        if len(found) < min(count, self.size - position):
+        if len(found) < count:
             raise self._shrunk()
         return found
 
-    def _load(self, position: int) -> None:
-        self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
+    def _load(self, position: int, count: int) -> None:
+        """Make the window that holds these bytes the current one; read a new one in place of the older only if neither does."""
+        if self._holds(position, count):
+            return
+        (self._start, self._buffer), self._before = self._before, (self._start, self._buffer)
+        if not self._holds(position, count):
+            self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
+
+    def _holds(self, position: int, count: int) -> bool:
+        return self._start <= position and position + count <= self._start + len(self._buffer)
 
     def _read(self, position: int, count: int) -> bytes:
         self._file.seek(position)
@@ -81,11 +90,10 @@ class ByteSource:
         """The bytes from start to end in order; DeferredError when the file became shorter meanwhile."""
         position = start
         while position < end:
-            offset = position - self._start
-            if offset >= 0 and end - self._start <= len(self._buffer):
-                yield self._buffer[offset : end - self._start]
-                return
-            block = self._read(position, min(WINDOW_BYTES, end - position))
+            if self._holds(position, 1):
+                block = self._buffer[position - self._start : end - self._start]
+            else:
+                block = self._read(position, min(WINDOW_BYTES, end - position))
             if not block:
                 raise self._shrunk()
             yield block
@@ -130,9 +138,20 @@ def leading_tags(source: ByteSource) -> list[tuple[int, int]]:
         tags.append((position, end))
         if end >= source.size:
             break
-        gap = source.at(end, WINDOW_BYTES)
-        position = end + len(gap) - len(gap.lstrip(b"\0"))
+        position = end + _zeros(source, end)
     return tags
+
+
+def _zeros(source: ByteSource, start: int) -> int:
+    """How many zeros follow, as far as one window; looked at in small steps, for nearly always there is none."""
+    found = 0
+    while found < WINDOW_BYTES:
+        piece = source.at(start + found, min(ZEROS_BYTES, WINDOW_BYTES - found))
+        zeros = len(piece) - len(piece.lstrip(b"\0"))
+        found += zeros
+        if not piece or zeros < len(piece):
+            break
+    return found
 
 
 def after_leading_tags(source: ByteSource) -> int:

@@ -20,9 +20,11 @@ KINDS = {"undecided": UNDECIDED, "disagreements": DISAGREEMENT}
 
 async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, Any]]:
     """The next tracks to ask about, by recording; one file a recording."""
+    # The plus keeps SQLite from the index by genre: by recording it need not look at more than it tells.
+    tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(" WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE")
     found = await rows(
         datasette, "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
-        f" p.reason, r.duration_s, h.id AS head_id {FROM_PREDICTIONS.replace(' WHERE', ' JOIN recordings r ON r.id = p.recording_id WHERE')}{KINDS[what]}"
+        f" p.reason, r.duration_s, h.id AS head_id {tables}{KINDS[what]}"
         " AND p.recording_id > :after GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n", {"after": after, "n": PAGE_TRACKS})
     for track in found:
         scores = await rows(datasette, "SELECT genre, probability FROM scores WHERE recording_id = ? AND head_id = ?", [track["recording_id"], track.pop("head_id")])

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
         head = store.connection.execute("SELECT id FROM heads").fetchone()["id"]
         n = 0
         walked = ((path, stat) for path, stat in walk(os.fsencode(music)) if stat is not None)
-        while page := [found for found, _ in zip(walked, range(10_000), strict=False)]:
+        while page := list(islice(walked, 10_000)):
             ids = range(n + 1, n + 1 + len(page))
             n += len(page)
             scores = rng.dirichlet(np.full(len(LABELS), 0.4), len(page))
