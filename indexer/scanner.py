@@ -132,7 +132,7 @@ class Scan:
             on_start(live.total, chosen)
             if self._stopped:
                 pipeline.stop()
-            result.interrupted = not pipeline.run(self._work(store, pipeline, targets))
+            result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else ()))
             if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
                 self._place(store, chosen)
             _count_states(store, targets, result)
@@ -146,7 +146,10 @@ class Scan:
             self._watcher.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
-        """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now."""
+        """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now.
+
+        Without targets there was nothing to do when it was counted: a look at every row again would find that again.
+        """
         found = (Changed(path, root_id) for path, root_id in store.changed())
         rest: Iterator[Changed | Backlog] = chain(found, map(Backlog, pipeline.backlog(targets)))
         while True:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sqlite3
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
