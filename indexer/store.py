@@ -405,7 +405,10 @@ class Store:
 
     def put_tags(self, file_id: int, values: Mapping[str, str | int | float | None]) -> None:
         """What stands in the file, one value a column of ``tags``."""
-        self.db.table("tags").upsert({"file_id": file_id, **values}, pk="file_id")
+        names = ", ".join(values)
+        settings = ", ".join(f"{name} = excluded.{name}" for name in values)
+        self._run(f"INSERT INTO tags (file_id, {names}) VALUES (?{', ?' * len(values)}) ON CONFLICT (file_id) DO UPDATE SET {settings}",
+                  (file_id, *values.values()))
 
     def set_genre(self, file_id: int, genre: str | None, indexer_genre: str | None) -> None:
         """The genre and our own field as they stand in the file after a write of ours."""

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mutagen
@@ -23,9 +23,12 @@ from tests.synth import write_audio
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted by Linux")
 
 CONTAINERS = ("mp3", "flac", "vorbis", "opus", "m4a", "alac", "wav", "aiff", "wavpack", "wma", "oggflac")
-SECONDS = 13.0  # two units of the M2D model and a part of one
+SECONDS = 13.0
+UNITS = 2  # of the M2D model, in each
 RECORDINGS = len(CONTAINERS)
 FILES = RECORDINGS + 1  # one is a copy with other tags
+STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 43, 21
+KIB = 1024
 @dataclass
 class Tally:
     """What happened since it was cleared."""
@@ -38,6 +41,10 @@ class Tally:
 
     def clear(self) -> None:
         self.__init__()
+
+    def statements_beside(self, fixed: "Tally") -> int:
+        """How many more than another run made."""
+        return len(self.statements) - len(fixed.statements)
 
     def of(self, operation: str) -> Counter:
         return Counter({name: n for (what, name), n in self.operations.items() if what == operation})
@@ -107,20 +114,30 @@ def count_encoding(monkeypatch, found, progress):
     monkeypatch.setattr(M2DEncoder, "encode", encode)
 
 
+def shape(sql):
+    """A statement without its values."""
+    return re.sub(r"[xX]?'(?:[^']|'')*'|\d+", "?", sql)
+
+
 def count_statements(monkeypatch, found):
     """SQL statements and commits; what triggers and the full-text index do within a statement belongs to it."""
     real = sqlite3.connect
-    open_transaction = [False]
+    in_transaction = [False]
+    last = [""]
 
     def trace(sql):
-        if sql.startswith("--") or "tags_fts" in sql:
+        again, last[0] = sql == last[0], sql
+        verb = sql.split(None, 1)[0].upper()
+        writes = verb in ("INSERT", "UPDATE", "DELETE", "REPLACE")
+        triggered = again and re.match(r"(INSERT INTO|UPDATE) (tags|embeddings)\b", sql)  # a trigger is told of under its statement's words
+        a_note = sql.startswith("UPDATE runs SET summary")  # how far a run is, every two seconds
+        if triggered or a_note or sql.startswith("--") or "'tags_fts" in sql:
             return
         found.statements.append(sql)
-        verb = sql.split(None, 1)[0].upper()
         if verb in ("BEGIN", "COMMIT", "ROLLBACK"):
-            open_transaction[0] = verb == "BEGIN"
+            in_transaction[0] = verb == "BEGIN"
             found.commits += verb == "COMMIT"
-        elif verb in ("INSERT", "UPDATE", "DELETE", "REPLACE") and not open_transaction[0] and not re.search(r"\b(changed|vanished)\b", sql):
+        elif writes and not in_transaction[0] and not re.search(r"\b(INTO|FROM) (changed|vanished)\b", sql):  # these two are no part of the library
             found.commits += 1
 
     def connect(*args, **kwargs):
@@ -131,13 +148,19 @@ def count_statements(monkeypatch, found):
     monkeypatch.setattr(sqlite3, "connect", connect)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Eleven recordings in eleven containers, and a copy of one that is tagged otherwise."""
-    folder = tmp_path / "music"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
     for seed, container in enumerate(CONTAINERS):
         write_audio(folder / container, container, SECONDS, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, recordings):
+    """Eleven recordings in eleven containers, and a copy of one that is tagged otherwise."""
+    folder = tmp_path / "music"
+    shutil.copytree(recordings, folder)
     shutil.copy(folder / "flac.flac", folder / "same.flac")
     retag(folder / "same.flac", "Another title")
     assert len([path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES]) == FILES
@@ -152,13 +175,95 @@ def retag(path, title):
     file.save()
 
 
-def test_look(cli, folder, tally):
-    for _ in range(2):
-        tally.clear()
-        t = time.monotonic()
-        print(cli.json("scan", folder), time.monotonic() - t)
-        for (what, name), n in sorted(tally.operations.items()):
-            size = (folder / name).stat().st_size
-            print(f"{what:14} {name:14} {n} {size:9,} {tally.bytes_read[what, name]:9,} {tally.bytes_read[what, name] / size:.2f}  {tally.bytes_read[what, name] - size:9,}")
-        print(tally.batches, len(tally.statements), tally.commits)
-        print(*Counter(re.sub(r"X?'[^']*'|\d+", "?", s)[:150] for s in tally.statements).most_common(), sep="\n")
+def scanned(cli, tally, folder):
+    """What one scan counts."""
+    tally.clear()
+    summary = cli.json("scan", folder)
+    assert summary["failed"] == 0
+    return replace(tally), summary
+
+
+def assert_read_once(counted, operation, sizes, extra):
+    """``extra(size)``: bytes that are read beyond the file itself."""
+    read = {name: n for (what, name), n in counted.bytes_read.items() if what == operation}
+    assert read
+    assert {name: (n, sizes[name]) for name, n in read.items() if n > sizes[name] + extra(sizes[name])} == {}
+    assert {name: (n, sizes[name]) for name, n in read.items() if n < 0.9 * sizes[name]} == {}  # else the counting is broken
+
+
+def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, tally):
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    empty = folder.parent / "empty"
+    empty.mkdir()
+    cli("scan", empty)
+    fixed, _ = scanned(cli, tally, empty)
+    first, summary = scanned(cli, tally, folder)
+    assert (summary["files"], summary["embedded"], summary["tags_written"]) == (FILES, RECORDINGS, FILES)
+
+    # More: a file is parsed and hashed again though nobody changed it.
+    assert first.of("inspect") == Counter(sizes.keys())
+    # More: a recording is decoded again, for a second encoder call, a retry, or because a copy of it is taken for another one.
+    decoded = first.of("decode")
+    assert decoded.pop("flac.flac", 0) + decoded.pop("same.flac", 0) == 1  # which of the two comes first is up to the threads
+    assert decoded == Counter(sizes.keys() - {"flac.flac", "same.flac"})
+    # More: a tag is written twice; read_tags would mean that tags are read again which `inspect` has just brought.
+    assert first.of("prepare_write") == Counter(sizes.keys())
+    assert {what for what, _ in first.operations} == {"inspect", "decode", "prepare_write"}
+
+    # Another number: recordings are cut differently, which makes other vectors, or some are embedded twice.
+    assert sum(first.batches) == UNITS * RECORDINGS
+    # More: batches are sent off before they are full. At the least 3 of 8; the first one takes what is there, and no more than six files are
+    # in work at a time (three for each of two readers), which fill one batch and a half; a batch of one each would be 22 calls.
+    assert len(first.batches) <= 8, first.batches
+
+    # Identity: all bytes once; FFmpeg looks at a head of at most 1 MiB for the codec, and at the end of an Ogg file for its length;
+    # tags are at the head or end. More: the file is hashed twice, or walkers jump between head and end and read the same window again.
+    assert_read_once(first, "inspect", sizes, lambda size: min(size, 1 << 20) + 256 * KIB)
+    # Decoding: all bytes once, and what FFmpeg looks at first. More: decoding starts over, or the length is searched for by reading on.
+    assert_read_once(first, "decode", sizes, lambda _: 400 * KIB)
+    # A tag write reads the original for its copy, its identity and its fields, and the copy to verify both: some three to five times.
+    assert_read_once(first, "prepare_write", sizes, lambda size: 4 * size + 600 * KIB)
+
+    # More: one more question or write for every file, hours of them in a large library; it should be one for a page of files, or none.
+    # A copy of a recording costs fewer than a new one, and whether it waits for the embedding or finds it is up to the threads.
+    assert first.statements_beside(fixed) <= STATEMENTS_A_FILE * FILES
+    # More: another wait for the disk. Of each file: what was read; the embedding with its verdict; the tag's intent, its end, that it is settled.
+    # The copy has no embedding of its own; two more are for the new root and the map.
+    assert first.commits - fixed.commits == 5 * RECORDINGS + 4 + 2
+
+
+def test_a_scan_of_unchanged_files_costs_the_same_however_many_there_are(cli, folder, tally):
+    aside = folder.parent / "aside"
+    aside.mkdir()
+    for path in sorted(folder.iterdir())[: FILES // 2]:
+        path.rename(aside / path.name)
+    cli("scan", folder)
+    few, summary = scanned(cli, tally, folder)
+    assert summary["files"] == FILES - FILES // 2
+    for path in aside.iterdir():
+        path.rename(folder / path.name)
+    assert scanned(cli, tally, folder)[1]["embedded"] > 0
+    many, summary = scanned(cli, tally, folder)
+    assert summary["files"] == FILES
+    # Any: unchanged files are opened, decoded or embedded again.
+    assert (many.operations, many.bytes_read, many.batches) == (Counter(), Counter(), [])
+    # More than with few: there is a statement or a commit for every file, or for every page of files, where one for all would do.
+    assert [shape(sql) for sql in many.statements] == [shape(sql) for sql in few.statements]
+    assert many.commits == few.commits
+
+
+def test_a_file_that_was_retagged_is_read_once_and_not_decoded(cli, folder, tally):
+    cli("scan", folder)
+    unchanged, _ = scanned(cli, tally, folder)
+    for name in ("vorbis.ogg", "mp3.mp3", "alac.m4a"):
+        retag(folder / name, "A new title")
+        found, summary = scanned(cli, tally, folder)
+        assert (summary["embedded"], summary["cached"], summary["tags_written"]) == (0, 1, 0)
+        # More: it is read for more than its identity and tags; a decode or an encoder call: its identity depends on its tags.
+        assert found.operations == Counter({("inspect", name): 1})
+        assert found.batches == []
+        size = (folder / name).stat().st_size
+        assert_read_once(found, "inspect", {name: size}, lambda size: min(size, 1 << 20) + 256 * KIB)
+        # More: as for a first scan; here nothing is embedded, judged or written.
+        assert found.statements_beside(unchanged) == STATEMENTS_RETAGGED
+        assert found.commits - unchanged.commits == 2  # what was read; that its tag needs nothing
