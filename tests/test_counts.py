@@ -161,8 +161,8 @@ def folder(tmp_path, recordings):
     """Eleven recordings in eleven containers, and a copy of one that is tagged otherwise."""
     folder = tmp_path / "music"
     shutil.copytree(recordings, folder)
-    shutil.copy(folder / "flac.flac", folder / "same.flac")
-    retag(folder / "same.flac", "Another title")
+    shutil.copy(folder / "flac.flac", folder / "flac-same.flac")
+    retag(folder / "flac-same.flac", "Another title")
     assert len([path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES]) == FILES
     return folder
 
@@ -204,8 +204,8 @@ def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, 
     assert first.of("inspect") == Counter(sizes.keys())
     # More: a recording is decoded again, for a second encoder call, a retry, or because a copy of it is taken for another one.
     decoded = first.of("decode")
-    assert decoded.pop("flac.flac", 0) + decoded.pop("same.flac", 0) == 1  # which of the two comes first is up to the threads
-    assert decoded == Counter(sizes.keys() - {"flac.flac", "same.flac"})
+    assert decoded.pop("flac.flac", 0) + decoded.pop("flac-same.flac", 0) == 1  # which of the two comes first is up to the threads
+    assert decoded == Counter(sizes.keys() - {"flac.flac", "flac-same.flac"})
     # More: a tag is written twice; read_tags would mean that tags are read again which `inspect` has just brought.
     assert first.of("prepare_write") == Counter(sizes.keys())
     assert {what for what, _ in first.operations} == {"inspect", "decode", "prepare_write"}

@@ -68,14 +68,17 @@ class ByteSource:
 
     def _load(self, position: int, count: int) -> None:
         """Make the window that holds these bytes the current one; read a new one in place of the older only if neither does."""
-        if self._holds(position, count):
-            return
-        (self._start, self._buffer), self._before = self._before, (self._start, self._buffer)
-        if not self._holds(position, count):
+        if not self._recall(position, count):
+            self._before = self._start, self._buffer
             self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
 
-    def _holds(self, position: int, count: int) -> bool:
-        return self._start <= position and position + count <= self._start + len(self._buffer)
+    def _recall(self, position: int, count: int) -> bool:
+        """Whether one of the windows holds these bytes; it is the current one then."""
+        for _ in range(2):
+            if self._start <= position and position + count <= self._start + len(self._buffer):
+                return True
+            (self._start, self._buffer), self._before = self._before, (self._start, self._buffer)
+        return False
 
     def _read(self, position: int, count: int) -> bytes:
         self._file.seek(position)
@@ -90,7 +93,7 @@ class ByteSource:
         """The bytes from start to end in order; DeferredError when the file became shorter meanwhile."""
         position = start
         while position < end:
-            if self._holds(position, 1):
+            if self._recall(position, 1):
                 block = self._buffer[position - self._start : end - self._start]
             else:
                 block = self._read(position, min(WINDOW_BYTES, end - position))
