@@ -192,10 +192,13 @@ class Pipeline:
                 if item is None and self._in_flight == 0:
                     return True
                 waits_s = time.monotonic()
-                with suppress(queue.Empty):
+                try:
                     then, done = self._events.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                finally:
                     idle_s += time.monotonic() - waits_s
-                    then(done)
+                then(done)
             return False
         finally:
             elapsed_s = time.monotonic() - started_s

@@ -21,6 +21,7 @@ from indexer.heads.linear import LinearHead
 from indexer.loading import load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
+from indexer.rhythm import RhythmEncoder
 from indexer.store import Store
 from indexer.worker import Worker
 from tests.synth import music, write_audio
@@ -530,3 +531,25 @@ def test_status_tells_what_there_is(cli, music_folder):
     text = cli("status").stdout
     assert "6 ready, 1 unreadable" in text
     assert str(music_folder) in text
+
+
+@pytest.mark.parametrize("slow", ["encoder", "reading"])
+def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
+    cli.model = "rhythm"
+    encode, decode = RhythmEncoder.encode, Worker.decode
+
+    def slow_encode(self, units):
+        time.sleep(0.5)
+        return encode(self, units)
+
+    def slow_decode(self, path, **kwargs):
+        time.sleep(0.5)
+        yield from decode(self, path, **kwargs)
+
+    monkeypatch.setattr(*{"encoder": (RhythmEncoder, "encode", slow_encode), "reading": (Worker, "decode", slow_decode)}[slow])
+    found = cli.json("scan", music_folder, "--no-tags", "--jobs", "1")
+    assert set(found["busy"]) == {"reading", "encoder", "loading the model", "library"}
+    assert all(0 <= share <= 1.01 for share in found["busy"].values())
+    assert max(found["busy"], key=found["busy"].get) == slow
+    text = cli("scan", music_folder, "--no-tags", "--jobs", "1", "--force").stdout
+    assert f"bottleneck: {slow} (busy: {slow} " in text

@@ -1,7 +1,10 @@
-"""Encoder throughput against the plain way: python -m tests.benchmarks.bench_encoder [--device cuda] [--precision bf16].
+"""Encoder throughput against the plain way and the machine's own ceiling, alternating in one process.
 
-The plain way is float32, one unit at a time, with torch's own layers and defaults. Same random ViT-Base weights and same
-units, both in one process, alternating; the ratio is the median over rounds. Times include the front end.
+    python -m tests.benchmarks.bench_encoder [--device cuda] [--precisions fp32 bf16 int8] [--rounds 7]
+
+The plain way is float32, one unit at a time, with torch's own layers and defaults; same random ViT-Base weights, same units. The ceiling is
+matrix products of the same sizes in the same arithmetic and nothing else, by the fastest engine at hand. Ratios are medians over rounds of
+neighbouring measurements; times include the front end.
 """
 
 import argparse
@@ -15,9 +18,11 @@ import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-from indexer.encoders import track_vector
+from indexer.errors import ModelError
 from indexer.loading import load_encoder
+from indexer.m2d import openvino
 from indexer.m2d.checkpoint import convert
+from indexer.m2d.int8 import Seen
 from tests import checkpoints
 from tests.synth import music
 
@@ -67,43 +72,101 @@ class Plain(nn.Module):
         return x.reshape(1, 5, 38, -1).mean(2).flatten()
 
 
+SIZES = ((768, 2304), (2304, 768), (768, 3072), (3072, 768))  # of a block's products, chained
+
+
+def products(precision, device, units):
+    """A function that runs 12 blocks of products for a batch of units, and its GFLOP; None where nothing here has this arithmetic."""
+    rng = np.random.default_rng(0)
+    tokens = units * 191
+    weights = {}
+    for block in range(12):
+        for n, (inputs, outputs) in enumerate(SIZES):
+            weights[f"blocks.{block}.{n}.weight"] = rng.normal(0, inputs**-0.5, (outputs, inputs)).astype(np.float32)
+            weights[f"blocks.{block}.{n}.bias"] = np.zeros(outputs, np.float32)
+    names = [f"blocks.{block}.{n}" for block in range(12) for n in range(4)]
+    gflop = 12 * sum(2e-9 * tokens * inputs * outputs for inputs, outputs in SIZES)
+    x = rng.normal(0, 1, (1, tokens, 768)).astype(np.float32)
+    if device == "cpu" and openvino.serves(precision):
+        seen = {name: Seen(np.full(1, -5, np.float32), np.full(1, 5, np.float32)) for name in names} if precision == "int8" else None
+        build = openvino._Builder(weights, 0, seen)
+        start = y = build.op.parameter([1, tokens, 768], np.float32)
+        for name in names:
+            y = build.linear(y, name)
+        request = openvino._compiled(openvino._engine().Model([y], [start], "products"), {"bf16": "bf16"}.get(precision, "f32"), torch.get_num_threads())
+        return (lambda: request.infer([x])), gflop
+    if precision == "int8":
+        return None
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    tensors = [torch.from_numpy(weights[f"{name}.weight"]).to(device, dtype) for name in names]
+    first = torch.from_numpy(x).to(device, dtype)
+
+    @torch.inference_mode()
+    def run():
+        y = first
+        for tensor in tensors:
+            y = nn.functional.linear(y, tensor)
+        return y.sum().item()
+
+    return run, gflop
+
+
+def seconds(way):
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+def spread(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--units", type=int, default=8)
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16", "int8"])
+    parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     weights = checkpoints.weights(width=768, depth=12)
+    plain = Plain().eval()
+    plain.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    plain.to(options.device)
     with tempfile.TemporaryDirectory() as folder:
         source = checkpoints.write_pth(Path(folder) / "model.pth", checkpoints.published_state(weights))
         path = convert(source, Path(folder) / "out")
-        encoder = load_encoder(path, device=options.device, precision=options.precision)
-        plain = Plain().eval()
-        plain.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
-    plain.to(options.device)
-    units = encoder.cutter().push(music(6.08 * options.units + 1, sample_rate_hz=16_000, channels=1)[:, 0])[: options.units]
+        for precision in options.precisions:
+            try:
+                encoder = load_encoder(path, device=options.device, precision=precision)
+            except ModelError as e:
+                print(f"{precision}: {e}")
+                continue
+            compare(encoder, plain, options)
 
-    def ours():
-        return encoder.encode(units)
+
+def compare(encoder, plain, options):
+    count = max(options.units, encoder.batch_units)
+    units = encoder.cutter().push(music(6.08 * count + 1, sample_rate_hz=16_000, channels=1)[:, 0])[:count]
+    few = units[:2]  # of the plain way: one at a time, so more take longer and say no more
 
     def theirs():
-        return np.stack([plain(torch.from_numpy(unit.samples).to(options.device)).cpu().numpy() for unit in units])
+        return np.stack([plain(torch.from_numpy(unit.samples).to(options.device)).cpu().numpy() for unit in few])
 
-    a, b = (track_vector(way(), np.ones(len(units))) for way in (ours, theirs))  # also warms both up
-    ratios, mine = [], []
+    bare, gflop = products(encoder.precision, options.device, encoder.batch_units) or (lambda: None, 0.0)
+    a, b = encoder.encode(few), theirs()  # also warms up
+    encoder.encode(units)
+    bare()
+    ratios, shares, rates = [], [], []
     for _ in range(options.rounds):
-        times = []
-        for way in (ours, theirs):
-            start = time.perf_counter()
-            way()
-            times.append(time.perf_counter() - start)
-        mine.append(times[0])
-        ratios.append(times[1] / times[0])
-    rate = len(units) / statistics.median(mine)
-    print(f"encoder / plain way: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {options.rounds} rounds)")
-    print(f"{rate:.1f} units/s, {rate * 6.08:.0f} x real time, {rate * GFLOP_PER_UNIT:.0f} GFLOP/s, {torch.get_num_threads()} threads")
-    print(f"relative difference of the track vectors: {np.linalg.norm(a - b) / np.linalg.norm(b):.1e}")
+        theirs_s, ours_s, bare_s = seconds(theirs) / len(few), seconds(lambda: encoder.encode(units)) / count, seconds(bare)
+        rates.append(1 / ours_s)
+        ratios.append(theirs_s / ours_s)
+        if gflop:
+            shares.append(GFLOP_PER_UNIT / ours_s / (gflop / bare_s))
+    rate = statistics.median(rates)
+    print(f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}): {spread(ratios)} times the plain way; {rate:.1f} units/s, "
+          f"{rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s" + (f", {spread(shares)} of the bare products" if shares else "")
+          + f"; {torch.get_num_threads()} threads; vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's")
 
 
 if __name__ == "__main__":
