@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import tracemalloc
 
 import pytest
 
@@ -140,3 +141,14 @@ def test_a_file_that_becomes_shorter_is_noticed():
         list(looked.blocks(10, 3 << 20))
     with pytest.raises(DeferredError):
         looked.at((2 << 20) + 5, 10)
+
+
+def test_the_map_holds_numbers_of_all_points_and_not_their_rows():
+    """A row of five Python objects takes some 200 bytes; a million of them would be the whole memory of a small machine."""
+    count = 50_000
+    tracemalloc.start()
+    try:
+        library_map.packed(["house"], ((n + 1, n / count, 0.5, "house", 1) for n in range(count)))
+        assert tracemalloc.get_traced_memory()[1] < 160 * count
+    finally:
+        tracemalloc.stop()

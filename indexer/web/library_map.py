@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from indexer.web.guard import STRICT_POLICY
 
 NO_GENRE = 127  # stands for the label of a recording without a prediction
 UNDECIDED = 128  # is added to a label that is not sure enough
+_POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("genre", np.uint8)])
 
 # The plus keeps SQLite from the index of states: by recording it need not sort the whole library.
 _POINTS = ("SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id = l.recording_id AND +f.state = 'ready'"
@@ -27,8 +29,8 @@ _ENCODER = ("SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encod
             " ORDER BY h.id IS NULL, e.in_use DESC, j.made_at DESC LIMIT 1")
 
 
-def points(conn: Any) -> tuple[list[str], list[Any]]:
-    """(labels, [(file id, x, y, genre, decided)]), one file a recording, missing ones left out."""
+def points(conn: Any) -> tuple[list[str], Iterable[Any]]:
+    """(labels, (file id, x, y, genre, decided) one after the other), one file a recording, missing ones left out."""
     head = conn.execute("SELECT id, labels FROM heads WHERE in_use = 1").fetchone()
     encoder = conn.execute(_ENCODER).fetchone()
     labels = json.loads(head["labels"]) if head else []
@@ -36,21 +38,26 @@ def points(conn: Any) -> tuple[list[str], list[Any]]:
         return labels, []
     cursor = conn.cursor()
     cursor.row_factory = None
-    return labels, sorted(cursor.execute(_POINTS, (head["id"] if head else None, encoder["encoder_id"])))
+    return labels, cursor.execute(_POINTS, (head["id"] if head else None, encoder["encoder_id"]))
 
 
-def packed(labels: list[str], found: list[Any]) -> bytes:
+def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     """A line of JSON {labels, points}, padded to a multiple of 4 bytes; then of all points, little-endian: the step of the file id
     from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
     """
-    ids = np.array([row[0] for row in found], np.int64)
-    xy = np.array([row[1:3] for row in found], np.float64).reshape(-1, 2)
     place = {label: n for n, label in enumerate(labels[:NO_GENRE])}  # a head with more: the rest have no colour of their own
-    genres = np.array([place.get(row[3], NO_GENRE) + (0 if row[4] or row[3] not in place else UNDECIDED) for row in found], np.uint8)
+
+    def colour(genre: Any, decided: int | None) -> int:
+        return place.get(genre, NO_GENRE) + (0 if decided or genre not in place else UNDECIDED)
+
+    # Of numbers, not of rows: there are as many as the library has recordings.
+    table = np.fromiter(((n, x, y, colour(genre, decided)) for n, x, y, genre, decided in found), _POINT)
+    table.sort(order="id")
+    ids, xy, genres = table["id"], np.stack([table["x"], table["y"]], axis=1), table["genre"]
     low, high = (xy.min(axis=0), xy.max(axis=0)) if len(xy) else (np.zeros(2), np.ones(2))
     scale = max(1e-9, float((high - low).max()))  # one for both: distances stay comparable
     scaled = np.rint((xy - (low + high) / 2) / scale * 65_535 + 32_767.5).clip(0, 65_535).astype("<u2")
-    header = json.dumps({"labels": labels, "points": len(found)}).encode()
+    header = json.dumps({"labels": labels, "points": len(table)}).encode()
     header += b" " * (-(len(header) + 1) % 4) + b"\n"
     return b"".join([header, np.diff(ids, prepend=0).astype("<u4").tobytes(), scaled[:, 0].tobytes(), scaled[:, 1].tobytes(), genres.tobytes()])
 
