@@ -12,7 +12,7 @@ from indexer.fingerprint import Stat
 from indexer.payload import source
 from indexer.payload.source import ByteSource, leading_tags
 from indexer.store import Lacking, Store
-from indexer.web import library_map, review
+from indexer.web import library_map, overview, review
 from indexer.web.questions import add_functions
 
 
@@ -73,15 +73,37 @@ def test_pages_of_the_library_come_in_the_order_of_recordings(store, monkeypatch
     add_functions(store.connection, {})
     asked = []
 
-    async def rows(_datasette, sql, values):
+    async def rows(_datasette, sql, values=()):
+        if "max(recording_id)" in sql:
+            return [{"id": 1}]
         asked.append((sql, values))
         return []
 
     monkeypatch.setattr(review, "rows", rows)
     for what in review.KINDS:
         asyncio.run(review.next_tracks(None, what, 0))
-    for sql, values in [*asked, (library_map._POINTS, ("h", "e"))]:
+    assert len(asked) == len(review.KINDS)
+    for sql, values in [*asked, (overview._DISAGREEMENTS, {"n": 8, "newest": 9}), (library_map._POINTS, ("h", "e"))]:
         assert not [step for step in plan(store.connection, sql, values) if "TEMP B-TREE" in step or "files_state" in step], sql
+
+
+def test_a_review_looks_on_until_it_has_found_enough(store, monkeypatch):
+    """No single question goes through the whole library: Datasette would interrupt it."""
+    monkeypatch.setattr(review, "LOOKED_AT", 10)
+    monkeypatch.setattr(review, "PAGE_TRACKS", 3)
+    fill(store, [b"/m/%d.mp3" % n for n in range(100)])
+    store.put_head("h", name="h", kind="linear", encoder_id="e", labels=["a", "b"], threshold=0.5, source="")
+    store.use_head("h")
+    with store.transaction():
+        for n in range(1, 101):
+            store.put_prediction(n, "h", {"a": 0.9, "b": 0.1}, 0.95 if n in (4, 37, 38, 91, 100) else 0.5)
+
+    async def rows(_datasette, sql, values=()):
+        return [dict(row) for row in store.connection.execute(sql, values)]
+
+    monkeypatch.setattr(review, "rows", rows)
+    found = [[track["recording_id"] for track in asyncio.run(review.next_tracks(None, "undecided", after))] for after in (0, 38, 100)]
+    assert found == [[4, 37, 38], [91, 100], []]
 
 
 class Counting(io.BytesIO):

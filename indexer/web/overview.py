@@ -16,6 +16,7 @@ from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
 LATEST = 12  # tracks listed as added lately
 SHOWN_DISAGREEMENTS = 8
+LOOKED_AT = 20_000  # newest recordings that are searched for them: where none disagrees, a search of all would run into the time limit
 
 _GENRES = ("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON p.head_id = h.id"
            " WHERE h.in_use = 1 GROUP BY p.genre")
@@ -23,7 +24,7 @@ _LATEST = ("SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f
            " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
            " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n")
 _DISAGREEMENTS = (f"SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence {FROM_PREDICTIONS}{DISAGREEMENT}"
-                  " LIMIT :n")
+                  " AND p.recording_id > (SELECT max(id) FROM recordings) - :newest LIMIT :n").replace("p.head_id = h.id", "+p.head_id = h.id")
 
 
 async def figures(datasette: Any) -> dict[str, Any]:
@@ -39,7 +40,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
                     "undecided": counted[label]["recordings"] - counted[label]["decided"] if label in counted else 0} for label in labels],
         "undecided": sum(row["recordings"] - row["decided"] for row in counted.values()),
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
-        "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS}),
+        "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}), "looked_at": LOOKED_AT,
         "roots": await rows(datasette, "SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
     }
 

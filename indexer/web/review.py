@@ -15,22 +15,33 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
 
 PAGE_TRACKS = 20  # told at once
+LOOKED_AT = 20_000  # recordings in one question: where nothing is to be reviewed, one about all would run into the time limit
 KINDS = {"undecided": UNDECIDED, "disagreements": DISAGREEMENT}
 
 
 async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, Any]]:
     """The next tracks to ask about, by recording; one file a recording."""
-    # The plus keeps SQLite from the index by genre: by recording it need not look at more than it tells.
-    tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(" WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE")
-    found = await rows(
-        datasette, "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
-        f" p.reason, r.duration_s, h.id AS head_id {tables}{KINDS[what]}"
-        " AND p.recording_id > :after GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n", {"after": after, "n": PAGE_TRACKS})
+    last = (await rows(datasette, "SELECT max(recording_id) AS id FROM predictions"))[0]["id"] or 0
+    found: list[dict[str, Any]] = []
+    after = max(0, after)
+    while len(found) < PAGE_TRACKS and after < last:
+        found += await _among(datasette, what, after, after + LOOKED_AT, PAGE_TRACKS - len(found))
+        after += LOOKED_AT
     for track in found:
         scores = await rows(datasette, "SELECT genre, probability FROM scores WHERE recording_id = ? AND head_id = ?", [track["recording_id"], track.pop("head_id")])
         track["scores"] = {row["genre"]: round(row["probability"], 4) for row in scores}
         track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
     return found
+
+
+async def _among(datasette: Any, what: str, after: int, until: int, count: int) -> list[dict[str, Any]]:
+    # The plus keeps SQLite from the index by genre: by recording it need not look at more than it tells.
+    tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(" WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE")
+    return await rows(
+        datasette, "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
+        f" p.reason, r.duration_s, h.id AS head_id {tables}{KINDS[what]}"
+        " AND p.recording_id > :after AND p.recording_id <= :until GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n",
+        {"after": after, "until": until, "n": count})
 
 
 async def review_page(request: Any, datasette: Any) -> Any:
