@@ -24,7 +24,7 @@ from indexer.errors import ConfigError, FileError, ModelError
 from indexer.loading import load_encoder
 from indexer.printing import printable
 from indexer.progress import duration
-from indexer.store import reading
+from indexer.reading import reading
 from indexer.worker import Worker
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named

@@ -14,7 +14,7 @@ from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.models import Chosen
 from indexer.printing import printable
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 from indexer.verdict import judge
 from indexer.worker import Worker
 

@@ -45,7 +45,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
                       precision: str | None, units: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
-        from indexer.store import plain_errors
+        from indexer.reading import plain_errors
 
         flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
                  "units": int(units) if units and units.isdecimal() else units}

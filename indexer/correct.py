@@ -14,8 +14,9 @@ from indexer.corrections import label_for, open_for_corrections
 from indexer.errors import ConfigError, LockedError
 from indexer.lock import library_lock
 from indexer.printing import printable
+from indexer.reading import open_readonly
 from indexer.scanner import Scan
-from indexer.store import Store, open_readonly
+from indexer.store import Store
 
 
 class _Problems:

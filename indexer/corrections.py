@@ -10,7 +10,8 @@ from pathlib import Path
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.labels import BUILT_IN, Aliases, key
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 from indexer.tags import CORRECTION
 from indexer.training_data import Reader, known_labels
 

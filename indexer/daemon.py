@@ -29,8 +29,9 @@ from indexer.fingerprint import Stat
 from indexer.lock import watch_lock
 from indexer.mounts import watch_mode
 from indexer.printing import printable
+from indexer.reading import reading
 from indexer.retries import Retries
-from indexer.store import now, reading
+from indexer.store import now
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
 

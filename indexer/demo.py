@@ -24,9 +24,9 @@ from indexer.errors import ConfigError, StoreError
 from indexer.evaluate import Request as EvaluationRequest
 from indexer.evaluate import evaluate
 from indexer.pipeline import Watcher
+from indexer.reading import open_readonly
 from indexer.relabel import relabel
 from indexer.scanner import Scan
-from indexer.store import open_readonly
 from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.train import Request, train
 

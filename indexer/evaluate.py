@@ -16,7 +16,8 @@ from indexer import __version__, report
 from indexer.config import Settings
 from indexer.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
 from indexer.errors import ConfigError, IndexerError, ModelError
-from indexer.store import now, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import now
 from indexer.train import check_numbers
 from indexer.training_data import Reader, one_file_of_each
 

@@ -26,7 +26,8 @@ from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
 from indexer.lock import export_lock
 from indexer.printing import escaped
-from indexer.store import now, reading
+from indexer.reading import reading
+from indexer.store import now
 from indexer.tensorfile import fsync_folder
 from indexer.training_data import Reader, sound_vectors
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 
 
 def status(db: Path) -> dict[str, Any]:

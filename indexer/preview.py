@@ -12,7 +12,8 @@ from indexer.fingerprint import Stat
 from indexer.genre_fields import parse_ours
 from indexer.pipeline import Label, edit_for, held_back
 from indexer.printing import printable
-from indexer.store import known_files, labelled_files, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import known_files, labelled_files
 from indexer.tags import Tags
 
 MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole

@@ -11,7 +11,8 @@ from typing import Any
 from indexer.config import Settings
 from indexer.lock import library_lock
 from indexer.printing import printable
-from indexer.store import Store, open_readonly, subtree
+from indexer.reading import open_readonly
+from indexer.store import Store, subtree
 from indexer.training_data import Reader
 from indexer.vectorfile import remove_unused
 

@@ -16,7 +16,7 @@ import numpy as np
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
 from indexer.printing import escaped, printable
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 from indexer.texts import count as counted
 from indexer.training_data import Reader, joined_vectors
 from indexer.vectorfile import Directions, open_directions

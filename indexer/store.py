@@ -1,4 +1,4 @@
-"""The library's database: opening it, and every SQL statement that is not the schema.
+"""The library's database: opening it for writing, and every SQL statement that is not the schema.
 
 Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds indexer.lock).
 Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is handed.
@@ -8,7 +8,6 @@ sqlite-utils is imported on opening for writing only, so that commands that look
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,71 +18,16 @@ from typing import Any
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
 from indexer.printing import printable
+from indexer.reading import plain_errors, reason_of
 from indexer.tracks_view import tracks_view
 
 STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")  # of a file
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
-FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def now() -> str:
     """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file is not as it wrote it."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the plain one
-    return isinstance(error, sqlite3.DatabaseError) and (code in _DAMAGE or "decode to UTF-8" in str(error))
-
-
-@contextlib.contextmanager
-def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterator[None]:
-    """What the system or a damaged file does to whoever works on the library, as a StoreError: one line, with the remedy where there is one.
-
-    Other errors of SQLite are mistakes of ours and pass through.
-    """
-    try:
-        yield
-    except sqlite3.DatabaseError as e:
-        if is_damage(e):
-            raise StoreError(f"{path}: the library is damaged ({e}); `indexer doctor --rebuild` saves what can be read") from e
-        if not isinstance(e, sqlite3.OperationalError):
-            raise
-        raise StoreError(f"{path}: {what} ({_why(path, e)})") from e
-
-
-def _why(path: Path, error: Exception) -> str:
-    """A full disk shows as errors of all kinds: opening the log, growing the file, an index in memory."""
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(path.parent).free < FULL_BELOW_BYTES:
-            return f"{error}; the disk is full"
-    return str(error)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write, for a while. Raises StoreError, also for what happens while it is read."""
-    with plain_errors(path), contextlib.closing(open_readonly(path)) as conn:
-        yield conn
-
-
-def open_readonly(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet."""
-    if not path.exists():
-        raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
-    with plain_errors(path, "not an indexer library"):
-        conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-        conn.row_factory = sqlite3.Row
-        try:
-            conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
-            conn.execute("SELECT dev FROM roots LIMIT 1").fetchone()  # of the newest migration with a column
-        except sqlite3.OperationalError as e:
-            if "no such column" in str(e):
-                raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
-            raise
-    return conn
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +149,7 @@ class Store:
                 migrate(self.db, path)
                 self._refresh_view()
         except OSError as e:
-            raise StoreError(f"{path}: cannot be opened as a library ({_why(path, e)})") from e
+            raise StoreError(f"{path}: cannot be opened as a library ({reason_of(path, e)})") from e
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file and close; a reader that holds it may postpone the folding."""

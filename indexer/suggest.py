@@ -13,7 +13,7 @@ from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
 from indexer.heads import Head
 from indexer.printing import printable
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 from indexer.training_data import Reader
 
 CONSIDERED = 5000  # of the unlabelled recordings, the least certain ones

@@ -15,7 +15,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
     ["errors"],
-    ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock"],
+    ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "reading"],
     ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles", "retries"],
     ["fingerprint", "genre_fields", "audio"],
     ["tags"],
@@ -67,7 +67,7 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("av") == {"indexer.audio"}
     assert users_of("openvino") == {"indexer.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.export"}  # an extra
-    assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}
+    assert users_of("sqlite3") <= {"indexer.store", "indexer.reading", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}
     assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.spectrograms"}
 
 

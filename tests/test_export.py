@@ -22,7 +22,8 @@ from indexer.errors import ConfigError, LockedError
 from indexer.export import read_embeddings
 from indexer.fingerprint import Stat
 from indexer.lock import export_lock
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 from tests.synth import write_audio
 from tests.test_docs import README
 from tests.test_similar import fill, made

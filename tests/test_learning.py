@@ -10,7 +10,7 @@ from indexer import models
 from indexer.demo import Track, write_track
 from indexer.encoders import EncoderInfo
 from indexer.lock import library_lock
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 from tests.synth import write_audio
 from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
 

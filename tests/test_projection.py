@@ -11,7 +11,8 @@ from indexer import projection
 from indexer.encoders import joined_id
 from indexer.fingerprint import Stat
 from indexer.projection import Projection, principal_axes, turned, update
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 
 WIDTH = 24
 

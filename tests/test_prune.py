@@ -2,7 +2,8 @@
 
 import pytest
 
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 from tests.synth import write_audio
 
 

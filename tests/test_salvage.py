@@ -16,7 +16,8 @@ from indexer import salvage
 from indexer.config import Settings
 from indexer.fingerprint import Stat
 from indexer.lock import library_lock
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 from tests.conftest import Cli
 from tests.faults.helpers import REPOSITORY
 from tests.synth import write_audio

@@ -14,9 +14,10 @@ from indexer.config import load_settings
 from indexer.encoders import joined_id
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
+from indexer.reading import open_readonly
 from indexer.serve import make_datasette
 from indexer.similar import encoder_of, nearest, to_m3u, to_text
-from indexer.store import Store, open_readonly
+from indexer.store import Store
 from indexer.vectorfile import open_directions
 from indexer.web import neighbours
 

@@ -11,7 +11,8 @@ from indexer.errors import LockedError, StoreError
 from indexer.fingerprint import Stat
 from indexer.lock import library_lock
 from indexer.printing import printable
-from indexer.store import Lacking, Store, known_files, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Lacking, Store, known_files
 from indexer.tracks_view import tracks_view
 
 STAT = Stat(1, 2, 3, 4)

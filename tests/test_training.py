@@ -14,7 +14,8 @@ from indexer.fingerprint import Stat
 from indexer.heads import load_head, training
 from indexer.heads.linear import LinearHead
 from indexer.heads.training import Data, TrainingSettings
-from indexer.store import Store, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import Store
 from tests.synth import write_audio
 from tests.test_heads import rewrite
 

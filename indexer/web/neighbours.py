@@ -16,8 +16,8 @@ from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
 from indexer.printing import printable
+from indexer.reading import reading
 from indexer.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
-from indexer.store import reading
 from indexer.vectorfile import Directions, open_directions, stored_directions
 from indexer.web.context import ask, settings_of
 

@@ -23,8 +23,9 @@ import numpy as np
 from indexer.config import load_settings
 from indexer.fingerprint import Stat
 from indexer.projection import update
+from indexer.reading import open_readonly
 from indexer.serve import make_datasette
-from indexer.store import Store, open_readonly
+from indexer.store import Store
 
 ROUNDS = 5
 ENCODER = "e" * 64

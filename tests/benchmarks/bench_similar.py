@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from indexer.reading import open_readonly
 from indexer.similar import encoder_of, nearest, ranked, vector_of
-from indexer.store import Store, open_readonly
+from indexer.store import Store
 from indexer.vectorfile import stored_directions
 
 ROUNDS = 9

@@ -39,7 +39,8 @@ from indexer.fingerprint import fingerprint
 from indexer.heads.linear import LinearHead
 from indexer.loading import built_in_info
 from indexer.printing import printable
-from indexer.store import DEFAULT_LABELS, open_readonly
+from indexer.reading import open_readonly
+from indexer.store import DEFAULT_LABELS
 from indexer.tagwriter import TEMP_SUFFIX
 from tests.conftest import Cli
 from tests.daemons import Watching

@@ -20,7 +20,7 @@ import pytest
 
 from indexer.fingerprint import fingerprint
 from indexer.lock import library_lock
-from indexer.store import open_readonly
+from indexer.reading import open_readonly
 from tests.daemons import Watching
 from tests.faults.helpers import REPOSITORY, leave_room, mount, private_mounts
 from tests.synth import write_audio
