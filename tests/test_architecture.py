@@ -14,9 +14,9 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
-    ["errors"], ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock"], ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles", "retries"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
+    ["errors"], ["printing", "config", "agreement", "payload", "tagblocks", "tensorfile", "claimed_length", "lock"], ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles", "retries"], ["fingerprint", "genre_fields", "audio"], ["tags"], ["tagwriter"],
     ["worker", "encoders", "rhythm", "m2d", "heads", "store", "migrations", "examination"], ["loading", "verdict", "child", "journal", "embedding", "progress", "overview", "difference", "training_data"], ["texts", "watcher", "systemd", "vectorfile", "plots", "corrections", "readers"], ["report", "projection", "executor"],
-    ["pipeline"], ["models"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web", "bench"], ["runner", "classifier", "daemon"], ["demo"], ["cli"], ["__main__"],
+    ["crew", "cluster_settings"], ["pipeline"], ["models"], ["cluster_worker"], ["cluster"], ["scanner", "classify", "preview", "dataset", "similar", "spectrograms"], ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web", "bench", "cluster_check"], ["runner", "classifier", "daemon"], ["demo"], ["cli"], ["__main__"],
 ]
 LAYER = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
@@ -50,6 +50,7 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
+    assert users_of("distributed") == {"indexer.cluster_settings", "indexer.cluster_worker"}
     assert users_of("openvino") == {"indexer.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("sqlite3") <= {"indexer.store", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}
     assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.spectrograms"}
