@@ -249,7 +249,7 @@ class ClusterExecutor:
 
     async def _connect(self) -> Any:
         dask = cluster_settings.distributed()
-        client = dask.Client(self._address, asynchronous=True, security=self._security, timeout=ANSWER_S / 6, set_as_default=False, name="indexer")
+        client = dask.Client(self._address, asynchronous=True, security=self._security, timeout=min(ANSWER_S / 6, max(1.0, self._wait_s)), set_as_default=False, name="indexer")
         try:
             return await asyncio.wait_for(_awaited(client), ANSWER_S)
         except BaseException:
