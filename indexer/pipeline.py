@@ -240,13 +240,14 @@ class Pipeline:
             event.then(event.done)
             return
         with self._store.transaction():
-            for _ in range(GROUP):
-                event.then(event.done)
+            event.then(event.done)
+            for _ in range(GROUP - 1):
                 with self._events.mutex:
                     waits = self._events.queue[0] if self._events.queue else None
                 if waits is None or waits.alone:
                     return
                 event = self._events.get()
+                event.then(event.done)
 
     def _close(self) -> None:
         self._executor.close()

@@ -1,7 +1,7 @@
 """A real Dask cluster on loopback, in processes of its own, for tests and benchmarks; and what its workers can be made to do.
 
 Loaded by a worker (`dask worker --preload`) this module bends its sessions by CLUSTER_TEST: {"delay_s": before every file,
-"kill": name of a file that ends the worker, "instant": answers without reading}. Never part of the program.
+"kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep in a reader}. Never part of the program.
 """
 
 import hashlib
@@ -105,6 +105,8 @@ def dask_setup(_worker: object) -> None:
     def bent(self: cluster_worker.Session, op: str, item: cluster_worker.Item) -> "Future[object]":
         if bend.get("kill", "\0").encode() in item[0]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if bend.get("instant") and op == "embed" and bend.get("decode_s"):
+            return self._readers.submit(lambda _worker: time.sleep(bend["decode_s"]) or instant(op, item).result())
         if bend.get("instant"):
             return instant(op, item)
         time.sleep(bend.get("delay_s", 0.0))

@@ -14,6 +14,7 @@ import mutagen
 import numpy as np
 import pytest
 
+from indexer import pipeline
 from indexer.audio import decode
 from indexer.encoders import track_vector
 from indexer.heads import audioset_head
@@ -530,3 +531,12 @@ def test_status_tells_what_there_is(cli, music_folder):
     text = cli("status").stdout
     assert "6 ready, 1 unreadable" in text
     assert str(music_folder) in text
+
+
+def test_more_events_at_once_than_share_a_transaction_are_all_seen(tmp_path):
+    from tests.benchmarks import bench_cluster
+
+    (tmp_path / "state").mkdir()
+    bench_cluster.make_files(tmp_path / "music", 2 * pipeline.GROUP + 1)
+    found = bench_cluster.scan(tmp_path / "state", tmp_path / "music", executor=bench_cluster.Instant())[2]
+    assert found["embedded"] == found["files"] == 2 * pipeline.GROUP + 1
