@@ -6,6 +6,7 @@ network is plain values. Knows neither database nor heads, and writes to no file
 """
 
 import os
+import pickle
 import threading
 import time
 import uuid
@@ -129,8 +130,15 @@ def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
-    """Inspect or embed files: {"outcomes": one an item, in order, "busy": ...}, or {"unknown": True} to whoever proved nothing here."""
+def work(token: str, op: str, items: bytes) -> bytes:
+    """Inspect or embed files: {"outcomes": one an item, in order, "busy": ...}, or {"unknown": True} to whoever proved nothing here.
+
+    ``items`` and the answer are pickled by the two ends, for Dask would look into every part of them.
+    """
+    return pickle.dumps(_work(token, op, pickle.loads(items)))  # noqa: S301 - whoever reaches a Dask worker runs code on it anyway
+
+
+def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
     from distributed import secede
 
     with _lock:

@@ -287,12 +287,13 @@ class Pipeline:
                 found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
                 duration_s=audio["duration_s"])
             # Moved, and the old place was not looked at yet: missing, so that this file takes over its row.
-            if self._store.file_at(job.path) is None:
+            new = self._store.file_at(job.path) is None
+            if new:
                 known = self._store.files_of(recording_id, MAX_COPIES)
                 self._store.mark_missing([file_id for file_id, path in known if not os.path.lexists(path)])
             file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
                                            container=found["container"], recording_id=recording_id,
-                                           deaths=self._store.deaths(job.path, Stat(**found["stat"])))
+                                           deaths=0 if new else self._store.deaths(job.path, Stat(**found["stat"])))
             self._store.put_tags(file_id, tag_columns(job.tags))
         job.file = self._store.file(file_id)
         self._embed(job)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import sqlite3
 import subprocess
@@ -125,8 +126,9 @@ def test_a_worker_says_why_it_does_not_agree(changes, reason):
     assert reason in (proof["refused"] or "")
 
 
+@needs_dask
 def test_work_without_a_proof_is_not_done():
-    assert cluster_worker.work("made up", "inspect", [(b"/x", 1, 1, None)]) == {"unknown": True}
+    assert pickle.loads(cluster_worker.work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {"unknown": True}
 
 
 @pytest.mark.parametrize(("size", "mtime_ns", "same"), [
