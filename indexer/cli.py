@@ -36,6 +36,22 @@ COMMON = [
 ]
 
 
+CLUSTER = [
+    click.option("--cluster", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers read and embed; see docs/cluster.md."),
+    click.option("--map", "map", multiple=True, metavar="HERE=THERE", help="Folder here and the same folder as the workers see it; repeatable."),
+    click.option("--worker-resources", multiple=True, metavar="NAME=N", help="What a worker must offer to embed, such as GPU=1; the others only read."),
+    click.option("--tls-ca", type=PATH, help="Certificate of the authority that signed everybody's (tls://)."),
+    click.option("--tls-cert", type=PATH, help="This machine's certificate."),
+    click.option("--tls-key", type=PATH, help="Its key."),
+]
+FLAGS = ("jobs", "host", "port", "cluster", "tls_ca", "tls_cert", "tls_key")  # settings that some commands have a flag for
+
+
+def clustered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a cluster."""
+    return functools.reduce(lambda f, option: option(f), reversed(CLUSTER), function)
+
+
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options: it receives ``settings`` instead of them, and where it asks for that ``verbosity``, and
     ``reload``, which reads the settings again.
@@ -47,9 +63,10 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
                       precision: str | None, units: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
         from indexer.reading import plain_errors
 
-        flags = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
-                 "units": int(units) if units and units.isdecimal() else units}
-        flags |= {key: arguments.pop(key) for key in ("jobs", "host", "port") if key in arguments}
+        flags: dict[str, Any] = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
+                                 "units": int(units) if units and units.isdecimal() else units}
+        flags |= {key: arguments.pop(key) for key in FLAGS if key in arguments}
+        flags |= {key: _pairs(arguments.pop(key), f"--{key.replace('_', '-')}") for key in ("map", "worker_resources") if key in arguments}
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)
         if wants_reload:
@@ -59,6 +76,12 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(settings=settings, **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)
+
+
+def _pairs(texts_given: tuple[str, ...], flag: str) -> dict[str, str] | None:
+    from indexer.cluster_settings import pairs
+
+    return pairs(texts_given, flag)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -93,6 +116,7 @@ def main() -> None:
 @click.option("--no-tags", is_flag=True, help="Write no genre into any file.")
 @click.option("-f", "--force", is_flag=True, help="Read and embed again what is known and unchanged.")
 @click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@clustered
 @json_option
 @common
 def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, no_tags: bool, force: bool, as_json: bool) -> None:
@@ -118,6 +142,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 
     progress = Progress(verbosity)
     running = Scan(settings, progress)
+    progress.tail = lambda: texts.crew_text(running.workers)
 
     def begin(total: int, chosen: Chosen | None) -> None:
         progress.begin(total)
@@ -146,6 +171,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 @main.command()
 @click.argument("paths", nargs=-1, type=PATH)
 @click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@clustered
 @common
 def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: Callable[[], Settings]) -> None:
     """Do what `scan` does whenever something changes, until it is stopped (Ctrl-C, SIGTERM); SIGHUP reads the settings again.
@@ -154,6 +180,10 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
     """
     from indexer.daemon import Daemon, speaker
 
+    if settings.cluster is not None:
+        from indexer.cluster import refuse_wrong_settings
+
+        refuse_wrong_settings(settings, paths)  # now, and not with every scan
     sys.exit(Daemon(settings, paths, speaker(verbosity), reload).run())
 
 
@@ -434,6 +464,25 @@ def serve(settings: Settings, open_browser: bool) -> None:
     from indexer.serve import serve as run
 
     run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
+
+
+@main.group()
+def cluster() -> None:
+    """The Dask cluster that reads and embeds for a scan."""
+
+
+@cluster.command("check")
+@click.argument("paths", nargs=-1, type=PATH)
+@clustered
+@json_option
+@common
+def cluster_check(settings: Settings, paths: tuple[Path, ...], as_json: bool) -> None:
+    """Ask every worker whether it agrees with a scan of PATHS (or the known folders): version, encoder, precision, folders; with the reasons."""
+    from indexer.cluster_check import check
+
+    found = check(settings, paths)
+    click.echo(json.dumps(found) if as_json else texts.cluster_text(found))
+    sys.exit(0 if found["agree"] == len(found["workers"]) else 1)
 
 
 @main.group()

@@ -64,6 +64,13 @@ class Settings:
     precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for", default="auto")
     units: Units = _doc("units (6 s each) of a recording that are embedded, evenly spread over it, or \"all\"; without it as the library was embedded so far, at first all", default=None)
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)
+    cluster: str | None = _doc("Dask scheduler whose workers read and embed, such as tcp://127.0.0.1:8786; see docs/cluster.md", default=None)
+    map: Mapping[str, str] = _doc("cluster: folder here = the same folder as the workers see it, such as \"/mnt/music\" = \"/data/music\"", default_factory=dict)
+    worker_resources: Mapping[str, str] = _doc("cluster: what a worker must offer to embed, such as GPU = \"1\"; the others only read", default_factory=dict)
+    cluster_wait_s: float = _doc("cluster: seconds that a scan waits for a scheduler or workers that are gone", default=300.0)
+    tls_ca: Path | None = _doc("cluster: certificate of the authority that signed everybody's (tls://)", default=None)
+    tls_cert: Path | None = _doc("cluster: this machine's certificate", default=None)
+    tls_key: Path | None = _doc("cluster: its key", default=None)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
     min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)
     preserve_mtime: bool = _doc("keep a file's modification time when its tag is written", default=False)
@@ -85,7 +92,7 @@ class Settings:
             raise ConfigError(f"units is {self.units}: must be from 1 to {MAX_UNITS}, or all")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
-        for key in ("settle_s", "scan_interval_s", "unload_after_s"):
+        for key in ("settle_s", "scan_interval_s", "unload_after_s", "cluster_wait_s"):
             if not 0 <= getattr(self, key) < 1e9:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be 0 or more seconds")
         if not 0 <= self.port <= 65_535:

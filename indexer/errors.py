@@ -30,6 +30,16 @@ class LockedError(IndexerError):
     exit_code = 75
 
 
+class ClusterError(IndexerError):
+    """The cluster cannot be worked with: no scheduler, no worker that agrees."""
+
+
+class ClusterLostError(ClusterError):
+    """It was there and did not come back in time; what it did is stored, and the next scan goes on."""
+
+    exit_code = 1
+
+
 class FileError(IndexerError):
     """One file that could not be handled: ``reason`` is a line for a person; ``state`` the row's state."""
 
@@ -50,7 +60,11 @@ class ReadError(FileError):
 
 
 class ReaderDiedError(ReadError):
-    """Reading it killed or hung the child process: the file's fault, or bad luck."""
+    """Reading it killed or hung whatever read it, ``deaths`` times: the file's fault, or bad luck."""
+
+    def __init__(self, path: str | bytes | os.PathLike[str], reason: str, deaths: int = 1) -> None:
+        super().__init__(path, reason)
+        self.deaths = deaths
 
 
 class UnsupportedError(FileError):

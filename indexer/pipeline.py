@@ -22,9 +22,8 @@ import numpy as np
 from indexer import tags, tagwriter
 from indexer.config import Settings
 from indexer.course import Course
-from indexer.embedding import TrackEmbedding
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
-from indexer.executor import LOADING, Engine, Executor, LocalExecutor, Part
+from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor, Part
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
@@ -38,9 +37,19 @@ from indexer.worker import Worker
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck
 MAX_DEFERRED = 10_000  # files that are told of
+NEWS_S = 0.2  # at most so often is the executor asked what it has to say
+GROUP = 256  # events that share a transaction, at most
 MAX_COPIES = 50  # of one recording that are looked for when another file of it appears
 _T = TypeVar("_T")
-_Event = tuple[Callable[[Future[Any]], None], Future[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """Something is done, and what comes after it; ``alone``: in no transaction with others."""
+
+    then: Callable[[Future[Any]], None]
+    done: Future[Any]
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class Counts:
     failed: int = 0  # files that could not be handled, for whatever reason
     audio_s: float = 0.0  # seconds of audio that were embedded
     engine: Engine | None = None  # that embedded them
+    workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster, with what each did
     busy: dict[str, float] = field(default_factory=dict)  # share of the run's time, 0 to 1, that each of its parts worked
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
     deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
@@ -132,9 +142,12 @@ def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -
 class Pipeline:
     """Takes work items and sees each file through; see ``run``."""
 
-    def __init__(self, store: Store, settings: Settings, model: Model | None, *, run_id: int, watcher: Watcher,
+    def __init__(self, store: Store, settings: Settings, model: Model | None, *, run_id: int, watcher: Watcher, executor: Executor | None = None,
                  write_tags: bool = True, force: bool = False, explicit_tags: bool = False) -> None:
-        """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back."""
+        """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back.
+
+        ``executor``: where the heavy steps run; this machine when None. It is closed at the end of ``run``.
+        """
         self.counts = Counts()
         self.turns = 0  # of the loop; it stands still only when something hangs
         self._store = store
@@ -151,13 +164,14 @@ class Pipeline:
             self._threshold = settings.threshold(self._head.threshold)
         if write_tags and settings.write_tags != "off":
             self._tag_policy = tag_policy_digest(settings, self._head, self._threshold)
+        self._heard_s = float("-inf")
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
         self._embedded_now: set[int] = set()
         self._stop = threading.Event()
         self._readers = Readers(settings.worker_count())
-        self._executor: Executor = LocalExecutor(self._readers)
+        self._executor: Executor = executor or LocalExecutor(self._readers)
 
     def backlog_count(self, targets: Sequence[bytes]) -> int:
         """How many known files still lack something under this run's encoder, head and settings."""
@@ -186,6 +200,7 @@ class Pipeline:
         try:
             while not self._stop.is_set():
                 self.turns += 1
+                self._hear()
                 item = None
                 while self._in_flight < self._executor.limit and (item := next(work, None)) is not None:
                     self._begin(item)
@@ -193,24 +208,52 @@ class Pipeline:
                     return True
                 waits_s = time.monotonic()
                 try:
-                    then, done = self._events.get(timeout=0.2)
+                    event = self._events.get(timeout=0.2)
                 except queue.Empty:
                     continue
                 finally:
                     idle_s += time.monotonic() - waits_s
-                then(done)
+                self._settle(event)
             return False
         finally:
             elapsed_s = time.monotonic() - started_s
             load = self._executor.load()
+            self.counts.workers = self._executor.workers()
             self.counts.busy = {**load, "library": max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0))}  # it loads in this thread
             self._close()
+
+    def _hear(self) -> None:
+        """What the executor has to say, at most a few times a second."""
+        if time.monotonic() - self._heard_s < NEWS_S:
+            return
+        self._heard_s = time.monotonic()
+        for about, line in self._executor.news():
+            self._watcher.problem(about, line)
+        self.counts.workers = self._executor.workers()
+
+    def _settle(self, event: _Event) -> None:
+        """Do what is to be done after this event, and after what else waits: as one transaction, for a commit waits for the disk.
+
+        What is next after a prepared tag commits by itself: the journal must be on the disk before the file is replaced.
+        """
+        if event.alone:
+            event.then(event.done)
+            return
+        with self._store.transaction():
+            event.then(event.done)
+            for _ in range(GROUP - 1):
+                with self._events.mutex:
+                    waits = self._events.queue[0] if self._events.queue else None
+                if waits is None or waits.alone:
+                    return
+                event = self._events.get()
+                event.then(event.done)
 
     def _close(self) -> None:
         self._executor.close()
         self._readers.close()
         while not self._events.empty():  # a copy that was prepared too late to be announced
-            _, done = self._events.get_nowait()
+            done = self._events.get_nowait().done
             if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
                 tagwriter.discard(Prepared.from_json(done.result()))
 
@@ -229,7 +272,7 @@ class Pipeline:
         except OSError:
             self._in_flight -= 1  # gone since the walk: the next scan sees it so
             return
-        self._then(self._executor.inspect(job.path), partial(self._inspected, job, item.root_id, before))
+        self._then(self._executor.inspect(job.path, before), partial(self._inspected, job, item.root_id, before))
 
     def _inspected(self, job: _Job, root_id: int | None, before: Stat, done: Future[dict[str, Any]]) -> None:
         try:
@@ -244,12 +287,13 @@ class Pipeline:
                 found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
                 duration_s=audio["duration_s"])
             # Moved, and the old place was not looked at yet: missing, so that this file takes over its row.
-            if self._store.file_at(job.path) is None:
+            new = self._store.file_at(job.path) is None
+            if new:
                 known = self._store.files_of(recording_id, MAX_COPIES)
                 self._store.mark_missing([file_id for file_id, path in known if not os.path.lexists(path)])
             file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
                                            container=found["container"], recording_id=recording_id,
-                                           deaths=self._store.deaths(job.path, Stat(**found["stat"])))
+                                           deaths=0 if new else self._store.deaths(job.path, Stat(**found["stat"])))
             self._store.put_tags(file_id, tag_columns(job.tags))
         job.file = self._store.file(file_id)
         self._embed(job)
@@ -287,7 +331,7 @@ class Pipeline:
         if isinstance(error, DeferredError) and len(self.counts.deferred) < MAX_DEFERRED:
             self.counts.deferred.append(job.path)
         if isinstance(error, ReaderDiedError):
-            deaths = self._store.deaths(job.path, stat) + 1
+            deaths = self._store.deaths(job.path, stat) + error.deaths
             state = "deferred" if deaths < MAX_DEATHS else "unreadable"
             reason += "; the next scan tries once more" if deaths < MAX_DEATHS else ", again; left alone until it changes"
         with self._store.transaction():
@@ -299,7 +343,7 @@ class Pipeline:
         root = self._store.root_for(file.path)
         return int(root["id"]) if root else None
 
-    def _embedded(self, job: _Job, missing: list[Part], done: Future[TrackEmbedding]) -> None:
+    def _embedded(self, job: _Job, missing: list[Part], done: Future[Embedded]) -> None:
         file = _known(job.file)
         recording_id = _known(file.recording_id)
         error = done.exception()
@@ -319,7 +363,7 @@ class Pipeline:
         result = done.result()
         self.counts.engine = self._executor.engine()
         with self._store.transaction():
-            self._store.put_embedding(recording_id, missing[0].encoder_id, result.vector.astype("<f2").tobytes(), result.units, result.course.to_bytes())
+            self._store.put_embedding(recording_id, missing[0].encoder_id, result.vector, result.units, result.course)
             self._store.set_decoded_length(recording_id, result.duration_s)
             if len(missing) == 1:
                 self._judge(recording_id)
@@ -395,7 +439,7 @@ class Pipeline:
             return
         prepare = partial(Worker.call, op="prepare_write", path=job.path, container=file.container, edit=tagwriter.edit_to_json(edit),
                           preserve_mtime=self._settings.preserve_mtime)
-        self._then(self._readers.submit(prepare), partial(self._prepared, job, edit))
+        self._then(self._readers.submit(prepare), partial(self._prepared, job, edit), alone=True)
 
     def _prepared(self, job: _Job, edit: GenreEdit, done: Future[dict[str, Any]]) -> None:
         file = _known(job.file)
@@ -437,9 +481,9 @@ class Pipeline:
         job.outcome = "failed"
         self._finish(job)
 
-    def _then(self, task: "Future[Any]", then: Callable[[Future[Any]], None]) -> None:
+    def _then(self, task: "Future[Any]", then: Callable[[Future[Any]], None], *, alone: bool = False) -> None:
         """Have ``then`` called by the run's own thread when ``task`` is done."""
-        task.add_done_callback(lambda f: None if f.cancelled() else self._events.put((then, f)))
+        task.add_done_callback(lambda f: None if f.cancelled() else self._events.put(_Event(then, f, alone)))
 
 
 def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:

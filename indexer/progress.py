@@ -6,6 +6,7 @@ Everything goes to stderr; the moving line appears on a terminal only. Paths are
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from indexer.printing import printable
@@ -31,6 +32,7 @@ class Progress:
         self._done = 0
         self._started = time.monotonic()
         self._drawn = 0.0
+        self.tail: Callable[[], str] = lambda: ""  # what else the moving line says
 
     def begin(self, total: int) -> None:
         """So many files are to be worked on."""
@@ -67,7 +69,7 @@ class Progress:
         left = f", {duration(elapsed_s / self._done * (self._total - self._done))} left" if 0 < self._done < self._total else ""
         filled = 30 * self._done // max(1, self._total)
         self._out.write(f"\r\x1b[K[{'=' * filled}{' ' * (30 - filled)}] {self._done:,}/{self._total:,} files"
-                        f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}")
+                        f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}{self.tail()}")
         self._out.flush()
 
 

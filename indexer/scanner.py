@@ -17,6 +17,7 @@ from indexer import models, projection
 from indexer.config import Settings
 from indexer.difference import file_changed, folders_to_scan, look_at, spool_difference
 from indexer.errors import ConfigError
+from indexer.executor import Executor
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
@@ -52,7 +53,7 @@ class ScanResult:
             "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
             **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
             "busy": {part: round(share, 3) for part, share in c.busy.items()}, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
-            "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
+            **({"workers": c.workers} if c.workers else {}), "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }
 
     @property
@@ -86,6 +87,11 @@ class Scan:
         """Counts the turns of the work loop: it stands still only when something hangs."""
         return self._pipeline.turns if self._pipeline else 0
 
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker of the cluster did so far, where there is one."""
+        return self._pipeline.counts.workers if self._pipeline else []
+
     def add(self, paths: Iterable[bytes]) -> None:
         """Have files and folders looked at before everything else: what is gone first, so that moved files are known by their
         former rows, then the last one named.
@@ -118,13 +124,13 @@ class Scan:
             settle_open_writes(store)
             return self._run(store, "watch", (), lambda _total, _chosen: None, write_tags=True, force=False, explicit_tags=False)
 
-    def _run(self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: bool) -> ScanResult:
+    def _run(self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: Any) -> ScanResult:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
         live = _LiveRun(store, run_id, self._watcher, started)
         pipeline = self._pipeline = Pipeline(store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
-                                             run_id=run_id, watcher=live, force=force, **how)
+                                             run_id=run_id, watcher=live, executor=self._executor(chosen, targets), force=force, **how)
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
             self._look(store, targets, result, force=force)
@@ -137,6 +143,16 @@ class Scan:
                 self._place(store, chosen)
             _count_states(store, targets, result)
         return result
+
+    def _executor(self, chosen: Chosen | None, targets: Sequence[bytes]) -> Executor | None:
+        """Where the heavy steps run; None: here."""
+        if self._settings.cluster is None:
+            return None
+        from indexer.cluster import ClusterExecutor
+
+        roots = targets or [os.fsencode(root) for root in self._settings.roots]
+        encoders = {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {}
+        return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
 
     def _place(self, store: Store, chosen: Chosen) -> None:
         """Bring the map up to date. What goes wrong there is said and fails no scan: the next one tries again."""

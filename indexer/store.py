@@ -174,20 +174,29 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes."""
-        self._run("BEGIN IMMEDIATE")
-        with plain_errors(self.path):
-            try:
-                yield
-                self.db.conn.commit()
-            except BaseException:
-                self.db.conn.rollback()
+        """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes.
+
+        Inside another it is a part of that one: taken back by itself when it fails, on the disk when the outer one is.
+        """
+        inner = self.connection.in_transaction
+        self._run("SAVEPOINT part" if inner else "BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("RELEASE part" if inner else "COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:  # a full disk may have ended it by itself
+                self._run("ROLLBACK TO part" if inner else "ROLLBACK")
+                if inner:
+                    self._run("RELEASE part")
+            with plain_errors(self.path):
                 raise
 
     def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        with plain_errors(self.path):
-            cursor: sqlite3.Cursor = self.db.execute(sql, parameters)
-        return cursor
+        try:  # twenty times a recording: neither a context manager nor the library's own layer
+            return self.connection.execute(sql, parameters)
+        except sqlite3.DatabaseError:
+            with plain_errors(self.path):
+                raise
 
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._run(sql, parameters).fetchone()

@@ -25,7 +25,33 @@ def scan_text(r: dict[str, Any]) -> str:
     if r["audio_s"]:
         shares = sorted(r["busy"].items(), key=lambda part: -part[1])
         lines.append(f"bottleneck: {shares[0][0]} (busy: {', '.join(f'{part} {share:.0%}' for part, share in shares)})")
+    lines += [_worker_text(w, r["elapsed_s"]) for w in r.get("workers", ()) if w["inspected"] or w["embedded"]]
     return "\n".join(lines)
+
+
+def _worker_text(w: dict[str, Any], elapsed_s: float) -> str:
+    where = f" on {w['device']} ({', '.join(sorted(set(w['precision'].values())))})" if w["device"] else ""
+    return (f"{w['address']}: {w['inspected']:,} read, {w['embedded']:,} embedded, {w['embedded'] / elapsed_s:.1f} a second{where}"
+            + (f", {w['state']}" if w["state"] != "ready" else ""))
+
+
+def crew_text(workers: list[dict[str, Any]]) -> str:
+    """For the moving line: how many work, and each one's steps a second."""
+    rates = [w["per_s"] for w in workers if w["state"] == "ready"]
+    return f"; {count(len(rates), 'worker')}: {' '.join(f'{rate:.1f}' for rate in rates[:8])}{' ...' if rates[8:] else ''} a second" if workers else ""
+
+
+def cluster_text(found: dict[str, Any]) -> str:
+    """A line a worker: what it is, and why it gets no work."""
+    lines = [f"{found['cluster']}, {found['encoder'] or 'no encoder'}, {', '.join(sorted(set(found['precision'].values()))) or 'no precision'}"]
+    for w in found["workers"]:
+        name = "" if w["name"] == w["address"] else f" ({w['name']})"
+        if w["state"] == "ready":
+            does = f"{w['device']}, {', '.join(sorted(set(w['precision'].values())))}, {w['engine']}" if w["device"] else "reads only"
+            lines.append(f"+ {w['address']}{name}: agrees; {does}, {count(w['jobs'], 'reader')}, indexer {w['version']} on {w['host']}")
+        else:
+            lines.append(f"! {w['address']}{name}: {w['reason'] or 'did not answer'}")
+    return "\n".join([*lines, f"{count(found['agree'], 'worker')} of {len(found['workers']):,} agree"])
 
 
 def preview_text(found: dict[str, Any]) -> str:

@@ -78,9 +78,9 @@ class Cli:
     def json(self, *args: object, code: int = 0, env: dict[str, str] | None = None):
         return json.loads(self(*args, "--json", code=code, env=env).stdout)
 
-    def process(self, *args: object, **kwargs) -> "subprocess.Popen[str]":
+    def process(self, *args: object, env_extra: dict[str, str] | None = None, **kwargs) -> "subprocess.Popen[str]":
         """The command as a process of its own, to be killed or interrupted."""
-        return subprocess.Popen([sys.executable, "-m", "indexer", *map(str, args)], env={**os.environ, **self.environ},
+        return subprocess.Popen([sys.executable, "-m", "indexer", *map(str, args)], env={**os.environ, **self.environ, **(env_extra or {})},
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 

@@ -15,7 +15,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removes
 # From the bottom up; a module imports from its own row and those before it, never from those after.
 LAYERS = [
     ["errors"],
-    ["printing", "config", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "reading"],
+    ["printing", "config", "agreement", "payload", "tagblocks", "tensorfile", "claimed_length", "lock", "reading"],
     ["tracks_view", "watch_status", "labels", "synthesis", "course", "mounts", "openfiles", "retries"],
     ["fingerprint", "genre_fields", "audio"],
     ["tags"],
@@ -24,10 +24,13 @@ LAYERS = [
     ["loading", "verdict", "child", "journal", "selection", "embedding", "progress", "overview", "difference", "training_data"],
     ["texts", "watcher", "systemd", "vectorfile", "plots", "corrections", "readers"],
     ["report", "projection", "executor"],
+    ["crew", "cluster_settings"],
     ["pipeline"],
     ["models"],
+    ["cluster_worker"],
+    ["cluster"],
     ["scanner", "classify", "preview", "dataset", "similar", "spectrograms", "export"],
-    ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web", "bench"],
+    ["relabel", "train", "correct", "evaluate", "suggest", "undo", "prune", "doctor", "salvage", "serve", "web", "bench", "cluster_check"],
     ["runner", "classifier", "daemon"],
     ["demo"],
     ["cli"],
@@ -65,6 +68,7 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
+    assert users_of("distributed") == {"indexer.cluster_settings", "indexer.cluster_worker"}
     assert users_of("openvino") == {"indexer.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.export"}  # an extra
     assert users_of("sqlite3") <= {"indexer.store", "indexer.reading", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}

@@ -14,6 +14,7 @@ import mutagen
 import numpy as np
 import pytest
 
+from indexer import pipeline
 from indexer.audio import decode
 from indexer.encoders import track_vector
 from indexer.heads import audioset_head
@@ -553,3 +554,12 @@ def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
     assert max(found["busy"], key=found["busy"].get) == slow
     text = cli("scan", music_folder, "--no-tags", "--jobs", "1", "--force").stdout
     assert f"bottleneck: {slow} (busy: {slow} " in text
+
+
+def test_more_events_at_once_than_share_a_transaction_are_all_seen(tmp_path):
+    from tests.benchmarks import bench_cluster
+
+    (tmp_path / "state").mkdir()
+    bench_cluster.make_files(tmp_path / "music", 2 * pipeline.GROUP + 1)
+    found = bench_cluster.scan(tmp_path / "state", tmp_path / "music", executor=bench_cluster.Instant())[2]
+    assert found["embedded"] == found["files"] == 2 * pipeline.GROUP + 1

@@ -198,3 +198,32 @@ def test_a_write_that_was_announced_is_found_after_a_crash(tmp_path):
         assert store.open_writes() == []
     with Store(tmp_path / "crashed.db") as store:
         assert [row["id"] for row in store.open_writes()] == [write]
+
+
+def failing(store, path):
+    with store.transaction():
+        store.add_root(path)
+        raise RuntimeError
+
+
+def test_a_transaction_inside_another_is_taken_back_by_itself(store):
+    with store.transaction():
+        store.add_root(b"/kept")
+        with pytest.raises(RuntimeError):
+            failing(store, b"/dropped")
+        with store.transaction():
+            store.add_root(b"/inner")
+    assert store.root_paths() == [b"/inner", b"/kept"]
+
+
+def outer_failing(store):
+    with store.transaction():
+        with store.transaction():
+            store.add_root(b"/released and still dropped")
+        raise RuntimeError
+
+
+def test_what_an_inner_transaction_did_is_dropped_with_the_outer_one(store):
+    with pytest.raises(RuntimeError):
+        outer_failing(store)
+    assert store.root_paths() == []

@@ -1,0 +1,36 @@
+"""`indexer cluster check`: which workers of a cluster would get work, and why the others would not. Nothing is scanned or stored."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from indexer import models
+from indexer.cluster import ClusterExecutor
+from indexer.config import Settings
+from indexer.difference import folders_to_scan
+from indexer.errors import ConfigError
+from indexer.reading import reading
+
+PATIENCE_S = 120.0  # models are loaded to prove that they are there
+
+
+def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
+    """{cluster, encoder, precision, agree, workers}: a row a worker. Raises ConfigError, ModelError, or ClusterError where nobody answers."""
+    if settings.cluster is None:
+        raise ConfigError("name the scheduler: --cluster tcp://HOST:PORT, or the setting cluster")
+    known: list[bytes] = []
+    rows: tuple[Any, Any] = (None, None)
+    if settings.db.exists():
+        with reading(settings.db) as conn:
+            known, rows = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")], models.in_use(conn)
+    chosen = models.choose(settings, *rows)
+    roots = folders_to_scan(paths, settings.roots, known) if paths or settings.roots or known else []
+    executor = ClusterExecutor(settings, {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {}, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
+    try:
+        workers = executor.ask(PATIENCE_S)
+    finally:
+        executor.close()
+    agreed = [worker for worker in workers if worker["state"] == "ready"]
+    return {"cluster": settings.cluster, "encoder": chosen.info.name if chosen else None, "agree": len(agreed), "workers": workers,
+            "precision": next((worker["precision"] for worker in agreed if worker["embeds"]), {})}

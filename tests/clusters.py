@@ -1,0 +1,137 @@
+"""A real Dask cluster on loopback, in processes of its own, for tests and benchmarks; and what its workers can be made to do.
+
+Loaded by a worker (`dask worker --preload`) this module bends its sessions by CLUSTER_TEST: {"delay_s": before every file,
+"kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep in a reader}. Never part of the program.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+LIMIT_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class DaskCluster:
+    """A scheduler and its workers; a context manager that ends them."""
+
+    def __init__(self, folder: Path, workers: int, *, nanny: bool = False, protocol: str = "tcp", security: tuple[str, ...] = (), bend: dict | None = None,
+                 options: tuple[str, ...] = (), **environ: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.address = f"{protocol}://127.0.0.1:{self.port}"
+        self.environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]), "HOME": str(folder),
+                        "CLUSTER_TEST": json.dumps(bend or {}), "INDEXER_MODELS": str(folder / "models"), **environ}
+        self._security = security
+        self._options = (*options, *(() if nanny else ("--no-nanny",)), *(("--preload", "tests.clusters") if bend else ()))
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.start_scheduler()
+        for n in range(workers):
+            self.start_worker(f"w{n}")
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self._process("scheduler", "--host", f"{self.address.rpartition(':')[0]}", "--port", str(self.port), name="scheduler")
+
+    def start_worker(self, name: str, *options: str) -> None:
+        self.workers[name] = self._process("worker", self.address, "--nthreads", "1", "--name", name, "--local-directory", str(self.folder / name),
+                                           "--host", "127.0.0.1", *self._options, *options, name=name)
+
+    def _process(self, what: str, *arguments: str, name: str) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments, *self._security],
+                                    stdout=log, stderr=log, env=self.environ, start_new_session=True, cwd=REPOSITORY)
+
+    def worker_pids(self) -> list[int]:
+        """Of the processes that do the work: below a nanny its child."""
+        return [child for process in self.workers.values() for child in (children(process.pid) or [process.pid])]
+
+    def kill_worker(self, name: str) -> None:
+        """The one that works; a nanny, if there is one, starts another."""
+        process = self.workers[name]
+        for pid in children(process.pid) if "--no-nanny" not in self._options else [process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def __enter__(self) -> "DaskCluster":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in [*self.workers.values(), self.scheduler]:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Dask workers that a nanny started (not multiprocessing's helpers)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(stat[1]) == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def until(condition, limit_s: float = LIMIT_S) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come true"
+        time.sleep(0.05)
+
+
+def dask_setup(_worker: object) -> None:
+    """Called by a worker that loads this module."""
+    from indexer import cluster_worker
+
+    bend = json.loads(os.environ["CLUSTER_TEST"])
+    begin = cluster_worker.Session.begin
+
+    def bent(self: cluster_worker.Session, op: str, item: cluster_worker.Item) -> "Future[object]":
+        if bend.get("kill", "\0").encode() in item[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if bend.get("instant") and op == "embed" and bend.get("decode_s"):
+            return self._readers.submit(lambda _worker: time.sleep(bend["decode_s"]) or instant(op, item).result())
+        if bend.get("instant"):
+            return instant(op, item)
+        time.sleep(bend.get("delay_s", 0.0))
+        return begin(self, op, item)
+
+    cluster_worker.Session.begin = bent  # type: ignore[method-assign]
+
+
+WIDTH, COURSE = 3840, bytes(33_000)  # as of ViT-Base
+
+
+def instant(op: str, item: tuple) -> "Future[object]":
+    """An answer of the usual size, without reading anything."""
+    from indexer import tags
+    from indexer.executor import Embedded
+
+    path, size, mtime_ns, _ = item
+    future: Future[object] = Future()
+    if op == "inspect":
+        future.set_result({"stat": {"dev": 0, "ino": 0, "size": size, "mtime_ns": mtime_ns}, "container": "mp3",
+                           "audio_sha256": hashlib.sha256(path).hexdigest(),
+                           "tags": tags.to_json(tags.Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something")),
+                           "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0}})
+    else:
+        future.set_result(Embedded(hashlib.sha256(path).digest() * (2 * WIDTH // 32), 50, COURSE, 300.0))
+    return future
+
+
