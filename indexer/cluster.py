@@ -264,6 +264,8 @@ class ClusterExecutor:
         self._broken.clear()
         self._without_s, self._said_waiting = time.monotonic(), False
         while True:
+            if client.status != "running" or self._broken.is_set():
+                raise OSError("the connection to the scheduler broke")
             found = await asyncio.wait_for(client.scheduler.identity(), ANSWER_S)
             self._look(found["workers"])
             self._hand_out()
@@ -273,8 +275,6 @@ class ClusterExecutor:
             self._be_patient()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._broken.wait(), max(LOOK_S, len(self._known) / 100))
-            if self._broken.is_set():
-                raise OSError("the connection to the scheduler broke")
 
     def _disconnected(self) -> None:
         """Nobody is to blame: the files wait for the next connection."""
@@ -426,17 +426,19 @@ class ClusterExecutor:
 
     async def _do(self, batch: Batch) -> None:
         """One task: at its worker, and back."""
-        known = self._known[batch.member.address]
+        client, known = self._client, self._known[batch.member.address]
         # As one piece of bytes: Dask looks into lists, and that costs more than sending them.
         items = pickle.dumps([(file.seen_as, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files])
         future = None
         try:
-            future = self._client.submit(cluster_worker.work, known.answer["token"], batch.op, items, **self._how(batch.op, known))
+            future = client.submit(cluster_worker.work, known.answer["token"], batch.op, items, **self._how(batch.op, known))
             answer = pickle.loads(await future)  # noqa: S301 - of a worker that runs our code, over a connection that runs code anyway
         except concurrent.futures.CancelledError:
             self._broken.set()
         except Exception as e:
-            if type(e).__name__ == "KilledWorker":
+            if client.status != "running":  # the connection's failure, and nobody's here
+                self._broken.set()
+            elif type(e).__name__ == "KilledWorker":
                 self._part(known, blame=True)
             elif batch.number in batch.member.batches and self._crew.broken(batch, _one_line(e)):
                 self._refuse(known, f"fails: {_one_line(e)}")

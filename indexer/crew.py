@@ -7,7 +7,7 @@ alone with the next one. Pure bookkeeping: no clock of its own, no network, no t
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -69,29 +69,37 @@ class Member:
     embeds: bool
     batches: dict[int, Batch] = field(default_factory=dict)
     waiting: dict[Op, deque[File]] = field(default_factory=lambda: {op: deque() for op in OPS})  # files that it read before
-    window: int = 0
+    window: dict[Op, int] = field(default_factory=dict)  # files of a kind that it may have, if it has nothing of the other
     inspected: int = 0
     embedded: int = 0
     failed: int = 0  # files with an error of their own
     breaks: int = 0
     paused: bool = False  # short of memory, Dask says
-    recent: deque[tuple[float, int]] = field(default_factory=deque)  # (when, files)
+    recent: dict[Op, deque[tuple[float, int]]] = field(default_factory=lambda: {op: deque() for op in OPS})  # (when, files)
 
     def __post_init__(self) -> None:
-        self.window = self.limit
+        self.window = dict.fromkeys(OPS, self.limit)
 
     @property
     def in_flight(self) -> int:
         """Files at it."""
         return sum(len(batch.files) for batch in self.batches.values())
 
-    def rate(self, moment_s: float) -> float:
+    def room(self, op: Op) -> int:
+        """So many files of a kind it may get."""
+        used = sum(len(batch.files) / self.window[batch.op] for batch in self.batches.values())
+        return int((1 - used) * self.window[op] + 1e-9)
+
+    def rate(self, moment_s: float, ops: Sequence[Op] = OPS) -> float:
         """Steps (a file inspected, or embedded) a second, lately."""
-        while self.recent and moment_s - self.recent[0][0] > RATE_S:
-            self.recent.popleft()
-        if not self.recent:
+        return sum(self._rate(self.recent[op], moment_s) for op in ops)
+
+    def _rate(self, recent: deque[tuple[float, int]], moment_s: float) -> float:
+        while recent and moment_s - recent[0][0] > RATE_S:
+            recent.popleft()
+        if len(recent) < 2:
             return 0.0
-        return sum(n for _, n in self.recent) / max(0.1, moment_s - self.recent[0][0])
+        return sum(n for _, n in list(recent)[1:]) / max(0.05, moment_s - recent[0][0])  # the first only says since when
 
 
 class Crew:
@@ -107,7 +115,7 @@ class Crew:
     @property
     def limit(self) -> int:
         """So many files of the scan keep all workers busy."""
-        return max(16, 2 * sum(member.window for member in self.members.values()))
+        return 16 + sum(sum(member.window.values()) for member in self.members.values())
 
     @property
     def waiting(self) -> int:
@@ -154,8 +162,8 @@ class Crew:
             member.embedded += count - failed
         else:
             member.inspected += count - failed
-        member.recent.append((moment_s, count))
-        member.window = min(MAX_WINDOW, max(member.limit, round(member.rate(moment_s) * AHEAD_S)))
+        member.recent[batch.op].append((moment_s, count))
+        member.window[batch.op] = min(MAX_WINDOW, max(member.limit, round(member.rate(moment_s, [batch.op]) * AHEAD_S)))
         self._batch_s += 0.2 * (moment_s - batch.started_s - self._batch_s)
 
     def broken(self, batch: Batch, reason: str) -> bool:
@@ -183,7 +191,7 @@ class Crew:
         progress = True
         while progress:
             progress = False
-            open_to = [member for member in free if member.in_flight < member.window]
+            open_to = [member for member in free if any(member.room(op) > 0 for op in OPS)]
             for member in open_to:
                 if files := self._take(member, len(open_to), eager=eager or not member.batches):
                     progress = True
@@ -216,12 +224,11 @@ class Crew:
 
     def _take(self, member: Member, sharing: int, *, eager: bool) -> list[File]:
         """Files of one kind for a worker: those that it read before, then those that nobody did, then somebody else's."""
-        room = member.window - member.in_flight
         for op in OPS:
             if op == "embed" and not member.embeds:
                 continue
-            full = min(MAX_BATCH, max(2, member.window // 3))
-            size = min(room, full, math.ceil(self._count(op) / sharing))
+            full = min(MAX_BATCH, max(2, member.window[op] // 3))
+            size = min(member.room(op), full, math.ceil(self._count(op) / sharing))
             if size < full and not eager:
                 continue
             files: list[File] = []

@@ -201,6 +201,7 @@ def assert_same(one, other, tolerance=0.0):
     for row, their in zip(vectors, theirs, strict=True):
         a, b = np.frombuffer(row[3], "<f2").astype(float), np.frombuffer(their[3], "<f2").astype(float)
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+        assert tolerance or row[4] == their[4]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ SECONDS = 13.0
 UNITS = 2  # of the M2D model, in each
 RECORDINGS = len(CONTAINERS)
 FILES = RECORDINGS + 1  # one is a copy with other tags
-STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 50, 23
+STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 45, 23
 KIB = 1024
 @dataclass
 class Tally:
