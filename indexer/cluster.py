@@ -35,6 +35,7 @@ ANSWER_S = 30.0  # for the scheduler to say who its workers are, before it count
 LOOK_S = 1.0  # between two such questions
 GATHER_S = 0.004  # files that come within are handed out together
 LINGER_S = 0.1  # so long a batch that is not full waits for more files
+ASK_AGAIN_S = 60.0  # loading weights takes seconds; a second question waits for the same loading
 DECIDE_S = 30.0  # from the first answer, for the others to say which precision they take
 PUBLISH_S = 0.2  # at most so often is said what each worker did
 END_S = 5.0  # for goodbyes
@@ -53,6 +54,7 @@ class _Known:
     name: str
     embeds: bool
     joined_s: float
+    asked_s: float
     state: str = "asked"  # asked, waiting (for the others' precision), ready, refused, gone
     reason: str | None = None
     answer: dict[str, Any] = field(default_factory=dict)
@@ -293,9 +295,19 @@ class ClusterExecutor:
             if address not in self._known:
                 offers = found.get("resources") or {}
                 embeds = all(offers.get(name, 0) >= amount for name, amount in self._resources.items())
-                known = self._known[address] = _Known(address, str(found.get("name") or address), embeds, time.monotonic())
+                known = self._known[address] = _Known(address, str(found.get("name") or address), embeds, time.monotonic(), time.monotonic())
                 known.proof = self._loop.create_task(self._ask(known))
+        for known in self._known.values():
+            if known.state == "asked" and time.monotonic() - known.asked_s > ASK_AGAIN_S:
+                self._news.append((known.title, f"has not answered for {ASK_AGAIN_S:.0f} s; it is asked again"))
+                self._ask_soon(known)
         self._decide()
+
+    def _ask_soon(self, known: _Known) -> None:
+        if known.proof:
+            known.proof.cancel()
+        known.state, known.asked_s = "asked", time.monotonic()
+        known.proof = self._loop.create_task(self._ask(known))
 
     def _part(self, known: _Known, *, blame: bool) -> None:
         """A worker is gone."""
@@ -372,8 +384,7 @@ class ClusterExecutor:
                 again = self._agreement.decide([(known.address, known.answer) for known in embedding])
                 for known in embedding:
                     if known.address in again:
-                        known.state = "asked"
-                        known.proof = self._loop.create_task(self._ask(known))
+                        self._ask_soon(known)
         for known in waiting:
             if known.state == "waiting":
                 self._admit(known)

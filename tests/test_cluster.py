@@ -16,6 +16,7 @@ from indexer.agreement import Agreement
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
 from indexer.fingerprint import Stat
+from tests.clusters import until
 from tests.daemons import Watching
 from tests.synth import write_audio
 
@@ -227,6 +228,29 @@ def test_a_scan_on_a_cluster_makes_the_same_library_as_a_local_one(cluster, quic
     assert quick_cli.json("scan", library, "--no-tags", "--cluster", "tcp://127.0.0.1:1")["embedded"] == 0  # nothing to do: nobody is asked
     with_tags = quick_cli.json("scan", library, "--cluster", cluster.address)
     assert with_tags["tags_written"] > 0  # the writing is done here
+
+
+def test_a_few_units_are_taken_on_a_cluster_as_here(cluster, quick_cli, tmp_path):
+    (tmp_path / "long").mkdir()
+    write_audio(tmp_path / "long" / "a.flac", "flac", 31.0)
+    quick_cli("scan", tmp_path / "long", "--no-tags", "--units", "2", "--db", tmp_path / "local.db")
+    assert quick_cli.json("scan", tmp_path / "long", "--no-tags", "--units", "2", "--cluster", cluster.address)["embedded"] == 1
+    assert_same(quick_cli.db, tmp_path / "local.db")
+    assert [row[2] for row in contents(quick_cli.db)[1]] == [2]
+
+
+def test_only_workers_that_offer_the_resource_embed_and_the_others_read(cluster, quick_cli, library, tmp_path):
+    quick_cli("scan", library, "--no-tags", "--db", tmp_path / "local.db", code=1)
+    cluster.start_worker("gpu", "--resources", "GPU=1")
+    try:
+        until(lambda: len(quick_cli.json("cluster", "check", "--cluster", cluster.address)["workers"]) == 3)
+        found = quick_cli.json("scan", library, "--no-tags", "--cluster", cluster.address, "--worker-resources", "GPU=1", code=1)
+    finally:
+        cluster.kill_worker("gpu")
+        cluster.workers.pop("gpu").wait()
+    assert_same(quick_cli.db, tmp_path / "local.db")
+    assert {w["name"]: w["embedded"] for w in found["workers"]} == {"w0": 0, "w1": 0, "gpu": 6}
+    assert sum(w["inspected"] for w in found["workers"] if w["name"] != "gpu") > 0
 
 
 def test_check_tells_of_every_worker(cluster, quick_cli, library):
