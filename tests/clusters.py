@@ -30,11 +30,13 @@ class DaskCluster:
     """A scheduler and its workers; a context manager that ends them."""
 
     def __init__(self, folder: Path, workers: int, *, nanny: bool = False, protocol: str = "tcp", security: tuple[str, ...] = (), bend: dict | None = None,
-                 options: tuple[str, ...] = (), **environ: str) -> None:
+                 options: tuple[str, ...] = (), hosts: "Hosts | None" = None, **environ: str) -> None:
+        """``hosts``: the scheduler on its hub, every worker on a host of its own."""
         self.folder = folder
+        self._hosts = hosts
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
-        self.address = f"{protocol}://127.0.0.1:{self.port}"
+        self.address = f"{protocol}://{hosts.address('scheduler') if hosts else '127.0.0.1'}:{self.port}"
         self.environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]), "HOME": str(folder),
                         "CLUSTER_TEST": json.dumps(bend or {}), "INDEXER_MODELS": str(folder / "models"), **environ}
         self._security = security
@@ -49,11 +51,11 @@ class DaskCluster:
 
     def start_worker(self, name: str, *options: str) -> None:
         self.workers[name] = self._process("worker", self.address, "--nthreads", "1", "--name", name, "--local-directory", str(self.folder / name),
-                                           "--host", "127.0.0.1", *self._options, *options, name=name)
+                                           "--host", self._hosts.address(name) if self._hosts else "127.0.0.1", *self._options, *options, name=name)
 
     def _process(self, what: str, *arguments: str, name: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments, *self._security],
+            return subprocess.Popen([*(self._hosts.command(name) if self._hosts else ()), sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments, *self._security],
                                     stdout=log, stderr=log, env=self.environ, start_new_session=True, cwd=REPOSITORY)
 
     def worker_pids(self) -> list[int]:
@@ -75,6 +77,53 @@ class DaskCluster:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+class Hosts:
+    """Hosts of their own in network namespaces, wired to a hub; a context manager. Needs root."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._tag = f"ix{os.getpid() % 100_000}"
+
+    def address(self, name: str) -> str:
+        """Whoever is no host is on the hub."""
+        return f"10.77.0.{self._names.index(name) + 2 if name in self._names else 1}"
+
+    def command(self, name: str) -> list[str]:
+        """What to put before a command that is to run there."""
+        return ["ip", "netns", "exec", self._space(name)]
+
+    def unplug(self, name: str) -> None:
+        """Nothing comes through any more, and nobody is told."""
+        self._ip("-n", self._space("hub"), "link", "set", f"to-{name}", "down")
+
+    def __enter__(self) -> "Hosts":
+        for name in ("hub", *self._names):
+            self._ip("netns", "add", self._space(name))
+            self._ip("-n", self._space(name), "link", "set", "lo", "up")
+        hub = self._space("hub")
+        self._ip("-n", hub, "link", "add", "bridge", "type", "bridge")
+        self._ip("-n", hub, "addr", "add", f"{self.address('hub')}/24", "dev", "bridge")
+        self._ip("-n", hub, "link", "set", "bridge", "up")
+        for name in self._names:
+            space = self._space(name)
+            self._ip("-n", hub, "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth", "netns", space)
+            self._ip("-n", hub, "link", "set", f"to-{name}", "master", "bridge", "up")
+            self._ip("-n", space, "addr", "add", f"{self.address(name)}/24", "dev", "eth")
+            self._ip("-n", space, "link", "set", "eth", "up")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for name in (*self._names, "hub"):
+            with suppress(subprocess.CalledProcessError):
+                self._ip("netns", "del", self._space(name))
+
+    def _space(self, name: str) -> str:
+        return f"{self._tag}-{name if name in self._names else 'hub'}"
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def children(pid: int) -> list[int]:

@@ -1,16 +1,18 @@
 """What a cluster survives: workers killed at random, a file that kills them, a scheduler that goes and comes back, a scan that is
 killed, strangers on the wire. Real processes on loopback; afterwards the library is as a local scan makes it."""
 
+import json
 import random
 import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.clusters import DaskCluster, until
+from tests.clusters import DaskCluster, Hosts, until
 from tests.synth import write_audio
 from tests.test_cluster import assert_same
 
@@ -106,6 +108,36 @@ def test_a_scheduler_that_comes_back_goes_on_and_one_that_does_not_is_said(quick
     kept = embedded(quick_cli)
     assert kept >= TRACKS + 1
     assert quick_cli.json("scan", tracks, "--no-tags")["embedded"] == TRACKS + 6 - kept
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts beside this one, in network namespaces."""
+    hosts = Hosts("w0", "w1")
+    try:
+        hosts.__enter__()
+    except (OSError, subprocess.CalledProcessError) as e:
+        hosts.__exit__()
+        pytest.skip(f"network namespaces cannot be made here ({e})")
+    yield hosts
+    hosts.__exit__()
+
+
+def test_a_host_whose_cable_is_pulled_in_the_middle_costs_its_files_nothing(quick_cli, tracks, tmp_path, hosts):
+    """Two workers on hosts of their own; one goes silent without a word, which no connection tells before its timeout."""
+    quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
+    with DaskCluster(tmp_path / "cluster", 2, hosts=hosts, bend={"delay_s": 0.3}, DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP="11s") as cluster:
+        scan = subprocess.Popen([*hosts.command("hub"), sys.executable, "-m", "indexer", "scan", str(tracks), "--no-tags", "--json", "--cluster", cluster.address],
+                                env={**cluster.environ, **quick_cli.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until(lambda: embedded(quick_cli) >= 4)
+        hosts.unplug("w1")
+        out, err = scan.communicate(timeout=120)
+    assert scan.returncode == 0, err
+    found = json.loads(out)
+    assert "is not encrypted" in err or "anybody" in err or "TLS" in err  # the hub's address is not this machine's own
+    assert_same(quick_cli.db, tmp_path / "local.db")
+    assert_sound(quick_cli)
+    assert {w["name"]: w["state"] for w in found["workers"]} == {"w0": "ready", "w1": "gone"}
 
 
 def test_a_scan_that_is_killed_leaves_a_sound_library_and_the_next_one_goes_on(quick_cli, tracks, tmp_path):
