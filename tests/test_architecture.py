@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, what starts fast, how large a module may grow."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def layer_of(module: str) -> int:
     return LAYER[module.split(".")[1]] if "." in module else 0
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
