@@ -167,6 +167,7 @@ class Pipeline:
         self._heard_s = float("-inf")
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
+        self._to_embed: list[tuple[_Job, list[Part]]] = []  # not begun yet: loading the weights must hold up nobody who wants to write
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
         self._embedded_now: set[int] = set()
         self._stop = threading.Event()
@@ -204,6 +205,7 @@ class Pipeline:
                 item = None
                 while self._in_flight < self._executor.limit and (item := next(work, None)) is not None:
                     self._begin(item)
+                self._begin_embedding()
                 if item is None and self._in_flight == 0:
                     return True
                 waits_s = time.monotonic()
@@ -310,14 +312,16 @@ class Pipeline:
         missing = [p for p in self._model.parts if again or not self._store.has_embedding(recording_id, p.encoder_id)]
         if missing:
             self._embedding[recording_id] = [job]
-            self._decode(job, missing)
+            self._to_embed.append((job, missing))
         else:
             self.counts.cached += 1
             self._classify(job)
 
-    def _decode(self, job: _Job, missing: list[Part]) -> None:
-        """Have the first of the missing encoders embed the file."""
-        self._then(self._executor.embed(job.path, _known(job.file).stat, missing[0]), partial(self._embedded, job, missing))
+    def _begin_embedding(self) -> None:
+        """Have the first of its missing encoders embed each file that waits; outside of any transaction."""
+        waiting, self._to_embed = self._to_embed, []
+        for job, missing in waiting:
+            self._then(self._executor.embed(job.path, _known(job.file).stat, missing[0]), partial(self._embedded, job, missing))
 
     def _not_read(self, job: _Job, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> None:
         """Store why a file was not read. One that is gone is missing, and one that killed the reader is tried once more."""
@@ -368,7 +372,7 @@ class Pipeline:
             if len(missing) == 1:
                 self._judge(recording_id)
         if len(missing) > 1:
-            self._decode(job, missing[1:])
+            self._to_embed.append((job, missing[1:]))
             return
         waiting = self._embedding.pop(recording_id)
         self._embedded_now.add(recording_id)

@@ -1,5 +1,6 @@
 """The whole program on real (synthesised) files, through the command line."""
 
+import contextlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import mutagen
 import numpy as np
 import pytest
 
-from indexer import pipeline
+from indexer import models, pipeline
 from indexer.audio import decode
 from indexer.encoders import track_vector
 from indexer.heads import audioset_head
@@ -563,3 +564,19 @@ def test_more_events_at_once_than_share_a_transaction_are_all_seen(tmp_path):
     bench_cluster.make_files(tmp_path / "music", 2 * pipeline.GROUP + 1)
     found = bench_cluster.scan(tmp_path / "state", tmp_path / "music", executor=bench_cluster.Instant())[2]
     assert found["embedded"] == found["files"] == 2 * pipeline.GROUP + 1
+
+
+def test_loading_the_weights_holds_up_no_other_writer(cli, music_folder, monkeypatch):
+    """It takes many seconds, and `indexer correct` and the pages may want to write meanwhile."""
+    real, written = models.load_encoder, []
+
+    def load(*args, **options):
+        with contextlib.closing(sqlite3.connect(cli.db, timeout=0.2)) as conn:
+            conn.execute("BEGIN IMMEDIATE")
+            written.append(conn.execute("UPDATE runs SET command = command").rowcount)
+            conn.rollback()
+        return real(*args, **options)
+
+    monkeypatch.setattr(models, "load_encoder", load)
+    assert cli.json("scan", music_folder, "--no-tags")["embedded"] == 6
+    assert written == [1]
