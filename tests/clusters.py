@@ -116,7 +116,7 @@ class Hosts:
 
     def __exit__(self, *exc: object) -> None:
         for name in (*self._names, "hub"):
-            with suppress(subprocess.CalledProcessError):
+            with suppress(OSError, subprocess.CalledProcessError):
                 self._ip("netns", "del", self._space(name))
 
     def _space(self, name: str) -> str:
