@@ -33,6 +33,10 @@ WITHOUT_WEIGHTS = (
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
 )
 
+# embedded: whether anything is; a variant that could not be loaded the first time it was asked for must not stay
+_ENCODER_IN_USE = """SELECT e.*, EXISTS (SELECT 1 FROM json_each(coalesce(e.parts, json_array(e.id))) p JOIN encoders o ON o.id = p.value
+ WHERE o.changes > 0) AS embedded FROM encoders e WHERE e.in_use = 1"""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -81,14 +85,14 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
 
 def _variant(settings: Settings, info: EncoderInfo, encoder_in_use: Any) -> Variant:
     """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far."""
-    former = (info.variant_of(encoder_in_use["id"]) if encoder_in_use else None) or Variant()
+    former = (info.variant_of(encoder_in_use["id"]) if encoder_in_use and encoder_in_use["embedded"] else None) or Variant()
     units = {None: former.units, "all": None}.get(settings.units, settings.units)  # type: ignore[arg-type]
     return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
 def in_use(reader: Any) -> tuple[Any, Any]:
     """(encoder, head) that a library uses, for ``choose``: rows or None. ``reader``: a connection with named rows."""
-    return (reader.execute("SELECT * FROM encoders WHERE in_use = 1").fetchone(), reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone())
+    return (reader.execute(_ENCODER_IN_USE).fetchone(), reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone())
 
 
 def _encoder(settings: Settings, in_use: Any) -> tuple[EncoderInfo | None, bool]:

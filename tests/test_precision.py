@@ -234,3 +234,12 @@ def test_a_library_in_int8_has_vectors_of_its_own_and_says_so(cli, music_folder,
     cpu("avx2")  # the library on another machine
     assert "use --precision fp32" in cli("scan", path, "--no-tags", "--force", code=2).stderr
     assert cli.json("scan", path, "--no-tags", "--precision", "fp32")["embedded"] == 0
+
+
+def test_a_precision_that_was_refused_does_not_stay(cli, music_folder, cpu):
+    cpu("avx2")
+    path = music_folder / "flac.flac"
+    cli("scan", path, "--no-tags", "--precision", "int8", code=2)
+    cli.model = None  # the one in use
+    found = cli.json("scan", path, "--no-tags")
+    assert (found["embedded"], found["precision"]) == (1, "fp32")
