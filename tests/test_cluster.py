@@ -172,7 +172,7 @@ def test_a_scan_without_a_cluster_never_imports_dask():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
     from tests.clusters import DaskCluster
 
     with DaskCluster(tmp_path_factory.mktemp("cluster"), 2) as cluster:

@@ -16,7 +16,7 @@ from tests.clusters import DaskCluster, Hosts, until
 from tests.synth import write_audio
 from tests.test_cluster import assert_same
 
-pytest.importorskip("distributed")
+pytest.importorskip("distributed", reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
 
 
 TRACKS = 24
