@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from indexer import models, texts
+from indexer import models, wording
 from indexer.config import Settings
 from indexer.embedding import Embedder
 from indexer.encoders import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.loading import load_encoder
-from indexer.printing import printable
-from indexer.progress import duration
 from indexer.reading import reading
+from indexer.wording import duration, printable
 from indexer.worker import Worker
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named
@@ -221,7 +220,7 @@ def to_text(found: dict[str, Any]) -> str:
     """As a person reads it."""
     where = {"named": "your files", "library": "tracks of the library", "synthesised": "synthesised tracks (no library yet, no files named)"}[found["source"]]
     decode, limit = found["decode"], found["bottleneck"]
-    lines = [f"measured on {texts.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time", "",
+    lines = [f"measured on {wording.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time", "",
              f"{decode['one_job']:10,.0f}  decoding, one child process", f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time"]
     lines += [f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}"
               + (f", vectors {rate['differs']:.1%} from fp32" if rate["differs"] else "") + (" (what a scan takes)" if rate["chosen"] else "")
@@ -230,5 +229,5 @@ def to_text(found: dict[str, Any]) -> str:
               f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}"]
     if found["library"]:
         library = found["library"]
-        lines.append(f"your library ({texts.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew")
+        lines.append(f"your library ({wording.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew")
     return "\n".join(lines)

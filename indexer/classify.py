@@ -13,9 +13,9 @@ from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.models import Chosen
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.verdict import judge
+from indexer.wording import printable
 from indexer.worker import Worker
 
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer import __version__, texts
+from indexer import __version__, texts, wording
 from indexer.config import Settings, load_settings
 from indexer.errors import ConfigError, IndexerError
-from indexer.printing import escaped
+from indexer.wording import escaped
 
 if TYPE_CHECKING:
     from indexer.dataset import LabelRequest
@@ -218,7 +218,7 @@ def relabel(settings: Settings, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
                f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply")
     if found["damaged"]:
-        click.echo(f"indexer: {texts.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again", err=True)
+        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again", err=True)
         sys.exit(1)
 
 
@@ -450,7 +450,7 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
         found = write(settings, folder, show)
     click.echo(json.dumps(found) if as_json else texts.export_text(found))
     if found["damaged"]:
-        click.echo(f"indexer: {texts.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again", err=True)
+        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again", err=True)
         sys.exit(1)
 
 

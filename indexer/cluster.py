@@ -27,7 +27,7 @@ from indexer.crew import Batch, Crew, File, Member
 from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError, ModelError, ReaderDiedError
 from indexer.executor import Embedded, Engine, Part
 from indexer.fingerprint import Stat
-from indexer.printing import printable
+from indexer.wording import printable
 
 START_S = 15.0  # for the scheduler to answer the first time
 FIRST_WORKER_S = 60.0  # for the first worker to be there

@@ -11,7 +11,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
-from indexer.printing import printable
+from indexer.wording import printable
 
 INSTALL = "a cluster needs Dask: pip install 'edm-indexer[cluster]' here, at the scheduler and at every worker"
 PLAIN = ("this connection is neither encrypted nor does it ask who connects: whoever reaches a Dask scheduler runs code on it and on all its workers; "

@@ -24,8 +24,8 @@ from indexer.errors import DeferredError, FileError, IndexerError, ModelError, R
 from indexer.executor import LocalExecutor, Part
 from indexer.fingerprint import Stat
 from indexer.models import known, named, part_of
-from indexer.printing import printable
 from indexer.readers import Readers
+from indexer.wording import printable
 
 UNUSED_S = 900.0  # after so long without work a session's encoder leaves the memory
 PROBE_S = 13.0  # of the test signal: two units of the published models and a piece

@@ -13,10 +13,10 @@ from indexer.config import Settings
 from indexer.corrections import label_for, open_for_corrections
 from indexer.errors import ConfigError, LockedError
 from indexer.lock import library_lock
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.scanner import Scan
 from indexer.store import Store
+from indexer.wording import printable
 
 
 class _Problems:

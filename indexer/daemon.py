@@ -28,12 +28,12 @@ from indexer.errors import ConfigError, IndexerError, LockedError
 from indexer.fingerprint import Stat
 from indexer.lock import watch_lock
 from indexer.mounts import watch_mode
-from indexer.printing import printable
 from indexer.reading import reading
 from indexer.retries import Retries
 from indexer.store import now
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
+from indexer.wording import printable
 
 STOP_S = 90.0  # for what is in work to be finished
 STALL_S = 1800.0  # without a sign of life from the work loop; walking a slow network drive takes long

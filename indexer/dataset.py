@@ -18,8 +18,8 @@ from indexer.encoders import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
-from indexer.printing import escaped
 from indexer.training_data import Reader
+from indexer.wording import escaped
 
 MIN_RECORDINGS = 5  # of a label, below which it is not learned: one at least must be left for validation
 ENOUGH_SHARE = 0.9  # of the recordings that the main encoder has embedded, for another one to be compared with it

@@ -16,9 +16,9 @@ from pathlib import Path
 from indexer.errors import ConfigError
 from indexer.fingerprint import AUDIO_SUFFIXES
 from indexer.openfiles import being_written
-from indexer.printing import printable
 from indexer.store import FileRow, Store, known_files
 from indexer.tagwriter import TEMP_SUFFIX, remove_leftovers
+from indexer.wording import printable
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.

@@ -16,7 +16,7 @@ from indexer import tags
 from indexer.config import Settings
 from indexer.difference import folders_to_scan, walk
 from indexer.errors import FileError
-from indexer.printing import printable
+from indexer.wording import printable
 from indexer.worker import Worker
 
 VERDICTS = ("writable", "refused", "unsupported", "truncated", "unreadable")

@@ -25,11 +25,11 @@ from indexer import __version__
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
 from indexer.lock import export_lock
-from indexer.printing import escaped
 from indexer.reading import reading
 from indexer.store import now
 from indexer.tensorfile import fsync_folder
 from indexer.training_data import Reader, sound_vectors
+from indexer.wording import escaped
 
 FORMAT, FORMAT_VERSION = "indexer export", 1
 MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.printing import escaped
+from indexer.wording import escaped
 
 WIDTH, HEIGHT = 400, 290  # of a plot in its own units; it scales with the page
 LEFT, RIGHT, TOP, BOTTOM = 42, 20, 32, 44  # margins around the plane of a plot

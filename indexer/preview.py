@@ -11,10 +11,10 @@ from indexer.difference import compare, folders_to_scan, walk
 from indexer.fingerprint import Stat
 from indexer.genre_fields import parse_ours
 from indexer.pipeline import Label, edit_for, held_back
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.store import known_files, labelled_files
 from indexer.tags import Tags
+from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole
 

@@ -9,16 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from indexer.printing import printable
+from indexer.wording import duration, printable
 
 REDRAW_S = 0.1
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, 2:03 or 0:03."""
-    total = round(seconds)
-    hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Progress:

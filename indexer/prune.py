@@ -10,11 +10,11 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.lock import library_lock
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.store import Store, subtree
 from indexer.training_data import Reader
 from indexer.vectorfile import remove_unused
+from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths that are named; the counts are whole
 _MISSING = "f.state = 'missing'"

@@ -29,7 +29,7 @@ from indexer.plots import (
     plot,
     share_range,
 )
-from indexer.texts import count
+from indexer.wording import count
 
 TITLE = "How well the genres of this library are recognised"
 PAPER = ("For context only, not comparable: the published system reports 76.0% test accuracy for frozen M2D with a "

@@ -23,8 +23,8 @@ from indexer.lock import library_lock
 from indexer.models import Chosen
 from indexer.mounts import watch_mode
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
-from indexer.printing import printable
 from indexer.store import Store
+from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
 NOTE_S = 2.0  # at most so often is a run's row brought up to date while it works

@@ -15,11 +15,11 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
-from indexer.printing import escaped, printable
 from indexer.reading import open_readonly
-from indexer.texts import count as counted
 from indexer.training_data import Reader, joined_vectors
 from indexer.vectorfile import Directions, open_directions
+from indexer.wording import count as counted
+from indexer.wording import escaped, printable
 
 _SORTED_FIRST = 256
 

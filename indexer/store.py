@@ -17,9 +17,9 @@ from typing import Any
 
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
-from indexer.printing import printable
 from indexer.reading import plain_errors, reason_of
 from indexer.tracks_view import tracks_view
+from indexer.wording import printable
 
 STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")  # of a file
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")

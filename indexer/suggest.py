@@ -12,9 +12,9 @@ from indexer.config import Settings
 from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
 from indexer.heads import Head
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.training_data import Reader
+from indexer.wording import printable
 
 CONSIDERED = 5000  # of the unlabelled recordings, the least certain ones
 FOLDS = 5

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ConfigError
-from indexer.printing import escaped
+from indexer.wording import escaped
 
 UNIT = "indexer.service"
 MARKER = '# Written by "indexer service install".'  # the line by which a unit is known to be ours

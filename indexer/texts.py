@@ -2,15 +2,11 @@
 
 from typing import Any
 
-from indexer.progress import duration
+from indexer.wording import count, duration
 
 
 def genres(values: list[str] | None) -> str:
     return "; ".join(values) if values else "(none)"
-
-
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def scan_text(r: dict[str, Any]) -> str:

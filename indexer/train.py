@@ -19,8 +19,8 @@ from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, col
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import load_head
 from indexer.lock import library_lock
-from indexer.printing import escaped
 from indexer.store import Store
+from indexer.wording import escaped
 
 if TYPE_CHECKING:
     from indexer.heads.training import Epoch, Trained, TrainingSettings

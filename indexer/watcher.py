@@ -37,7 +37,7 @@ from watchdog.utils import BaseThread
 from indexer.difference import SUFFIXES, SYSTEM_FOLDERS
 from indexer.mounts import mounts_below, read_mounts, why_silent
 from indexer.openfiles import being_written
-from indexer.printing import printable
+from indexer.wording import printable
 
 MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once
 RETRY_S = 600  # after which a root that cannot be watched wholly is tried again, and scanned

@@ -10,10 +10,10 @@ from indexer import migrations
 from indexer.errors import LockedError, StoreError
 from indexer.fingerprint import Stat
 from indexer.lock import library_lock
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.store import Lacking, Store, known_files
 from indexer.tracks_view import tracks_view
+from indexer.wording import printable
 
 STAT = Stat(1, 2, 3, 4)
 SNAPSHOT = Path(migrations.__file__).parents[1] / "schema" / "current.sql"

@@ -25,9 +25,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from indexer import config
 from indexer.config import Settings
 from indexer.errors import IndexerError
-from indexer.printing import printable
 from indexer.web.context import page, settings_of
 from indexer.web.guard import STRICT_POLICY
+from indexer.wording import printable
 
 MAX_UPLOAD_BYTES = 500 * 1024 * 1024
 MAX_UPLOADS = 8  # being received, waiting or in work, in the whole server

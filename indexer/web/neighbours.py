@@ -15,11 +15,11 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
-from indexer.printing import printable
 from indexer.reading import reading
 from indexer.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
 from indexer.vectorfile import Directions, open_directions, stored_directions
 from indexer.web.context import ask, settings_of
+from indexer.wording import printable
 
 MADE_ANEW_AFTER_S = 600.0  # at most so often while the library changes: it takes seconds of all cores
 TRIED_AGAIN_AFTER_S = 60.0  # when there was no room for it

@@ -35,10 +35,10 @@ from indexer.difference import spool_difference, walk
 from indexer.encoders import EncoderInfo
 from indexer.fingerprint import Stat
 from indexer.heads.linear import LinearHead
-from indexer.printing import printable
 from indexer.progress import Progress
 from indexer.serve import make_datasette
 from indexer.store import Lacking, Store, now
+from indexer.wording import printable
 
 WIDTH, UNITS, UNIT_S = 64, 50, 6.0
 A_FOLDER, A_LABEL = 32, 64 * 32  # files in a folder, and below a folder of folders

@@ -38,10 +38,10 @@ from indexer import config
 from indexer.fingerprint import fingerprint
 from indexer.heads.linear import LinearHead
 from indexer.loading import built_in_info
-from indexer.printing import printable
 from indexer.reading import open_readonly
 from indexer.store import DEFAULT_LABELS
 from indexer.tagwriter import TEMP_SUFFIX
+from indexer.wording import printable
 from tests.conftest import Cli
 from tests.daemons import Watching
 from tests.synth import write_audio

@@ -1,6 +1,17 @@
 """Text that is safe on a terminal, in a log and on a page: control characters, direction marks and bad bytes are escaped."""
 
 
+def count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, 2:03 or 0:03."""
+    total = round(seconds)
+    hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def escaped(text: str) -> str:
     """Everything that is not printable as its escape; a surrogate that stands for a bad byte as that byte."""
     return "".join(c if c.isprintable() else _escape(c) for c in text)
