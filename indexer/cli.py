@@ -79,7 +79,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pairs(texts_given: tuple[str, ...], flag: str) -> dict[str, str] | None:
-    from indexer.cluster_settings import pairs
+    from indexer.cluster.settings import pairs
 
     return pairs(texts_given, flag)
 
@@ -181,7 +181,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
     from indexer.daemon import Daemon, speaker
 
     if settings.cluster is not None:
-        from indexer.cluster import refuse_wrong_settings
+        from indexer.cluster.executor import refuse_wrong_settings
 
         refuse_wrong_settings(settings, paths)  # now, and not with every scan
     sys.exit(Daemon(settings, paths, speaker(verbosity), reload).run())
@@ -478,7 +478,7 @@ def cluster() -> None:
 @common
 def cluster_check(settings: Settings, paths: tuple[Path, ...], as_json: bool) -> None:
     """Ask every worker whether it agrees with a scan of PATHS (or the known folders): version, encoder, precision, folders; with the reasons."""
-    from indexer.cluster_check import check
+    from indexer.cluster.check import check
 
     found = check(settings, paths)
     click.echo(json.dumps(found) if as_json else texts.cluster_text(found))

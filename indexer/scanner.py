@@ -148,7 +148,7 @@ class Scan:
         """Where the heavy steps run; None: here."""
         if self._settings.cluster is None:
             return None
-        from indexer.cluster import ClusterExecutor
+        from indexer.cluster.executor import ClusterExecutor
 
         roots = targets or [os.fsencode(root) for root in self._settings.roots]
         encoders = {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {}

@@ -146,7 +146,7 @@ def until(condition, limit_s: float = LIMIT_S) -> None:
 
 def dask_setup(_worker: object) -> None:
     """Called by a worker that loads this module."""
-    from indexer import cluster_worker
+    from indexer.cluster import worker as cluster_worker
 
     bend = json.loads(os.environ["CLUSTER_TEST"])
     begin = cluster_worker.Session.begin

@@ -47,7 +47,7 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.tags", "indexer.tagblocks.vorbis"}  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.audio"}
-    assert users_of("distributed") == {"indexer.cluster_settings", "indexer.cluster_worker"}
+    assert users_of("distributed") == {"indexer.cluster.settings", "indexer.cluster.worker"}
     assert users_of("openvino") == {"indexer.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.export"}  # an extra
     assert users_of("sqlite3") <= {"indexer.store", "indexer.reading", "indexer.migrations", "indexer.training_data", "indexer.preview", "indexer.salvage"}

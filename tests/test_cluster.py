@@ -11,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from indexer import __version__, cluster_settings, cluster_worker
-from indexer.agreement import Agreement
+from indexer import __version__
+from indexer.cluster import settings as cluster_settings
+from indexer.cluster import worker as cluster_worker
+from indexer.cluster.admission import Agreement
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
 from indexer.fingerprint import Stat
@@ -164,7 +166,7 @@ def test_without_dask_everything_works_but_the_cluster(quick_cli, tmp_path):
 
 
 def test_a_scan_without_a_cluster_never_imports_dask():
-    code = "import sys, indexer.scanner, indexer.runner, indexer.cli, indexer.daemon, indexer.child; print([m for m in ('dask', 'distributed', 'indexer.cluster') if m in sys.modules])"
+    code = "import sys, indexer.scanner, indexer.runner, indexer.cli, indexer.daemon, indexer.child; print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

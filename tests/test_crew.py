@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 
-from indexer.crew import COPY_AFTER_S, Crew, File, Member
+from indexer.cluster.assignment import COPY_AFTER_S, Crew, File, Member
 from indexer.errors import DeferredError, ReaderDiedError
 from indexer.fingerprint import Stat
 

@@ -1,7 +1,7 @@
 """The executor whose heavy steps run on a Dask cluster: `scan --cluster tcp://SCHEDULER:8786`.
 
 Owns the connection, the questions to every worker, and what is done when something goes. Who does which file is the crew's business,
-what a worker must agree to the agreement's, what happens on one indexer.cluster_worker's. Knows neither database nor heads.
+what a worker must agree to the agreement's, what happens on one indexer.cluster.worker's. Knows neither database nor heads.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexer import cluster_settings, cluster_worker, errors
-from indexer.agreement import Agreement
+from indexer import errors
+from indexer.cluster import settings as cluster_settings
+from indexer.cluster import worker as cluster_worker
+from indexer.cluster.admission import Agreement
+from indexer.cluster.assignment import Batch, Crew, File, Member
 from indexer.config import Settings
-from indexer.crew import Batch, Crew, File, Member
 from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError, ModelError, ReaderDiedError
 from indexer.executor import Embedded, Engine, Part
 from indexer.fingerprint import Stat

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer import models
-from indexer.cluster import ClusterExecutor
+from indexer.cluster.executor import ClusterExecutor
 from indexer.config import Settings
 from indexer.difference import folders_to_scan
 from indexer.errors import ConfigError
