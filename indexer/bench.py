@@ -19,9 +19,9 @@ import numpy as np
 from indexer import models, wording
 from indexer.config import Settings
 from indexer.embedding import Embedder
-from indexer.encoders import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
+from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
+from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
-from indexer.loading import load_encoder
 from indexer.reading import reading
 from indexer.wording import duration, printable
 from indexer.worker import Worker
@@ -89,7 +89,7 @@ def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Pa
 def _made(folder: Path) -> list[Path]:
     import soundfile
 
-    from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
+    from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 
     paths = []
     for n in range(MADE_TRACKS):

@@ -14,7 +14,7 @@ import numpy as np
 
 from indexer import models, training_data
 from indexer.config import Settings
-from indexer.encoders import BUILT_IN, joined_id
+from indexer.encoders.encoder import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv

@@ -20,6 +20,7 @@ import soxr
 
 from indexer.config import Settings
 from indexer.dataset import LabelRequest
+from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.errors import ConfigError, StoreError
 from indexer.evaluate import Request as EvaluationRequest
 from indexer.evaluate import evaluate
@@ -27,7 +28,6 @@ from indexer.pipeline import Watcher
 from indexer.reading import open_readonly
 from indexer.relabel import relabel
 from indexer.scanner import Scan
-from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.train import Request, train
 
 TRACKS_PER_GENRE = 12

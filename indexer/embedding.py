@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.course import Collector, Course
-from indexer.encoders import Encoder, Unit
+from indexer.encoders.encoder import Encoder, Unit
+from indexer.encoders.trajectory import Collector, Course
 from indexer.selection import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder

@@ -6,7 +6,6 @@ neither database nor heads, and writes to no file.
 
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -15,22 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.embedding import Embedder, TrackEmbedding
-from indexer.encoders import Encoder
+from indexer.encoders.encoder import Encoder, Part
 from indexer.errors import DeferredError, FileError
 from indexer.fingerprint import Stat
 from indexer.readers import Readers
 from indexer.worker import Worker
 
 LOADING = "loading the model"
-
-
-@dataclass(frozen=True)
-class Part:
-    """An encoder; the weights are loaded when the first recording needs them."""
-
-    encoder_id: str
-    load: Callable[[], Encoder]
-    units: int | None = None  # of a recording at most, evenly spread over it; None: all
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ import numpy as np
 
 from indexer import __version__
 from indexer.config import Settings
+from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
 from indexer.lock import export_lock
 from indexer.reading import reading
 from indexer.store import now
-from indexer.tensorfile import fsync_folder
 from indexer.training_data import Reader, sound_vectors
 from indexer.wording import escaped
 

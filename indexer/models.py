@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders import BUILT_IN, EncoderInfo, Variant, join
+from indexer.encoders.encoder import BUILT_IN, EncoderInfo, Part, Variant, join
+from indexer.encoders.load import built_in_info, load_encoder
+from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
-from indexer.executor import Part
 from indexer.heads import Head, audioset_head, load_head
-from indexer.loading import built_in_info, load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
-from indexer.m2d.checkpoint import inspect
 from indexer.pipeline import Model
 from indexer.store import Store
 

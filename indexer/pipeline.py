@@ -21,9 +21,10 @@ import numpy as np
 
 from indexer import tags, tagwriter
 from indexer.config import Settings
-from indexer.course import Course
+from indexer.encoders.encoder import Part
+from indexer.encoders.trajectory import Course
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
-from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor, Part
+from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
 from indexer.fingerprint import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.course import Course
+from indexer.encoders.trajectory import Course
 from indexer.errors import LockedError, ModelError, StoreError
 from indexer.lock import library_lock
 from indexer.migrations import schema_files

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from indexer.encoders import Unit
+from indexer.encoders.encoder import Unit
 
 # Peak below which a unit is silence: -80 dB of full scale. The dither of a silent 16-bit recording reaches -84 dB.
 SILENCE_PEAK = 1e-4

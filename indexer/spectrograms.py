@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.encoders import Unit
+from indexer.encoders.encoder import Unit
+from indexer.encoders.m2d.frontend import LogMel, M2DCutter
+from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import FileError, IndexerError, ReadError
-from indexer.m2d.frontend import LogMel, M2DCutter
-from indexer.m2d.geometry import Geometry, front_end
 from indexer.worker import Worker
 
 CLIPS = 6  # of a recording at most: 36 s of audio and 584 kB; what a listener needs to name a genre

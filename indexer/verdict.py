@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.course import Course
+from indexer.encoders.trajectory import Course
 from indexer.heads import Head, softmax
 
 UNLIKE = "unlike everything the head learned from"

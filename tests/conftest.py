@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from indexer.cli import main
+from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
-from indexer.loading import load_encoder
 from tests import checkpoints
 from tests.synth import write_audio
 

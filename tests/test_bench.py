@@ -3,7 +3,7 @@
 import pytest
 
 from indexer import bench
-from indexer.m2d import openvino
+from indexer.encoders.m2d import openvino
 from tests.synth import write_audio
 
 

@@ -15,10 +15,10 @@ import safetensors
 import safetensors.numpy
 import torch
 
+from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d import published
+from indexer.encoders.m2d.checkpoint import FILE_NAME, convert, inspect, load_head, load_weights
 from indexer.errors import ModelError
-from indexer.loading import load_encoder
-from indexer.m2d import published
-from indexer.m2d.checkpoint import FILE_NAME, convert, inspect, load_head, load_weights
 from tests import checkpoints as made
 
 
@@ -428,7 +428,7 @@ def test_writing_keeps_the_old_file_when_the_folder_is_full(converted, tmp_path,
 def test_looking_at_a_model_imports_no_torch(converted):
     code = (
         "import sys; from pathlib import Path; from indexer import encoders; from indexer.heads import load_head;"
-        "from indexer.m2d.checkpoint import inspect; from indexer.m2d.frontend import M2DCutter;"
+        "from indexer.encoders.m2d.checkpoint import inspect; from indexer.encoders.m2d.frontend import M2DCutter;"
         "path = Path(sys.argv[1]); inspect(path); load_head(path); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(converted)], check=True, cwd=Path(__file__).parents[1])

@@ -16,8 +16,8 @@ import pytest
 from indexer import config
 from indexer.classifier import _share
 from indexer.config import load_settings
+from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
-from indexer.loading import load_encoder
 from indexer.web import classify
 from tests.conftest import LABELS, Cli
 from tests.synth import write_audio

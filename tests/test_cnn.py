@@ -10,11 +10,11 @@ import soundfile
 import torch
 
 from indexer import spectrograms
+from indexer.encoders.synthesis import SAMPLE_RATE_HZ, make_track
 from indexer.errors import FileError, IndexerError, ReadError
 from indexer.heads import cnn, evaluation
 from indexer.heads.cnn import CnnSettings, train_cnn
 from indexer.spectrograms import CLIP_FRAMES, CLIPS, load, make, make_all
-from indexer.synthesis import SAMPLE_RATE_HZ, make_track
 from indexer.worker import Worker
 from tests.synth import music, write_audio
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import mutagen
 import pytest
 
+from indexer.encoders.m2d.encoder import M2DEncoder
 from indexer.fingerprint import AUDIO_SUFFIXES
-from indexer.m2d.encoder import M2DEncoder
 from indexer.worker import Worker
 from tests.synth import write_audio
 

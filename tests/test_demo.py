@@ -4,7 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from indexer import demo, synthesis
+from indexer import demo
+from indexer.encoders import synthesis
 from tests.test_scan import rows
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from indexer import models
 from indexer.demo import Track, write_track
-from indexer.encoders import EncoderInfo
+from indexer.encoders.encoder import EncoderInfo
 from indexer.lock import library_lock
 from indexer.reading import open_readonly
 from tests.synth import write_audio

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.encoders import Unit, track_vector
+from indexer.encoders.encoder import Unit, track_vector
+from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d import model as m2d_model
+from indexer.encoders.m2d import openvino
+from indexer.encoders.m2d.checkpoint import convert
+from indexer.encoders.m2d.encoder import best_batch
+from indexer.encoders.m2d.frontend import LogMel, M2DCutter
+from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import ModelError
-from indexer.loading import load_encoder
-from indexer.m2d import model as m2d_model
-from indexer.m2d import openvino
-from indexer.m2d.checkpoint import convert
-from indexer.m2d.encoder import best_batch
-from indexer.m2d.frontend import LogMel, M2DCutter
-from indexer.m2d.geometry import Geometry, front_end
 from tests import checkpoints, reference_m2d
 from tests.synth import music
 

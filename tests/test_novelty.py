@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from indexer.encoders.rhythm import SAMPLE_RATE_HZ, RhythmEncoder
 from indexer.errors import ModelError
 from indexer.heads import novelty
 from indexer.heads.novelty import Novelty, fit
-from indexer.rhythm import SAMPLE_RATE_HZ, RhythmEncoder
 from tests.synth import music
 
 WIDTH, RANK = 300, 6

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from indexer import tensorfile
+from indexer.encoders import tensorfile
+from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d import int8, openvino
+from indexer.encoders.m2d.checkpoint import convert, load_weights
 from indexer.errors import ModelError
-from indexer.loading import load_encoder
-from indexer.m2d import int8, openvino
-from indexer.m2d.checkpoint import convert, load_weights
 from tests import checkpoints, reference_m2d
 from tests.synth import music
 

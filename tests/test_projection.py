@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indexer import projection
-from indexer.encoders import joined_id
+from indexer.encoders.encoder import joined_id
 from indexer.fingerprint import Stat
 from indexer.projection import Projection, principal_axes, turned, update
 from indexer.reading import open_readonly

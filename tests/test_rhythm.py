@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from indexer import rhythm
 from indexer.audio import decode
-from indexer.encoders import Unit, track_vector
-from indexer.loading import load_encoder
-from indexer.rhythm import (
+from indexer.encoders import rhythm
+from indexer.encoders.encoder import Unit, track_vector
+from indexer.encoders.load import load_encoder
+from indexer.encoders.rhythm import (
     BANDS,
     FLOOR_SONE,
     MODULATIONS,

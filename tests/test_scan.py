@@ -17,13 +17,13 @@ import pytest
 
 from indexer import models, pipeline
 from indexer.audio import decode
-from indexer.encoders import track_vector
+from indexer.encoders.encoder import track_vector
+from indexer.encoders.load import load_encoder
+from indexer.encoders.rhythm import RhythmEncoder
 from indexer.heads import audioset_head
 from indexer.heads.linear import LinearHead
-from indexer.loading import load_encoder
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
-from indexer.rhythm import RhythmEncoder
 from indexer.store import Store
 from indexer.worker import Worker
 from tests.synth import music, write_audio

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from indexer.course import Collector
 from indexer.embedding import Embedder
-from indexer.encoders import Unit
+from indexer.encoders.encoder import Unit
+from indexer.encoders.trajectory import Collector
 from indexer.selection import GAP, SILENCE_PEAK, is_silent, sounding, spread
 
 

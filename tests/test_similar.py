@@ -11,7 +11,7 @@ import pytest
 
 from indexer import vectorfile
 from indexer.config import load_settings
-from indexer.encoders import joined_id
+from indexer.encoders.encoder import joined_id
 from indexer.errors import StoreError
 from indexer.fingerprint import Stat
 from indexer.reading import open_readonly

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from indexer.config import load_settings
-from indexer.encoders import VARIANTS, EncoderInfo, Variant, join, joined_id
+from indexer.encoders.encoder import VARIANTS, EncoderInfo, Variant, join, joined_id
 from indexer.errors import ConfigError
 from tests.synth import write_audio
 from tests.test_scan import rows

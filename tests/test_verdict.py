@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from indexer.course import MAX_SEGMENTS, RANK, Collector, Course
+from indexer.encoders.trajectory import MAX_SEGMENTS, RANK, Collector, Course
 from indexer.heads.linear import LinearHead
 from indexer.verdict import UNLIKE, judge
 

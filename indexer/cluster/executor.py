@@ -26,8 +26,9 @@ from indexer.cluster import worker as cluster_worker
 from indexer.cluster.admission import Agreement
 from indexer.cluster.assignment import Batch, Crew, File, Member
 from indexer.config import Settings
+from indexer.encoders.encoder import Part
 from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError, ModelError, ReaderDiedError
-from indexer.executor import Embedded, Engine, Part
+from indexer.executor import Embedded, Engine
 from indexer.fingerprint import Stat
 from indexer.wording import printable
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from indexer import __version__
 from indexer.config import Settings, load_settings
-from indexer.encoders import Encoder, Variant
+from indexer.encoders.encoder import Encoder, Part, Variant
 from indexer.errors import DeferredError, FileError, IndexerError, ModelError, ReaderDiedError
-from indexer.executor import LocalExecutor, Part
+from indexer.executor import LocalExecutor
 from indexer.fingerprint import Stat
 from indexer.models import known, named, part_of
 from indexer.readers import Readers
@@ -227,7 +227,7 @@ def _gpu(encoders: Any) -> str | None:
     """Which GPU an encoder lies on, where one does."""
     if not any(encoder.device == "cuda" for encoder in encoders):
         return None
-    from indexer.m2d.device import gpu_id
+    from indexer.encoders.m2d.device import gpu_id
 
     return gpu_id()
 

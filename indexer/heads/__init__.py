@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from indexer import tensorfile
+from indexer.encoders import tensorfile
 from indexer.errors import ModelError
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer import tensorfile
+from indexer.encoders import tensorfile
+from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
 from indexer.heads import softmax
 from indexer.heads.linear import check_vectors
-from indexer.m2d import checkpoint
 
 KIND = "audioset"
 THRESHOLD = 0.8  # high, because a wrong tag is worse than none

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer import tensorfile
+from indexer.encoders import tensorfile
 from indexer.errors import ModelError
 from indexer.heads import softmax
 from indexer.heads.novelty import Novelty

@@ -20,9 +20,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from indexer import __version__
-from indexer.encoders import BUILT_IN
+from indexer.encoders.encoder import BUILT_IN
+from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
-from indexer.m2d import checkpoint
 from indexer.m2d.download import Progress, discard, fetch
 from indexer.m2d.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
 

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
+from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d import openvino
+from indexer.encoders.m2d.checkpoint import convert
+from indexer.encoders.m2d.int8 import Seen
 from indexer.errors import ModelError
-from indexer.loading import load_encoder
-from indexer.m2d import openvino
-from indexer.m2d.checkpoint import convert
-from indexer.m2d.int8 import Seen
 from tests import checkpoints
 from tests.synth import music
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from indexer import audio
-from indexer.encoders import BUILT_IN, Encoder, Unit, track_vector
+from indexer.encoders.encoder import BUILT_IN, Encoder, Unit, track_vector
+from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d import openvino
+from indexer.encoders.m2d.checkpoint import convert
 from indexer.heads.training import Data, TrainingSettings, train
-from indexer.loading import load_encoder
-from indexer.m2d import openvino
-from indexer.m2d.checkpoint import convert
 from indexer.selection import spread
 from tests import checkpoints
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from indexer import projection
+from indexer.encoders.load import built_in_info
 from indexer.fingerprint import Stat
-from indexer.loading import built_in_info
 from indexer.store import Store
 from tests.conftest import Cli
 

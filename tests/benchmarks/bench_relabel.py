@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from indexer.config import Settings
-from indexer.course import Collector
+from indexer.encoders.load import built_in_info
+from indexer.encoders.trajectory import Collector
 from indexer.heads.linear import LinearHead
-from indexer.loading import built_in_info
 from indexer.relabel import relabel
 from indexer.store import Store
 

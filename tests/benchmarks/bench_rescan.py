@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from indexer.config import Settings
+from indexer.encoders.load import built_in_info
 from indexer.fingerprint import Stat
-from indexer.loading import built_in_info
 from indexer.progress import Progress
 from indexer.scanner import Scan
 from indexer.store import Store

@@ -20,7 +20,7 @@ import soxr
 import torch
 
 from indexer.config import Settings
-from indexer.m2d.checkpoint import convert
+from indexer.encoders.m2d.checkpoint import convert
 from indexer.progress import Progress
 from indexer.scanner import Scan
 from tests import checkpoints

@@ -35,9 +35,9 @@ import mutagen.mp4
 import numpy as np
 
 from indexer import config
+from indexer.encoders.load import built_in_info
 from indexer.fingerprint import fingerprint
 from indexer.heads.linear import LinearHead
-from indexer.loading import built_in_info
 from indexer.reading import open_readonly
 from indexer.store import DEFAULT_LABELS
 from indexer.tagwriter import TEMP_SUFFIX

@@ -125,8 +125,8 @@ def head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A head for the cheap encoder is told, so that genres are written."""
     import numpy as np
 
+    from indexer.encoders.load import load_encoder
     from indexer.heads.linear import LinearHead
-    from indexer.loading import load_encoder
 
     encoder = load_encoder("rhythm")
     weight, bias = np.zeros((2, encoder.width), np.float32), np.array([9, -9], np.float32)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
-from indexer.m2d.geometry import Geometry
+from indexer.encoders.m2d.geometry import Geometry
 
 NORM_EPS = 1e-6
 

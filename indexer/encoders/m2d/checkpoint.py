@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer import tensorfile
-from indexer.errors import ModelError
-from indexer.m2d.geometry import (
+from indexer.encoders import tensorfile
+from indexer.encoders.m2d.geometry import (
     DEFAULT_NORM,
     FrontEnd,
     Geometry,
@@ -23,9 +22,10 @@ from indexer.m2d.geometry import (
     front_end,
     geometry_from_shapes,
 )
+from indexer.errors import ModelError
 
 if TYPE_CHECKING:
-    from indexer.m2d.published import Published
+    from indexer.encoders.m2d.published import Published
 
 FILE_NAME = "model.safetensors"
 KIND = "m2d"
@@ -70,7 +70,7 @@ def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_
     if source.suffix.lower() == ".safetensors":
         _copy(source, dest, name, sample_rate_hz)
     else:
-        from indexer.m2d import published
+        from indexer.encoders.m2d import published
 
         found = published.read(source, dest_folder)
         _write(found, dest, name or _name_of(source), sample_rate_hz)

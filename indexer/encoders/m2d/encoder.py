@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from indexer import tensorfile
-from indexer.encoders import DEVICES, PRECISIONS, Unit
+from indexer.encoders import tensorfile
+from indexer.encoders.encoder import DEVICES, PRECISIONS, Unit
+from indexer.encoders.m2d import int8, model, openvino
+from indexer.encoders.m2d.checkpoint import load_weights
+from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.errors import ModelError
-from indexer.m2d import int8, model, openvino
-from indexer.m2d.checkpoint import load_weights
-from indexer.m2d.frontend import LogMel, M2DCutter
 
 CPU_BATCH_UNITS = 8  # measured: more gain nothing, as their float32 outputs leave the cache
 GPU_BATCH_UNITS = (16, 32, 64, 128, 256)  # are tried

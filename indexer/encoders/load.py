@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from indexer.encoders import BUILT_IN, Encoder, EncoderInfo
+from indexer.encoders.encoder import BUILT_IN, Encoder, EncoderInfo
 
 
 def built_in_info() -> EncoderInfo:
     """Describe the encoder that needs no download."""
-    from indexer.rhythm import RhythmEncoder
+    from indexer.encoders.rhythm import RhythmEncoder
 
     encoder = RhythmEncoder()
     return EncoderInfo(encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, BUILT_IN)
@@ -21,9 +21,9 @@ def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "
     for a file that is damaged or not ours, an unknown option, or a device that is not there.
     """
     if source == BUILT_IN:
-        from indexer.rhythm import RhythmEncoder
+        from indexer.encoders.rhythm import RhythmEncoder
 
         return RhythmEncoder()
-    from indexer.m2d.encoder import M2DEncoder
+    from indexer.encoders.m2d.encoder import M2DEncoder
 
     return M2DEncoder(Path(source), device=device, precision=precision)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from indexer.encoders import Unit
+from indexer.encoders.encoder import Unit
 
 VERSION = 1  # counts changes of the arithmetic that no constant below shows
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.encoders import Unit
-from indexer.m2d.geometry import FrontEnd, Geometry
+from indexer.encoders.encoder import Unit
+from indexer.encoders.m2d.geometry import FrontEnd, Geometry
 
 if TYPE_CHECKING:
     import torch

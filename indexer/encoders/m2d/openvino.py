@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from indexer.encoders.m2d.geometry import Geometry
+from indexer.encoders.m2d.int8 import LEVELS, Seen, activation_range, join, quantised, smoothed_pairs, smoothing
 from indexer.errors import ModelError
-from indexer.m2d.geometry import Geometry
-from indexer.m2d.int8 import LEVELS, Seen, activation_range, join, quantised, smoothed_pairs, smoothing
 
 NORM_EPS = 1e-6
 _CPUINFO = Path("/proc/cpuinfo")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.encoders import UnitCutter
-from indexer.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
+from indexer.encoders.encoder import UnitCutter
+from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 
 LEVELS = 256  # of an activation, unsigned
 LARGEST = 127  # of a weight, signed

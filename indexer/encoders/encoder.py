@@ -2,12 +2,12 @@
 
 Owns the interface that the rest of the program knows, what several encoders side by side are, and which ways of using one give
 vectors of their own. Never decodes audio, never
-touches the store, and knows no encoder by itself: indexer.loading does.
+touches the store, and knows no encoder by itself: indexer.encoders.load does.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -188,3 +188,12 @@ def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
         raise ValueError(f"need {len(vectors)} positive weights, got {weights.tolist()}")
     mean = (weights @ vectors.astype(np.float64)) / weights.sum()  # (n,) @ (n, width) -> (width,)
     return np.asarray(mean, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """An encoder; the weights are loaded when the first recording needs them."""
+
+    encoder_id: str
+    load: Callable[[], Encoder]
+    units: int | None = None  # of a recording at most, evenly spread over it; None: all
