@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from indexer import audio, examination, fingerprint, tags, tagwriter
+from indexer import examination, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError
+from indexer.files.audio import decode as audio
+from indexer.files.audio import identity as fingerprint
 from indexer.worker import HEADER, pack
 
 

@@ -23,11 +23,11 @@ from typing import Any
 
 from indexer import __version__, config, systemd
 from indexer.config import Settings
-from indexer.difference import folders_to_scan
 from indexer.errors import ConfigError, IndexerError, LockedError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
+from indexer.files.mounts import watch_mode
+from indexer.files.walk import folders_to_scan
 from indexer.lock import watch_lock
-from indexer.mounts import watch_mode
 from indexer.reading import reading
 from indexer.retries import Retries
 from indexer.store import now

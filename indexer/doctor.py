@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from indexer import tags
 from indexer.config import Settings
-from indexer.difference import folders_to_scan, walk
 from indexer.errors import FileError
+from indexer.files.walk import folders_to_scan, walk
 from indexer.wording import printable
 from indexer.worker import Worker
 

@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from indexer import audio, genre_fields, tags, tagwriter
+from indexer import genre_fields, tags, tagwriter
 from indexer.errors import FileError, ReadError, WriteRefusedError
-from indexer.fingerprint import fingerprint, sniff
+from indexer.files.audio import decode as audio
+from indexer.files.audio.identity import fingerprint, sniff
 from indexer.genre_fields import PLACES, Loader
 from indexer.tagblocks.ape import ApeBlock
 from indexer.tagblocks.blocks import GENRE, Block, TagDamagedError

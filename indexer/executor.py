@@ -16,7 +16,7 @@ import numpy as np
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders.encoder import Encoder, Part
 from indexer.errors import DeferredError, FileError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.readers import Readers
 from indexer.worker import Worker
 

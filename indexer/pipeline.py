@@ -25,7 +25,7 @@ from indexer.encoders.encoder import Part
 from indexer.encoders.trajectory import Course
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
 from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
 from indexer.readers import Readers

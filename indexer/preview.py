@@ -7,8 +7,9 @@ from typing import Any
 
 from indexer import models
 from indexer.config import Settings
-from indexer.difference import compare, folders_to_scan, walk
-from indexer.fingerprint import Stat
+from indexer.difference import compare
+from indexer.files.audio.identity import Stat
+from indexer.files.walk import folders_to_scan, walk
 from indexer.genre_fields import parse_ours
 from indexer.pipeline import Label, edit_for, held_back
 from indexer.reading import open_readonly

@@ -15,13 +15,14 @@ from typing import Any
 
 from indexer import models, projection
 from indexer.config import Settings
-from indexer.difference import file_changed, folders_to_scan, look_at, spool_difference
+from indexer.difference import file_changed, look_at, spool_difference
 from indexer.errors import ConfigError
 from indexer.executor import Executor
+from indexer.files.mounts import watch_mode
+from indexer.files.walk import folders_to_scan
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
 from indexer.models import Chosen
-from indexer.mounts import watch_mode
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
 from indexer.store import Store
 from indexer.wording import printable

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.reading import plain_errors, reason_of
 from indexer.tracks_view import tracks_view
 from indexer.wording import printable

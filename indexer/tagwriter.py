@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from indexer import tags
 from indexer.errors import DeferredError, IndexerError, WriteRefusedError
-from indexer.fingerprint import Stat, fingerprint, sniff
+from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.open_files import lease_is_refused
 from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
-from indexer.openfiles import lease_is_refused
 from indexer.tags import CORRECTION, Tags
 
 __all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "plan_correction", "prepare",

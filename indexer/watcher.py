@@ -34,9 +34,9 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 from watchdog.utils import BaseThread
 
-from indexer.difference import SUFFIXES, SYSTEM_FOLDERS
-from indexer.mounts import mounts_below, read_mounts, why_silent
-from indexer.openfiles import being_written
+from indexer.files.mounts import mounts_below, read_mounts, why_silent
+from indexer.files.open_files import being_written
+from indexer.files.walk import SUFFIXES, SYSTEM_FOLDERS
 from indexer.wording import printable
 
 MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once

@@ -15,9 +15,9 @@ import soxr
 from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3
 
-from indexer import audio
-from indexer.audio import AudioInfo, decode, probe
 from indexer.errors import FileError, ReadError, UnsupportedError
+from indexer.files.audio import decode as audio
+from indexer.files.audio.decode import AudioInfo, decode, probe
 from tests.synth import CONTAINERS, music, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.fingerprint import AUDIO_SUFFIXES
+from indexer.files.audio.identity import AUDIO_SUFFIXES
 from tests.synth import CONTAINERS, write_audio
 from tests.test_scan import rows
 

@@ -17,7 +17,7 @@ from indexer.cluster import worker as cluster_worker
 from indexer.cluster.admission import Agreement
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from tests.clusters import until
 from tests.daemons import Watching
 from tests.synth import write_audio

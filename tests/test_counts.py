@@ -16,7 +16,7 @@ import mutagen
 import pytest
 
 from indexer.encoders.m2d.encoder import M2DEncoder
-from indexer.fingerprint import AUDIO_SUFFIXES
+from indexer.files.audio.identity import AUDIO_SUFFIXES
 from indexer.worker import Worker
 from tests.synth import write_audio
 

@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 from indexer.cluster.assignment import COPY_AFTER_S, Crew, File, Member
 from indexer.errors import DeferredError, ReaderDiedError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 
 
 def file(name, op="inspect", near=None):

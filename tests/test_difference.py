@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.difference import Before, Difference, compare, folders_to_scan, walk, why_offline
+from indexer.difference import Before, Difference, compare, why_offline
 from indexer.errors import ConfigError
+from indexer.files.walk import folders_to_scan, walk
 
 
 def tree(folder: Path, *names: str) -> Path:

@@ -15,7 +15,7 @@ import pytest
 from indexer import examination, tagwriter
 from indexer.doctor import contradictions, exit_code, report_of, to_text
 from indexer.errors import FileError
-from indexer.fingerprint import sniff
+from indexer.files.audio.identity import sniff
 from indexer.tagwriter import GenreEdit
 from tests.synth import CONTAINERS, write_audio
 

@@ -20,7 +20,7 @@ from indexer import export as module
 from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.export import read_embeddings
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.lock import export_lock
 from indexer.reading import open_readonly
 from indexer.store import Store

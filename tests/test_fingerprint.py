@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import DeferredError, FileError, ReadError
-from indexer.fingerprint import AUDIO_SUFFIXES, Fingerprint, Stat, fingerprint, sniff
+from indexer.files.audio.identity import AUDIO_SUFFIXES, Fingerprint, Stat, fingerprint, sniff
 from tests.synth import CONTAINERS, write_audio
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "tag-fixture"

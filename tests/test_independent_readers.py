@@ -23,7 +23,7 @@ import pytest
 
 from indexer import genre_fields, tagwriter
 from indexer.errors import FileError
-from indexer.fingerprint import sniff
+from indexer.files.audio.identity import sniff
 from indexer.tagwriter import GenreEdit
 from tests.synth import CONTAINERS, write_audio
 

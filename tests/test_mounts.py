@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import mounts
-from indexer.mounts import mount_of, mounts_below, parse_mountinfo, watch_mode
+from indexer.files import mounts
+from indexer.files.mounts import mount_of, mounts_below, parse_mountinfo, watch_mode
 
 # id parent major:minor root point options [optional fields] - type source super-options
 MOUNTINFO = rb"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw

@@ -9,7 +9,7 @@ import pytest
 
 from indexer import projection
 from indexer.encoders.encoder import joined_id
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.projection import Projection, principal_axes, turned, update
 from indexer.reading import open_readonly
 from indexer.store import Store

@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from indexer.audio import decode
 from indexer.encoders import rhythm
 from indexer.encoders.encoder import Unit, track_vector
 from indexer.encoders.load import load_encoder
@@ -20,6 +19,7 @@ from indexer.encoders.rhythm import (
     RhythmEncoder,
     sonogram,
 )
+from indexer.files.audio.decode import decode
 from tests import reference_rhythm as reference
 from tests.synth import music, write_audio
 

@@ -14,7 +14,7 @@ import pytest
 
 from indexer import salvage
 from indexer.config import Settings
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.lock import library_lock
 from indexer.reading import open_readonly
 from indexer.store import Store

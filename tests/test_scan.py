@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from indexer import models, pipeline
-from indexer.audio import decode
 from indexer.encoders.encoder import track_vector
 from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
+from indexer.files.audio.decode import decode
 from indexer.heads import audioset_head
 from indexer.heads.linear import LinearHead
 from indexer.lock import library_lock

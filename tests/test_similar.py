@@ -13,7 +13,7 @@ from indexer import vectorfile
 from indexer.config import load_settings
 from indexer.encoders.encoder import joined_id
 from indexer.errors import StoreError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.reading import open_readonly
 from indexer.serve import make_datasette
 from indexer.similar import encoder_of, nearest, to_m3u, to_text

@@ -8,7 +8,7 @@ import pytest
 
 from indexer import migrations
 from indexer.errors import LockedError, StoreError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.lock import library_lock
 from indexer.reading import open_readonly
 from indexer.store import Lacking, Store, known_files

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from indexer import tags, tagwriter
 from indexer.errors import WriteRefusedError
-from indexer.fingerprint import fingerprint, sniff
+from indexer.files.audio.identity import fingerprint, sniff
 from indexer.genre_fields import changed_fields, standing_genres
 from indexer.tagblocks.blocks import read_exactly
 from indexer.tagblocks.id3 import decode_text, tag_size, to_synchsafe, unsynchronise

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from indexer import genre_fields, tags
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
-from indexer.fingerprint import sniff
+from indexer.files.audio.identity import sniff
 from indexer.tagblocks import id3 as id3_block
 from indexer.tagblocks.id3_genres import named
 from indexer.tags import GenreEdit, Tags

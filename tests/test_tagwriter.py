@@ -19,7 +19,7 @@ import pytest
 
 from indexer import genre_fields, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError, WriteRefusedError
-from indexer.fingerprint import Stat, fingerprint, sniff
+from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.tagblocks import id3 as id3_block
 from indexer.tags import GenreEdit, IndexerGenre, Tags
 from indexer.tagwriter import Prepared

@@ -10,7 +10,7 @@ import torch
 
 from indexer import training_data
 from indexer.errors import ModelError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.heads import load_head, training
 from indexer.heads.linear import LinearHead
 from indexer.heads.training import Data, TrainingSettings

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from indexer import openfiles
 from indexer import watcher as watcher_module
-from indexer.mounts import parse_mountinfo
-from indexer.openfiles import lease_is_refused, open_for_writing
+from indexer.files import open_files
+from indexer.files.mounts import parse_mountinfo
+from indexer.files.open_files import lease_is_refused, open_for_writing
 from indexer.watcher import RETRY_S, FolderWatcher
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -139,7 +139,7 @@ def test_a_reader_keeps_nobody_waiting(watching, root):
 
 
 def test_where_leases_do_not_tell_open_files_do(watching, root, monkeypatch):
-    monkeypatch.setattr(openfiles, "lease_is_refused", lambda path: None)
+    monkeypatch.setattr(open_files, "lease_is_refused", lambda path: None)
     watcher = watching()
     written, still = root / "a.mp3", root / "b.mp3"
     still.write_bytes(b"x")

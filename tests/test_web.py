@@ -17,7 +17,7 @@ import pytest
 
 from indexer.config import load_settings
 from indexer.errors import StoreError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.serve import make_datasette, metadata, serve
 from indexer.store import Store
 from indexer.web.guard import host_of, is_loopback

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from indexer.errors import DeferredError, ReaderDiedError
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 
 Op = Literal["inspect", "embed"]
 OPS: tuple[Op, ...] = ("embed", "inspect")  # what is nearer to its end goes first

@@ -8,8 +8,8 @@ from typing import Any
 from indexer import models
 from indexer.cluster.executor import ClusterExecutor
 from indexer.config import Settings
-from indexer.difference import folders_to_scan
 from indexer.errors import ConfigError
+from indexer.files.walk import folders_to_scan
 from indexer.reading import reading
 
 PATIENCE_S = 120.0  # models are loaded to prove that they are there

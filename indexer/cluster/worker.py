@@ -22,7 +22,7 @@ from indexer.config import Settings, load_settings
 from indexer.encoders.encoder import Encoder, Part, Variant
 from indexer.errors import DeferredError, FileError, IndexerError, ModelError, ReaderDiedError
 from indexer.executor import LocalExecutor
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.models import known, named, part_of
 from indexer.readers import Readers
 from indexer.wording import printable

@@ -23,7 +23,7 @@ from pathlib import Path
 from indexer import projection, scanner
 from indexer.config import Settings
 from indexer.executor import Embedded, Engine
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from tests.clusters import DaskCluster, instant
 from tests.synth import write_audio
 

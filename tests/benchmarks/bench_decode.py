@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from indexer.audio import decode, probe
+from indexer.files.audio.decode import decode, probe
 from tests.synth import CONTAINERS, music, write_audio
 
 RATE_HZ = 16_000

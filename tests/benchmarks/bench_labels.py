@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer import audio
 from indexer.encoders.encoder import BUILT_IN, Encoder, Unit, track_vector
 from indexer.encoders.load import load_encoder
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
+from indexer.files.audio import decode as audio
 from indexer.heads.training import Data, TrainingSettings, train
 from indexer.selection import spread
 from tests import checkpoints

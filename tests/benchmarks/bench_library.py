@@ -30,10 +30,11 @@ import sqlite_utils  # noqa: F401 - imported late by the store: it is not the st
 
 from indexer import migrations, models, overview, pipeline, projection, relabel, scanner  # noqa: F401 - migrations likewise
 from indexer.config import Settings
-from indexer.difference import spool_difference, walk
+from indexer.difference import spool_difference
 from indexer.encoders.encoder import EncoderInfo
 from indexer.encoders.trajectory import Collector
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
+from indexer.files.walk import walk
 from indexer.heads.linear import LinearHead
 from indexer.progress import Progress
 from indexer.serve import make_datasette

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from indexer.config import load_settings
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.projection import update
 from indexer.reading import open_readonly
 from indexer.serve import make_datasette

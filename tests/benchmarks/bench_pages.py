@@ -22,7 +22,7 @@ import numpy as np
 
 from indexer import projection
 from indexer.encoders.load import built_in_info
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.store import Store
 from tests.conftest import Cli
 

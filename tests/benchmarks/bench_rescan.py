@@ -16,7 +16,7 @@ from pathlib import Path
 
 from indexer.config import Settings
 from indexer.encoders.load import built_in_info
-from indexer.fingerprint import Stat
+from indexer.files.audio.identity import Stat
 from indexer.progress import Progress
 from indexer.scanner import Scan
 from indexer.store import Store

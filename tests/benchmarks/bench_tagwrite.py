@@ -22,7 +22,7 @@ import mutagen.id3
 
 from indexer import tagwriter
 from indexer.errors import FileError
-from indexer.fingerprint import sniff
+from indexer.files.audio.identity import sniff
 from indexer.tagwriter import GenreEdit, Prepared
 from indexer.worker import Worker
 from tests.synth import CONTAINERS, write_audio

@@ -32,7 +32,7 @@ import mutagen.ogg
 
 from indexer import tagwriter
 from indexer.errors import FileError, ReadError, UnsupportedError, WriteRefusedError
-from indexer.fingerprint import sniff
+from indexer.files.audio.identity import sniff
 from indexer.tagwriter import GenreEdit, Prepared
 from indexer.worker import Worker
 from tests.synth import CONTAINERS, write_audio

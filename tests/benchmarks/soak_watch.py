@@ -36,7 +36,7 @@ import numpy as np
 
 from indexer import config
 from indexer.encoders.load import built_in_info
-from indexer.fingerprint import fingerprint
+from indexer.files.audio.identity import fingerprint
 from indexer.heads.linear import LinearHead
 from indexer.reading import open_readonly
 from indexer.store import DEFAULT_LABELS

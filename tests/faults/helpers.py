@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import fingerprint, openfiles, tags, tagwriter
+from indexer import tags, tagwriter
 from indexer.difference import spool_difference
 from indexer.errors import DeferredError, IndexerError
-from indexer.fingerprint import Stat
+from indexer.files import open_files
+from indexer.files.audio import identity as fingerprint
+from indexer.files.audio.identity import Stat
 from indexer.journal import commit_write, settle_open_writes, tag_columns
 from indexer.store import FileRow, Store
 from indexer.tags import GenreEdit
@@ -417,7 +419,7 @@ def open_during_the_check(path: str) -> None:
         return result
 
     fcntl.fcntl = meanwhile
-    openfiles.lease_is_refused(os.fsencode(path))
+    open_files.lease_is_refused(os.fsencode(path))
 
 
 def write_often(path: Path, db: Path, genre: str, rounds: int) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from indexer.fingerprint import fingerprint
+from indexer.files.audio.identity import fingerprint
 from indexer.lock import library_lock
 from indexer.reading import open_readonly
 from tests.daemons import Watching

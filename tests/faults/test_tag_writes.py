@@ -27,7 +27,7 @@ import pytest
 
 from indexer import tags, tagwriter
 from indexer.errors import DeferredError, WriteRefusedError
-from indexer.fingerprint import Stat, fingerprint
+from indexer.files.audio.identity import Stat, fingerprint
 from indexer.journal import commit_write, settle_open_writes
 from indexer.store import Store
 from tests.conftest import FIXTURES, Cli

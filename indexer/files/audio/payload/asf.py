@@ -7,7 +7,7 @@ their order make up the identity, whatever packets carry them. Never decodes, ne
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from indexer.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 
 HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from indexer.payload.source import (
+from indexer.files.audio.payload.source import (
     ID3V2_HEADER_BYTES,
     ByteSource,
     Part,

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from indexer.errors import ReadError
-from indexer.payload.asf import HEADER as ASF_HEADER
-from indexer.payload.asf import walk_asf
-from indexer.payload.mp4 import walk_mp4
-from indexer.payload.mpeg import first_frame, walk_mpeg
-from indexer.payload.ogg import ogg_kind, walk_ogg
-from indexer.payload.simple import (
+from indexer.files.audio.payload.asf import HEADER as ASF_HEADER
+from indexer.files.audio.payload.asf import walk_asf
+from indexer.files.audio.payload.mp4 import walk_mp4
+from indexer.files.audio.payload.mpeg import first_frame, walk_mpeg
+from indexer.files.audio.payload.ogg import ogg_kind, walk_ogg
+from indexer.files.audio.payload.simple import (
     walk_aiff,
     walk_ape,
     walk_dsf,
@@ -28,7 +28,7 @@ from indexer.payload.simple import (
     walk_wav,
     walk_wavpack,
 )
-from indexer.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 
 AUDIO_SUFFIXES = frozenset({
     ".mp3", ".mp2", ".mpga", ".aac", ".flac", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b", ".mp4", ".wav", ".wave", ".bwf", ".rf64", ".aif", ".aiff", ".aifc", ".afc",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from indexer.errors import UnsupportedError
-from indexer.payload.source import ByteSource, Part, Span
+from indexer.files.audio.payload.source import ByteSource, Part, Span
 
 MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
 MAX_BOXES = 1_000_000

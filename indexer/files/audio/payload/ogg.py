@@ -8,8 +8,8 @@ A missing end-of-stream flag is no fault (recordings of web radio lack it); a pa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from indexer.payload.simple import streaminfo_facts
-from indexer.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.audio.payload.simple import streaminfo_facts
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 
 CAPTURE = b"OggS"
 PAGE_HEADER_BYTES = 27

@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from indexer.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
 
 MAX_CHUNKS = 100_000
 MAX_FLAC_TRIES = 20_000  # places that look like a frame header, each proved by its checksum

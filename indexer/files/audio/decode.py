@@ -19,8 +19,8 @@ import av
 import numpy as np
 import soxr
 
-from indexer.claimed_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 from indexer.errors import FileError, ReadError, UnsupportedError
+from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
 
