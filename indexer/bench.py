@@ -22,9 +22,9 @@ from indexer.embedding import Embedder
 from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
+from indexer.files.children.worker import Worker
 from indexer.reading import reading
 from indexer.wording import duration, printable
-from indexer.worker import Worker
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named
 MADE_TRACKS, MADE_S = 2, 120.0  # synthesised when there is no library either

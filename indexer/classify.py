@@ -12,11 +12,11 @@ from indexer import models
 from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
+from indexer.files.children.worker import Worker
 from indexer.models import Chosen
 from indexer.reading import open_readonly
 from indexer.verdict import judge
 from indexer.wording import printable
-from indexer.worker import Worker
 
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from indexer import tags
 from indexer.config import Settings
 from indexer.errors import FileError
+from indexer.files.children.worker import Worker
 from indexer.files.walk import folders_to_scan, walk
 from indexer.wording import printable
-from indexer.worker import Worker
 
 VERDICTS = ("writable", "refused", "unsupported", "truncated", "unreadable")
 FAILING = ("refused", "truncated", "unreadable")  # an unsupported kind of file is whole; its genre is kept in the library

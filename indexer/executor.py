@@ -17,8 +17,8 @@ from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders.encoder import Encoder, Part
 from indexer.errors import DeferredError, FileError
 from indexer.files.audio.identity import Stat
-from indexer.readers import Readers
-from indexer.worker import Worker
+from indexer.files.children.pool import Readers
+from indexer.files.children.worker import Worker
 
 LOADING = "loading the model"
 

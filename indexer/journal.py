@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from indexer import tags, tagwriter
 from indexer.errors import FileError, WriteRefusedError
+from indexer.files.children.worker import Worker
 from indexer.genre_fields import joined
 from indexer.store import FileRow, Store, parse_stat
 from indexer.tags import Tags
 from indexer.tagwriter import Prepared
-from indexer.worker import Worker
 
 
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:

@@ -26,14 +26,14 @@ from indexer.encoders.trajectory import Course
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
 from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
 from indexer.files.audio.identity import Stat
+from indexer.files.children.pool import Readers
+from indexer.files.children.worker import Worker
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
-from indexer.readers import Readers
 from indexer.store import FileRow, Lacking, Store, parse_stat
 from indexer.tags import Tags
 from indexer.tagwriter import GenreEdit, Prepared
 from indexer.verdict import Verdict, judge
-from indexer.worker import Worker
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck

@@ -20,7 +20,7 @@ from indexer.encoders.encoder import Unit
 from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import FileError, IndexerError, ReadError
-from indexer.worker import Worker
+from indexer.files.children.worker import Worker
 
 CLIPS = 6  # of a recording at most: 36 s of audio and 584 kB; what a listener needs to name a genre
 CLIP_FRAMES = 608  # 6.08 s, as M2D hears it

@@ -74,7 +74,7 @@ print([m for m in ("torch", "sqlite_utils", "datasette", "av") if m in sys.modul
 
 
 def test_the_child_process_never_imports_torch():
-    out = subprocess.run([sys.executable, "-c", "import sys, indexer.child; print('torch' in sys.modules)"], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", "import sys, indexer.files.children.child; print('torch' in sys.modules)"], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
 

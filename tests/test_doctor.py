@@ -12,10 +12,11 @@ import mutagen.apev2
 import mutagen.id3
 import pytest
 
-from indexer import examination, tagwriter
+from indexer import tagwriter
 from indexer.doctor import contradictions, exit_code, report_of, to_text
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
+from indexer.files.children import examine as examination
 from indexer.tagwriter import GenreEdit
 from tests.synth import CONTAINERS, write_audio
 

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from indexer import worker as worker_module
 from indexer.errors import DeferredError, ReadError
-from indexer.worker import Worker
+from indexer.files.children import worker as worker_module
+from indexer.files.children.worker import Worker
 from tests.synth import write_audio
 
 

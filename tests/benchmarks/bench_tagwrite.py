@@ -23,8 +23,8 @@ import mutagen.id3
 from indexer import tagwriter
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
+from indexer.files.children.worker import Worker
 from indexer.tagwriter import GenreEdit, Prepared
-from indexer.worker import Worker
 from tests.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")

@@ -33,8 +33,8 @@ import mutagen.ogg
 from indexer import tagwriter
 from indexer.errors import FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import sniff
+from indexer.files.children.worker import Worker
 from indexer.tagwriter import GenreEdit, Prepared
-from indexer.worker import Worker
 from tests.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"

@@ -36,7 +36,7 @@ from pathlib import Path
 
 gate = Path(__file__).parent
 
-if "indexer.child" in sys.orig_argv:
+if "indexer.files.children.child" in sys.orig_argv:
     from indexer import audio
 
     def spoil(name, real):

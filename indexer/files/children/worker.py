@@ -2,7 +2,7 @@
 
 Owns: starting it, its limits, the messages between, and telling a hang, a crash and a lack of memory apart.
 Never: parses anything itself. A Worker belongs to one thread; it starts its child on first use and again after a death.
-The child runs ``python -m indexer.child``; it knows neither database nor encoder.
+The child runs ``python -m indexer.files.children.child``; it knows neither database nor encoder.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ class Worker:
         if self._child is None or self._child.poll() is not None:
             self.kill()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "indexer.child", str(self._memory_limit_bytes)],
+                [sys.executable, "-m", "indexer.files.children.child", str(self._memory_limit_bytes)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
                 # One thread: parallelism comes from several children, and each thread pool costs address space.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from indexer import examination, tags, tagwriter
+from indexer import tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError
 from indexer.files.audio import decode as audio
 from indexer.files.audio import identity as fingerprint
-from indexer.worker import HEADER, pack
+from indexer.files.children import examine as examination
+from indexer.files.children.worker import HEADER, pack
 
 
 class Channel:

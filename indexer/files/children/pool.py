@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from indexer.worker import Worker
+from indexer.files.children.worker import Worker
 
 _T = TypeVar("_T")
 
