@@ -9,10 +9,10 @@ from pathlib import Path
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
+from indexer.files.tags.read import CORRECTION
 from indexer.labels import BUILT_IN, Aliases, key
 from indexer.reading import open_readonly
 from indexer.store import Store
-from indexer.tags import CORRECTION
 from indexer.training_data import Reader, known_labels
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from indexer.files.open_files import being_written
+from indexer.files.tags.write import remove_leftovers
 from indexer.files.walk import Walked, walk
 from indexer.store import FileRow, Store, known_files
-from indexer.tagwriter import remove_leftovers
 from indexer.wording import printable
 
 _SPOOL_ROWS = 2000

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from indexer import tags
 from indexer.config import Settings
 from indexer.errors import FileError
 from indexer.files.children.worker import Worker
+from indexer.files.tags import read as tags
 from indexer.files.walk import folders_to_scan, walk
 from indexer.wording import printable
 

@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from indexer import tags, tagwriter
 from indexer.errors import FileError, WriteRefusedError
 from indexer.files.children.worker import Worker
-from indexer.genre_fields import joined
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.genre import joined
+from indexer.files.tags.read import Tags
+from indexer.files.tags.write import Prepared
+from indexer.scan import policy
 from indexer.store import FileRow, Store, parse_stat
-from indexer.tags import Tags
-from indexer.tagwriter import Prepared
 
 
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
@@ -112,7 +114,7 @@ def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, re
         if found.ours is None:
             result.nothing.append(name)
             return
-        if not force and not tagwriter.is_ours(found):
+        if not force and not policy.is_ours(found):
             raise WriteRefusedError(name, "the genre was changed since we wrote it (use --force to restore the former one all the same)")
         prepared = Prepared.from_json(worker.call("prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=preserve_mtime))
         commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)

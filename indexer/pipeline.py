@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from indexer import tags, tagwriter
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
 from indexer.encoders.trajectory import Course
@@ -28,11 +27,14 @@ from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.read import Tags
+from indexer.files.tags.write import GenreEdit, Prepared
 from indexer.heads import Head
 from indexer.journal import commit_write, tag_columns
+from indexer.scan.policy import plan, plan_correction
 from indexer.store import FileRow, Lacking, Store, parse_stat
-from indexer.tags import Tags
-from indexer.tagwriter import GenreEdit, Prepared
 from indexer.verdict import Verdict, judge
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
@@ -507,8 +509,8 @@ def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -
     """What these settings write for a label into a file with these tags; None: nothing."""
     text = settings.text_for(label.genre)
     if label.corrected_at or head is None:
-        return tagwriter.plan_correction(found, label.genre, text)
-    return tagwriter.plan(found, label.genre, text, label.confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
+        return plan_correction(found, label.genre, text)
+    return plan(found, label.genre, text, label.confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
 
 
 def put_verdict(store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]) -> Verdict:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from indexer.files.tags.read import CORRECTION
 from indexer.labels import FileFacts
-from indexer.tags import CORRECTION
 
 
 class Reader(Protocol):

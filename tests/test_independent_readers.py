@@ -21,10 +21,11 @@ import mutagen.id3
 import numpy as np
 import pytest
 
-from indexer import genre_fields, tagwriter
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
-from indexer.tagwriter import GenreEdit
+from indexer.files.tags import genre as genre_fields
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.write import GenreEdit
 from tests.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")

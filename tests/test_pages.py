@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from indexer.config import load_settings
+from indexer.files.tags.read import CORRECTION
 from indexer.serve import make_datasette
-from indexer.tags import CORRECTION
 from indexer.web import sound
 from tests.synth import write_audio
 

@@ -19,14 +19,16 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from indexer import tags, tagwriter
 from indexer.errors import WriteRefusedError
 from indexer.files.audio.identity import fingerprint, sniff
-from indexer.genre_fields import changed_fields, standing_genres
-from indexer.tagblocks.blocks import read_exactly
-from indexer.tagblocks.id3 import decode_text, tag_size, to_synchsafe, unsynchronise
-from indexer.tagblocks.id3_genres import named
-from indexer.tags import GenreEdit, Tags
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.blocks.blocks import read_exactly
+from indexer.files.tags.blocks.id3 import decode_text, tag_size, to_synchsafe, unsynchronise
+from indexer.files.tags.blocks.id3_genres import named
+from indexer.files.tags.genre import changed_fields, standing_genres
+from indexer.files.tags.read import GenreEdit, Tags
+from indexer.scan.policy import is_ours, plan
 from tests.benchmarks import bench_tagwrite, fuzz_tags
 from tests.synth import write_audio
 
@@ -88,7 +90,7 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
         with path.open("rb") as file:
             assert sniff(file) == container
         old, audio, fields = tags.read_tags(path, container), identity(path), tags.other_fields(path, container)
-        edit = tagwriter.plan(old, "label " + text, text, 0.5, "m" + text, how)
+        edit = plan(old, "label " + text, text, 0.5, "m" + text, how)
         if edit is None:
             assert not tags.clean(text) or (how == "fill" and old.genres) or tags.clean(text) in old.genres or how == "append"
             event("nothing to write")
@@ -104,18 +106,18 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
             return
         found = tags.read_tags(path, container)
         assert found.genres == edit.genres
-        assert tagwriter.is_ours(found)
+        assert is_ours(found)
         assert others_of(found) == others_of(old)
         assert changed_fields(fields, tags.other_fields(path, container)) == []
         assert identity(path) == audio
         first = found.original_genres
 
-        again = tagwriter.plan(found, "another", "Another " + tags.clean(text)[:20].strip("0123456789()"), 0.7, "m2", how)
+        again = plan(found, "another", "Another " + tags.clean(text)[:20].strip("0123456789()"), 0.7, "m2", how)
         assert again is not None  # what we wrote is ours to write again under every policy
         write(path, container, again)
         found = tags.read_tags(path, container)
         assert found.original_genres == first
-        assert tagwriter.is_ours(found)
+        assert is_ours(found)
 
         write(path, container, None)
         found = tags.read_tags(path, container)
@@ -368,9 +370,9 @@ def test_a_genre_that_the_user_changed_after_us_is_the_users(tmp_path_factory, n
     (user_sets_id3 if name in ("mp3", "wav", "aiff") else user_sets_text)(path, users)
     found = tags.read_tags(path, container)
     assert found.genres == (users,)
-    assert not tagwriter.is_ours(found)
-    assert tagwriter.plan(found, "techno", "Techno", 0.9, "m", "fill") is None
-    write(path, container, tagwriter.plan(found, "techno", "Techno", 0.9, "m", "replace"))
+    assert not is_ours(found)
+    assert plan(found, "techno", "Techno", 0.9, "m", "fill") is None
+    write(path, container, plan(found, "techno", "Techno", 0.9, "m", "replace"))
     assert tags.read_tags(path, container).original_genres == (users,)
     write(path, container, None)
     assert tags.read_tags(path, container).genres == (users,)
@@ -384,7 +386,7 @@ def test_a_second_tag_that_the_user_did_not_touch_gets_back_what_stood_before_us
     write(path, "mp3", GenreEdit(("House",), "house", 0.9, "m"))
     assert (standing_genres(path, "mp3")["id3"] == ["House"]) == tagged
     user_sets_id3(path, "Polka")
-    write(path, "mp3", tagwriter.plan(tags.read_tags(path, "mp3"), "techno", "Techno", 0.9, "m", "replace"))
+    write(path, "mp3", plan(tags.read_tags(path, "mp3"), "techno", "Techno", 0.9, "m", "replace"))
     write(path, "mp3", None)
     assert standing_genres(path, "mp3") == {"id3": ["Polka"], "ape": ["Old"], "id3v1": ["Polka"]}  # mutagen changes ID3v1 too
 

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import genre_fields, tags
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import sniff
-from indexer.tagblocks import id3 as id3_block
-from indexer.tagblocks.id3_genres import named
-from indexer.tags import GenreEdit, Tags
+from indexer.files.tags import genre as genre_fields
+from indexer.files.tags import read as tags
+from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.blocks.id3_genres import named
+from indexer.files.tags.read import GenreEdit, Tags
 from tests.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"

@@ -17,12 +17,15 @@ import mutagen.id3
 import numpy as np
 import pytest
 
-from indexer import genre_fields, tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
-from indexer.tagblocks import id3 as id3_block
-from indexer.tags import GenreEdit, IndexerGenre, Tags
-from indexer.tagwriter import Prepared
+from indexer.files.tags import genre as genre_fields
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.read import GenreEdit, IndexerGenre, Tags
+from indexer.files.tags.write import Prepared
+from indexer.scan.policy import is_ours, plan
 from tests.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
@@ -533,7 +536,7 @@ def test_killed_at_any_step_the_file_is_wholly_old_or_wholly_new(tmp_path: Path,
 
 
 def planned(found: Tags, policy: str, text: str = "Techno") -> tuple[str, ...] | None:
-    edit = tagwriter.plan(found, "techno", text, 0.9, "m", policy)
+    edit = plan(found, "techno", text, 0.9, "m", policy)
     return None if edit is None else edit.genres
 
 
@@ -572,8 +575,8 @@ def test_append_keeps_the_users_values_and_stays_ours(tmp_path: Path, name: str)
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
     tags.set_genre(path, container, GenreEdit(("House", "Acid"), "house", 1.0, "m"))
-    edit = tagwriter.plan(Tags(genres=("House", "Acid")), "techno", "Techno", 0.9, "m", "append")
+    edit = plan(Tags(genres=("House", "Acid")), "techno", "Techno", 0.9, "m", "append")
     write(path, edit)
     found = tags.read_tags(path, container)
     assert found.genres == ("House", "Acid", "Techno")
-    assert tagwriter.is_ours(found)
+    assert is_ours(found)

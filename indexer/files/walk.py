@@ -8,7 +8,7 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 from indexer.files.audio.identity import AUDIO_SUFFIXES
-from indexer.tagwriter import TEMP_SUFFIX
+from indexer.files.tags.write import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.

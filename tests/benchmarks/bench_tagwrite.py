@@ -20,11 +20,11 @@ from pathlib import Path
 import mutagen
 import mutagen.id3
 
-from indexer import tagwriter
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
-from indexer.tagwriter import GenreEdit, Prepared
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.write import GenreEdit, Prepared
 from tests.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")

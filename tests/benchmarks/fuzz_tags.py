@@ -30,11 +30,11 @@ import mutagen.apev2
 import mutagen.id3
 import mutagen.ogg
 
-from indexer import tagwriter
 from indexer.errors import FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
-from indexer.tagwriter import GenreEdit, Prepared
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.write import GenreEdit, Prepared
 from tests.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"

@@ -37,10 +37,10 @@ import numpy as np
 from indexer import config
 from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import fingerprint
+from indexer.files.tags.write import TEMP_SUFFIX
 from indexer.heads.linear import LinearHead
 from indexer.reading import open_readonly
 from indexer.store import DEFAULT_LABELS
-from indexer.tagwriter import TEMP_SUFFIX
 from indexer.wording import printable
 from tests.conftest import Cli
 from tests.daemons import Watching

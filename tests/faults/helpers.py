@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import tags, tagwriter
 from indexer.difference import spool_difference
 from indexer.errors import DeferredError, IndexerError
 from indexer.files import open_files
 from indexer.files.audio import identity as fingerprint
 from indexer.files.audio.identity import Stat
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.read import GenreEdit
 from indexer.journal import commit_write, settle_open_writes, tag_columns
 from indexer.store import FileRow, Store
-from indexer.tags import GenreEdit
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 REPOSITORY = Path(__file__).parents[2]

@@ -25,9 +25,10 @@ import mutagen.apev2
 import mutagen.id3
 import pytest
 
-from indexer import tags, tagwriter
 from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
 from indexer.journal import commit_write, settle_open_writes
 from indexer.store import Store
 from tests.conftest import FIXTURES, Cli

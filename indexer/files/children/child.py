@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from indexer import tags, tagwriter
 from indexer.errors import DeferredError, FileError, ReadError
 from indexer.files.audio import decode as audio
 from indexer.files.audio import identity as fingerprint
 from indexer.files.children import examine as examination
 from indexer.files.children.worker import HEADER, pack
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
 
 
 class Channel:

@@ -11,15 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from indexer import genre_fields, tags, tagwriter
 from indexer.errors import FileError, ReadError, WriteRefusedError
 from indexer.files.audio import decode as audio
 from indexer.files.audio.identity import fingerprint, sniff
-from indexer.genre_fields import PLACES, Loader
-from indexer.tagblocks.ape import ApeBlock
-from indexer.tagblocks.blocks import GENRE, Block, TagDamagedError
-from indexer.tagblocks.id3 import Id3Block, Id3v1Block, load_front
-from indexer.tagblocks.mp4 import IlstBlock, meta_head
+from indexer.files.tags import genre as genre_fields
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.blocks.ape import ApeBlock
+from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
+from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
+from indexer.files.tags.blocks.mp4 import IlstBlock, meta_head
+from indexer.files.tags.genre import PLACES, Loader
 
 ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags that programs put on files of any kind
 FRAGMENTS = (b"moof", b"sidx", b"mfra")

@@ -5,7 +5,7 @@ Items other than the genre and ours keep bytes and order. A tag at the start of 
 
 from typing import BinaryIO
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     MAX_TAG,
     OWN_NAMES,
@@ -16,7 +16,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3 import id3v1_at, tag_size
+from indexer.files.tags.blocks.id3 import id3v1_at, tag_size
 
 HAS_HEADER, IS_HEADER = 1 << 31, 1 << 29
 ENDS = 32  # bytes of a header or footer

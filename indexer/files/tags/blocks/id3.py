@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -23,7 +23,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3_genres import ID3_GENRES, named
+from indexer.files.tags.blocks.id3_genres import ID3_GENRES, named
 
 UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
 MAX_INFLATED = 1 << 20  # a genre needs no more; stops decompression bombs

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 from mutagen import aiff, apev2, asf, dsf, flac, id3, mp4, oggflac, oggopus, oggspeex, oggvorbis, wave
 
 from indexer.errors import ReadError
-from indexer.genre_fields import (
+from indexer.files.tags.blocks.blocks import GENRE, ORIGINAL, OURS
+from indexer.files.tags.blocks.riff import InfoBlock, entry_text, genres_in
+from indexer.files.tags.genre import (
     GenreEdit,
     IndexerGenre,
     joined,
@@ -25,8 +27,6 @@ from indexer.genre_fields import (
     restore_genre,
     set_genre,
 )
-from indexer.tagblocks.blocks import GENRE, ORIGINAL, OURS
-from indexer.tagblocks.riff import InfoBlock, entry_text, genres_in
 
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "other_fields", "read_tags", "restore_genre", "set_genre", "to_json"]
 

@@ -12,21 +12,21 @@ import secrets
 import shutil
 import stat as stat_module
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from indexer import tags
 from indexer.errors import DeferredError, IndexerError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.open_files import lease_is_refused
-from indexer.genre_fields import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
-from indexer.tags import CORRECTION, Tags
+from indexer.files.tags import read as tags
+from indexer.files.tags.genre import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
+from indexer.files.tags.read import Tags
 
-__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "is_ours", "plan", "plan_correction", "prepare",
+__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "prepare",
            "remove_copies", "remove_leftovers", "settle"]  # fmt: skip
 
 TEMP_SUFFIX = ".indexer-tmp"
@@ -39,46 +39,6 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
-
-def is_ours(found: Tags) -> bool:
-    """Whether the standing genre is the one we wrote, not changed since."""
-    return found.genre_is_ours
-
-
-def plan(  # the order in which one would say it
-    found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
-) -> GenreEdit | None:  # fmt: skip
-    """What to write under a policy, or None when nothing should be written or the value already stands.
-
-    ``text`` is what the user wants to read for ``label``. fill: only where the genre is empty or ours. What a person
-    corrected is never touched.
-    """
-    ours = is_ours(found)
-    text = tags.clean(text)
-    if policy == "off" or found.corrected or (policy == "fill" and found.genres and not ours):
-        return None
-    genres: tuple[str, ...] = (text,)
-    if policy == "append":
-        users = (found.original_genres or ()) if ours else found.genres
-        genres = _deduplicated((*users, text))
-    if not text or found.genres == genres:
-        return None
-    return GenreEdit(genres, label, confidence, model)
-
-
-def plan_correction(found: Tags, label: str, text: str) -> GenreEdit | None:
-    """What to write where a person said the genre, or None when it stands there as theirs already."""
-    genres = (tags.clean(text),)
-    if not genres[0] or (found.genres == genres and (found.corrected or not is_ours(found))):
-        return None
-    return GenreEdit(genres, label, 1.0, CORRECTION)
-
-
-def _deduplicated(genres: Iterable[str]) -> tuple[str, ...]:
-    seen: dict[str, str] = {}
-    for genre in genres:
-        seen.setdefault(genre.casefold(), genre)
-    return tuple(seen.values())
 
 
 def edit_to_json(edit: GenreEdit) -> dict[str, Any]:

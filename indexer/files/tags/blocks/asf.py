@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from uuid import UUID
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,

@@ -6,7 +6,7 @@ contradict their length (a WAV written into a pipe) are refused.
 
 from typing import BinaryIO, NamedTuple
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -20,7 +20,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3 import Id3Block, parse_all
+from indexer.files.tags.blocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
 

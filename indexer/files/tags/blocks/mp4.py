@@ -6,7 +6,7 @@ would overflow are refused.
 
 from typing import BinaryIO, ClassVar, NamedTuple
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -19,7 +19,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3_genres import ID3_GENRES
+from indexer.files.tags.blocks.id3_genres import ID3_GENRES
 
 MEAN = b"com.edm-indexer"
 CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl")

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from mutagen import ogg
 
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks.blocks import (
     MAX_TAG,
     OWN_NAMES,
     Block,
@@ -21,7 +21,7 @@ from indexer.tagblocks.blocks import (
     read_exactly,
     splice,
 )
-from indexer.tagblocks.id3 import tag_size
+from indexer.files.tags.blocks.id3 import tag_size
 
 OggPage: Any = ogg.OggPage  # mutagen has no annotations
 PADDING, COMMENT = 1, 4  # FLAC metadata block types (RFC 9639)

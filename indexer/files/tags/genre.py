@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
-from indexer.tagblocks import id3 as id3_block
-from indexer.tagblocks import riff as riff_block
-from indexer.tagblocks.ape import ApeBlock, WavPackBlock
-from indexer.tagblocks.asf import AsfBlock, AsfLibraryBlock
-from indexer.tagblocks.blocks import (
+from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.blocks import riff as riff_block
+from indexer.files.tags.blocks.ape import ApeBlock, WavPackBlock
+from indexer.files.tags.blocks.asf import AsfBlock, AsfLibraryBlock
+from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
     OURS,
@@ -30,9 +30,9 @@ from indexer.tagblocks.blocks import (
     digest,
     file_size,
 )
-from indexer.tagblocks.id3 import Id3v1Block
-from indexer.tagblocks.mp4 import IlstBlock, other_atoms
-from indexer.tagblocks.vorbis import FlacBlock, OggBlock
+from indexer.files.tags.blocks.id3 import Id3v1Block
+from indexer.files.tags.blocks.mp4 import IlstBlock, other_atoms
+from indexer.files.tags.blocks.vorbis import FlacBlock, OggBlock
 
 Loader = Callable[[BinaryIO], Block]
 FilePath = str | bytes | os.PathLike[str]
