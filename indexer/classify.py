@@ -13,9 +13,9 @@ from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
+from indexer.heads.prediction import judge
 from indexer.models import Chosen
 from indexer.reading import open_readonly
-from indexer.verdict import judge
 from indexer.wording import printable
 
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]

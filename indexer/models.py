@@ -15,7 +15,8 @@ from indexer.encoders.encoder import BUILT_IN, EncoderInfo, Part, Variant, join
 from indexer.encoders.load import built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
-from indexer.heads import Head, audioset_head, load_head
+from indexer.heads.head import Head
+from indexer.heads.load import audioset_head, load_head
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.pipeline import Model

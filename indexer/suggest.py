@@ -11,7 +11,7 @@ from indexer import models, training_data
 from indexer.config import Settings
 from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
-from indexer.heads import Head
+from indexer.heads.head import Head
 from indexer.reading import open_readonly
 from indexer.training_data import Reader
 from indexer.wording import printable

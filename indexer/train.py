@@ -17,7 +17,7 @@ import numpy as np
 from indexer.config import Settings
 from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.errors import ConfigError, ModelError
-from indexer.heads import load_head
+from indexer.heads.load import load_head
 from indexer.lock import library_lock
 from indexer.store import Store
 from indexer.wording import escaped

@@ -8,9 +8,9 @@ import safetensors.numpy
 
 from indexer.encoders.m2d.checkpoint import convert, inspect
 from indexer.errors import ModelError
-from indexer.heads import audioset_head, load_head
 from indexer.heads.audioset import AudioSetHead
 from indexer.heads.linear import LinearHead
+from indexer.heads.load import audioset_head, load_head
 from tests import checkpoints as made
 
 ENCODER = "ab" * 32

@@ -21,8 +21,8 @@ from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
 from indexer.files.audio.decode import decode
 from indexer.files.children.worker import Worker
-from indexer.heads import audioset_head
 from indexer.heads.linear import LinearHead
+from indexer.heads.load import audioset_head
 from indexer.lock import library_lock
 from indexer.m2d import catalogue
 from indexer.store import Store

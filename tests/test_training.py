@@ -11,8 +11,9 @@ import torch
 from indexer import training_data
 from indexer.errors import ModelError
 from indexer.files.audio.identity import Stat
-from indexer.heads import load_head, training
+from indexer.heads import training
 from indexer.heads.linear import LinearHead
+from indexer.heads.load import load_head
 from indexer.heads.training import Data, TrainingSettings
 from indexer.reading import open_readonly
 from indexer.store import Store

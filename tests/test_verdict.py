@@ -5,7 +5,7 @@ import pytest
 
 from indexer.encoders.trajectory import MAX_SEGMENTS, RANK, Collector, Course
 from indexer.heads.linear import LinearHead
-from indexer.verdict import UNLIKE, judge
+from indexer.heads.prediction import UNLIKE, judge
 
 
 def course_of(units, weights=None, unit_s=6.0):

@@ -12,7 +12,7 @@ import numpy as np
 from indexer.encoders import tensorfile
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
-from indexer.heads import softmax
+from indexer.heads.head import softmax
 from indexer.heads.linear import check_vectors
 
 KIND = "audioset"

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from indexer.heads import evaluation, softmax
+from indexer.heads import evaluation
+from indexer.heads.head import softmax
 from indexer.heads.training import Epoch, class_weights, one_thread, torch_device
 
 CHANNELS = (16, 32, 64, 128)

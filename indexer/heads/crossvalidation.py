@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from indexer.heads import evaluation, softmax
+from indexer.heads import evaluation
+from indexer.heads.head import softmax
 from indexer.heads.training import Data, TrainingSettings, train
 
 CURVE_SHARES = (0.125, 0.25, 0.5)  # of the recordings to learn from; all of them are the figures themselves

@@ -13,7 +13,7 @@ import numpy as np
 
 from indexer.encoders import tensorfile
 from indexer.errors import ModelError
-from indexer.heads import softmax
+from indexer.heads.head import softmax
 from indexer.heads.novelty import Novelty
 
 KIND = "linear"

@@ -20,7 +20,8 @@ import torch
 from torch.nn import functional
 
 from indexer.errors import ModelError
-from indexer.heads import evaluation, novelty, softmax
+from indexer.heads import evaluation, novelty
+from indexer.heads.head import softmax
 from indexer.heads.linear import LinearHead
 
 CHECKPOINT_FORMAT = 1

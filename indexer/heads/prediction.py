@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.encoders.trajectory import Course
-from indexer.heads import Head, softmax
+from indexer.heads.head import Head, softmax
 
 UNLIKE = "unlike everything the head learned from"
 # A recording is of two genres when a quarter of it, and at least three units of sound, is decidedly of another genre than its own:
