@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from indexer import models, wording
+from indexer import wording
 from indexer.config import Settings
 from indexer.embedding import Embedder
 from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.files.children.worker import Worker
+from indexer.models import choice as models
 from indexer.reading import reading
 from indexer.wording import duration, printable
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer import models
 from indexer.config import Settings
 from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.heads.prediction import judge
-from indexer.models import Chosen
+from indexer.models import choice as models
+from indexer.models.choice import Chosen
 from indexer.reading import open_readonly
 from indexer.wording import printable
 

@@ -136,7 +136,7 @@ def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: b
 
 def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:
     """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
-    from indexer.models import Chosen, without_genres
+    from indexer.models.choice import Chosen, without_genres
     from indexer.progress import Progress
     from indexer.scanner import Scan
 
@@ -597,7 +597,7 @@ def models() -> None:
 @common
 def models_list(settings: Settings, as_json: bool) -> None:
     """Built-in, installed and published models."""
-    from indexer.models import overview
+    from indexer.models.choice import overview
 
     found = overview(settings.models)
     click.echo(json.dumps(found) if as_json else texts.models_text(found))
@@ -610,7 +610,7 @@ def models_list(settings: Settings, as_json: bool) -> None:
 @common
 def models_download(settings: Settings, verbosity: int, name: str, accept_licence: bool, base_url: str | None) -> None:
     """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
-    from indexer.m2d import catalogue
+    from indexer.models import catalogue
 
     def accept(notice: str) -> bool:
         click.echo(notice, err=True)
@@ -632,7 +632,7 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
 @common
 def models_add(settings: Settings, source: Path, name: str | None) -> None:
     """Install a checkpoint that is here already: .pth, .zip or folder."""
-    from indexer.m2d import catalogue
+    from indexer.models import catalogue
 
     click.echo(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
 
@@ -643,7 +643,7 @@ def models_add(settings: Settings, source: Path, name: str | None) -> None:
 @common
 def models_info(settings: Settings, name: str, as_json: bool) -> None:
     """Geometry, front end, identity and head of a model (a name or a path)."""
-    from indexer.models import describe
+    from indexer.models.choice import describe
 
     found = describe(settings, name)
     click.echo(json.dumps(found) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
@@ -654,6 +654,6 @@ def models_info(settings: Settings, name: str, as_json: bool) -> None:
 @common
 def models_use(settings: Settings, name: str) -> None:
     """Make a model (and with --head its head) the library's: a name or a checkpoint's path."""
-    from indexer.models import use
+    from indexer.models.choice import use
 
     click.echo(use(settings, name))

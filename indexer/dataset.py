@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer import models, training_data
+from indexer import training_data
 from indexer.config import Settings
 from indexer.encoders.encoder import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
+from indexer.models import choice as models
 from indexer.training_data import Reader
 from indexer.wording import escaped
 

@@ -34,6 +34,7 @@ from indexer.files.tags.write import GenreEdit, Prepared
 from indexer.heads.head import Head
 from indexer.heads.prediction import Verdict, judge
 from indexer.journal import commit_write, tag_columns
+from indexer.models.choice import Model
 from indexer.scan.policy import plan, plan_correction
 from indexer.store import FileRow, Lacking, Store, parse_stat
 
@@ -53,19 +54,6 @@ class _Event:
     then: Callable[[Future[Any]], None]
     done: Future[Any]
     alone: bool
-
-
-@dataclass(frozen=True)
-class Model:
-    """The encoders whose vectors, side by side, are what the head takes."""
-
-    parts: tuple[Part, ...]
-    head: Head | None
-
-    @property
-    def encoder_ids(self) -> tuple[str, ...]:
-        """Of the parts, in order."""
-        return tuple(part.encoder_id for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)

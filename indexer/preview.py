@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from indexer import models
 from indexer.config import Settings
 from indexer.difference import compare
 from indexer.files.audio.identity import Stat
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
 from indexer.files.walk import folders_to_scan, walk
+from indexer.models import choice as models
 from indexer.pipeline import Label, edit_for, held_back
 from indexer.reading import open_readonly
 from indexer.store import known_files, labelled_files

@@ -4,12 +4,12 @@ import time
 from itertools import islice
 from typing import Any
 
-from indexer import models
 from indexer.config import Settings
 from indexer.errors import ModelError
 from indexer.lock import library_lock
+from indexer.models import choice as models
+from indexer.models.choice import choose_and_register
 from indexer.pipeline import put_verdict
-from indexer.scanner import choose_and_register
 from indexer.store import Store
 
 COMMIT_ROWS = 1000

@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.config import Settings, from_json
 from indexer.errors import IndexerError
-from indexer.models import Chosen
+from indexer.models.choice import Chosen
 from indexer.scanner import Scan, ScanResult
 
 ALIVE_S = 10.0  # at most so long between two messages while it works

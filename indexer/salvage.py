@@ -22,8 +22,8 @@ from indexer.encoders.trajectory import Course
 from indexer.errors import LockedError, ModelError, StoreError
 from indexer.lock import library_lock
 from indexer.migrations import schema_files
+from indexer.models.choice import choose_and_register
 from indexer.reading import is_damage, plain_errors, reading
-from indexer.scanner import choose_and_register
 from indexer.store import Store
 
 # Predictions, scores, timelines and places on the map are not among them: the next scan makes them from the embeddings. Parents come first.

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from indexer import models, projection
+from indexer import projection
 from indexer.config import Settings
 from indexer.difference import file_changed, look_at, spool_difference
 from indexer.errors import ConfigError
@@ -22,7 +22,8 @@ from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.journal import settle_open_writes
 from indexer.lock import library_lock
-from indexer.models import Chosen
+from indexer.models import choice as models
+from indexer.models.choice import Chosen, choose_and_register
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
 from indexer.store import Store
 from indexer.wording import printable
@@ -230,14 +231,6 @@ class _LiveRun:
     def problem(self, path: str, reason: str) -> None:
         """One file was not handled, or not wholly."""
         self._watcher.problem(path, reason)
-
-
-def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
-    """The encoder and head of this run, written into the library as the ones in use."""
-    chosen = models.choose(settings, *models.in_use(store.connection))
-    if chosen:
-        models.register(store, chosen)
-    return chosen
 
 
 @contextmanager

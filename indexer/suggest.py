@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from indexer import models, training_data
+from indexer import training_data
 from indexer.config import Settings
 from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
 from indexer.heads.head import Head
+from indexer.models import choice as models
 from indexer.reading import open_readonly
 from indexer.training_data import Reader
 from indexer.wording import printable

@@ -23,7 +23,7 @@ import pytest
 
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
-from indexer.m2d import catalogue, download, records
+from indexer.models import catalogue, download, records
 from tests import checkpoints
 
 NAME = "m2d_vit_base-80x608p16x16-221006-mr7_enconly"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import models
 from indexer.demo import Track, write_track
 from indexer.encoders.encoder import EncoderInfo
 from indexer.lock import library_lock
+from indexer.models import choice as models
 from indexer.reading import open_readonly
 from tests.synth import write_audio
 from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture

@@ -15,7 +15,7 @@ import mutagen
 import numpy as np
 import pytest
 
-from indexer import models, pipeline
+from indexer import pipeline
 from indexer.encoders.encoder import track_vector
 from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
@@ -24,7 +24,8 @@ from indexer.files.children.worker import Worker
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import audioset_head
 from indexer.lock import library_lock
-from indexer.m2d import catalogue
+from indexer.models import catalogue
+from indexer.models import choice as models
 from indexer.store import Store
 from tests.synth import music, write_audio
 

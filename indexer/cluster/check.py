@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from indexer import models
 from indexer.cluster.executor import ClusterExecutor
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.walk import folders_to_scan
+from indexer.models import choice as models
 from indexer.reading import reading
 
 PATIENCE_S = 120.0  # models are loaded to prove that they are there

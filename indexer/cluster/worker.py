@@ -24,7 +24,7 @@ from indexer.errors import DeferredError, FileError, IndexerError, ModelError, R
 from indexer.executor import LocalExecutor
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
-from indexer.models import known, named, part_of
+from indexer.models.choice import known, named, part_of
 from indexer.wording import printable
 
 UNUSED_S = 900.0  # after so long without work a session's encoder leaves the memory

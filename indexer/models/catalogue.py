@@ -23,8 +23,8 @@ from indexer import __version__
 from indexer.encoders.encoder import BUILT_IN
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
-from indexer.m2d.download import Progress, discard, fetch
-from indexer.m2d.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
+from indexer.models.download import Progress, discard, fetch
+from indexer.models.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
 
 BASE_URL = "https://github.com/nttcslab/m2d/releases/download"
 WEIGHTS = "model.safetensors"

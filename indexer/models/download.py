@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from indexer import __version__
 from indexer.errors import ModelError
-from indexer.m2d.records import megabytes, read_json, write_json, write_problem
+from indexer.models.records import megabytes, read_json, write_json, write_problem
 
 Progress = Callable[[int, int | None], None]
 

@@ -18,9 +18,23 @@ from indexer.errors import ModelError
 from indexer.heads.head import Head
 from indexer.heads.load import audioset_head, load_head
 from indexer.lock import library_lock
-from indexer.m2d import catalogue
-from indexer.pipeline import Model
+from indexer.models import catalogue
+from indexer.models import choice as models
 from indexer.store import Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoders whose vectors, side by side, are what the head takes."""
+
+    parts: tuple[Part, ...]
+    head: Head | None
+
+    @property
+    def encoder_ids(self) -> tuple[str, ...]:
+        """Of the parts, in order."""
+        return tuple(part.encoder_id for part in self.parts)
+
 
 WITHOUT_MODEL = (
     "the library's model is not installed any more, so files are indexed without genres: install it again, or choose "
@@ -197,3 +211,11 @@ def use(settings: Settings, spec: str) -> str:
         assert chosen is not None
         register(store, chosen)
     return f"in use: {chosen.info.name}, " + (f"head {chosen.head.name}" if chosen.head else "no head: genres need one (--head FILE)")
+
+
+def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
+    """The encoder and head of this run, written into the library as the ones in use."""
+    chosen = models.choose(settings, *models.in_use(store.connection))
+    if chosen:
+        models.register(store, chosen)
+    return chosen
