@@ -23,8 +23,8 @@ from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo,
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.files.children.worker import Worker
+from indexer.library.readonly import reading
 from indexer.models import choice as models
-from indexer.reading import reading
 from indexer.wording import duration, printable
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named

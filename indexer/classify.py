@@ -13,9 +13,9 @@ from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.heads.prediction import judge
+from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
 from indexer.models.choice import Chosen
-from indexer.reading import open_readonly
 from indexer.wording import printable
 
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]

@@ -61,7 +61,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
                       precision: str | None, units: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
-        from indexer.reading import plain_errors
+        from indexer.library.readonly import plain_errors
 
         flags: dict[str, Any] = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
                                  "units": int(units) if units and units.isdecimal() else units}
@@ -292,8 +292,8 @@ def evaluate(settings: Settings, verbosity: int, labels: str | None, csv_file: P
 @common
 def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
     """The tracks of the library nearest to FILE by embedding."""
-    from indexer.similar import similar as ask
-    from indexer.similar import to_m3u, to_text
+    from indexer.library.vectors.similar import similar as ask
+    from indexer.library.vectors.similar import to_m3u, to_text
 
     if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
         raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
@@ -380,7 +380,7 @@ def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool,
 @common
 def status(settings: Settings, as_json: bool) -> None:
     """What the library holds, and what the daemon is doing."""
-    from indexer.overview import status as look
+    from indexer.library.summary import status as look
     from indexer.watch_status import read_status
 
     found = {**look(settings.db), "watch": read_status(settings.db)}
@@ -535,7 +535,7 @@ def tags() -> None:
 @common
 def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
     """Every write to FILE, oldest first."""
-    from indexer.overview import history
+    from indexer.library.summary import history
 
     rows = history(settings.db, file)
     if as_json:

@@ -12,10 +12,10 @@ from typing import Any
 from indexer.config import Settings
 from indexer.corrections import label_for, open_for_corrections
 from indexer.errors import ConfigError, LockedError
-from indexer.lock import library_lock
-from indexer.reading import open_readonly
+from indexer.library.lock import library_lock
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from indexer.scanner import Scan
-from indexer.store import Store
 from indexer.wording import printable
 
 

@@ -11,9 +11,9 @@ from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.tags.read import CORRECTION
 from indexer.labels import BUILT_IN, Aliases, key
-from indexer.reading import open_readonly
-from indexer.store import Store
-from indexer.training_data import Reader, known_labels
+from indexer.library.facts import known_labels
+from indexer.library.readonly import Reader, open_readonly
+from indexer.library.store import Store
 
 
 def genres(reader: Reader) -> list[str]:

@@ -27,10 +27,9 @@ from indexer.errors import ConfigError, IndexerError, LockedError
 from indexer.files.audio.identity import Stat
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
-from indexer.lock import watch_lock
-from indexer.reading import reading
+from indexer.library.lock import watch_lock
+from indexer.library.readonly import now, reading
 from indexer.retries import Retries
-from indexer.store import now
 from indexer.watch_status import status_path
 from indexer.watcher import FolderWatcher
 from indexer.wording import printable

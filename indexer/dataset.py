@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from indexer import training_data
 from indexer.config import Settings
 from indexer.encoders.encoder import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
+from indexer.library import facts as training_data
+from indexer.library.readonly import Reader
 from indexer.models import choice as models
-from indexer.training_data import Reader
 from indexer.wording import escaped
 
 MIN_RECORDINGS = 5  # of a label, below which it is not learned: one at least must be left for validation

@@ -24,8 +24,8 @@ from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.errors import ConfigError, StoreError
 from indexer.evaluate import Request as EvaluationRequest
 from indexer.evaluate import evaluate
+from indexer.library.readonly import open_readonly
 from indexer.pipeline import Watcher
-from indexer.reading import open_readonly
 from indexer.relabel import relabel
 from indexer.scanner import Scan
 from indexer.train import Request, train

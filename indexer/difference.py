@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
 from indexer.files.walk import Walked, walk
-from indexer.store import FileRow, Store, known_files
+from indexer.library.store import FileRow, Store, known_files
 from indexer.wording import printable
 
 _SPOOL_ROWS = 2000

@@ -16,10 +16,9 @@ from indexer import __version__, report
 from indexer.config import Settings
 from indexer.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
 from indexer.errors import ConfigError, IndexerError, ModelError
-from indexer.reading import open_readonly
-from indexer.store import now
+from indexer.library.facts import one_file_of_each
+from indexer.library.readonly import Reader, now, open_readonly
 from indexer.train import check_numbers
-from indexer.training_data import Reader, one_file_of_each
 
 if TYPE_CHECKING:
     from indexer.heads.crossvalidation import Learner

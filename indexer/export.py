@@ -25,10 +25,9 @@ from indexer import __version__
 from indexer.config import Settings
 from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
-from indexer.lock import export_lock
-from indexer.reading import reading
-from indexer.store import now
-from indexer.training_data import Reader, sound_vectors
+from indexer.library.facts import sound_vectors
+from indexer.library.lock import export_lock
+from indexer.library.readonly import Reader, now, reading
 from indexer.wording import escaped
 
 FORMAT, FORMAT_VERSION = "indexer export", 1

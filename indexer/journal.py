@@ -16,8 +16,8 @@ from indexer.files.tags import write as tagwriter
 from indexer.files.tags.genre import joined
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared
+from indexer.library.store import FileRow, Store, parse_stat
 from indexer.scan import policy
-from indexer.store import FileRow, Store, parse_stat
 
 
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.errors import ConfigError
+from indexer.library.facts import FileFacts
 
 SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
 # Spellings only. Which sub-genre belongs to which label is the user's to say ([aliases]): Deep House, Liquid, and also
@@ -28,19 +29,6 @@ BUILT_IN = {
 }
 _VARIOUS = {"various", "variousartists", "va", "compilation", "diverse", "unknown", "unknownartist"}
 _BRACKETS = re.compile(r"[(\[][^)\]]*[)\]]")
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What the library knows of one file that can be read."""
-
-    recording_id: int
-    audio_sha256: str
-    path: bytes
-    root: bytes | None
-    genre: str | None  # the user's own; several values joined with "; "
-    artist: str | None
-    album_artist: str | None
 
 
 @dataclass

@@ -34,9 +34,9 @@ from indexer.files.tags.write import GenreEdit, Prepared
 from indexer.heads.head import Head
 from indexer.heads.prediction import Verdict, judge
 from indexer.journal import commit_write, tag_columns
+from indexer.library.store import FileRow, Lacking, Store, parse_stat
 from indexer.models.choice import Model
 from indexer.scan.policy import plan, plan_correction
-from indexer.store import FileRow, Lacking, Store, parse_stat
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck

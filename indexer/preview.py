@@ -11,10 +11,10 @@ from indexer.files.audio.identity import Stat
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
 from indexer.files.walk import folders_to_scan, walk
+from indexer.library.readonly import open_readonly
+from indexer.library.store import known_files, labelled_files
 from indexer.models import choice as models
 from indexer.pipeline import Label, edit_for, held_back
-from indexer.reading import open_readonly
-from indexer.store import known_files, labelled_files
 from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole

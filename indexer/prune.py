@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.lock import library_lock
-from indexer.reading import open_readonly
-from indexer.store import Store, subtree
-from indexer.training_data import Reader
-from indexer.vectorfile import remove_unused
+from indexer.library.lock import library_lock
+from indexer.library.readonly import Reader, open_readonly
+from indexer.library.store import Store, subtree
+from indexer.library.vectors.directions import remove_unused
 from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths that are named; the counts are whole

@@ -6,11 +6,11 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ModelError
-from indexer.lock import library_lock
+from indexer.library.lock import library_lock
+from indexer.library.store import Store
 from indexer.models import choice as models
 from indexer.models.choice import choose_and_register
 from indexer.pipeline import put_verdict
-from indexer.store import Store
 
 COMMIT_ROWS = 1000
 

@@ -20,11 +20,11 @@ import numpy as np
 from indexer.config import Settings
 from indexer.encoders.trajectory import Course
 from indexer.errors import LockedError, ModelError, StoreError
-from indexer.lock import library_lock
-from indexer.migrations import schema_files
+from indexer.library.lock import library_lock
+from indexer.library.migrations import schema_files
+from indexer.library.readonly import is_damage, plain_errors, reading
+from indexer.library.store import Store
 from indexer.models.choice import choose_and_register
-from indexer.reading import is_damage, plain_errors, reading
-from indexer.store import Store
 
 # Predictions, scores, timelines and places on the map are not among them: the next scan makes them from the embeddings. Parents come first.
 TABLES = ("encoders", "heads", "roots", "recordings", "runs", "files", "tags", "embeddings", "corrections", "tag_writes")

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from indexer import projection
 from indexer.config import Settings
 from indexer.difference import file_changed, look_at, spool_difference
 from indexer.errors import ConfigError
@@ -21,11 +20,12 @@ from indexer.executor import Executor
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.journal import settle_open_writes
-from indexer.lock import library_lock
+from indexer.library.lock import library_lock
+from indexer.library.store import Store
+from indexer.library.vectors import projection
 from indexer.models import choice as models
 from indexer.models.choice import Chosen, choose_and_register
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
-from indexer.store import Store
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]

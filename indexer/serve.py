@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
-from indexer.reading import open_readonly
+from indexer.library.readonly import open_readonly
 
 # The limits keep one page from holding the library, and one open reader from holding its write-ahead log for long.
 DATASETTE_SETTINGS = {

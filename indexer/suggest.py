@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer import training_data
 from indexer.config import Settings
 from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
 from indexer.heads.head import Head
+from indexer.library import facts as training_data
+from indexer.library.readonly import Reader, open_readonly
 from indexer.models import choice as models
-from indexer.reading import open_readonly
-from indexer.training_data import Reader
 from indexer.wording import printable
 
 CONSIDERED = 5000  # of the unlabelled recordings, the least certain ones

@@ -18,8 +18,8 @@ from indexer.config import Settings
 from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.errors import ConfigError, ModelError
 from indexer.heads.load import load_head
-from indexer.lock import library_lock
-from indexer.store import Store
+from indexer.library.lock import library_lock
+from indexer.library.store import Store
 from indexer.wording import escaped
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from indexer.lock import watching_process
+from indexer.library.lock import watching_process
 
 
 def status_path(db: Path) -> Path:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from indexer.reading import open_readonly
+from indexer.library.readonly import open_readonly
 from indexer.watch_status import read_status
 
 LIMIT_S = 40.0  # for anything to come true; generous, because machines differ

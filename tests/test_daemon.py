@@ -11,7 +11,7 @@ import pytest
 
 from indexer import corrections
 from indexer.config import load_settings
-from indexer.lock import watching_process
+from indexer.library.lock import watching_process
 from indexer.watch_status import ask_for_scan
 from tests.daemons import Watching
 from tests.synth import write_audio
@@ -204,7 +204,7 @@ def test_a_root_that_goes_is_offline_and_comes_back_without_work(cli, folder, tm
 
 
 def test_a_locked_library_is_waited_for(cli, folder):
-    from indexer.lock import library_lock
+    from indexer.library.lock import library_lock
 
     audio(folder / "a.flac", 1)
     with library_lock(cli.db), Watching(cli, folder) as watch:

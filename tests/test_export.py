@@ -21,9 +21,9 @@ from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.export import read_embeddings
 from indexer.files.audio.identity import Stat
-from indexer.lock import export_lock
-from indexer.reading import open_readonly
-from indexer.store import Store
+from indexer.library.lock import export_lock
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from tests.synth import write_audio
 from tests.test_docs import README
 from tests.test_similar import fill, made
@@ -311,7 +311,7 @@ def test_two_at_once_do_not_meet(made_library, tmp_path):
 
 
 def test_a_lock_on_a_folder_that_is_gone_locks_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("indexer.lock.fcntl.flock", lambda *_: shutil.rmtree(tmp_path / "workshop"))  # another export ends just now
+    monkeypatch.setattr("indexer.library.lock.fcntl.flock", lambda *_: shutil.rmtree(tmp_path / "workshop"))  # another export ends just now
     with pytest.raises(LockedError, match="gone just now"), export_lock(tmp_path / "workshop"):
         pass
 

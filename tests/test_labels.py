@@ -3,7 +3,8 @@
 import pytest
 
 from indexer.errors import ConfigError
-from indexer.labels import Aliases, FileFacts, artist_group, gather, key, read_csv
+from indexer.labels import Aliases, artist_group, gather, key, read_csv
+from indexer.library.facts import FileFacts
 
 DNB = "drum and bass"
 

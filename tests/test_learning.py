@@ -8,9 +8,9 @@ import pytest
 
 from indexer.demo import Track, write_track
 from indexer.encoders.encoder import EncoderInfo
-from indexer.lock import library_lock
+from indexer.library.lock import library_lock
+from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
-from indexer.reading import open_readonly
 from tests.synth import write_audio
 from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
 

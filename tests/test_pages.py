@@ -221,7 +221,7 @@ def test_undo_puts_back_what_stood_there(pages, cli, music_folder):
 
 
 def test_an_undo_beside_a_scan_says_that_it_must_wait(pages, cli, music_folder):
-    from indexer.lock import library_lock
+    from indexer.library.lock import library_lock
 
     cli("scan", music_folder)
     with library_lock(cli.db):

@@ -7,12 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from indexer import projection
 from indexer.encoders.encoder import joined_id
 from indexer.files.audio.identity import Stat
-from indexer.projection import Projection, principal_axes, turned, update
-from indexer.reading import open_readonly
-from indexer.store import Store
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
+from indexer.library.vectors import projection
+from indexer.library.vectors.projection import Projection, principal_axes, turned, update
 
 WIDTH = 24
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from indexer.reading import open_readonly
-from indexer.store import Store
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from tests.synth import write_audio
 
 

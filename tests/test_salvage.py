@@ -15,9 +15,9 @@ import pytest
 from indexer import salvage
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
-from indexer.lock import library_lock
-from indexer.reading import open_readonly
-from indexer.store import Store
+from indexer.library.lock import library_lock
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from tests.conftest import Cli
 from tests.faults.helpers import REPOSITORY
 from tests.synth import write_audio

@@ -23,10 +23,10 @@ from indexer.files.audio.decode import decode
 from indexer.files.children.worker import Worker
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import audioset_head
-from indexer.lock import library_lock
+from indexer.library.lock import library_lock
+from indexer.library.store import Store
 from indexer.models import catalogue
 from indexer.models import choice as models
-from indexer.store import Store
 from tests.synth import music, write_audio
 
 

@@ -9,16 +9,16 @@ import time
 import numpy as np
 import pytest
 
-from indexer import vectorfile
 from indexer.config import load_settings
 from indexer.encoders.encoder import joined_id
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
-from indexer.reading import open_readonly
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
+from indexer.library.vectors import directions
+from indexer.library.vectors.directions import open_directions
+from indexer.library.vectors.similar import encoder_of, nearest, to_m3u, to_text
 from indexer.serve import make_datasette
-from indexer.similar import encoder_of, nearest, to_m3u, to_text
-from indexer.store import Store
-from indexer.vectorfile import open_directions
 from indexer.web import neighbours
 
 WIDTH = 24
@@ -83,7 +83,7 @@ def test_equal_ones_and_long_lists_come_in_one_order(library, monkeypatch):
     whole = ask(library.db, 1)
     assert len(whole) == 89
     for n in (1, 5, 89, 90):
-        monkeypatch.setattr("indexer.similar._SORTED_FIRST", n)
+        monkeypatch.setattr("indexer.library.vectors.similar._SORTED_FIRST", n)
         assert ask(library.db, 1) == whole
 
 
@@ -160,7 +160,7 @@ def test_a_library_deleted_and_scanned_again_in_another_order_is_another_library
 def test_a_scan_that_embeds_meanwhile_neither_stops_nor_mixes_up_the_answer(library, monkeypatch):
     vectors = made()
     fill(library.db, vectors)
-    pages = vectorfile._pages
+    pages = directions._pages
 
     def and_then_a_scan_writes(*arguments):
         yield from pages(*arguments)
@@ -169,7 +169,7 @@ def test_a_scan_that_embeds_meanwhile_neither_stops_nor_mixes_up_the_answer(libr
 
     expected = np.delete(brute_force([vectors], 0), 0)
     with Store(library.db) as store:
-        monkeypatch.setattr(vectorfile, "_pages", and_then_a_scan_writes)
+        monkeypatch.setattr(directions, "_pages", and_then_a_scan_writes)
         assert [cosine for _, cosine in ask(library.db, 1)] == pytest.approx(sorted(expected, reverse=True), abs=1e-6)
         monkeypatch.undo()
     assert ask(library.db, 1)[0] == (31, pytest.approx(1, abs=1e-6))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from indexer import migrations
 from indexer.errors import LockedError, StoreError
 from indexer.files.audio.identity import Stat
-from indexer.lock import library_lock
-from indexer.reading import open_readonly
-from indexer.store import Lacking, Store, known_files
-from indexer.tracks_view import tracks_view
+from indexer.library import migrations
+from indexer.library.lock import library_lock
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Lacking, Store, known_files
+from indexer.library.tracks_view import tracks_view
 from indexer.wording import printable
 
 STAT = Stat(1, 2, 3, 4)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from indexer import training_data
 from indexer.errors import ModelError
 from indexer.files.audio.identity import Stat
 from indexer.heads import training
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
 from indexer.heads.training import Data, TrainingSettings
-from indexer.reading import open_readonly
-from indexer.store import Store
+from indexer.library import facts as training_data
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from tests.synth import write_audio
 from tests.test_heads import rewrite
 

@@ -18,8 +18,8 @@ import pytest
 from indexer.config import load_settings
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
+from indexer.library.store import Store
 from indexer.serve import make_datasette, metadata, serve
-from indexer.store import Store
 from indexer.web.guard import host_of, is_loopback
 
 HOSTILE = ("<script>alert(1)</script>", "\"onerror='x'", "'; drop table files; --", "javascript:alert(1)", "=cmd|' /C calc'!A0")

@@ -9,8 +9,8 @@ from indexer.cluster.executor import ClusterExecutor
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.walk import folders_to_scan
+from indexer.library.readonly import reading
 from indexer.models import choice as models
-from indexer.reading import reading
 
 PATIENCE_S = 120.0  # models are loaded to prove that they are there
 

@@ -17,10 +17,10 @@ from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
 from indexer.heads.head import Head
 from indexer.heads.load import audioset_head, load_head
-from indexer.lock import library_lock
+from indexer.library.lock import library_lock
+from indexer.library.store import Store
 from indexer.models import catalogue
 from indexer.models import choice as models
-from indexer.store import Store
 
 
 @dataclass(frozen=True)

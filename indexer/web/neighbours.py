@@ -15,9 +15,9 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
-from indexer.reading import reading
-from indexer.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
-from indexer.vectorfile import Directions, open_directions, stored_directions
+from indexer.library.readonly import reading
+from indexer.library.vectors.directions import Directions, open_directions, stored_directions
+from indexer.library.vectors.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
 from indexer.web.context import ask, settings_of
 from indexer.wording import printable
 

@@ -1,6 +1,6 @@
 """Any list of tracks as a playlist (M3U8): a filtered table, a query, what sounds like a track, what was encircled on the map.
 
-Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is indexer.similar's.
+Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is indexer.library.vectors.similar's.
 """
 
 import os
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
-from indexer.similar import to_m3u
+from indexer.library.vectors.similar import to_m3u
 from indexer.web.context import ask, library
 from indexer.web.neighbours import similar_tracks
 

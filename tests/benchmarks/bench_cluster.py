@@ -20,10 +20,11 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from indexer import projection, scanner
+from indexer import scanner
 from indexer.config import Settings
 from indexer.executor import Embedded, Engine
 from indexer.files.audio.identity import Stat
+from indexer.library.vectors import projection
 from tests.clusters import DaskCluster, instant
 from tests.synth import write_audio
 

@@ -19,8 +19,8 @@ import pyarrow.parquet
 
 from indexer.config import Settings
 from indexer.export import TABLES, export
-from indexer.reading import reading
-from indexer.store import Store
+from indexer.library.readonly import reading
+from indexer.library.store import Store
 
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 ENCODER, HEAD = "e" * 64, "a" * 64

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import sqlite_utils  # noqa: F401 - imported late by the store: it is not the step's memory
 
-from indexer import overview, pipeline, projection, relabel, scanner
+from indexer import pipeline, relabel, scanner
 from indexer.config import Settings
 from indexer.difference import spool_difference
 from indexer.encoders.encoder import EncoderInfo
@@ -36,10 +36,13 @@ from indexer.encoders.trajectory import Collector
 from indexer.files.audio.identity import Stat
 from indexer.files.walk import walk
 from indexer.heads.linear import LinearHead
+from indexer.library import summary as overview
+from indexer.library.readonly import now
+from indexer.library.store import Lacking, Store
+from indexer.library.vectors import projection
 from indexer.models import choice as models  # noqa: F401 - migrations likewise
 from indexer.progress import Progress
 from indexer.serve import make_datasette
-from indexer.store import Lacking, Store, now
 from indexer.wording import printable
 
 WIDTH, UNITS, UNIT_S = 64, 50, 6.0

@@ -22,10 +22,10 @@ import numpy as np
 
 from indexer.config import load_settings
 from indexer.files.audio.identity import Stat
-from indexer.projection import update
-from indexer.reading import open_readonly
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
+from indexer.library.vectors.projection import update
 from indexer.serve import make_datasette
-from indexer.store import Store
 
 ROUNDS = 5
 ENCODER = "e" * 64

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer import projection
 from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import Stat
-from indexer.store import Store
+from indexer.library.store import Store
+from indexer.library.vectors import projection
 from tests.conftest import Cli
 
 CLIENTS = 8

@@ -17,8 +17,8 @@ from indexer.config import Settings
 from indexer.encoders.load import built_in_info
 from indexer.encoders.trajectory import Collector
 from indexer.heads.linear import LinearHead
+from indexer.library.store import Store
 from indexer.relabel import relabel
-from indexer.store import Store
 
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 UNITS = 50

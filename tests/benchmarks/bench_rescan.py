@@ -17,9 +17,9 @@ from pathlib import Path
 from indexer.config import Settings
 from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import Stat
+from indexer.library.store import Store
 from indexer.progress import Progress
 from indexer.scanner import Scan
-from indexer.store import Store
 
 ROUNDS = 7
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.reading import open_readonly
-from indexer.similar import encoder_of, nearest, ranked, vector_of
-from indexer.store import Store
-from indexer.vectorfile import stored_directions
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
+from indexer.library.vectors.directions import stored_directions
+from indexer.library.vectors.similar import encoder_of, nearest, ranked, vector_of
 
 ROUNDS = 9
 ENCODER = "e" * 64

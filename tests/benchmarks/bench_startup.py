@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from indexer.store import Store
+from indexer.library.store import Store
 
 ROUNDS = 11
 

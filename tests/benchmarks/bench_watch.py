@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from indexer.store import Store
+from indexer.library.store import Store
 from tests.benchmarks.bench_rescan import build, fill
 from tests.conftest import Cli
 from tests.daemons import Watching

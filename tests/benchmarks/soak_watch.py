@@ -39,8 +39,8 @@ from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import fingerprint
 from indexer.files.tags.write import TEMP_SUFFIX
 from indexer.heads.linear import LinearHead
-from indexer.reading import open_readonly
-from indexer.store import DEFAULT_LABELS
+from indexer.library.readonly import open_readonly
+from indexer.library.store import DEFAULT_LABELS
 from indexer.wording import printable
 from tests.conftest import Cli
 from tests.daemons import Watching

@@ -30,7 +30,7 @@ from indexer.files.tags import read as tags
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.read import GenreEdit
 from indexer.journal import commit_write, settle_open_writes, tag_columns
-from indexer.store import FileRow, Store
+from indexer.library.store import FileRow, Store
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 REPOSITORY = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ class Nursery:
 def _nursery() -> None:
     import sqlite_utils  # noqa: F401 - Store imports these two when it is opened: once here, not in every victim
 
-    import indexer.migrations  # noqa: F401
+    import indexer.library.migrations  # noqa: F401
 
     assert "torch" not in sys.modules
     for line in sys.stdin:

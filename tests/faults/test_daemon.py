@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from indexer.files.audio.identity import fingerprint
-from indexer.lock import library_lock
-from indexer.reading import open_readonly
+from indexer.library.lock import library_lock
+from indexer.library.readonly import open_readonly
 from tests.daemons import Watching
 from tests.faults.helpers import REPOSITORY, leave_room, mount, private_mounts
 from tests.synth import write_audio

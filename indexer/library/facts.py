@@ -6,19 +6,25 @@ except that a genre which we wrote is not the user's: the one that stood there b
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import numpy as np
 
 from indexer.files.tags.read import CORRECTION
-from indexer.labels import FileFacts
+from indexer.library.readonly import Reader
 
 
-class Reader(Protocol):
-    """An SQLite connection with named rows, as far as it is used here."""
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the library knows of one file that can be read."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
-        """Run a statement and return its cursor."""
+    recording_id: int
+    audio_sha256: str
+    path: bytes
+    root: bytes | None
+    genre: str | None  # the user's own; several values joined with "; "
+    artist: str | None
+    album_artist: str | None
 
 
 def files(reader: Reader) -> Iterator[FileFacts]:

@@ -6,10 +6,25 @@ Owns the sentences about a library that is not there, damaged, too old or on a f
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 from indexer.errors import StoreError
+
+
+class Reader(Protocol):
+    """An SQLite connection with named rows, as far as it is used here."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
+        """Run a statement and return its cursor."""
+
+
+def now() -> str:
+    """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
 
 FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

@@ -1,6 +1,6 @@
 """The library's database: opening it for writing, and every SQL statement that is not the schema.
 
-Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds indexer.lock).
+Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds indexer.library.lock).
 Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is handed.
 sqlite-utils is imported on opening for writing only, so that commands that look start fast.
 """
@@ -11,23 +11,17 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
-from indexer.reading import plain_errors, reason_of
-from indexer.tracks_view import tracks_view
+from indexer.library.readonly import now, plain_errors, reason_of
+from indexer.library.tracks_view import tracks_view
 from indexer.wording import printable
 
 STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")  # of a file
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
-
-
-def now() -> str:
-    """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +128,7 @@ class Store:
         """Open or create, and migrate. Raises StoreError when it cannot be used."""
         from sqlite_utils import Database
 
-        from indexer.migrations import migrate
+        from indexer.library.migrations import migrate
 
         self.path = path
         try:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from indexer.reading import open_readonly
+from indexer.library.readonly import open_readonly
 
 
 def status(db: Path) -> dict[str, Any]:

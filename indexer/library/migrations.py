@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
-from indexer.reading import is_damage
+from indexer.library.readonly import is_damage
 
 
 def schema_files() -> list[tuple[str, str]]:

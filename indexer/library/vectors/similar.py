@@ -15,9 +15,9 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
-from indexer.reading import open_readonly
-from indexer.training_data import Reader, joined_vectors
-from indexer.vectorfile import Directions, open_directions
+from indexer.library.facts import joined_vectors
+from indexer.library.readonly import Reader, open_readonly
+from indexer.library.vectors.directions import Directions, open_directions
 from indexer.wording import count as counted
 from indexer.wording import escaped, printable
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import StoreError
-from indexer.training_data import Reader, sound_vectors
+from indexer.library.facts import sound_vectors
+from indexer.library.readonly import Reader
 
 FOLDER = "vectors"  # beside the database
 _VERSION = 3

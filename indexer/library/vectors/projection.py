@@ -1,7 +1,7 @@
 """The map's places: every recording in two dimensions, so that what sounds alike tends to lie together.
 
 Owns the axes, when they are computed anew, and the tables ``projections`` and ``places``. The axes are the two principal components of the
-recordings' directions (see indexer.vectorfile): linear, so that a new recording is placed without touching any other. They show only a part
+recordings' directions (see indexer.library.vectors.directions): linear, so that a new recording is placed without touching any other. They show only a part
 of what an encoder hears: neighbours on the map need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
 """
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.store import Store, now
-from indexer.training_data import Reader, joined_vectors
-from indexer.vectorfile import directions_of
+from indexer.library.facts import joined_vectors
+from indexer.library.readonly import Reader, now
+from indexer.library.store import Store
+from indexer.library.vectors.directions import directions_of
 
 SAMPLE = 10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
 MAX_LATER = 0.2  # so great a share of recordings that came (or went) after the axes, and they are computed anew
