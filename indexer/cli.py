@@ -20,7 +20,7 @@ from indexer.errors import ConfigError, IndexerError
 from indexer.wording import escaped
 
 if TYPE_CHECKING:
-    from indexer.dataset import LabelRequest
+    from indexer.learn.dataset import LabelRequest
 
 PATH = click.Path(path_type=Path)
 COMMON = [
@@ -234,7 +234,7 @@ def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _label_request(labels: str | None, csv_file: Path | None) -> "LabelRequest":
-    from indexer.dataset import LabelRequest
+    from indexer.learn.dataset import LabelRequest
 
     return LabelRequest(tuple(part.strip() for part in labels.split(",")) if labels is not None else None, csv_file)
 
@@ -250,8 +250,8 @@ def _label_request(labels: str | None, csv_file: Path | None) -> "LabelRequest":
 @common
 def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
     """Learn a head from your own labels and cached embeddings, and put it in use; no file is opened."""
-    from indexer.train import Request, report
-    from indexer.train import train as learn
+    from indexer.learn.train import Request, report
+    from indexer.learn.train import train as learn
 
     with click.progressbar(length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
         try:
@@ -275,9 +275,9 @@ def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path
 @common
 def evaluate(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
     """Measure how well heads know your own genres, on recordings by artists they did not learn from; a page with plots."""
-    from indexer.evaluate import Request
-    from indexer.evaluate import evaluate as judge
-    from indexer.report import to_text
+    from indexer.learn.evaluate import Request
+    from indexer.learn.evaluate import evaluate as judge
+    from indexer.learn.report import to_text
 
     with click.progressbar(length=1000, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty(), item_show_func=lambda what: what) as bar:
         found = judge(settings, Request(_label_request(labels, csv_file), **request), lambda what, share: bar.update(round(1000 * share) - bar.pos, what))
@@ -315,8 +315,8 @@ def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_jso
 @common
 def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count: int, as_json: bool) -> None:
     """Tracks whose label would teach most, and labels that look wrong, each with its reason."""
-    from indexer.suggest import suggest as ask
-    from indexer.suggest import to_text
+    from indexer.learn.suggest import suggest as ask
+    from indexer.learn.suggest import to_text
 
     found = ask(settings, _label_request(labels, csv_file), count)
     click.echo(json.dumps(found) if as_json else to_text(found))

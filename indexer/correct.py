@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.corrections import label_for, open_for_corrections
 from indexer.errors import ConfigError, LockedError
+from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store

@@ -19,16 +19,16 @@ import soundfile
 import soxr
 
 from indexer.config import Settings
-from indexer.dataset import LabelRequest
 from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.errors import ConfigError, StoreError
-from indexer.evaluate import Request as EvaluationRequest
-from indexer.evaluate import evaluate
+from indexer.learn.dataset import LabelRequest
+from indexer.learn.evaluate import Request as EvaluationRequest
+from indexer.learn.evaluate import evaluate
+from indexer.learn.train import Request, train
 from indexer.library.readonly import open_readonly
 from indexer.pipeline import Watcher
 from indexer.relabel import relabel
 from indexer.scanner import Scan
-from indexer.train import Request, train
 
 TRACKS_PER_GENRE = 12
 ARTISTS_PER_GENRE = 6

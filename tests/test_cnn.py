@@ -9,13 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from indexer import spectrograms
 from indexer.encoders.synthesis import SAMPLE_RATE_HZ, make_track
 from indexer.errors import FileError, IndexerError, ReadError
 from indexer.files.children.worker import Worker
 from indexer.heads import cnn, evaluation
 from indexer.heads.cnn import CnnSettings, train_cnn
-from indexer.spectrograms import CLIP_FRAMES, CLIPS, load, make, make_all
+from indexer.learn import spectrograms
+from indexer.learn.spectrograms import CLIP_FRAMES, CLIPS, load, make, make_all
 from tests.synth import music, write_audio
 
 KEY, OTHER, THIRD = "ab" * 32, "cd" * 32, "ef" * 32

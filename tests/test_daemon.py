@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer import corrections
 from indexer.config import load_settings
+from indexer.learn import corrections
 from indexer.library.lock import watching_process
 from indexer.watch_status import ask_for_scan
 from tests.daemons import Watching

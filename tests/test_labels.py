@@ -3,7 +3,7 @@
 import pytest
 
 from indexer.errors import ConfigError
-from indexer.labels import Aliases, artist_group, gather, key, read_csv
+from indexer.learn.labels import Aliases, artist_group, gather, key, read_csv
 from indexer.library.facts import FileFacts
 
 DNB = "drum and bass"
@@ -67,7 +67,7 @@ def test_sources_in_their_order_of_trust():
 
 
 def _rows(path, genre):
-    from indexer.labels import CsvRow
+    from indexer.learn.labels import CsvRow
 
     return [CsvRow(path, None, genre)]
 

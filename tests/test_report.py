@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from indexer import plots, report
+from indexer.learn import plots, report
 
 FIVE = ("ambient", "drum and bass", "house", "techno", "trance")
 TWELVE = (*(f"genre {i}" for i in range(11)), "a name of a genre that is longer than any plot is wide " * 3)

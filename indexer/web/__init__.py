@@ -1,6 +1,6 @@
 """The Datasette plugin: which pages there are, who may connect, and how cells link to them.
 
-Imports neither torch nor the pipeline, and never writes to the library except through indexer.corrections.
+Imports neither torch nor the pipeline, and never writes to the library except through indexer.learn.corrections.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from indexer.labels import Aliases
+from indexer.learn.labels import Aliases
 
 # Tracks whose tag, not written by us and said by nobody here, names another genre than the one that was decided.
 DISAGREEMENT = ("p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"

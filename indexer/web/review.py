@@ -9,7 +9,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from indexer import corrections
+from indexer.learn import corrections
 from indexer.web.context import ask, page, rows
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED

@@ -1,6 +1,6 @@
 """The page of one track: what it is, what the model says, what stands in the tags, what was written; labelling it and taking that back.
 
-Owns what is told of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through indexer.corrections,
+Owns what is told of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through indexer.learn.corrections,
 and tags are undone by a process of its own.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 from datasette.utils.asgi import Forbidden, NotFound, Response
 from markupsafe import Markup, escape
 
-from indexer import corrections
 from indexer.config import Settings
 from indexer.errors import IndexerError
+from indexer.learn import corrections
 from indexer.watch_status import ask_for_scan
 from indexer.web.context import ask, library, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from indexer.heads import cnn
-from indexer.spectrograms import CLIP_SHAPE, CLIPS
+from indexer.learn.spectrograms import CLIP_SHAPE, CLIPS
 
 LABELS = 5
 

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from indexer.config import Settings
-from indexer.dataset import LabelRequest
 from indexer.demo import demo
-from indexer.evaluate import Request, evaluate
+from indexer.learn.dataset import LabelRequest
+from indexer.learn.evaluate import Request, evaluate
 from indexer.progress import Progress
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from indexer.plots import (
+from indexer.learn.plots import (
     BOTTOM,
     HEIGHT,
     Bar,

@@ -16,7 +16,7 @@ from indexer.config import Settings
 from indexer.encoders.encoder import BUILT_IN, joined_id
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
-from indexer.labels import SOURCES, Aliases, Labels, gather, read_csv
+from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts as training_data
 from indexer.library.readonly import Reader
 from indexer.models import choice as models

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.dataset import Dataset, LabelRequest, collect
 from indexer.errors import ModelError
 from indexer.heads.head import Head
+from indexer.learn.dataset import Dataset, LabelRequest, collect
 from indexer.library import facts as training_data
 from indexer.library.readonly import Reader, open_readonly
 from indexer.models import choice as models

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer import __version__, report
+from indexer import __version__
 from indexer.config import Settings
-from indexer.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
 from indexer.errors import ConfigError, IndexerError, ModelError
+from indexer.learn import report
+from indexer.learn.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
+from indexer.learn.train import check_numbers
 from indexer.library.facts import one_file_of_each
 from indexer.library.readonly import Reader, now, open_readonly
-from indexer.train import check_numbers
 
 if TYPE_CHECKING:
     from indexer.heads.crossvalidation import Learner
@@ -105,7 +106,7 @@ def _refuse_too_few(dataset: Dataset) -> None:
 def _with_spectrograms(reader: Reader, settings: Settings, dataset: Dataset, notes: list[str],
                        progress: Progress) -> tuple[Dataset, list[np.ndarray]]:
     """The recordings that can be decoded, and their clips; every learner is judged on the same ones."""
-    from indexer import spectrograms
+    from indexer.learn import spectrograms
 
     folder = settings.db.absolute().parent / SPECTROGRAMS_FOLDER
     key_of = dict(zip(dataset.recordings, dataset.keys, strict=True))

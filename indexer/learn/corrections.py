@@ -10,7 +10,7 @@ from pathlib import Path
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.tags.read import CORRECTION
-from indexer.labels import BUILT_IN, Aliases, key
+from indexer.learn.labels import BUILT_IN, Aliases, key
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.store import Store

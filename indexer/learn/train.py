@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.errors import ConfigError, ModelError
 from indexer.heads.load import load_head
+from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.wording import escaped
