@@ -18,12 +18,12 @@ import numpy as np
 
 from indexer import wording
 from indexer.config import Settings
-from indexer.embedding import Embedder
 from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.library.readonly import reading
+from indexer.listen.embedder import Embedder
 from indexer.models import choice as models
 from indexer.wording import duration, printable
 

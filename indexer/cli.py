@@ -193,7 +193,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
 @common
 def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
     """Genre and confidence of FILES; nothing is stored and no tag is touched."""
-    from indexer.classify import classify as look
+    from indexer.listen.classify import classify as look
 
     results = []
     for result in look(settings, files):

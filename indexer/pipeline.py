@@ -23,7 +23,6 @@ from indexer.config import Settings
 from indexer.encoders.encoder import Part
 from indexer.encoders.trajectory import Course
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
-from indexer.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
@@ -35,6 +34,7 @@ from indexer.heads.head import Head
 from indexer.heads.prediction import Verdict, judge
 from indexer.journal import commit_write, tag_columns
 from indexer.library.store import FileRow, Lacking, Store, parse_stat
+from indexer.listen.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
 from indexer.models.choice import Model
 from indexer.scan.policy import plan, plan_correction
 

@@ -16,13 +16,13 @@ from typing import Any
 from indexer.config import Settings
 from indexer.difference import file_changed, look_at, spool_difference
 from indexer.errors import ConfigError
-from indexer.executor import Executor
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.journal import settle_open_writes
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.library.vectors import projection
+from indexer.listen.executor import Executor
 from indexer.models import choice as models
 from indexer.models.choice import Chosen, choose_and_register
 from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher

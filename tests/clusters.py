@@ -169,8 +169,8 @@ WIDTH, COURSE = 3840, bytes(33_000)  # as of ViT-Base
 
 def instant(op: str, item: tuple) -> "Future[object]":
     """An answer of the usual size, without reading anything."""
-    from indexer.executor import Embedded
     from indexer.files.tags import read as tags
+    from indexer.listen.executor import Embedded
 
     path, size, mtime_ns, _ = item
     future: Future[object] = Future()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer import classifier
 from indexer.config import load_settings
 from indexer.errors import FileError
+from indexer.listen import classify_process
 from indexer.serve import make_datasette
 from indexer.web import classify
 from tests.synth import write_audio
@@ -135,7 +135,7 @@ def test_too_long_is_refused_whatever_the_file_claims():
         for _ in range(10):
             yield [0.0] * 3600
 
-    watched = classifier._watched(blocks(), 1, lambda: False, lambda _share: None)
+    watched = classify_process._watched(blocks(), 1, lambda: False, lambda _share: None)
     assert [decoded_s for decoded_s, _ in itertools.islice(watched, 2)] == [3600, 7200]
     with pytest.raises(FileError, match="longer than 2 hours"):
         next(watched)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from indexer import config
-from indexer.classifier import _share
 from indexer.config import load_settings
 from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
+from indexer.listen.classify_process import _share
 from indexer.web import classify
 from tests.conftest import LABELS, Cli
 from tests.synth import write_audio
@@ -27,7 +27,7 @@ HERE = {"host": "localhost"}
 
 
 def start(settings):
-    process = subprocess.Popen([sys.executable, "-m", "indexer.classifier"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "indexer.listen.classify_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     tell(process, config.to_json(settings))
     return process
 

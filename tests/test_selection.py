@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from indexer.embedding import Embedder
 from indexer.encoders.encoder import Unit
 from indexer.encoders.trajectory import Collector
-from indexer.selection import GAP, SILENCE_PEAK, is_silent, sounding, spread
+from indexer.listen.embedder import Embedder
+from indexer.listen.units import GAP, SILENCE_PEAK, is_silent, sounding, spread
 
 
 def unit(value: float, weight: int = 1) -> Unit:

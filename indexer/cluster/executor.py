@@ -28,8 +28,8 @@ from indexer.cluster.assignment import Batch, Crew, File, Member
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
 from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError, ModelError, ReaderDiedError
-from indexer.executor import Embedded, Engine
 from indexer.files.audio.identity import Stat
+from indexer.listen.executor import Embedded, Engine
 from indexer.wording import printable
 
 START_S = 15.0  # for the scheduler to answer the first time

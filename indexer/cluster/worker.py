@@ -21,9 +21,9 @@ from indexer import __version__
 from indexer.config import Settings, load_settings
 from indexer.encoders.encoder import Encoder, Part, Variant
 from indexer.errors import DeferredError, FileError, IndexerError, ModelError, ReaderDiedError
-from indexer.executor import LocalExecutor
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
+from indexer.listen.executor import LocalExecutor
 from indexer.models.choice import known, named, part_of
 from indexer.wording import printable
 

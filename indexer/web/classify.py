@@ -1,7 +1,7 @@
 """Classification while you wait: an upload becomes genre, confidences and timeline, and nothing is stored.
 
 Owns the reception of an upload (limits, temporary file, queue) and the answers. The work is done by a process of its own
-(indexer.classifier), which parses in a child process; this one never looks into a file.
+(indexer.listen.classify_process), which parses in a child process; this one never looks into a file.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class Classifier:
                 if "cancel" in message:
                     return
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "indexer.classifier", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26)
+                    sys.executable, "-m", "indexer.listen.classify_process", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26)
                 self._reader = asyncio.create_task(self._read(self._process))
                 self._write(config.to_json(self._settings))
             self._write(message)
@@ -329,7 +329,7 @@ async def _until_gone(news: Any, receive: Any) -> AsyncIterator[dict[str, Any]]:
 
 def lacking(settings: Settings) -> str | None:
     """One line that says what is missing for genres; None where nothing is."""
-    from indexer.classify import chosen_model  # knows the pipeline, so not at import time
+    from indexer.listen.classify import chosen_model  # knows the pipeline, so not at import time
 
     try:
         chosen_model(settings)

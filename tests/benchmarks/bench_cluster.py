@@ -22,9 +22,9 @@ from pathlib import Path
 
 from indexer import scanner
 from indexer.config import Settings
-from indexer.executor import Embedded, Engine
 from indexer.files.audio.identity import Stat
 from indexer.library.vectors import projection
+from indexer.listen.executor import Embedded, Engine
 from tests.clusters import DaskCluster, instant
 from tests.synth import write_audio
 

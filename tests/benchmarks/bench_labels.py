@@ -20,7 +20,7 @@ from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.files.audio import decode as audio
 from indexer.heads.training import Data, TrainingSettings, train
-from indexer.selection import spread
+from indexer.listen.units import spread
 from tests import checkpoints
 
 REPEATS = 5  # of parting the tracks into two halves

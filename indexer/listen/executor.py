@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from indexer.embedding import Embedder, TrackEmbedding
 from indexer.encoders.encoder import Encoder, Part
 from indexer.errors import DeferredError, FileError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
+from indexer.listen.embedder import Embedder, TrackEmbedding
 
 LOADING = "loading the model"
 

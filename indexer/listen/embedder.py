@@ -16,7 +16,7 @@ import numpy as np
 
 from indexer.encoders.encoder import Encoder, Unit
 from indexer.encoders.trajectory import Collector, Course
-from indexer.selection import GAP, sounding, spread
+from indexer.listen.units import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 

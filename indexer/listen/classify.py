@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.embedding import Embedder, TrackEmbedding
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.heads.prediction import judge
 from indexer.library.readonly import open_readonly
+from indexer.listen.embedder import Embedder, TrackEmbedding
 from indexer.models import choice as models
 from indexer.models.choice import Chosen
 from indexer.wording import printable

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from indexer.classify import Looker, chosen_model
 from indexer.config import Settings, from_json
 from indexer.errors import FileError, IndexerError
+from indexer.listen.classify import Looker, chosen_model
 
 MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
 NEWS_S = 0.2  # at most so often is progress told
