@@ -125,7 +125,7 @@ def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: b
     Without PATHS: the roots of the settings file, else every folder that was scanned before. What is known and
     unchanged is not opened again. Ctrl-C keeps what is done; the next scan goes on from there.
     """
-    from indexer.preview import preview
+    from indexer.scan.preview import preview
 
     if dry_run:
         found = preview(settings, paths)
@@ -138,7 +138,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
     """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
     from indexer.models.choice import Chosen, without_genres
     from indexer.progress import Progress
-    from indexer.scanner import Scan
+    from indexer.scan.run import Scan
 
     progress = Progress(verbosity)
     running = Scan(settings, progress)
@@ -212,7 +212,7 @@ def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None
 @common
 def relabel(settings: Settings, as_json: bool) -> None:
     """Apply the head in use to all cached embeddings; no file is opened."""
-    from indexer.relabel import relabel as apply_head
+    from indexer.scan.relabel import relabel as apply_head
 
     found = apply_head(settings)
     click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
@@ -559,7 +559,7 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
 def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
               force: bool, as_json: bool) -> None:
     """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
-    from indexer.undo import undo_files
+    from indexer.scan.undo import undo_files
 
     if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
         raise click.UsageError("name files, or one of --run, --since and --all")
@@ -578,7 +578,7 @@ def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, s
 @common
 def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Write the genres that are decided and not yet in the files, also where they were undone before."""
-    from indexer.preview import preview
+    from indexer.scan.preview import preview
 
     if dry_run:
         found = preview(settings, paths, explicit_tags=True)

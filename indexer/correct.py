@@ -15,7 +15,7 @@ from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
-from indexer.scanner import Scan
+from indexer.scan.run import Scan
 from indexer.wording import printable
 
 

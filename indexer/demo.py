@@ -26,9 +26,9 @@ from indexer.learn.evaluate import Request as EvaluationRequest
 from indexer.learn.evaluate import evaluate
 from indexer.learn.train import Request, train
 from indexer.library.readonly import open_readonly
-from indexer.pipeline import Watcher
-from indexer.relabel import relabel
-from indexer.scanner import Scan
+from indexer.scan.outcome import Watcher
+from indexer.scan.relabel import relabel
+from indexer.scan.run import Scan
 
 TRACKS_PER_GENRE = 12
 ARTISTS_PER_GENRE = 6

@@ -15,7 +15,8 @@ from typing import Any
 from indexer.config import Settings, from_json
 from indexer.errors import IndexerError
 from indexer.models.choice import Chosen
-from indexer.scanner import Scan, ScanResult
+from indexer.scan.outcome import ScanResult
+from indexer.scan.run import Scan
 
 ALIVE_S = 10.0  # at most so long between two messages while it works
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.difference import Before, Difference, compare, why_offline
 from indexer.errors import ConfigError
 from indexer.files.walk import folders_to_scan, walk
+from indexer.scan.difference import Before, Difference, compare, why_offline
 
 
 def tree(folder: Path, *names: str) -> Path:

@@ -81,8 +81,8 @@ def test_the_home_page_tells_what_there_is(pages, cli, music_folder):
 
 
 def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):
-    from indexer import scanner
-    from indexer.pipeline import Pipeline
+    from indexer.scan import run as scanner
+    from indexer.scan.pipeline import Pipeline
 
     monkeypatch.setattr(scanner, "NOTE_S", 0.0)
     told = []

@@ -15,7 +15,6 @@ import mutagen
 import numpy as np
 import pytest
 
-from indexer import pipeline
 from indexer.encoders.encoder import track_vector
 from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
@@ -27,6 +26,7 @@ from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models import catalogue
 from indexer.models import choice as models
+from indexer.scan import pipeline
 from tests.synth import music, write_audio
 
 

@@ -186,6 +186,6 @@ def test_a_taken_port_is_one_line(cli, music_folder, unused_port):
 
 
 def test_the_plugin_imports_neither_torch_nor_the_pipeline():
-    code = "import sys, indexer.web; print([m for m in sys.modules if m == 'torch' or m == 'indexer.pipeline'])"
+    code = "import sys, indexer.web; print([m for m in sys.modules if m == 'torch' or m == 'indexer.scan.pipeline'])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy())
     assert out.stdout.strip() == "[]"

@@ -1,10 +1,17 @@
 """Decides which genre is written into a file, under the settings and what its tags hold already. Reads and writes no file."""
 
+import hashlib
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from indexer.config import Settings
+from indexer.files.audio.identity import Stat
 from indexer.files.tags import read as tags
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import CORRECTION, Tags
+from indexer.heads.head import Head
+from indexer.library.store import parse_stat
 
 
 def is_ours(found: Tags) -> bool:
@@ -46,3 +53,38 @@ def _deduplicated(genres: Iterable[str]) -> tuple[str, ...]:
     for genre in genres:
         seen.setdefault(genre.casefold(), genre)
     return tuple(seen.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A genre to be written: the head's with its confidence, or what a person said and when."""
+
+    genre: str
+    confidence: float
+    corrected_at: str | None = None
+
+
+def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
+    """Changes whenever head or settings could lead to another genre in a file."""
+    content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:
+    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since.
+
+    What a person said after that is written all the same.
+    """
+    if label.corrected_at and written_at and label.corrected_at > written_at:
+        return False
+    if state == "refused":
+        return stat_before is not None and parse_stat(stat_before) == stat
+    return action == "undo" and state == "done"
+
+
+def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -> GenreEdit | None:
+    """What these settings write for a label into a file with these tags; None: nothing."""
+    text = settings.text_for(label.genre)
+    if label.corrected_at or head is None:
+        return plan_correction(found, label.genre, text)
+    return plan(found, label.genre, text, label.confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)

@@ -20,11 +20,11 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from indexer import scanner
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.library.vectors import projection
 from indexer.listen.executor import Embedded, Engine
+from indexer.scan import run as scanner
 from tests.clusters import DaskCluster, instant
 from tests.synth import write_audio
 

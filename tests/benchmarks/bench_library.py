@@ -28,9 +28,7 @@ from typing import Any
 import numpy as np
 import sqlite_utils  # noqa: F401 - imported late by the store: it is not the step's memory
 
-from indexer import pipeline, relabel, scanner
 from indexer.config import Settings
-from indexer.difference import spool_difference
 from indexer.encoders.encoder import EncoderInfo
 from indexer.encoders.trajectory import Collector
 from indexer.files.audio.identity import Stat
@@ -42,6 +40,10 @@ from indexer.library.store import Lacking, Store
 from indexer.library.vectors import projection
 from indexer.models import choice as models  # noqa: F401 - migrations likewise
 from indexer.progress import Progress
+from indexer.scan import pipeline, relabel
+from indexer.scan import run as scanner
+from indexer.scan.difference import spool_difference
+from indexer.scan.policy import tag_policy_digest
 from indexer.serve import make_datasette
 from indexer.wording import printable
 
@@ -72,7 +74,7 @@ def policy(settings: Settings) -> str:
     """Under which every file's tag is settled."""
     head = chosen().head
     assert head is not None
-    return pipeline.tag_policy_digest(settings, head, settings.threshold(head.threshold))
+    return tag_policy_digest(settings, head, settings.threshold(head.threshold))
 
 
 def vector(n: int) -> bytes:

@@ -18,7 +18,7 @@ from indexer.encoders.load import built_in_info
 from indexer.encoders.trajectory import Collector
 from indexer.heads.linear import LinearHead
 from indexer.library.store import Store
-from indexer.relabel import relabel
+from indexer.scan.relabel import relabel
 
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 UNITS = 50

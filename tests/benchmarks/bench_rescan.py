@@ -19,7 +19,7 @@ from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
 from indexer.progress import Progress
-from indexer.scanner import Scan
+from indexer.scan.run import Scan
 
 ROUNDS = 7
 

@@ -22,7 +22,7 @@ import torch
 from indexer.config import Settings
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.progress import Progress
-from indexer.scanner import Scan
+from indexer.scan.run import Scan
 from tests import checkpoints
 from tests.benchmarks.bench_encoder import Plain
 from tests.synth import write_audio

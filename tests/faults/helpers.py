@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.difference import spool_difference
 from indexer.errors import DeferredError, IndexerError
 from indexer.files import open_files
 from indexer.files.audio import identity as fingerprint
@@ -29,8 +28,9 @@ from indexer.files.audio.identity import Stat
 from indexer.files.tags import read as tags
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.read import GenreEdit
-from indexer.journal import commit_write, settle_open_writes, tag_columns
 from indexer.library.store import FileRow, Store
+from indexer.scan.difference import spool_difference
+from indexer.scan.journal import commit_write, settle_open_writes, tag_columns
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 REPOSITORY = Path(__file__).parents[2]

@@ -29,8 +29,8 @@ from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
 from indexer.files.tags import read as tags
 from indexer.files.tags import write as tagwriter
-from indexer.journal import commit_write, settle_open_writes
 from indexer.library.store import Store
+from indexer.scan.journal import commit_write, settle_open_writes
 from tests.conftest import FIXTURES, Cli
 from tests.faults import helpers
 from tests.faults.helpers import EDIT, Library, Nursery

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.difference import compare
 from indexer.files.audio.identity import Stat
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
@@ -14,7 +13,8 @@ from indexer.files.walk import folders_to_scan, walk
 from indexer.library.readonly import open_readonly
 from indexer.library.store import known_files, labelled_files
 from indexer.models import choice as models
-from indexer.pipeline import Label, edit_for, held_back
+from indexer.scan.difference import compare
+from indexer.scan.policy import Label, edit_for, held_back
 from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole

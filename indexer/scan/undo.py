@@ -10,9 +10,9 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
-from indexer.journal import settle_open_writes, undo
 from indexer.library.lock import library_lock
 from indexer.library.store import FileRow, Store
+from indexer.scan.journal import settle_open_writes, undo
 
 
 def undo_files(settings: Settings, files: Sequence[Path], *, run_id: int | None = None, since: str | None = None,

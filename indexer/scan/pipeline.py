@@ -4,8 +4,6 @@ Owns the order of the steps and the work in flight. The calling thread does ever
 the executor and the readers do everything with the files. Whatever a file does, the next one goes on.
 """
 
-import hashlib
-import json
 import os
 import queue
 import threading
@@ -13,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,11 +30,12 @@ from indexer.files.tags.read import Tags
 from indexer.files.tags.write import GenreEdit, Prepared
 from indexer.heads.head import Head
 from indexer.heads.prediction import Verdict, judge
-from indexer.journal import commit_write, tag_columns
-from indexer.library.store import FileRow, Lacking, Store, parse_stat
-from indexer.listen.executor import LOADING, Embedded, Engine, Executor, LocalExecutor
+from indexer.library.store import FileRow, Lacking, Store
+from indexer.listen.executor import LOADING, Embedded, Executor, LocalExecutor
 from indexer.models.choice import Model
-from indexer.scan.policy import plan, plan_correction
+from indexer.scan.journal import commit_write, tag_columns
+from indexer.scan.outcome import Counts, Watcher
+from indexer.scan.policy import Label, edit_for, held_back, tag_policy_digest
 
 DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 MAX_DEATHS = 2  # of the reader on one file, also in different runs; the first may have been bad luck
@@ -54,48 +53,6 @@ class _Event:
     then: Callable[[Future[Any]], None]
     done: Future[Any]
     alone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A genre to be written: the head's with its confidence, or what a person said and when."""
-
-    genre: str
-    confidence: float
-    corrected_at: str | None = None
-
-
-@dataclass
-class Counts:
-    """What a run did."""
-
-    embedded: int = 0  # recordings
-    cached: int = 0  # files whose recording was embedded before, or by another file of this run
-    classified: int = 0  # files that have a prediction after the run's work on them
-    undecided: int = 0  # of these, under the threshold
-    tags_written: int = 0
-    tags_refused: int = 0
-    failed: int = 0  # files that could not be handled, for whatever reason
-    audio_s: float = 0.0  # seconds of audio that were embedded
-    engine: Engine | None = None  # that embedded them
-    workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster, with what each did
-    busy: dict[str, float] = field(default_factory=dict)  # share of the run's time, 0 to 1, that each of its parts worked
-    failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
-    deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
-
-    def any(self) -> bool:
-        """Whether any file was worked on."""
-        return bool(self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed)
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes."""
-
-    def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
-
-    def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +79,6 @@ class _Job:
     file: FileRow | None = None
     tags: Tags | None = None
     outcome: str = "known"
-
-
-def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
-    """Changes whenever head or settings could lead to another genre in a file."""
-    content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class Pipeline:
@@ -479,26 +430,6 @@ class Pipeline:
     def _then(self, task: "Future[Any]", then: Callable[[Future[Any]], None], *, alone: bool = False) -> None:
         """Have ``then`` called by the run's own thread when ``task`` is done."""
         task.add_done_callback(lambda f: None if f.cancelled() else self._events.put(_Event(then, f, alone)))
-
-
-def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:
-    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since.
-
-    What a person said after that is written all the same.
-    """
-    if label.corrected_at and written_at and label.corrected_at > written_at:
-        return False
-    if state == "refused":
-        return stat_before is not None and parse_stat(stat_before) == stat
-    return action == "undo" and state == "done"
-
-
-def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -> GenreEdit | None:
-    """What these settings write for a label into a file with these tags; None: nothing."""
-    text = settings.text_for(label.genre)
-    if label.corrected_at or head is None:
-        return plan_correction(found, label.genre, text)
-    return plan(found, label.genre, text, label.confidence, f"{head.name}@{head.id[:8]}", settings.write_tags)
 
 
 def put_verdict(store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]) -> Verdict:

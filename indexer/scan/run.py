@@ -8,62 +8,28 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.difference import file_changed, look_at, spool_difference
 from indexer.errors import ConfigError
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
-from indexer.journal import settle_open_writes
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.library.vectors import projection
 from indexer.listen.executor import Executor
 from indexer.models import choice as models
 from indexer.models.choice import Chosen, choose_and_register
-from indexer.pipeline import Backlog, Changed, Counts, Pipeline, Watcher
+from indexer.scan.difference import file_changed, look_at, spool_difference
+from indexer.scan.journal import settle_open_writes
+from indexer.scan.outcome import ScanResult, Watcher
+from indexer.scan.pipeline import Backlog, Changed, Pipeline
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
 NOTE_S = 2.0  # at most so often is a run's row brought up to date while it works
-
-
-@dataclass
-class ScanResult:
-    """A run's summary; ``to_json`` is what `scan --json` prints."""
-
-    counts: Counts
-    files: int = 0  # files of the scanned folders that are there now
-    unreadable: int = 0
-    unsupported: int = 0
-    missing: int = 0
-    elapsed_s: float = 0.0
-    interrupted: bool = False
-    named: bool = False  # a run about single paths that were named, not about whole folders
-    notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts under the names of the contract."""
-        c = self.counts
-        return {
-            "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
-            "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
-            "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
-            **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
-            "busy": {part: round(share, 3) for part, share in c.busy.items()}, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
-            **({"workers": c.workers} if c.workers else {}), "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
-        }
-
-    @property
-    def exit_code(self) -> int:
-        """0 all well, 1 some files or roots failed, 130 interrupted."""
-        if self.interrupted:
-            return 130
-        return 1 if self.counts.failed or self.notes else 0
 
 
 class Scan:

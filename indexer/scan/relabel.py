@@ -10,7 +10,7 @@ from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models import choice as models
 from indexer.models.choice import choose_and_register
-from indexer.pipeline import put_verdict
+from indexer.scan.pipeline import put_verdict
 
 COMMIT_ROWS = 1000
 

@@ -1,0 +1,75 @@
+"""What a run reports: its counts, its result, and the listener that is told of each file."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from indexer.listen.executor import Engine
+from indexer.wording import printable
+
+
+@dataclass
+class Counts:
+    """What a run did."""
+
+    embedded: int = 0  # recordings
+    cached: int = 0  # files whose recording was embedded before, or by another file of this run
+    classified: int = 0  # files that have a prediction after the run's work on them
+    undecided: int = 0  # of these, under the threshold
+    tags_written: int = 0
+    tags_refused: int = 0
+    failed: int = 0  # files that could not be handled, for whatever reason
+    audio_s: float = 0.0  # seconds of audio that were embedded
+    engine: Engine | None = None  # that embedded them
+    workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster, with what each did
+    busy: dict[str, float] = field(default_factory=dict)  # share of the run's time, 0 to 1, that each of its parts worked
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
+    deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
+
+    def any(self) -> bool:
+        """Whether any file was worked on."""
+        return bool(self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed)
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def advance(self, path: str, outcome: str) -> None:
+        """One file is through."""
+
+    def problem(self, path: str, reason: str) -> None:
+        """One file was not handled, or not wholly."""
+
+
+@dataclass
+class ScanResult:
+    """A run's summary; ``to_json`` is what `scan --json` prints."""
+
+    counts: Counts
+    files: int = 0  # files of the scanned folders that are there now
+    unreadable: int = 0
+    unsupported: int = 0
+    missing: int = 0
+    elapsed_s: float = 0.0
+    interrupted: bool = False
+    named: bool = False  # a run about single paths that were named, not about whole folders
+    notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts under the names of the contract."""
+        c = self.counts
+        return {
+            "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
+            "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
+            "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
+            **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
+            "busy": {part: round(share, 3) for part, share in c.busy.items()}, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
+            **({"workers": c.workers} if c.workers else {}), "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
+        }
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 1 some files or roots failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.counts.failed or self.notes else 0
