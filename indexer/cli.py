@@ -330,7 +330,7 @@ def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count
 @common
 def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
     """Say that FILES are of GENRE: into the library and the files' own tags; the next `train` learns from it."""
-    from indexer.correct import correct as say
+    from indexer.upkeep.correct import correct as say
 
     found = say(settings, files, genre, new=new)
     click.echo(json.dumps(found) if as_json else texts.correct_text(found))
@@ -343,8 +343,8 @@ def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, 
 @common
 def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
     """Synthesise a small library in FOLDER (indexer-demo) and run the whole program on it."""
-    from indexer.demo import demo as run
     from indexer.progress import Progress
+    from indexer.upkeep.demo import demo as run
 
     progress = Progress(verbosity)
     found = run(settings, folder.absolute(), progress, progress.line if verbosity >= 0 else lambda _: None)
@@ -362,7 +362,7 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
 @common
 def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool) -> None:
     """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
-    from indexer.prune import forget, plan
+    from indexer.upkeep.prune import forget, plan
 
     found = {"forgotten": 0, **plan(settings, paths, embeddings=embeddings)}
     if not as_json:
@@ -397,9 +397,9 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 
     Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
     """
-    from indexer import salvage
-    from indexer.doctor import diagnose, exit_code, to_text
     from indexer.progress import Progress
+    from indexer.upkeep import rebuild as salvage
+    from indexer.upkeep.doctor import diagnose, exit_code, to_text
 
     if rebuild and paths:
         raise click.UsageError("--rebuild is about the library and takes no PATHS")
@@ -423,8 +423,8 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 @common
 def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
     """How fast this machine decodes and embeds FILES (or tracks of the library), what holds it up, how long the library takes."""
-    from indexer.bench import bench as measure
-    from indexer.bench import to_text
+    from indexer.upkeep.bench import bench as measure
+    from indexer.upkeep.bench import to_text
 
     found = measure(settings, files)
     click.echo(json.dumps(found) if as_json else to_text(found))
@@ -439,7 +439,7 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
 
     A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was.
     """
-    from indexer.export import export as write
+    from indexer.upkeep.export import export as write
 
     with click.progressbar(length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
 

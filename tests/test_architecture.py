@@ -49,8 +49,8 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("av") == {"indexer.files.audio.decode"}
     assert users_of("distributed") == {"indexer.cluster.settings", "indexer.cluster.worker"}
     assert users_of("openvino") == {"indexer.encoders.m2d.openvino"}  # it silences the library's telemetry first
-    assert users_of("pyarrow") == {"indexer.export"}  # an extra
-    assert users_of("sqlite3") <= {"indexer.library.store", "indexer.library.readonly", "indexer.library.migrations", "indexer.library.facts", "indexer.scan.preview", "indexer.salvage"}
+    assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra
+    assert users_of("sqlite3") <= {"indexer.library.store", "indexer.library.readonly", "indexer.library.migrations", "indexer.library.facts", "indexer.scan.preview", "indexer.upkeep.rebuild"}
     assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.learn.spectrograms"}
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from indexer import bench
 from indexer.encoders.m2d import openvino
+from indexer.upkeep import bench
 from tests.synth import write_audio
 
 

@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from indexer import demo
 from indexer.encoders import synthesis
+from indexer.upkeep import demo
 from tests.test_scan import rows
 
 

@@ -16,14 +16,14 @@ import pyarrow.parquet
 import pytest
 
 import indexer
-from indexer import export as module
 from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
-from indexer.export import read_embeddings
 from indexer.files.audio.identity import Stat
 from indexer.library.lock import export_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
+from indexer.upkeep import export as module
+from indexer.upkeep.export import read_embeddings
 from tests.synth import write_audio
 from tests.test_docs import README
 from tests.test_similar import fill, made
@@ -292,7 +292,7 @@ def test_a_process_that_is_ended_leaves_the_earlier_export(made_library, tmp_pat
     folder = tmp_path / "out"
     made_library("export", "--parquet", folder)
     before = content(folder)
-    program = f"import os, indexer.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli import main; main()"
+    program = f"import os, indexer.upkeep.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", program, "export", "--parquet", folder], env={**os.environ, **made_library.environ},
                            capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (code, said)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.demo import Track, write_track
 from indexer.encoders.encoder import EncoderInfo
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
+from indexer.upkeep.demo import Track, write_track
 from tests.synth import write_audio
 from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from indexer import salvage
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
+from indexer.upkeep import rebuild
 from tests.conftest import Cli
 from tests.faults.helpers import REPOSITORY
 from tests.synth import write_audio
@@ -273,7 +273,7 @@ def kill_everywhere(db: Path) -> None:
         child = os.fork()
         if not child:
             kill_at(step)
-            salvage.rebuild(settings)
+            rebuild.rebuild(settings)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         found = "old" if db.read_bytes() == old[""] else "new"
@@ -283,16 +283,16 @@ def kill_everywhere(db: Path) -> None:
             assert [p.read_bytes() for p in kept] == [old[""]]
             assert Path(f"{kept[0]}-wal").read_bytes() == old["-wal"]
             assert not Path(f"{db}-wal").exists()
-            assert salvage.check(db)["problems"] == []
+            assert rebuild.check(db)["problems"] == []
         elif not Path(f"{db}-wal").exists():
             assert [Path(f"{p}-wal").read_bytes() for p in kept] == [old["-wal"]]
         if status == 0:
             assert found == "new"
             return
         assert os.WTERMSIG(status) == signal.SIGKILL
-        again = salvage.rebuild(settings)  # whatever was there
+        again = rebuild.rebuild(settings)  # whatever was there
         assert Path(again["damaged"]).exists()
-        assert salvage.check(db)["problems"] == []
+        assert rebuild.check(db)["problems"] == []
         assert not list(db.parent.glob("*.rebuilt*"))
     raise AssertionError("it never passed")
 

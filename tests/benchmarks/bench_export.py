@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.parquet
 
 from indexer.config import Settings
-from indexer.export import TABLES, export
 from indexer.library.readonly import reading
 from indexer.library.store import Store
+from indexer.upkeep.export import TABLES, export
 
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 ENCODER, HEAD = "e" * 64, "a" * 64

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from indexer.config import Settings
-from indexer.demo import demo
 from indexer.learn.dataset import LabelRequest
 from indexer.learn.evaluate import Request, evaluate
 from indexer.progress import Progress
+from indexer.upkeep.demo import demo
 
 
 def main() -> None:
