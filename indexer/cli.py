@@ -178,7 +178,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
 
     Without PATHS: the roots of the settings file, else every folder that was scanned before.
     """
-    from indexer.daemon import Daemon, speaker
+    from indexer.watch.daemon import Daemon, speaker
 
     if settings.cluster is not None:
         from indexer.cluster.executor import refuse_wrong_settings
@@ -381,7 +381,7 @@ def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool,
 def status(settings: Settings, as_json: bool) -> None:
     """What the library holds, and what the daemon is doing."""
     from indexer.library.summary import status as look
-    from indexer.watch_status import read_status
+    from indexer.watch.status import read_status
 
     found = {**look(settings.db), "watch": read_status(settings.db)}
     click.echo(json.dumps(found) if as_json else texts.status_text(found))
@@ -497,7 +497,7 @@ def service() -> None:
 @json_option
 def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | None, as_json: bool) -> None:
     """Write, enable and start the unit; again with other options to change them."""
-    from indexer import systemd
+    from indexer.watch import service as systemd
 
     load_settings(config, {"db": db})  # a wrong setting is said here, not in the journal
     found = systemd.install(config=config, db=db, roots=roots)
@@ -508,7 +508,7 @@ def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | Non
 @json_option
 def service_remove(as_json: bool) -> None:
     """Stop and disable the service and remove its unit."""
-    from indexer import systemd
+    from indexer.watch import service as systemd
 
     found = systemd.remove()
     click.echo(json.dumps(found) if as_json else systemd.to_text(found))
@@ -518,7 +518,7 @@ def service_remove(as_json: bool) -> None:
 @json_option
 def service_status(as_json: bool) -> None:
     """What systemd knows of the service."""
-    from indexer import systemd
+    from indexer.watch import service as systemd
 
     found = systemd.status()
     click.echo(json.dumps(found) if as_json else systemd.to_text(found))

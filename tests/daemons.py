@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from indexer.library.readonly import open_readonly
-from indexer.watch_status import read_status
+from indexer.watch.status import read_status
 
 LIMIT_S = 40.0  # for anything to come true; generous, because machines differ
 

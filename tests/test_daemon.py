@@ -12,7 +12,7 @@ import pytest
 from indexer.config import load_settings
 from indexer.learn import corrections
 from indexer.library.lock import watching_process
-from indexer.watch_status import ask_for_scan
+from indexer.watch.status import ask_for_scan
 from tests.daemons import Watching
 from tests.synth import write_audio
 

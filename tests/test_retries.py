@@ -1,7 +1,7 @@
 """Files that could not be read yet are named again later and later, and forgotten when they were read."""
 
-from indexer import retries
-from indexer.retries import Retries
+from indexer.watch import retries
+from indexer.watch.retries import Retries
 
 
 def test_each_failure_doubles_the_wait_up_to_the_last():

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import systemd
 from indexer.errors import ConfigError
+from indexer.watch import notify
+from indexer.watch import service as systemd
 
 ODD = Path(os.fsdecode(b"/mu sic/100% $HOME ${X} 'a' \"b\" \\ \\x41 \t\n\r\x01 \xc3\xa9\xc2\x85 \xff %h ; #/l.db"))
 
@@ -31,26 +32,26 @@ def supervisor(request, tmp_path, monkeypatch):
 
 
 def test_states_arrive_in_one_message(supervisor):
-    systemd.notify("READY=1", "STATUS=watching 3 folders")
+    notify.notify("READY=1", "STATUS=watching 3 folders")
     assert supervisor.recv(8192) == b"READY=1\nSTATUS=watching 3 folders"
 
 
 def test_a_file_name_in_the_status_cannot_add_a_state(supervisor):
-    systemd.notify("STATUS=a\nMAINPID=1\r\x1b[31m" + os.fsdecode(b"\xff \xc3\xa9"), "WATCHDOG=1")
+    notify.notify("STATUS=a\nMAINPID=1\r\x1b[31m" + os.fsdecode(b"\xff \xc3\xa9"), "WATCHDOG=1")
     lines = supervisor.recv(8192).decode().split("\n")
     assert lines == ["STATUS=a\\nMAINPID=1\\r\\x1b[31m\\xff é", "WATCHDOG=1"]
 
 
 def test_reloading_carries_the_clock_that_systemd_compares_with(supervisor):
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    systemd.notify("RELOADING=1")
+    notify.notify("RELOADING=1")
     state, stamp = supervisor.recv(8192).decode().split("\n")
     assert state == "RELOADING=1"
     assert before <= int(stamp.removeprefix("MONOTONIC_USEC=")) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
 def test_a_long_status_does_not_make_the_message_too_long_for_systemd(supervisor):
-    systemd.notify("STATUS=" + "\U0001f3b5" * 5000, "WATCHDOG=1", "RELOADING=1")
+    notify.notify("STATUS=" + "\U0001f3b5" * 5000, "WATCHDOG=1", "RELOADING=1")
     message = supervisor.recv(100_000)
     assert len(message) < 4096
     assert b"\nWATCHDOG=1\n" in message
@@ -61,13 +62,13 @@ def test_nothing_happens_where_nobody_listens(address, monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-    systemd.notify("READY=1", "STATUS=x")
+    notify.notify("READY=1", "STATUS=x")
 
 
 def test_a_supervisor_that_does_not_read_stops_nothing(supervisor, monkeypatch):
     monkeypatch.setattr(systemd, "SEND_TIMEOUT_S", 0.001)
     for _ in range(600):  # more than any queue of datagrams here holds
-        systemd.notify("STATUS=" + "x" * 700)
+        notify.notify("STATUS=" + "x" * 700)
     assert supervisor.recv(8192).startswith(b"STATUS=xxx")
 
 
@@ -81,18 +82,18 @@ def test_watchdog_interval(usec, pid, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert systemd.watchdog_interval_s() == expected
+    assert notify.watchdog_interval_s() == expected
 
 
 def test_the_journal_is_known_by_the_stream_of_stderr(monkeypatch):
     stderr = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
-    assert systemd.under_journald()
+    assert notify.under_journald()
     for other in ("", "x", f"{stderr.st_dev}:{stderr.st_ino + 1}"):  # inherited, and stderr sent elsewhere
         monkeypatch.setenv("JOURNAL_STREAM", other)
-        assert not systemd.under_journald()
+        assert not notify.under_journald()
     monkeypatch.delenv("JOURNAL_STREAM")
-    assert not systemd.under_journald()
+    assert not notify.under_journald()
 
 
 # The unit's text

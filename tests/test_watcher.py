@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from indexer import watcher as watcher_module
 from indexer.files import open_files
 from indexer.files.mounts import parse_mountinfo
 from indexer.files.open_files import lease_is_refused, open_for_writing
-from indexer.watcher import RETRY_S, FolderWatcher
+from indexer.watch import folders as watcher_module
+from indexer.watch import inotify
+from indexer.watch.folders import RETRY_S, FolderWatcher
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -480,7 +481,7 @@ def test_a_root_that_is_not_there_at_the_start(tmp_path):
 
 def test_a_queue_overflow_is_said_and_answered_by_a_full_scan(watching, root, monkeypatch):
     """The kernel's own overflow record: the reader is held up while more happens than the queue takes."""
-    reader = watcher_module._Reader
+    reader = inotify._Reader
     gate = threading.Event()
     gate.set()
     read = reader.read_events

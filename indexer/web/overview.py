@@ -9,7 +9,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from indexer.watch_status import read_status
+from indexer.watch.status import read_status
 from indexer.web.context import page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from indexer.config import Settings
 from indexer.errors import IndexerError
 from indexer.learn import corrections
-from indexer.watch_status import ask_for_scan
+from indexer.watch.status import ask_for_scan
 from indexer.web.context import ask, library, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 

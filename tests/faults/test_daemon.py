@@ -57,7 +57,7 @@ if "indexer.files.children.child" in sys.orig_argv:
 
     spoil("probe", audio.probe)
     spoil("decode", audio.decode)
-elif "indexer.runner" in sys.orig_argv:
+elif "indexer.watch.runner" in sys.orig_argv:
     import functools, sqlite3
     from indexer.worker import Worker
 

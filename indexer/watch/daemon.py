@@ -1,7 +1,7 @@
 """`indexer watch`: looks after the music folders for years, and works only when there is something to do.
 
 Owns when a scan is due, what the working process is told, what is said about it, and how everything ends. Reads no music file,
-never imports torch and never writes to the library: indexer.runner does, in a process of its own that leaves when it idles.
+never imports torch and never writes to the library: indexer.watch.runner does, in a process of its own that leaves when it idles.
 The library is locked only while that process works, so other commands get their turn.
 """
 
@@ -10,7 +10,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from indexer import __version__, config, systemd
+from indexer import __version__
 from indexer.config import Settings
 from indexer.errors import ConfigError, IndexerError, LockedError
 from indexer.files.audio.identity import Stat
@@ -29,9 +28,11 @@ from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.library.lock import watch_lock
 from indexer.library.readonly import now, reading
-from indexer.retries import Retries
-from indexer.watch_status import status_path
-from indexer.watcher import FolderWatcher
+from indexer.watch import notify
+from indexer.watch.folders import FolderWatcher
+from indexer.watch.retries import Retries
+from indexer.watch.runner_handle import _Runner
+from indexer.watch.status import status_path
 from indexer.wording import printable
 
 STOP_S = 90.0  # for what is in work to be finished
@@ -84,13 +85,13 @@ class Daemon:
             try:
                 with suppress(OSError):
                     self._mounts = [os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)]
-                systemd.notify("READY=1")
+                notify.notify("READY=1")
                 self._say(f"watching {', '.join(printable(os.fsencode(root)) for root in self._settings.roots)}", 0)
                 while not self._stopping:
                     if self._reloading:
                         self._take_up_settings(wake_write)
                     self._turn(wake_read)
-                systemd.notify("STOPPING=1")
+                notify.notify("STOPPING=1")
                 return self._end()
             finally:
                 self._watcher.stop()
@@ -164,7 +165,7 @@ class Daemon:
         self._say_problems()
         self._order(named, moment_s)
         self._write_status(moment_s)
-        systemd.notify("WATCHDOG=1")
+        notify.notify("WATCHDOG=1")
         sources: list[Any] = [wake, *([self._runner.stdout] if self._runner else [])]
         readable, _, _ = select.select(sources, [], self._mounts, self._sleep_s(moment_s))  # a change of mounts is an exception
         if wake in readable:
@@ -216,7 +217,7 @@ class Daemon:
         due += [self._watcher.due_s, self._retries.next_s]
         if self._watcher.pending:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
-        if watchdog_s := systemd.watchdog_interval_s():
+        if watchdog_s := notify.watchdog_interval_s():
             due.append(moment_s + watchdog_s / 2)
         earliest = max(min(due), self._not_before_s if min(due) == self._next_scan_s else min(due))
         return max(0.0, earliest - moment_s)
@@ -286,7 +287,7 @@ class Daemon:
     def _take_up_settings(self, wake: int) -> None:
         """SIGHUP: the settings file again; one that is wrong changes nothing."""
         self._reloading = False
-        systemd.notify("RELOADING=1")
+        notify.notify("RELOADING=1")
         try:
             self._settings = self._with_roots(replace(self._reload(), db=self._settings.db))
         except IndexerError as e:
@@ -299,7 +300,7 @@ class Daemon:
             self._watcher.stop()
             self._watch(wake)
             self._next_scan_s = time.monotonic()
-        systemd.notify("READY=1")
+        notify.notify("READY=1")
 
     def _end(self) -> int:
         """Let the working process finish what is in work: 0, or 1 when a second signal cut it off."""
@@ -337,7 +338,7 @@ class Daemon:
             "roots": [{"path": printable(os.fsencode(root)), "mode": watch_mode(os.fsencode(root))[0], "reason": watch_mode(os.fsencode(root))[1],
                        "problems": [text for where, text in problems if where == os.fsencode(root)]} for root in self._settings.roots],
         }
-        systemd.notify(f"STATUS={self._status['state']}" + (f", {done:,} of {total:,} files" if total else ""))
+        notify.notify(f"STATUS={self._status['state']}" + (f", {done:,} of {total:,} files" if total else ""))
         path = status_path(self._settings.db)
         with suppress(OSError):  # a full disk must not end the watch
             temporary = path.with_name(f".{path.name}.tmp")
@@ -345,83 +346,9 @@ class Daemon:
             temporary.replace(path)
 
 
-class _Runner:
-    """The working process, seen from here."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "indexer.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin = self._process.stdin
-        self.stdout = self._process.stdout
-        os.set_blocking(self.stdout.fileno(), False)
-        self._buffer = b""
-        self.orders = 0  # given and not answered
-        self.ended = False
-        self.heard_s = time.monotonic()
-        self._write(config.to_json(settings))
-
-    @property
-    def busy(self) -> bool:
-        """Whether an order is in work."""
-        return self.orders > 0
-
-    def order(self, do: str, paths: Sequence[bytes] = ()) -> None:
-        """Give an order; what is named while a run is on goes into that run."""
-        self.orders += 1
-        self.heard_s = time.monotonic()
-        self._write({"do": do, "paths": [os.fsdecode(path) for path in paths]})
-
-    def _write(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # its end is heard on stdout
-            self._stdin.write(json.dumps(message).encode("ascii") + b"\n")
-
-    def messages(self) -> list[dict[str, Any]]:
-        """What it said since the last time."""
-        while not self.ended:
-            try:
-                data = self.stdout.read(1 << 16)
-            except OSError:
-                data = b""
-            if data is None:
-                break
-            self.ended = not data
-            self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        messages: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        if messages:
-            self.heard_s = time.monotonic()
-        self.orders -= sum(message["kind"] in ("done", "merged") for message in messages)
-        return messages
-
-    def stop(self, timeout_s: float) -> None:
-        """Let it finish what is in work and end; killed when that takes too long."""
-        with suppress(OSError):
-            self._stdin.close()
-        os.set_blocking(self.stdout.fileno(), True)
-        reader = threading.Thread(target=self.stdout.read, daemon=True)  # so that it never waits for us
-        reader.start()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        reader.join(1)
-        self.stdout.close()
-
-    def kill(self) -> None:
-        """End it now."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-
-    def how(self) -> str:
-        """How it ended."""
-        code = self._process.wait()
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
 def speaker(verbosity: int) -> Say:
     """Prints lines on stderr, with the time unless the journal adds it."""
-    dated = not systemd.under_journald()
+    dated = not notify.under_journald()
 
     def say(line: str, level: int) -> None:
         if level <= verbosity:
