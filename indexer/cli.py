@@ -461,7 +461,7 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
 @common
 def serve(settings: Settings, open_browser: bool) -> None:
     """Show the library in Datasette."""
-    from indexer.serve import serve as run
+    from indexer.web.serve import serve as run
 
     run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
 

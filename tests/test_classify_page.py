@@ -16,8 +16,8 @@ import pytest
 from indexer.config import load_settings
 from indexer.errors import FileError
 from indexer.listen import classify_process
-from indexer.serve import make_datasette
 from indexer.web import classify
+from indexer.web.serve import make_datasette
 from tests.synth import write_audio
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from indexer.config import load_settings
 from indexer.errors import ConfigError
-from indexer.serve import make_datasette
 from indexer.web.csv_cells import HarmlessCsv, harmless
 from indexer.web.guard import why_refused
+from indexer.web.serve import make_datasette
 
 
 def asked(method="GET", settings=(), **headers):

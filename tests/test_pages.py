@@ -11,8 +11,8 @@ import pytest
 
 from indexer.config import load_settings
 from indexer.files.tags.read import CORRECTION
-from indexer.serve import make_datasette
 from indexer.web import sound
+from indexer.web.serve import make_datasette
 from tests.synth import write_audio
 
 

@@ -7,8 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from indexer import serve
-from indexer.web import playlist
+from indexer.web import playlist, serve
 from tests.synth import write_audio
 from tests.test_pages import Pages, id_of, one
 

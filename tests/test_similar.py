@@ -18,8 +18,8 @@ from indexer.library.store import Store
 from indexer.library.vectors import directions
 from indexer.library.vectors.directions import open_directions
 from indexer.library.vectors.similar import encoder_of, nearest, to_m3u, to_text
-from indexer.serve import make_datasette
 from indexer.web import neighbours
+from indexer.web.serve import make_datasette
 
 WIDTH = 24
 

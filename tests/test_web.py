@@ -19,8 +19,8 @@ from indexer.config import load_settings
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
-from indexer.serve import make_datasette, metadata, serve
 from indexer.web.guard import host_of, is_loopback
+from indexer.web.serve import make_datasette, metadata, serve
 
 HOSTILE = ("<script>alert(1)</script>", "\"onerror='x'", "'; drop table files; --", "javascript:alert(1)", "=cmd|' /C calc'!A0")
 

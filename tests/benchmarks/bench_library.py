@@ -44,7 +44,7 @@ from indexer.scan import pipeline, relabel
 from indexer.scan import run as scanner
 from indexer.scan.difference import spool_difference
 from indexer.scan.policy import tag_policy_digest
-from indexer.serve import make_datasette
+from indexer.web.serve import make_datasette
 from indexer.wording import printable
 
 WIDTH, UNITS, UNIT_S = 64, 50, 6.0

@@ -25,7 +25,7 @@ from indexer.files.audio.identity import Stat
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from indexer.library.vectors.projection import update
-from indexer.serve import make_datasette
+from indexer.web.serve import make_datasette
 
 ROUNDS = 5
 ENCODER = "e" * 64
