@@ -66,7 +66,7 @@ def test_nothing_happens_where_nobody_listens(address, monkeypatch):
 
 
 def test_a_supervisor_that_does_not_read_stops_nothing(supervisor, monkeypatch):
-    monkeypatch.setattr(systemd, "SEND_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(notify, "SEND_TIMEOUT_S", 0.001)
     for _ in range(600):  # more than any queue of datagrams here holds
         notify.notify("STATUS=" + "x" * 700)
     assert supervisor.recv(8192).startswith(b"STATUS=xxx")

@@ -20,7 +20,6 @@ from indexer.heads.load import audioset_head, load_head
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models import catalogue
-from indexer.models import choice as models
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def use(settings: Settings, spec: str) -> str:
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
     """The encoder and head of this run, written into the library as the ones in use."""
-    chosen = models.choose(settings, *models.in_use(store.connection))
+    chosen = choose(settings, *in_use(store.connection))
     if chosen:
-        models.register(store, chosen)
+        register(store, chosen)
     return chosen

@@ -38,7 +38,7 @@ from indexer.library import summary as overview
 from indexer.library.readonly import now
 from indexer.library.store import Lacking, Store
 from indexer.library.vectors import projection
-from indexer.models import choice as models  # noqa: F401 - migrations likewise
+from indexer.models import choice as models
 from indexer.progress import Progress
 from indexer.scan import pipeline, relabel
 from indexer.scan import run as scanner
