@@ -1,6 +1,6 @@
 """``python -m indexer`` and the command ``indexer``."""
 
-from indexer.cli import main
+from indexer.cli.main import main
 
 if __name__ == "__main__":
     main()

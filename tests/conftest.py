@@ -11,7 +11,7 @@ import click.testing
 import numpy as np
 import pytest
 
-from indexer.cli import main
+from indexer.cli.main import main
 from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
 from tests import checkpoints

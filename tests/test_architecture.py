@@ -51,7 +51,7 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("openvino") == {"indexer.encoders.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra
     assert users_of("sqlite3") <= {"indexer.library.store", "indexer.library.readonly", "indexer.library.migrations", "indexer.library.facts", "indexer.scan.preview", "indexer.upkeep.rebuild"}
-    assert {m for m in users_of("torch") if not m.startswith("indexer.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.learn.spectrograms"}
+    assert {m for m in users_of("torch") if not m.startswith("indexer.encoders.m2d")} == {"indexer.heads.training", "indexer.heads.cnn", "indexer.learn.spectrograms"}
 
 
 @pytest.mark.parametrize("command", [["--help"], ["status"], ["tags", "history", "x"], ["models", "list"]])
@@ -61,7 +61,7 @@ def test_commands_that_only_look_never_import_torch(command, cli, music_folder):
     code = f"""
 import sys
 sys.argv = ["indexer", *{command!r}]
-from indexer.cli import main
+from indexer.cli.main import main
 try:
     main()
 except SystemExit as e:

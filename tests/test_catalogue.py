@@ -273,7 +273,7 @@ def test_after_a_kill_only_the_rest_is_transferred(server, tmp_path, converted):
     code = f"""
 import os, signal
 from pathlib import Path
-from indexer.m2d import catalogue
+from indexer.models import catalogue
 def progress(done, total):
     if done > total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -783,7 +783,7 @@ def test_listing_models_imports_no_torch(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"garbage")
     code = (
-        "import sys; from pathlib import Path; from indexer.m2d import catalogue\n"
+        "import sys; from pathlib import Path; from indexer.models import catalogue\n"
         f"assert catalogue.installed(Path({str(tmp_path)!r}))[0].problem\n"
         "assert 'torch' not in sys.modules"
     )

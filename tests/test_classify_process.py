@@ -184,9 +184,9 @@ def test_a_process_that_hangs_is_replaced(scanned, long_file, track, monkeypatch
 
 def test_what_the_device_raises_is_one_line_and_the_process_goes_on(quick_cli):
     """The working process itself, with a device that fails when the model is loaded."""
-    code = ("from indexer import classifier\n"
+    code = ("from indexer.listen import classify_process\n"
             "def fail(*_):\n    raise RuntimeError('CUDA error:\\nout of memory')\n"
-            "classifier.Looker = fail\nclassifier.main()\n")
+            "classify_process.Looker = fail\nclassify_process.main()\n")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         tell(process, config.to_json(load_settings(None, {}, quick_cli.environ)))

@@ -145,7 +145,7 @@ BLOCKED = """
 import sys
 sys.modules["distributed"] = sys.modules["dask"] = None  # importing them fails
 sys.argv = ["indexer", *sys.argv[1:]]
-from indexer.cli import main
+from indexer.cli.main import main
 main()
 """
 
@@ -166,7 +166,7 @@ def test_without_dask_everything_works_but_the_cluster(quick_cli, tmp_path):
 
 
 def test_a_scan_without_a_cluster_never_imports_dask():
-    code = "import sys, indexer.scan.run, indexer.watch.runner, indexer.cli, indexer.watch.daemon, indexer.files.children.child; print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
+    code = "import sys, indexer.scan.run, indexer.watch.runner, indexer.cli.main, indexer.watch.daemon, indexer.files.children.child; print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

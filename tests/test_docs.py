@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from indexer.cli import main
+from indexer.cli.main import main
 from indexer.config import Settings
 from tests import test_promise
 

@@ -292,7 +292,7 @@ def test_a_process_that_is_ended_leaves_the_earlier_export(made_library, tmp_pat
     folder = tmp_path / "out"
     made_library("export", "--parquet", folder)
     before = content(folder)
-    program = f"import os, indexer.upkeep.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli import main; main()"
+    program = f"import os, indexer.upkeep.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli.main import main; main()"
     ended = subprocess.run([sys.executable, "-c", program, "export", "--parquet", folder], env={**os.environ, **made_library.environ},
                            capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (code, said)

@@ -122,7 +122,7 @@ def test_openvino_tells_nobody_that_it_is_used(model, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from indexer.loading import load_encoder
+from indexer.encoders.load import load_encoder
 assert load_encoder(Path({str(model[0])!r}), device="cpu", precision="fp32").engine.startswith("OpenVINO")
 print([name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module])
 """

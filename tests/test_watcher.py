@@ -689,7 +689,7 @@ def test_a_network_drive_below_the_root_is_said_and_may_come_and_go(root, monkey
 
 REAL_LIMIT = """
 import os, sys, time
-from indexer.watcher import FolderWatcher
+from indexer.watch.folders import FolderWatcher
 root = sys.argv[1].encode()
 open("/proc/sys/user/max_inotify_watches", "w").write("10")
 watcher = FolderWatcher([root])
@@ -705,7 +705,7 @@ watcher.stop()
 
 UNMOUNT = """
 import os, subprocess, sys
-from indexer.watcher import FolderWatcher
+from indexer.watch.folders import FolderWatcher
 root = sys.argv[1].encode()
 below = root + b"/usb"
 os.mkdir(below)

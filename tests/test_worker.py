@@ -25,7 +25,7 @@ def misbehaving(tmp_path, monkeypatch):
     script = tmp_path / "child.py"
     script.write_text("""
 import os, sys, time, signal
-from indexer import child
+from indexer.files.children import child
 def act(path, channel):
     name = os.path.basename(path)
     if name == "hang": time.sleep(60)

@@ -8,10 +8,10 @@ The music is SYNTHETIC: the figures say that both learn, and nothing about real 
 import tempfile
 from pathlib import Path
 
+from indexer.cli.progress import Progress
 from indexer.config import Settings
 from indexer.learn.dataset import LabelRequest
 from indexer.learn.evaluate import Request, evaluate
-from indexer.progress import Progress
 from indexer.upkeep.demo import demo
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import sqlite_utils  # noqa: F401 - imported late by the store: it is not the step's memory
 
+from indexer.cli.progress import Progress
 from indexer.config import Settings
 from indexer.encoders.encoder import EncoderInfo
 from indexer.encoders.trajectory import Collector
@@ -39,7 +40,6 @@ from indexer.library.readonly import now
 from indexer.library.store import Lacking, Store
 from indexer.library.vectors import projection
 from indexer.models import choice as models
-from indexer.progress import Progress
 from indexer.scan import pipeline, relabel
 from indexer.scan import run as scanner
 from indexer.scan.difference import spool_difference

@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from indexer.cli.progress import Progress
 from indexer.config import Settings
 from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
-from indexer.progress import Progress
 from indexer.scan.run import Scan
 
 ROUNDS = 7

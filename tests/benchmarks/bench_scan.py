@@ -19,9 +19,9 @@ import soundfile
 import soxr
 import torch
 
+from indexer.cli.progress import Progress
 from indexer.config import Settings
 from indexer.encoders.m2d.checkpoint import convert
-from indexer.progress import Progress
 from indexer.scan.run import Scan
 from tests import checkpoints
 from tests.benchmarks.bench_encoder import Plain

@@ -466,7 +466,7 @@ def write_by_reflink(folder: Path, source: Path) -> dict[str, Any]:
 def _cli(*arguments: object) -> dict[str, Any]:
     import click.testing
 
-    from indexer.cli import main
+    from indexer.cli.main import main
 
     result = click.testing.CliRunner().invoke(main, [str(a) for a in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):

@@ -37,7 +37,7 @@ from pathlib import Path
 gate = Path(__file__).parent
 
 if "indexer.files.children.child" in sys.orig_argv:
-    from indexer import audio
+    from indexer.files.audio import decode as audio
 
     def spoil(name, real):
         def spoiled(path, **how):
@@ -59,7 +59,7 @@ if "indexer.files.children.child" in sys.orig_argv:
     spoil("decode", audio.decode)
 elif "indexer.watch.runner" in sys.orig_argv:
     import functools, sqlite3
-    from indexer.worker import Worker
+    from indexer.files.children.worker import Worker
 
     exchange = Worker._exchange
 
@@ -75,10 +75,10 @@ elif "indexer.watch.runner" in sys.orig_argv:
 
     sqlite3.connect = functools.partial(sqlite3.connect, factory=Impatient)
 elif "watch" in sys.orig_argv:
-    from indexer import daemon, watcher
+    from indexer.watch import daemon, folders
 
     daemon.FIRST_RETRY_S = 0.5
-    start = watcher.FolderWatcher.start
+    start = folders.FolderWatcher.start
 
     def hasty(self):
         start(self)

@@ -1,0 +1,185 @@
+"""Commands about the library as a whole: status, similar, doctor, prune, export, bench, serve, demo, cluster."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from indexer import wording
+from indexer.cli import text
+from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.config import Settings
+from indexer.errors import ConfigError
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.option("-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many to list.")
+@click.option("--m3u", type=PATH, help="Write them as a playlist (M3U8); '-' for stdout.")
+@json_option
+@common
+def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
+    """The tracks of the library nearest to FILE by embedding."""
+    from indexer.library.vectors.similar import similar as ask
+    from indexer.library.vectors.similar import to_m3u, to_text
+
+    if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
+        raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
+    found = ask(settings, file, count)
+    if m3u is not None:
+        try:
+            with click.open_file(str(m3u), "wb") as out:
+                out.write(to_m3u(found))
+        except OSError as e:
+            raise ConfigError(f"{m3u}: cannot be written ({e.strerror})") from e
+    if m3u is None or str(m3u) != "-":
+        click.echo(json.dumps(found) if as_json else to_text(found))
+
+
+@click.command()
+@click.argument("folder", type=PATH, default=Path("indexer-demo"))
+@json_option
+@common
+def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
+    """Synthesise a small library in FOLDER (indexer-demo) and run the whole program on it."""
+    from indexer.cli.progress import Progress
+    from indexer.upkeep.demo import demo as run
+
+    progress = Progress(verbosity)
+    found = run(settings, folder.absolute(), progress, progress.line if verbosity >= 0 else lambda _: None)
+    progress.clear()
+    click.echo(json.dumps(found) if as_json else f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'")
+    sys.exit(1 if found["failed"] else 0)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Only list what would be forgotten.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--embeddings", is_flag=True, help="Also embeddings of encoders that are not in use, and old heads' predictions.")
+@json_option
+@common
+def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool) -> None:
+    """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
+    from indexer.upkeep.prune import forget, plan
+
+    found = {"forgotten": 0, **plan(settings, paths, embeddings=embeddings)}
+    if not as_json:
+        click.echo(text.prune_text(found))
+    if found["files"] or found["embeddings"] or found["predictions"]:
+        if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
+            found |= forget(settings, paths, embeddings=embeddings)
+        elif not dry_run and not yes:
+            click.echo("nothing was forgotten; --yes forgets without asking", err=True)
+    click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
+
+
+@click.command()
+@json_option
+@common
+def status(settings: Settings, as_json: bool) -> None:
+    """What the library holds, and what the daemon is doing."""
+    from indexer.library.summary import status as look
+    from indexer.watch.status import read_status
+
+    found = {**look(settings.db), "watch": read_status(settings.db)}
+    click.echo(json.dumps(found) if as_json else text.status_text(found))
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--rebuild", is_flag=True, help="Make the library anew from what can be read of it; the damaged one is kept beside it.")
+@json_option
+@common
+def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild: bool, as_json: bool) -> None:
+    """What each reader sees as genre in files, and what a write would refuse and why; without PATHS: whether the library is sound.
+
+    Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
+    """
+    from indexer.cli.progress import Progress
+    from indexer.upkeep import rebuild as salvage
+    from indexer.upkeep.doctor import diagnose, exit_code, to_text
+
+    if rebuild and paths:
+        raise click.UsageError("--rebuild is about the library and takes no PATHS")
+    if not paths:
+        report = salvage.rebuild(settings) if rebuild else salvage.check(settings.db)
+        click.echo(json.dumps(report) if as_json else text.rebuild_text(report) if rebuild else text.check_text(report))
+        sys.exit(1 if report.get("problems") else 0)
+    progress = Progress(verbosity)
+    try:
+        found = diagnose(settings, paths, progress)
+    finally:
+        progress.clear()
+    click.echo(json.dumps(found) if as_json else to_text(found))
+    sys.exit(exit_code(found))
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@json_option
+@common
+def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
+    """How fast this machine decodes and embeds FILES (or tracks of the library), what holds it up, how long the library takes."""
+    from indexer.upkeep.bench import bench as measure
+    from indexer.upkeep.bench import to_text
+
+    found = measure(settings, files)
+    click.echo(json.dumps(found) if as_json else to_text(found))
+
+
+@click.command()
+@click.option("--parquet", "folder", type=PATH, required=True, metavar="DIR", help="New folder to write to, or an earlier export, which is replaced.")
+@json_option
+@common
+def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
+    """Write recordings, files with their tags, embeddings, predictions and corrections as Parquet, for DuckDB, Spark, pandas or a vector database.
+
+    A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was.
+    """
+    from indexer.upkeep.export import export as write
+
+    with click.progressbar(length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        found = write(settings, folder, show)
+    click.echo(json.dumps(found) if as_json else text.export_text(found))
+    if found["damaged"]:
+        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--open", "open_browser", is_flag=True, help="Open a browser.")
+@common
+def serve(settings: Settings, open_browser: bool) -> None:
+    """Show the library in Datasette."""
+    from indexer.web.serve import serve as run
+
+    run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
+
+
+@click.group()
+def cluster() -> None:
+    """The Dask cluster that reads and embeds for a scan."""
+
+
+@cluster.command("check")
+@click.argument("paths", nargs=-1, type=PATH)
+@clustered
+@json_option
+@common
+def cluster_check(settings: Settings, paths: tuple[Path, ...], as_json: bool) -> None:
+    """Ask every worker whether it agrees with a scan of PATHS (or the known folders): version, encoder, precision, folders; with the reasons."""
+    from indexer.cluster.check import check
+
+    found = check(settings, paths)
+    click.echo(json.dumps(found) if as_json else text.cluster_text(found))
+    sys.exit(0 if found["agree"] == len(found["workers"]) else 1)

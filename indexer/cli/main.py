@@ -1,0 +1,46 @@
+"""The command line: parse, call one function, print.
+
+No SQL, no mutagen, and torch only in the commands that embed: `indexer --help` and `indexer status` start in a blink.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from indexer import __version__
+from indexer.cli import learn, library, models, scan, service, tags
+from indexer.errors import IndexerError
+from indexer.wording import escaped
+
+
+class _Group(click.Group):
+    """Turns our errors into one line on stderr and the exit code that they carry."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IndexerError as e:
+            click.echo(f"indexer: {escaped(str(e))}", err=True)
+            ctx.exit(e.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("indexer: interrupted", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:  # the reader of our output went away
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="indexer")
+def main() -> None:
+    """Keep an electronic-music library labelled: embed, classify, tag, browse."""
+
+
+for command in (
+    scan.scan, scan.watch, scan.classify, scan.relabel, scan.correct,
+    learn.train, learn.evaluate, learn.suggest,
+    library.status, library.similar, library.doctor, library.prune, library.export, library.bench, library.serve, library.demo, library.cluster,
+    tags.tags, models.models, service.service,
+):  # fmt: skip
+    main.add_command(command)

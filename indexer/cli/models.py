@@ -1,0 +1,83 @@
+"""Commands about encoders: list, download, add, info, use."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from indexer.cli import text
+from indexer.cli.options import PATH, common, json_option
+from indexer.config import Settings
+
+
+@click.group()
+def models() -> None:
+    """Encoders and heads: what there is, download, add, choose."""
+
+
+@models.command("list")
+@json_option
+@common
+def models_list(settings: Settings, as_json: bool) -> None:
+    """Built-in, installed and published models."""
+    from indexer.models.choice import overview
+
+    found = overview(settings.models)
+    click.echo(json.dumps(found) if as_json else text.models_text(found))
+
+
+@models.command("download")
+@click.argument("name")
+@click.option("--accept-licence", is_flag=True, help="Accept NTT's licence without being asked.")
+@click.option("--base-url", help="Another server laid out like NTT's release pages.")
+@common
+def models_download(settings: Settings, verbosity: int, name: str, accept_licence: bool, base_url: str | None) -> None:
+    """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
+    from indexer.models import catalogue
+
+    def accept(notice: str) -> bool:
+        click.echo(notice, err=True)
+        return accept_licence or (sys.stdin.isatty() and click.confirm("Do you accept this licence?", err=True))
+
+    with click.progressbar(length=0, label=name, file=sys.stderr, show_pos=True, hidden=verbosity < 0) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        path = catalogue.download(name, settings.models, accept=accept, progress=show, base_url=base_url or catalogue.BASE_URL)
+    click.echo(f"installed {path.parent.name}")
+
+
+@models.command("add")
+@click.argument("source", type=PATH)
+@click.option("--name", help="Name to install it under.")
+@common
+def models_add(settings: Settings, source: Path, name: str | None) -> None:
+    """Install a checkpoint that is here already: .pth, .zip or folder."""
+    from indexer.models import catalogue
+
+    click.echo(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
+
+
+@models.command("info")
+@click.argument("name")
+@json_option
+@common
+def models_info(settings: Settings, name: str, as_json: bool) -> None:
+    """Geometry, front end, identity and head of a model (a name or a path)."""
+    from indexer.models.choice import describe
+
+    found = describe(settings, name)
+    click.echo(json.dumps(found) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+@models.command("use")
+@click.argument("name")
+@common
+def models_use(settings: Settings, name: str) -> None:
+    """Make a model (and with --head its head) the library's: a name or a checkpoint's path."""
+    from indexer.models.choice import use
+
+    click.echo(use(settings, name))

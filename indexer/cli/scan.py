@@ -1,0 +1,142 @@
+"""Commands that listen to music: scan, watch, classify, relabel, correct."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer import wording
+from indexer.cli import text
+from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.config import Settings
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what a scan would find; change nothing.")
+@click.option("--no-tags", is_flag=True, help="Write no genre into any file.")
+@click.option("-f", "--force", is_flag=True, help="Read and embed again what is known and unchanged.")
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@clustered
+@json_option
+@common
+def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, no_tags: bool, force: bool, as_json: bool) -> None:
+    """Index, embed, classify and tag folders or files, once.
+
+    Without PATHS: the roots of the settings file, else every folder that was scanned before. What is known and
+    unchanged is not opened again. Ctrl-C keeps what is done; the next scan goes on from there.
+    """
+    from indexer.scan.preview import preview
+
+    if dry_run:
+        found = preview(settings, paths)
+        click.echo(json.dumps(found) if as_json else text.preview_text(found))
+        return
+    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force)
+
+
+def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:
+    """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
+    from indexer.cli.progress import Progress
+    from indexer.models.choice import Chosen, without_genres
+    from indexer.scan.run import Scan
+
+    progress = Progress(verbosity)
+    running = Scan(settings, progress)
+    progress.tail = lambda: text.crew_text(running.workers)
+
+    def begin(total: int, chosen: Chosen | None) -> None:
+        progress.begin(total)
+        reason = without_genres(chosen)
+        if verbosity >= 0 and reason:
+            progress.line(reason)
+
+    def interrupt(signum: int, _frame: Any) -> None:
+        progress.line("stopping: finishing what is in work (again to stop at once)")
+        signal.signal(signum, signal.default_int_handler)
+        running.stop()
+
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        result = running.run(paths, on_start=begin, **how)
+    finally:
+        progress.clear()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for note in result.notes:
+        click.echo(f"indexer: {note}", err=True)
+    click.echo(json.dumps(result.to_json()) if as_json else text.scan_text(result.to_json()))
+    sys.exit(result.exit_code)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@clustered
+@common
+def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: Callable[[], Settings]) -> None:
+    """Do what `scan` does whenever something changes, until it is stopped (Ctrl-C, SIGTERM); SIGHUP reads the settings again.
+
+    Without PATHS: the roots of the settings file, else every folder that was scanned before.
+    """
+    from indexer.watch.daemon import Daemon, speaker
+
+    if settings.cluster is not None:
+        from indexer.cluster.executor import refuse_wrong_settings
+
+        refuse_wrong_settings(settings, paths)  # now, and not with every scan
+    sys.exit(Daemon(settings, paths, speaker(verbosity), reload).run())
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=PATH, required=True)
+@json_option
+@common
+def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
+    """Genre and confidence of FILES; nothing is stored and no tag is touched."""
+    from indexer.listen.classify import classify as look
+
+    results = []
+    for result in look(settings, files):
+        results.append(result)
+        if "error" in result:
+            click.echo(f"{result['path']}: {result['error']}", err=True)
+        elif not as_json:
+            click.echo(text.classify_text(result))
+    if as_json:
+        click.echo(json.dumps(results))
+    sys.exit(1 if any("error" in r for r in results) else 0)
+
+
+@click.command()
+@json_option
+@common
+def relabel(settings: Settings, as_json: bool) -> None:
+    """Apply the head in use to all cached embeddings; no file is opened."""
+    from indexer.scan.relabel import relabel as apply_head
+
+    found = apply_head(settings)
+    click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
+               f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply")
+    if found["damaged"]:
+        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=PATH, required=True)
+@click.argument("genre")
+@click.option("--new", is_flag=True, help="Allow a genre that the library does not know yet.")
+@json_option
+@common
+def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
+    """Say that FILES are of GENRE: into the library and the files' own tags; the next `train` learns from it."""
+    from indexer.upkeep.correct import correct as say
+
+    found = say(settings, files, genre, new=new)
+    click.echo(json.dumps(found) if as_json else text.correct_text(found))
+    sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)

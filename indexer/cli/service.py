@@ -1,0 +1,48 @@
+"""Commands that run `indexer watch` as a systemd user service."""
+
+import json
+from pathlib import Path
+
+import click
+
+from indexer.cli.options import PATH, json_option
+from indexer.config import load_settings
+
+
+@click.group()
+def service() -> None:
+    """Run `indexer watch` as a systemd user service."""
+
+
+@service.command("install")
+@click.argument("roots", nargs=-1, type=PATH)
+@click.option("--db", type=PATH, envvar="INDEXER_DB", help="The library's database.")
+@click.option("--config", type=PATH, envvar="INDEXER_CONFIG", help="Settings file to read instead of the usual one.")
+@json_option
+def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | None, as_json: bool) -> None:
+    """Write, enable and start the unit; again with other options to change them."""
+    from indexer.watch import service as systemd
+
+    load_settings(config, {"db": db})  # a wrong setting is said here, not in the journal
+    found = systemd.install(config=config, db=db, roots=roots)
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+
+
+@service.command("remove")
+@json_option
+def service_remove(as_json: bool) -> None:
+    """Stop and disable the service and remove its unit."""
+    from indexer.watch import service as systemd
+
+    found = systemd.remove()
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+
+
+@service.command("status")
+@json_option
+def service_status(as_json: bool) -> None:
+    """What systemd knows of the service."""
+    from indexer.watch import service as systemd
+
+    found = systemd.status()
+    click.echo(json.dumps(found) if as_json else systemd.to_text(found))

@@ -1,0 +1,75 @@
+"""Commands about what was written into files: history, undo, apply."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from indexer.cli import text
+from indexer.cli.options import PATH, common, json_option
+from indexer.cli.scan import run_scan
+from indexer.config import Settings
+
+
+@click.group()
+def tags() -> None:
+    """What was written into files, and taking it back."""
+
+
+@tags.command("history")
+@click.argument("file", type=PATH)
+@json_option
+@common
+def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
+    """Every write to FILE, oldest first."""
+    from indexer.library.summary import history
+
+    rows = history(settings.db, file)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        reason = f"  ({row['reason']})" if row["reason"] else ""
+        click.echo(f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} -> {text.genres(row['after'])}{reason}")
+    if not rows:
+        click.echo("nothing was written to this file")
+
+
+@tags.command("undo")
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("--run", "run_id", type=int, help="Everything that one scan wrote.")
+@click.option("--since", metavar="TIME", help="Everything written since a time, such as 2026-11-22 or 2026-11-22T10:00Z.")
+@click.option("--all", "everything", is_flag=True, help="Everything that is still in place.")
+@click.option("-f", "--force", is_flag=True, help="Also where the genre was changed since.")
+@json_option
+@common
+def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
+              force: bool, as_json: bool) -> None:
+    """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
+    from indexer.scan.undo import undo_files
+
+    if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
+        raise click.UsageError("name files, or one of --run, --since and --all")
+    done = undo_files(settings, files, run_id=run_id, since=since, force=force)
+    for path, reason in done["refused"]:
+        click.echo(f"{path}: {reason}", err=True)
+    click.echo(json.dumps(done) if as_json else f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours, "
+               f"{len(done['refused']):,} left alone")
+    sys.exit(1 if done["refused"] else 0)
+
+
+@tags.command("apply")
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; change nothing.")
+@json_option
+@common
+def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """Write the genres that are decided and not yet in the files, also where they were undone before."""
+    from indexer.scan.preview import preview
+
+    if dry_run:
+        found = preview(settings, paths, explicit_tags=True)
+        click.echo(json.dumps(found) if as_json else text.preview_text(found))
+        return
+    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, explicit_tags=True)
