@@ -1,6 +1,8 @@
 """Random M2D checkpoints in every form NTT publishes; nothing of NTT's is needed to make them."""
 
 import argparse
+import hashlib
+import math
 import zipfile
 from pathlib import Path
 
@@ -39,6 +41,30 @@ def weights(*, width=64, depth=2, columns=38, seed=0) -> dict[str, np.ndarray]:
     return state
 
 
+def exact_weights(*, width=64, depth=1, columns=62) -> dict[str, np.ndarray]:
+    """Encoder weights that are the same to the last bit wherever they are made: integers of one byte over powers of two."""
+    state = {}
+    for name, like in weights(width=width, depth=depth, columns=columns).items():
+        mean = float("norm" in name and name.endswith("weight"))
+        scale = 0.25 if mean or name.endswith("bias") else 0.5 if like.ndim == 3 else float(like[0].size) ** -0.5
+        state[name] = _exact(name, like.shape, scale) + np.float32(mean)
+    return state
+
+
+def exact_head(inputs: int) -> dict[str, np.ndarray]:
+    """An AudioSet head, as exact as ``exact_weights``; ``inputs``: numbers in a vector."""
+    names = {"module.head.norm.running_mean": (inputs,), "module.head.mlp.mlp.0.weight": (527, inputs), "module.head.mlp.mlp.0.bias": (527,)}
+    return {name: _exact(name, shape, 0.25) for name, shape in names.items()} | {"module.head.norm.running_var": np.ones(inputs, np.float32)}
+
+
+def _exact(name: str, shape: tuple[int, ...], scale: float) -> np.ndarray:
+    """Multiples of a power of two, drawn from digests of the name, of a standard deviation near ``scale``."""
+    size = int(np.prod(shape))
+    blocks = b"".join(hashlib.sha256(f"{name} {block}".encode()).digest() for block in range(-(-size // 32)))
+    integers = np.frombuffer(blocks, np.int8, size)  # standard deviation 74
+    return np.ldexp(integers.astype(np.float32), round(math.log2(scale / 74))).reshape(shape)
+
+
 def head(width: int, seed=1) -> dict[str, np.ndarray]:
     """An AudioSet head as fine-tuned files carry it."""
     rng = np.random.default_rng(seed)
@@ -50,7 +76,7 @@ def head(width: int, seed=1) -> dict[str, np.ndarray]:
     }
 
 
-def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None) -> dict[str, torch.Tensor]:
+def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None) -> dict[str, torch.Tensor]:
     """The state dictionary as it lies in a .pth."""
     out = {prefix + key: torch.from_numpy(np.array(value)) for key, value in state.items()}
     width = state["cls_token"].shape[-1]
@@ -60,8 +86,8 @@ def published_state(state, *, prefix="", full=False, norm_stats=None, head_width
         for key in ("mask_token", "decoder_pos_embed", "decoder_blocks.0.norm1.weight", "decoder_pred.bias",
                     "target_blocks.0.norm1.weight", "audio_proj.sem_token", "text_proj.weight"):  # fmt: skip
             out[prefix + key] = torch.full((1, 3, width), float("nan"))
-    if head_width is not None:
-        out |= {key: torch.from_numpy(value) for key, value in head(head_width).items()}
+    if head_width is not None or own_head is not None:
+        out |= {key: torch.from_numpy(value) for key, value in (own_head or head(head_width)).items()}
     return out
 
 
