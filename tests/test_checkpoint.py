@@ -427,7 +427,7 @@ def test_writing_keeps_the_old_file_when_the_folder_is_full(converted, tmp_path,
 
 def test_looking_at_a_model_imports_no_torch(converted):
     code = (
-        "import sys; from pathlib import Path; from indexer.encoders import encoder; from indexer.heads.head import load_head;"
+        "import sys; from pathlib import Path; from indexer.heads.load import load_head;"
         "from indexer.encoders.m2d.checkpoint import inspect; from indexer.encoders.m2d.frontend import M2DCutter;"
         "path = Path(sys.argv[1]); inspect(path); load_head(path); assert 'torch' not in sys.modules"
     )

@@ -1,49 +1,90 @@
-"""The documents cannot rot: every command, option and setting is described, and every promise is linked to its test."""
+"""The documents cannot rot: generated parts, commands, options, settings, promises and links are those of the program."""
 
 import dataclasses
+import os
 import re
+from collections import Counter
 from pathlib import Path
 
-import click
 import pytest
 
-from indexer.cli.main import main
 from indexer.config import Settings
-from tests import test_promise
+from tests import generate_docs, test_promise
+from tests.generate_docs import commands, options
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-
-
-def commands(group: click.Group, prefix: str = "indexer") -> list[tuple[str, click.Command]]:
-    found = []
-    for name, command in group.commands.items():
-        full = f"{prefix} {name}"
-        found += commands(command, full) if isinstance(command, click.Group) else [(full, command)]
-    return found
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = commands()
+MAX_README_LINES, MAX_WIDTH = 170, 120
 
 
-@pytest.mark.parametrize(("name", "command"), commands(main), ids=[name for name, _ in commands(main)])
-def test_every_command_is_in_the_readme_and_every_option_has_help(name, command):
-    assert f"`{name}" in README
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def name_of(document: Path) -> str:
+    return os.fspath(document.relative_to(ROOT))
+
+
+def without_fences(text: str) -> str:
+    return re.sub(r"(?ms)^```.*?^```$", "", text)
+
+
+def shown_commands(text: str) -> list[str]:
+    """What a document shows to type: lines of its fenced blocks, and code between backticks."""
+    fenced = "\n".join(re.findall(r"(?ms)^```[^\n]*\n(.*?)^```$", text))
+    inline = re.findall(r"`([^`]+)`", without_fences(text))
+    typed = re.findall(r"(?m)(?:^|&& |\$ )(indexer [a-z][^\n#]*)", fenced)
+    return typed + [" ".join(code.split()) for code in inline if code.startswith("indexer ")]
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings; a heading that stands there again gets a number."""
+    found: Counter[str] = Counter()
+    slugs = set()
+    for heading in re.findall(r"(?m)^#+ (.+)$", without_fences(text)):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        slugs.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return slugs
+
+
+@pytest.mark.parametrize("document", generate_docs.PARTS, ids=name_of)
+def test_generated_parts_are_up_to_date(document):
+    text = text_of(document)
+    marker, part = generate_docs.PARTS[document]
+    is_current = generate_docs.with_part(text, marker, part()) == text
+    assert is_current, f"{name_of(document)} is not what the program has; run: {generate_docs.COMMAND}"
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_is_described_and_every_option_has_help(name, command):
+    page = text_of(ROOT / "docs" / "commands.md")
+    assert f"[`{name}" in page, "docs/commands.md lists every command at a glance"
+    assert f"\n### {name}\n" in page
     assert command.help
-    assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
+    assert [option.name for option in options(command) if not option.help] == []
+    assert [option.name for option in options(command) if f"| `{', '.join(option.opts)}" not in page] == []
 
 
-def settings_table() -> str:
-    """The table between the markers, made from config.py."""
-    defaults = Settings(db=Path("x"), models=Path("x"))
-    shown = {"db": "user data folder `/library.db`", "models": "user cache folder `/models`"}
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    for f in dataclasses.fields(Settings):
-        value = shown.get(f.name) or f"`{getattr(defaults, f.name)!r}`".replace("()", "[]").replace("'", '"').replace("False", "false")
-        lines.append(f"| `{f.name}` | {'' if value == '`None`' else value} | {f.metadata['help']} |")
-    return "\n".join(lines)
+def test_every_setting_is_described():
+    page = text_of(ROOT / "docs" / "settings.md")
+    assert [field.name for field in dataclasses.fields(Settings) if f"| `{field.name}` |" not in page] == []
 
 
-def test_the_settings_table_is_the_one_that_the_program_has():
-    found = re.search(r"(?s)<!-- settings -->\n(.*?)\n<!-- end -->", README)
-    assert found
-    assert found.group(1) == settings_table(), f"put this between the markers:\n{settings_table()}"
+def test_commands_and_options_that_the_documents_show_exist():
+    known = dict(COMMANDS)
+    groups = {name.rpartition(" ")[0] for name in known}
+    for document in DOCUMENTS:
+        for line in shown_commands(text_of(document)):
+            if re.match(r"indexer ([a-z ]+:|[-A-Z])", line) or line in groups:  # the demo's output, no command, a group
+                continue
+            words = line.split()
+            name = next((name for name in (" ".join(words[:3]), " ".join(words[:2])) if name in known), None)
+            assert name, f"{name_of(document)}: {line}"
+            flags = {flag for option in options(known[name]) for flag in option.opts} | {"--help"}
+            assert set(re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", line)) <= flags, f"{name_of(document)}: {line}"
 
 
 def test_every_promise_is_linked_to_a_test_with_the_same_words():
@@ -53,7 +94,25 @@ def test_every_promise_is_linked_to_a_test_with_the_same_words():
         assert getattr(test_promise, name).__doc__.strip().split("\n")[0].strip() == sentence.replace("`", "")
 
 
-def test_links_to_files_of_the_project_lead_somewhere():
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_inside_the_project_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(text_of(document))):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        there = (document.parent / path).resolve() if path else document
+        assert there.exists(), f"{name_of(document)}: {target}"
+        assert there.is_relative_to(ROOT), f"{name_of(document)}: {target}"
+        if anchor:
+            assert anchor in anchors(text_of(there)), f"{name_of(document)}: {target}"
+
+
+def test_every_document_is_linked_in_the_readme():
+    assert [name_of(d) for d in DOCUMENTS[1:] if f"]({name_of(d)})" not in README] == []
+
+
+def test_the_readme_is_short_and_lines_are_narrow():
+    assert README.count("\n") <= MAX_README_LINES
+    for document in DOCUMENTS:
+        lines = [line for line in without_fences(text_of(document)).splitlines() if not line.startswith(("|", "!["))]
+        assert [line for line in lines if len(line) > MAX_WIDTH] == [], name_of(document)

@@ -25,9 +25,9 @@ from indexer.library.store import Store
 from indexer.upkeep import export as module
 from indexer.upkeep.export import read_embeddings
 from tests.synth import write_audio
-from tests.test_docs import README
 from tests.test_similar import fill, made
 
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "parquet.md").read_text(encoding="utf-8")
 ODD = os.fsdecode("Nicht \udcff UTF-8\nzwei Zeilen ☃.flac".encode("utf-8", "surrogateescape"))
 ODD_PRINTED = "Nicht \\xff UTF-8\\nzwei Zeilen ☃.flac"
 
@@ -194,14 +194,14 @@ def test_damaged_embeddings_are_left_out_and_counted(made_library, tmp_path):
     assert read_embeddings(tmp_path / "out", "e")[1].shape == (0, 24)
 
 
-def test_the_readme_speaks_the_truth(scanned, tmp_path, monkeypatch):
+def test_the_examples_of_the_documentation_work(scanned, tmp_path, monkeypatch):
     scanned("export", "--parquet", tmp_path / "library-parquet")
     monkeypatch.chdir(tmp_path)
-    (query,) = re.findall(r"(?s)```sql\n(.*?)```", README)
+    (query,) = re.findall(r"(?s)```sql\n(.*?)```", DOCUMENT)
     nearest = duckdb.sql(query.replace("this.flac", "one.flac")).fetchall()
     assert sorted(path.rsplit("/", 1)[1] for path, _ in nearest) == sorted(["copy.flac", "one.flac", "two.flac", ODD_PRINTED])
     assert [similarity for _, similarity in nearest[:2]] == pytest.approx([1, 1])
-    (code,) = re.findall(r"(?s)```python\n(.*?)```", README)
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", DOCUMENT)
     names: dict = {}
     exec(code, names)
     assert names["vectors"].shape == (3, 1668)

@@ -93,7 +93,7 @@ elif "watch" in sys.orig_argv:
             root.tried_s, root.pause_s = time.monotonic(), 2.0
             self._lose(root, "events were dropped")
 
-    watcher.FolderWatcher.start = hasty
+    folders.FolderWatcher.start = hasty
 """
 
 
