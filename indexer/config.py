@@ -58,32 +58,61 @@ class Settings:
     roots: tuple[Path, ...] = _doc("music folders that a scan without PATH goes through", default=())
     db: Path = _doc("the library's database", default_factory=lambda: data_dir() / "library.db")
     models: Path = _doc("folder of installed models", default_factory=_models_dir)
-    encoder: str | None = _doc("model to embed with: rhythm (built in), an installed name, or a checkpoint's path", default=None)
+    encoder: str | None = _doc(
+        "model to embed with: rhythm (built in), an installed name, or a checkpoint's path", default=None
+    )
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")
-    precision: Precision = _doc("arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for", default="auto")
-    units: Units = _doc("units (6 s each) of a recording that are embedded, evenly spread over it, or \"all\"; without it as the encoder in use has been used so far, at first all", default=None)
+    precision: Precision = _doc(
+        "arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for",
+        default="auto",
+    )
+    units: Units = _doc(
+        'units (6 s each) of a recording that are embedded, evenly spread over it, or "all"; without it as the encoder in use has been used so far, at first all',
+        default=None,
+    )
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)
-    cluster: str | None = _doc("Dask scheduler whose workers read and embed, such as tcp://127.0.0.1:8786; see docs/cluster.md", default=None)
-    map: Mapping[str, str] = _doc("cluster: folder here = the same folder as the workers see it, such as \"/mnt/music\" = \"/data/music\"", default_factory=dict)
-    worker_resources: Mapping[str, str] = _doc("cluster: what a worker must offer to embed, such as GPU = \"1\"; the others only read", default_factory=dict)
-    cluster_wait_s: float = _doc("cluster: seconds that a scan waits for a scheduler or workers that are gone", default=300.0)
+    cluster: str | None = _doc(
+        "Dask scheduler whose workers read and embed, such as tcp://127.0.0.1:8786; see docs/cluster.md", default=None
+    )
+    map: Mapping[str, str] = _doc(
+        'cluster: folder here = the same folder as the workers see it, such as "/mnt/music" = "/data/music"',
+        default_factory=dict,
+    )
+    worker_resources: Mapping[str, str] = _doc(
+        'cluster: what a worker must offer to embed, such as GPU = "1"; the others only read', default_factory=dict
+    )
+    cluster_wait_s: float = _doc(
+        "cluster: seconds that a scan waits for a scheduler or workers that are gone", default=300.0
+    )
     tls_ca: Path | None = _doc("cluster: certificate of the authority that signed everybody's (tls://)", default=None)
     tls_cert: Path | None = _doc("cluster: this machine's certificate", default=None)
     tls_key: Path | None = _doc("cluster: its key", default=None)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
-    min_confidence: float | None = _doc("confidence from which a genre counts as decided, instead of the head's own", default=None)
+    min_confidence: float | None = _doc(
+        "confidence from which a genre counts as decided, instead of the head's own", default=None
+    )
     preserve_mtime: bool = _doc("keep a file's modification time when its tag is written", default=False)
-    labels: Mapping[str, str] = _doc("text to write for a genre, such as \"drum and bass\" = \"Drum & Bass\"", default_factory=dict)
-    aliases: Mapping[str, str] = _doc("genre tag or folder name that means a label when training, such as \"Deep House\" = \"house\"", default_factory=dict)
+    labels: Mapping[str, str] = _doc(
+        'text to write for a genre, such as "drum and bass" = "Drum & Bass"', default_factory=dict
+    )
+    aliases: Mapping[str, str] = _doc(
+        'genre tag or folder name that means a label when training, such as "Deep House" = "house"',
+        default_factory=dict,
+    )
     ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
     settle_s: float = _doc("watch: seconds that a file must have been left alone before it is read", default=2.0)
     scan_interval_s: float = _doc("watch: seconds from one scan of all roots to the next", default=3600.0)
     unload_after_s: float = _doc("watch: seconds without work after which the encoder leaves the memory", default=300.0)
     host: str = _doc("address that the web pages listen on", default="127.0.0.1")
     port: int = _doc("port that the web pages listen on", default=8001)
-    password: str | None = _doc("what the web pages ask for before they show anything; needed on any address but this machine's own", default=None)
-    allow_sql: AllowSql = _doc("who may ask SQL of their own on the web pages: auto is on this machine's own address only", default="auto")
+    password: str | None = _doc(
+        "what the web pages ask for before they show anything; needed on any address but this machine's own",
+        default=None,
+    )
+    allow_sql: AllowSql = _doc(
+        "who may ask SQL of their own on the web pages: auto is on this machine's own address only", default="auto"
+    )
 
     def __post_init__(self) -> None:
         if self.jobs < 0:
@@ -98,7 +127,9 @@ class Settings:
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
         if any(c in os.fspath(self.db) for c in "#?"):
-            raise ConfigError(f"{self.db}: '#' and '?' cannot be in the database's path, Datasette would open another file")
+            raise ConfigError(
+                f"{self.db}: '#' and '?' cannot be in the database's path, Datasette would open another file"
+            )
 
     def threshold(self, heads_own: float) -> float:
         """The confidence from which a genre counts as decided: the user's, else the head's own."""
@@ -117,7 +148,9 @@ class Settings:
 
 
 def load_settings(
-    config: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ,
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from all four sources; a flag whose value is None was not given.
 
@@ -199,7 +232,20 @@ def _base(hint: Any) -> Any:
 def _name(hint: Any) -> str:
     kind = _base(hint)
     words = [f'"{word}"' for option in _options(hint)[1:] for word in typing.get_args(option)]
-    return " or ".join([{int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", tuple: "list", Mapping: "table"}.get(kind, str(kind)), *words])
+    return " or ".join(
+        [
+            {
+                int: "whole number",
+                float: "number",
+                bool: "true or false",
+                str: "text",
+                Path: "path",
+                tuple: "list",
+                Mapping: "table",
+            }.get(kind, str(kind)),
+            *words,
+        ]
+    )
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -215,7 +261,11 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise wrong
         return Path(value).expanduser()
     if kind is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, os.PathLike)) for v in value):
+        if (
+            isinstance(value, str)
+            or not isinstance(value, (list, tuple))
+            or not all(isinstance(v, (str, os.PathLike)) for v in value)
+        ):
             raise wrong
         is_path = typing.get_args(hint)[0] is Path
         return tuple(Path(v).expanduser() if is_path else str(v) for v in value)

@@ -53,8 +53,14 @@ def exact_weights(*, width=64, depth=1, columns=62) -> dict[str, np.ndarray]:
 
 def exact_head(inputs: int) -> dict[str, np.ndarray]:
     """An AudioSet head, as exact as ``exact_weights``; ``inputs``: numbers in a vector."""
-    names = {"module.head.norm.running_mean": (inputs,), "module.head.mlp.mlp.0.weight": (527, inputs), "module.head.mlp.mlp.0.bias": (527,)}
-    return {name: _exact(name, shape, 0.25) for name, shape in names.items()} | {"module.head.norm.running_var": np.ones(inputs, np.float32)}
+    names = {
+        "module.head.norm.running_mean": (inputs,),
+        "module.head.mlp.mlp.0.weight": (527, inputs),
+        "module.head.mlp.mlp.0.bias": (527,),
+    }
+    return {name: _exact(name, shape, 0.25) for name, shape in names.items()} | {
+        "module.head.norm.running_var": np.ones(inputs, np.float32)
+    }
 
 
 def _exact(name: str, shape: tuple[int, ...], scale: float) -> np.ndarray:
@@ -72,11 +78,15 @@ def head(width: int, seed=1) -> dict[str, np.ndarray]:
         "module.head.norm.running_mean": rng.standard_normal(width).astype(np.float32),
         "module.head.norm.running_var": rng.uniform(0.5, 2, width).astype(np.float32),
         "module.head.mlp.mlp.0.weight": rng.standard_normal((527, width)).astype(np.float32) / 8,
-        "module.head.mlp.mlp.0.bias": np.where(np.arange(527) == 191, 100, rng.standard_normal(527)).astype(np.float32),  # all is music
+        "module.head.mlp.mlp.0.bias": np.where(np.arange(527) == 191, 100, rng.standard_normal(527)).astype(
+            np.float32
+        ),  # all is music
     }
 
 
-def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None) -> dict[str, torch.Tensor]:
+def published_state(
+    state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None
+) -> dict[str, torch.Tensor]:
     """The state dictionary as it lies in a .pth."""
     out = {prefix + key: torch.from_numpy(np.array(value)) for key, value in state.items()}
     width = state["cls_token"].shape[-1]

@@ -29,34 +29,84 @@ def free_port() -> int:
 class DaskCluster:
     """A scheduler and its workers; a context manager that ends them."""
 
-    def __init__(self, folder: Path, workers: int, *, nanny: bool = False, protocol: str = "tcp", security: tuple[str, ...] = (), bend: dict | None = None,
-                 options: tuple[str, ...] = (), hosts: "Hosts | None" = None, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        *,
+        nanny: bool = False,
+        protocol: str = "tcp",
+        security: tuple[str, ...] = (),
+        bend: dict | None = None,
+        options: tuple[str, ...] = (),
+        hosts: "Hosts | None" = None,
+        **environ: str,
+    ) -> None:
         """``hosts``: the scheduler on its hub, every worker on a host of its own."""
         self.folder = folder
         self._hosts = hosts
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.address = f"{protocol}://{hosts.address('scheduler') if hosts else '127.0.0.1'}:{self.port}"
-        self.environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]), "HOME": str(folder),
-                        "CLUSTER_TEST": json.dumps(bend or {}), "INDEXER_MODELS": str(folder / "models"), **environ}
+        self.environ = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+            "HOME": str(folder),
+            "CLUSTER_TEST": json.dumps(bend or {}),
+            "INDEXER_MODELS": str(folder / "models"),
+            **environ,
+        }
         self._security = security
-        self._options = (*options, *(() if nanny else ("--no-nanny",)), *(("--preload", "tests.clusters") if bend else ()))
+        self._options = (
+            *options,
+            *(() if nanny else ("--no-nanny",)),
+            *(("--preload", "tests.clusters") if bend else ()),
+        )
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.start_scheduler()
         for n in range(workers):
             self.start_worker(f"w{n}")
 
     def start_scheduler(self) -> None:
-        self.scheduler = self._process("scheduler", "--host", f"{self.address.rpartition(':')[0]}", "--port", str(self.port), name="scheduler")
+        self.scheduler = self._process(
+            "scheduler", "--host", f"{self.address.rpartition(':')[0]}", "--port", str(self.port), name="scheduler"
+        )
 
     def start_worker(self, name: str, *options: str) -> None:
-        self.workers[name] = self._process("worker", self.address, "--nthreads", "1", "--name", name, "--local-directory", str(self.folder / name),
-                                           "--host", self._hosts.address(name) if self._hosts else "127.0.0.1", *self._options, *options, name=name)
+        self.workers[name] = self._process(
+            "worker",
+            self.address,
+            "--nthreads",
+            "1",
+            "--name",
+            name,
+            "--local-directory",
+            str(self.folder / name),
+            "--host",
+            self._hosts.address(name) if self._hosts else "127.0.0.1",
+            *self._options,
+            *options,
+            name=name,
+        )
 
     def _process(self, what: str, *arguments: str, name: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen([*(self._hosts.command(name) if self._hosts else ()), sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments, *self._security],
-                                    stdout=log, stderr=log, env=self.environ, start_new_session=True, cwd=REPOSITORY)
+            return subprocess.Popen(
+                [
+                    *(self._hosts.command(name) if self._hosts else ()),
+                    sys.executable,
+                    "-m",
+                    f"distributed.cli.dask_{what}",
+                    "--no-dashboard",
+                    *arguments,
+                    *self._security,
+                ],
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+                start_new_session=True,
+                cwd=REPOSITORY,
+            )
 
     def worker_pids(self) -> list[int]:
         """Of the processes that do the work: below a nanny its child."""
@@ -175,12 +225,15 @@ def instant(op: str, item: tuple) -> "Future[object]":
     path, size, mtime_ns, _ = item
     future: Future[object] = Future()
     if op == "inspect":
-        future.set_result({"stat": {"dev": 0, "ino": 0, "size": size, "mtime_ns": mtime_ns}, "container": "mp3",
-                           "audio_sha256": hashlib.sha256(path).hexdigest(),
-                           "tags": tags.to_json(tags.Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something")),
-                           "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0}})
+        future.set_result(
+            {
+                "stat": {"dev": 0, "ino": 0, "size": size, "mtime_ns": mtime_ns},
+                "container": "mp3",
+                "audio_sha256": hashlib.sha256(path).hexdigest(),
+                "tags": tags.to_json(tags.Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something")),
+                "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0},
+            }
+        )
     else:
         future.set_result(Embedded(hashlib.sha256(path).digest() * (2 * WIDTH // 32), 50, COURSE, 300.0))
     return future
-
-

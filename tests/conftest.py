@@ -47,7 +47,14 @@ def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = load_encoder("rhythm")
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("head") / "head.safetensors"
-    LinearHead("random", encoder.id, LABELS, 0.5, rng.standard_normal((5, encoder.width)).astype(np.float32) / 20, np.zeros(5, np.float32)).save(path)
+    LinearHead(
+        "random",
+        encoder.id,
+        LABELS,
+        0.5,
+        rng.standard_normal((5, encoder.width)).astype(np.float32) / 20,
+        np.zeros(5, np.float32),
+    ).save(path)
     return path
 
 
@@ -65,8 +72,14 @@ class Cli:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"INDEXER_DB": str(self.db), "INDEXER_MODELS": str(self.folder / "models"), "INDEXER_MIN_CONFIDENCE": "0",
-                "INDEXER_JOBS": "2", **({"INDEXER_ENCODER": str(self.model)} if self.model else {}), **({"INDEXER_HEAD": str(self.head)} if self.head else {})}
+        return {
+            "INDEXER_DB": str(self.db),
+            "INDEXER_MODELS": str(self.folder / "models"),
+            "INDEXER_MIN_CONFIDENCE": "0",
+            "INDEXER_JOBS": "2",
+            **({"INDEXER_ENCODER": str(self.model)} if self.model else {}),
+            **({"INDEXER_HEAD": str(self.head)} if self.head else {}),
+        }
 
     def __call__(self, *args: object, code: int = 0, env: dict[str, str] | None = None) -> click.testing.Result:
         result = click.testing.CliRunner().invoke(main, [str(a) for a in args], env={**self.environ, **(env or {})})
@@ -80,8 +93,14 @@ class Cli:
 
     def process(self, *args: object, env_extra: dict[str, str] | None = None, **kwargs) -> "subprocess.Popen[str]":
         """The command as a process of its own, to be killed or interrupted."""
-        return subprocess.Popen([sys.executable, "-m", "indexer", *map(str, args)], env={**os.environ, **self.environ, **(env_extra or {})},
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+        return subprocess.Popen(
+            [sys.executable, "-m", "indexer", *map(str, args)],
+            env={**os.environ, **self.environ, **(env_extra or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **kwargs,
+        )
 
 
 @pytest.fixture

@@ -19,11 +19,20 @@ class Watching:
     """`indexer watch` in a process of its own; a context manager that ends it."""
 
     def __init__(self, cli, *paths, verbose: bool = True, prefix=(), **environ: object) -> None:
-        settings = {"INDEXER_SETTLE_S": "0.3", "INDEXER_UNLOAD_AFTER_S": "300", **{f"INDEXER_{k.upper()}": str(v) for k, v in environ.items()}}
+        settings = {
+            "INDEXER_SETTLE_S": "0.3",
+            "INDEXER_UNLOAD_AFTER_S": "300",
+            **{f"INDEXER_{k.upper()}": str(v) for k, v in environ.items()},
+        }
         self.db = cli.db
         self.lines: list[str] = []
-        self.process = subprocess.Popen([*prefix, sys.executable, "-m", "indexer", "watch", *(["-v"] if verbose else []), *map(str, paths)],
-                                        env={**os.environ, **cli.environ, **settings}, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "indexer", "watch", *(["-v"] if verbose else []), *map(str, paths)],
+            env={**os.environ, **cli.environ, **settings},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -51,7 +60,10 @@ class Watching:
             if condition():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not within {limit_s:.0f} s: {(what() if callable(what) else what) or condition}\nstatus: {self.status}\n" + "\n".join(self.lines[-30:]))
+        raise AssertionError(
+            f"not within {limit_s:.0f} s: {(what() if callable(what) else what) or condition}\nstatus: {self.status}\n"
+            + "\n".join(self.lines[-30:])
+        )
 
     @property
     def status(self) -> dict:

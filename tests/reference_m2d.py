@@ -18,8 +18,10 @@ def erf(x):
     i = place.astype(np.int64)
     t = place - i
     return (
-        (1 + 2 * t) * (1 - t) ** 2 * ERF[i] + t * (1 - t) ** 2 * SLOPE[i]
-        + t * t * (3 - 2 * t) * ERF[i + 1] + t * t * (t - 1) * SLOPE[i + 1]
+        (1 + 2 * t) * (1 - t) ** 2 * ERF[i]
+        + t * (1 - t) ** 2 * SLOPE[i]
+        + t * t * (3 - 2 * t) * ERF[i + 1]
+        + t * t * (t - 1) * SLOPE[i + 1]
     )
 
 

@@ -105,18 +105,22 @@ def modulation(loudness):
         around_zero = loudness[band] - sum(loudness[band]) / frames
         for k in range(1, 61):
             turn = 2 * math.pi * k * t / 512
-            out[band, k - 1] = 2 / frames * math.hypot(np.sum(around_zero * np.cos(turn)), np.sum(around_zero * np.sin(turn)))
+            out[band, k - 1] = (
+                2 / frames * math.hypot(np.sum(around_zero * np.cos(turn)), np.sum(around_zero * np.sin(turn)))
+            )
     return out
 
 
 def smoothed(pattern):
     """Gaussian of one band and one bin; at the edges the weights are those of the neighbours that exist."""
+
     def along(line):
         out = []
         for i in range(len(line)):
             weights = [math.exp(-((i - j) ** 2) / 2) for j in range(len(line))]
             out.append(sum(w * v for w, v in zip(weights, line, strict=True)) / sum(weights))
         return out
+
     columns = np.array([along(column) for column in pattern.T]).T
     return np.array([along(row) for row in columns])
 

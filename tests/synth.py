@@ -39,15 +39,25 @@ def music(seconds: float = 2.0, *, sample_rate_hz: int = 44_100, channels: int =
 
 
 def write_audio(
-    path: Path, container: str = "wav", seconds: float = 2.0, *, sample_rate_hz: int = 44_100, channels: int = 2, seed: int = 0,
+    path: Path,
+    container: str = "wav",
+    seconds: float = 2.0,
+    *,
+    sample_rate_hz: int = 44_100,
+    channels: int = 2,
+    seed: int = 0,
 ) -> Path:
     """Write ``music`` in one of CONTAINERS to path (ending added when missing); return the path."""
     if container == "opus":
         sample_rate_hz = 48_000
-    return write_samples(path, container, music(seconds, sample_rate_hz=sample_rate_hz, channels=channels, seed=seed), sample_rate_hz)
+    return write_samples(
+        path, container, music(seconds, sample_rate_hz=sample_rate_hz, channels=channels, seed=seed), sample_rate_hz
+    )
 
 
-def write_samples(path: Path, container: str, data: np.ndarray, sample_rate_hz: int, *, bit_rate: int | None = None) -> Path:
+def write_samples(
+    path: Path, container: str, data: np.ndarray, sample_rate_hz: int, *, bit_rate: int | None = None
+) -> Path:
     """Write samples [frames, channels] in one of CONTAINERS to path (ending added when missing); return the path.
 
     ``bit_rate``: bits a second of a lossy codec; None: its own default.
@@ -56,10 +66,24 @@ def write_samples(path: Path, container: str, data: np.ndarray, sample_rate_hz: 
     if not path.suffix:
         path = path.with_suffix(ending)
     if codec is None:
-        fmt, subtype = {"wav": ("WAV", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "flac": ("FLAC", "PCM_16"), "vorbis": ("OGG", "VORBIS")}[container]
+        fmt, subtype = {
+            "wav": ("WAV", "PCM_16"),
+            "aiff": ("AIFF", "PCM_16"),
+            "flac": ("FLAC", "PCM_16"),
+            "vorbis": ("OGG", "VORBIS"),
+        }[container]
         soundfile.write(path, data, sample_rate_hz, format=fmt, subtype=subtype)
         return path
-    muxer = {"aac": "adts", "wma": "asf", "oggflac": "ogg", "m4a": "ipod", "alac": "ipod", "wavpack": "wv", "opus": "ogg", "mp3": "mp3"}[container]
+    muxer = {
+        "aac": "adts",
+        "wma": "asf",
+        "oggflac": "ogg",
+        "m4a": "ipod",
+        "alac": "ipod",
+        "wavpack": "wv",
+        "opus": "ogg",
+        "mp3": "mp3",
+    }[container]
     layout = "mono" if data.shape[1] == 1 else "stereo"
     with av.open(str(path), "w", format=muxer) as out:
         stream = out.add_stream(codec, rate=sample_rate_hz)
@@ -69,7 +93,9 @@ def write_samples(path: Path, container: str, data: np.ndarray, sample_rate_hz: 
         resampler = av.AudioResampler(format=stream.codec_context.format or "fltp", layout=layout, rate=sample_rate_hz)
         step = 4096
         for start in range(0, len(data), step):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data[start : start + step].T), format="fltp", layout=layout)
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(data[start : start + step].T), format="fltp", layout=layout
+            )
             frame.sample_rate = sample_rate_hz
             frame.pts = start
             for piece in resampler.resample(frame):

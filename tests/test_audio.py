@@ -104,7 +104,9 @@ def test_length_and_place_are_those_of_the_source(container, tracks):
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_probe_says_what_the_header_says(container, tracks):
     info = probe(tracks[container])
-    codec = {"m4a": "aac", "wav": "pcm_s16le", "aiff": "pcm_s16be", "wma": "wmav2", "oggflac": "flac"}.get(container, container)
+    codec = {"m4a": "aac", "wav": "pcm_s16le", "aiff": "pcm_s16be", "wma": "wmav2", "oggflac": "flac"}.get(
+        container, container
+    )
     assert (info.codec, info.channels) == (codec, 2)
     assert info.sample_rate_hz == (48_000 if container == "opus" else 44_100)
     if container in UNTOLD_DELAY:
@@ -134,8 +136,16 @@ def test_every_sample_format_keeps_its_scale(tmp_path, subtype):
 
 @pytest.mark.parametrize(
     ("name", "codec", "fmt", "muxer"),
-    [("t.wv", "wavpack", "s16p", "wv"), ("t.wv", "wavpack", "fltp", "wv"), ("t.flac", "flac", "s32", "flac"), ("t.m4a", "alac", "s32p", "ipod"),
-     ("t.tta", "tta", "s16", "tta"), ("t.wav", "pcm_f64le", "dbl", "wav"), ("t.mka", "pcm_s16be", "s16", "matroska"), ("t.caf", "pcm_s32be", "s32", "caf")],
+    [
+        ("t.wv", "wavpack", "s16p", "wv"),
+        ("t.wv", "wavpack", "fltp", "wv"),
+        ("t.flac", "flac", "s32", "flac"),
+        ("t.m4a", "alac", "s32p", "ipod"),
+        ("t.tta", "tta", "s16", "tta"),
+        ("t.wav", "pcm_f64le", "dbl", "wav"),
+        ("t.mka", "pcm_s16be", "s16", "matroska"),
+        ("t.caf", "pcm_s32be", "s32", "caf"),
+    ],
 )
 def test_planar_and_packed_formats_keep_their_scale(tmp_path, name, codec, fmt, muxer):
     data = tone(1.0, 16_000, 2)
@@ -145,7 +155,10 @@ def test_planar_and_packed_formats_keep_their_scale(tmp_path, name, codec, fmt, 
 
 
 @pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6), ("7.1", 8)])
-@pytest.mark.parametrize(("codec", "ending", "fmt", "muxer"), [("aac", ".m4a", "fltp", "ipod"), ("flac", ".flac", "s16", "flac"), ("wavpack", ".wv", "s16p", "wv")])
+@pytest.mark.parametrize(
+    ("codec", "ending", "fmt", "muxer"),
+    [("aac", ".m4a", "fltp", "ipod"), ("flac", ".flac", "s16", "flac"), ("wavpack", ".wv", "s16p", "wv")],
+)
 def test_equal_channels_have_the_level_of_one(tmp_path, layout, channels, codec, ending, fmt, muxer):
     path = encode(tmp_path / f"t{ending}", tone(2.0, 48_000, channels), 48_000, codec, layout, fmt, muxer)
     samples = whole(path)
@@ -229,7 +242,9 @@ def test_pictures_are_never_decoded():
     assert not {"mjpeg", "png", "gif", "h264", "webp", "bmp"} & set(names)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xd8\xff" + bytes(3_000_000), random.Random(1).randbytes(3_000_000)], ids=["zeros", "noise"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xd8\xff" + bytes(3_000_000), random.Random(1).randbytes(3_000_000)], ids=["zeros", "noise"]
+)
 def test_large_broken_pictures_change_nothing(tmp_path, data):
     flac = write_audio(tmp_path / "a.flac", "flac", 1.0)
     mp3 = write_audio(tmp_path / "a.mp3", "mp3", 1.0)
@@ -424,7 +439,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("ending", [".mp3", ".flac", ".ogg", ".opus", ".m4a", ".wav", ".aiff", ".aac", ".wma", ".m3u8", ""])
+@pytest.mark.parametrize(
+    "ending", [".mp3", ".flac", ".ogg", ".opus", ".m4a", ".wav", ".aiff", ".aac", ".wma", ".m3u8", ""]
+)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_what_is_no_sound_file_is_refused_quietly(tmp_path, kind, ending, monkeypatch, capfd):
     secret = tmp_path / "secret.wav"
@@ -443,7 +460,17 @@ def test_what_is_no_sound_file_is_refused_quietly(tmp_path, kind, ending, monkey
 
 
 def test_formats_that_name_other_files_are_not_on_the_list():
-    assert not set(audio._FORMATS.split(",")) & {"hls", "concat", "dash", "sdp", "rtsp", "image2", "lavfi", "webm_dash_manifest", "applehttp"}
+    assert not set(audio._FORMATS.split(",")) & {
+        "hls",
+        "concat",
+        "dash",
+        "sdp",
+        "rtsp",
+        "image2",
+        "lavfi",
+        "webm_dash_manifest",
+        "applehttp",
+    }
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
@@ -453,7 +480,9 @@ def test_no_regular_file(tmp_path, kind):
         path.mkdir()
     if kind == "pipe":
         os.mkfifo(path)
-    with pytest.raises(ReadError, match={"missing": "No such file", "folder": "not a regular file", "pipe": "not a regular file"}[kind]):
+    with pytest.raises(
+        ReadError, match={"missing": "No such file", "folder": "not a regular file", "pipe": "not a regular file"}[kind]
+    ):
         probe(path)
 
 
@@ -498,7 +527,19 @@ def test_encrypted_wma_is_unsupported(tmp_path, tracks):
         whole(path)
 
 
-@pytest.mark.parametrize("name", [b"\xff\xfe.mp3", b"img%03d.mp3", b"concat:a|b.mp3", b"-rf.mp3", b"http:x.mp3", b"a\nb.mp3", b"file:x.mp3", b"x.m3u8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\xff\xfe.mp3",
+        b"img%03d.mp3",
+        b"concat:a|b.mp3",
+        b"-rf.mp3",
+        b"http:x.mp3",
+        b"a\nb.mp3",
+        b"file:x.mp3",
+        b"x.m3u8",
+    ],
+)
 def test_names_are_only_names(tmp_path, tracks, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:

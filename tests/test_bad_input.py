@@ -38,7 +38,9 @@ def check(cli, folder: Path) -> dict[str, str]:
     assert len(unread) == summary["unreadable"] + summary["unsupported"]
     assert {r["path_text"] for r in unread} <= set(reasons)
     assert all(r["reason"] and "\n" not in r["reason"] for r in unread)
-    assert cli.json("scan", folder, env={"INDEXER_MIN_CONFIDENCE": "1"})["failed"] == 0  # not tried again until they change
+    assert (
+        cli.json("scan", folder, env={"INDEXER_MIN_CONFIDENCE": "1"})["failed"] == 0
+    )  # not tried again until they change
     return reasons
 
 
@@ -54,7 +56,9 @@ def test_junk_and_halves_under_every_file_ending(cli, tmp_path):
     write_audio(folder / "fine.mp3", "mp3", 1.0)
     reasons = check(cli, folder)
     assert len(reasons) == len(list(folder.iterdir())) - 1
-    assert all("truncated" in r or "damaged" in r or "no audio" in r for p, r in reasons.items() if "/half " in p), reasons
+    assert all("truncated" in r or "damaged" in r or "no audio" in r for p, r in reasons.items() if "/half " in p), (
+        reasons
+    )
     assert {r for p, r in reasons.items() if "/empty." in p} == {"empty file"}
     assert all("HTML" in r for p, r in reasons.items() if "/html." in p)
 

@@ -28,7 +28,9 @@ def test_named_files_are_measured_in_every_arithmetic(cli, tracks):
     assert min(found["decode"]["one_job"], found["decode"]["all_jobs"]) > 1
     expected = ["bf16", "fp32"] if openvino.multiplies_bf16() else ["fp32", "bf16"]
     expected += ["int8"] if openvino.serves("int8") else []
-    assert [(rate["device"], rate["precision"], rate["chosen"]) for rate in found["encoders"]] == [("cpu", name, not n) for n, name in enumerate(expected)]
+    assert [(rate["device"], rate["precision"], rate["chosen"]) for rate in found["encoders"]] == [
+        ("cpu", name, not n) for n, name in enumerate(expected)
+    ]
     differs = {rate["precision"]: rate["differs"] for rate in found["encoders"]}
     assert differs["fp32"] == 0
     assert 1e-4 < differs["bf16"] < 0.02
@@ -68,7 +70,10 @@ def test_without_files_and_library_it_makes_its_own(cli):
     assert found["together"]["audio_s"] == pytest.approx(40, abs=1)
 
 
-@pytest.mark.parametrize(("name", "content", "reason"), [("gone.mp3", None, "no such file"), ("text.mp3", b"no music" * 100, "not a sound file")])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [("gone.mp3", None, "no such file"), ("text.mp3", b"no music" * 100, "not a sound file")],
+)
 def test_what_cannot_be_measured_is_one_line(cli, tmp_path, name, content, reason):
     cli.model = "rhythm"
     path = tmp_path / name

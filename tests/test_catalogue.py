@@ -831,9 +831,7 @@ def test_a_published_zip_becomes_a_model_that_can_be_inspected(real, server, tmp
     assert checkpoint.inspect(copied).encoder_id == info.encoder_id
 
 
-@pytest.mark.parametrize(
-    "member", ["../../escaped.pth", "/tmp/escaped.pth", "a/../../escaped.pth", "..\\escaped.pth"]
-)
+@pytest.mark.parametrize("member", ["../../escaped.pth", "/tmp/escaped.pth", "a/../../escaped.pth", "..\\escaped.pth"])
 def test_a_zip_that_points_outside_is_refused(real, server, tmp_path, member):
     real_zip(tmp_path)
     pth = (tmp_path / "unpacked" / NAME / "checkpoint-300.pth").read_bytes()

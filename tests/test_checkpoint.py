@@ -61,7 +61,12 @@ def test_every_form_gives_the_same_encoder(tmp_path, weights, expected_id, prefi
     info, arrays = load_weights(out)
     assert info.encoder_id == expected_id
     assert info.name == ("x" if form in ("pth", "pth-legacy") else made.NAME_608)
-    assert (info.front_end.sample_rate_hz, info.front_end.n_fft, info.front_end.hop, info.front_end.f_max_hz) == (16_000, 400, 160, 8_000)
+    assert (info.front_end.sample_rate_hz, info.front_end.n_fft, info.front_end.hop, info.front_end.f_max_hz) == (
+        16_000,
+        400,
+        160,
+        8_000,
+    )
     assert (info.geometry.vector_width, info.geometry.unit_frames, info.unit_s) == (320, 608, 6.08)
     assert info.head_width is None
     assert arrays.keys() == weights.keys()
@@ -71,7 +76,9 @@ def test_every_form_gives_the_same_encoder(tmp_path, weights, expected_id, prefi
 
 def test_norm_stats_are_kept_and_enter_the_id(tmp_path, weights, expected_id):
     def info_of(name, **options):
-        return inspect(convert(made.write_pth(tmp_path / name, made.published_state(weights, **options)), tmp_path / f"{name}-out"))
+        return inspect(
+            convert(made.write_pth(tmp_path / name, made.published_state(weights, **options)), tmp_path / f"{name}-out")
+        )
 
     own = info_of("own.pth", norm_stats=[-5.5, 3.25])
     assert (own.front_end.mean, own.front_end.std) == (-5.5, 3.25)
@@ -126,7 +133,12 @@ def test_a_converted_model_can_be_added_again(tmp_path, weights):
     for source in (first, first.parent):
         again = convert(source, tmp_path / "two", name="copy")
         one, two = inspect(first), inspect(again)
-        assert (two.name, two.encoder_id, two.source_sha256, two.head_width) == ("copy", one.encoder_id, one.source_sha256, 320)
+        assert (two.name, two.encoder_id, two.source_sha256, two.head_width) == (
+            "copy",
+            one.encoder_id,
+            one.source_sha256,
+            320,
+        )
         assert load_head(again).keys() == load_head(first).keys()
 
 
@@ -249,13 +261,19 @@ def test_a_malicious_pickle_runs_no_code(tmp_path, monkeypatch, weights, form, f
 @pytest.mark.parametrize("form", ["pth", "legacy", "zip"])
 def test_cut_off_files_are_refused(tmp_path, weights, form, kept):
     state = made.published_state(weights)
-    source = made.write_zip(tmp_path, state) if form == "zip" else made.write_pth(tmp_path / "x.pth", state, legacy=form == "legacy")
+    source = (
+        made.write_zip(tmp_path, state)
+        if form == "zip"
+        else made.write_pth(tmp_path / "x.pth", state, legacy=form == "legacy")
+    )
     data = source.read_bytes()
     source.write_bytes(data[:kept])
     refused(source, tmp_path, "cut off or damaged|not loaded as a checkpoint")
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", bytes(5_000), b"PK\x03\x04" + bytes(500), os.urandom(5_000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", bytes(5_000), b"PK\x03\x04" + bytes(500), os.urandom(5_000)]
+)
 def test_other_files_are_refused(tmp_path, content):
     source = tmp_path / "x.pth"
     source.write_bytes(content)

@@ -67,7 +67,9 @@ def test_an_upload_is_classified_as_the_command_line_does(cli, music_folder, tra
     found = answer.json()
     (expected,) = scanned.json("classify", track)
     assert found["path"] == "my track.mp3"
-    assert {key: value for key, value in found.items() if key in expected and key != "path"} == {key: value for key, value in expected.items() if key != "path"}
+    assert {key: value for key, value in found.items() if key in expected and key != "path"} == {
+        key: value for key, value in expected.items() if key != "path"
+    }
     assert found["duration_s"] == pytest.approx(20, abs=0.1)
     assert found["labels"] == ["ambient", "drum and bass", "house", "techno", "trance"]
     assert len(found["timeline"]) >= 2
@@ -75,7 +77,13 @@ def test_an_upload_is_classified_as_the_command_line_does(cli, music_folder, tra
 
 
 def test_a_body_may_be_the_file(scanned, track):
-    body, form = post_all(scanned, [{"content": track.read_bytes(), "headers": {"content-type": "audio/mpeg"}}, {"files": {"file": track.read_bytes()}}])
+    body, form = post_all(
+        scanned,
+        [
+            {"content": track.read_bytes(), "headers": {"content-type": "audio/mpeg"}},
+            {"files": {"file": track.read_bytes()}},
+        ],
+    )
     assert body.json()["scores"] == form.json()["scores"]
 
 
@@ -92,15 +100,28 @@ def test_progress_is_told_a_line_each(scanned, tmp_path, monkeypatch):
 
 def post_all(scanned, requests):
     """Several requests to one server, one after the other."""
+
     async def work(client, _datasette):
-        return [await client.post("/-/classify.json", **{**request, "headers": {"host": "localhost", **request.get("headers", {})}}, timeout=60) for request in requests]
+        return [
+            await client.post(
+                "/-/classify.json",
+                **{**request, "headers": {"host": "localhost", **request.get("headers", {})}},
+                timeout=60,
+            )
+            for request in requests
+        ]
 
     return with_server(scanned, work)
 
 
 def test_what_is_no_sound_is_one_line(scanned, tmp_path):
     half = write_audio(tmp_path / "whole", "wav", 5.0).read_bytes()[:200_000]
-    contents = {b"no music" * 1000: "not audio", b"\0" * 5000: "", b"<html><body>hello</body></html>" * 50: "not audio", half: "truncated"}
+    contents = {
+        b"no music" * 1000: "not audio",
+        b"\0" * 5000: "",
+        b"<html><body>hello</body></html>" * 50: "not audio",
+        half: "truncated",
+    }
     answers = post_all(scanned, [{"files": {"file": ("x.mp3", content)}} for content in contents])
     for answer, reason in zip(answers, contents.values(), strict=True):
         assert answer.status_code == 422
@@ -110,9 +131,16 @@ def test_what_is_no_sound_is_one_line(scanned, tmp_path):
 
 
 def test_a_request_without_a_file_is_refused(scanned):
-    answers = post_all(scanned, [
-        {}, {"content": b""}, {"data": {"file": "text, no file"}}, {"files": {"other": b""}},
-        {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}}])
+    answers = post_all(
+        scanned,
+        [
+            {},
+            {"content": b""},
+            {"data": {"file": "text, no file"}},
+            {"files": {"other": b""}},
+            {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        ],
+    )
     for answer in answers:
         assert answer.status_code in (400, 422)
         assert answer.json()["error"]
@@ -153,7 +181,12 @@ def test_only_so_many_at_a_time(scanned, track, monkeypatch):
     monkeypatch.setattr(classify, "MAX_UPLOADS", 2)
 
     async def work(client, _datasette):
-        asked = [client.post("/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60) for _ in range(4)]
+        asked = [
+            client.post(
+                "/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60
+            )
+            for _ in range(4)
+        ]
         return await asyncio.gather(*asked)
 
     answers = with_server(scanned, work)
@@ -190,7 +223,9 @@ def test_a_full_disk_is_one_line():
 def test_the_process_dies_in_the_middle_and_the_next_upload_works(scanned, track):
     async def work(client, datasette):
         async def ask():
-            return await client.post("/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60)
+            return await client.post(
+                "/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60
+            )
 
         first = asyncio.create_task(ask())
         while not (process := getattr(datasette, "indexer_classifier", None) and datasette.indexer_classifier._process):
@@ -206,7 +241,11 @@ def test_the_process_dies_in_the_middle_and_the_next_upload_works(scanned, track
 def test_the_process_leaves_when_it_idles_and_comes_back(scanned, track):
     async def work(client, datasette):
         async def ask():
-            return (await client.post("/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60)).status_code
+            return (
+                await client.post(
+                    "/-/classify.json", files={"file": track.read_bytes()}, headers={"host": "localhost"}, timeout=60
+                )
+            ).status_code
 
         answers = [await ask()]
         end = time.monotonic() + 20
@@ -255,8 +294,12 @@ def test_no_upload_outlives_the_server(scanned, tmp_path):
         connection.send(b"\0" * (5 << 20))
 
         def uploaded():
-            sizes = [os.stat(f"/proc/{server.pid}/fd/{n}").st_size for n in os.listdir(f"/proc/{server.pid}/fd")
-                     if str(scanned.folder) in os.readlink(f"/proc/{server.pid}/fd/{n}") and "deleted" in os.readlink(f"/proc/{server.pid}/fd/{n}")]
+            sizes = [
+                os.stat(f"/proc/{server.pid}/fd/{n}").st_size
+                for n in os.listdir(f"/proc/{server.pid}/fd")
+                if str(scanned.folder) in os.readlink(f"/proc/{server.pid}/fd/{n}")
+                and "deleted" in os.readlink(f"/proc/{server.pid}/fd/{n}")
+            ]
             return max(sizes, default=0)
 
         while uploaded() < 4 << 20:
@@ -288,8 +331,19 @@ def test_a_client_that_goes_away_ends_its_order(scanned, tmp_path):
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/-/classify.json", "raw_path": b"/-/classify.json", "query_string": b"", "scheme": "http",
-                 "headers": [(b"host", b"localhost"), (b"accept", b"application/x-ndjson"), (b"content-type", b"audio/flac")]}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/-/classify.json",
+            "raw_path": b"/-/classify.json",
+            "query_string": b"",
+            "scheme": "http",
+            "headers": [
+                (b"host", b"localhost"),
+                (b"accept", b"application/x-ndjson"),
+                (b"content-type", b"audio/flac"),
+            ],
+        }
         await asyncio.wait_for(datasette_app(scope, receive, send), 30)
         return sent, datasette.indexer_classifier.uploads, dict(datasette.indexer_classifier._waiting)
 

@@ -27,7 +27,12 @@ HERE = {"host": "localhost"}
 
 
 def start(settings):
-    process = subprocess.Popen([sys.executable, "-m", "indexer.listen.classify_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "indexer.listen.classify_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     tell(process, config.to_json(settings))
     return process
 
@@ -116,8 +121,17 @@ def test_a_length_that_no_file_states_is_told_as_heard(process, long_file):
     assert told[-1]["result"]["duration_s"] == pytest.approx(600, abs=4)
 
 
-@pytest.mark.parametrize(("done", "share"), [
-    ((0, 30.0, 60.0, 1), 0.5), ((0, 30.0, 60.0, 2), 0.25), ((1, 30.0, 60.0, 2), 0.75), ((0, 90.0, 60.0, 2), 0.5), ((1, 60.0, 60.0, 2), 0.99), ((0, 9.0, 0.0, 1), None)])
+@pytest.mark.parametrize(
+    ("done", "share"),
+    [
+        ((0, 30.0, 60.0, 1), 0.5),
+        ((0, 30.0, 60.0, 2), 0.25),
+        ((1, 30.0, 60.0, 2), 0.75),
+        ((0, 90.0, 60.0, 2), 0.5),
+        ((1, 60.0, 60.0, 2), 0.99),
+        ((0, 9.0, 0.0, 1), None),
+    ],
+)
 def test_several_encoders_share_the_progress(done, share):
     assert _share(*done) == share
 
@@ -152,7 +166,9 @@ def test_a_head_that_was_trained_meanwhile_counts_at_once(tmp_path, music_folder
 def test_only_the_upload_in_work_dies_with_the_process(scanned, long_file, track):  # noqa: F811
     async def work(client, datasette):
         def ask(path):
-            return asyncio.create_task(client.post("/-/classify.json", files={"file": path.read_bytes()}, headers=HERE, timeout=60))
+            return asyncio.create_task(
+                client.post("/-/classify.json", files={"file": path.read_bytes()}, headers=HERE, timeout=60)
+            )
 
         first = ask(long_file)
         while not (found := getattr(datasette, "indexer_classifier", None)) or not found._process:
@@ -171,7 +187,9 @@ def test_a_process_that_hangs_is_replaced(scanned, long_file, track, monkeypatch
 
     async def work(client, datasette):
         async def ask(path):
-            return (await client.post("/-/classify.json", files={"file": path.read_bytes()}, headers=HERE, timeout=60)).status_code
+            return (
+                await client.post("/-/classify.json", files={"file": path.read_bytes()}, headers=HERE, timeout=60)
+            ).status_code
 
         first = asyncio.create_task(ask(long_file))
         while not (found := getattr(datasette, "indexer_classifier", None)) or not found._process:
@@ -184,15 +202,21 @@ def test_a_process_that_hangs_is_replaced(scanned, long_file, track, monkeypatch
 
 def test_what_the_device_raises_is_one_line_and_the_process_goes_on(quick_cli):
     """The working process itself, with a device that fails when the model is loaded."""
-    code = ("from indexer.listen import classify_process\n"
-            "def fail(*_):\n    raise RuntimeError('CUDA error:\\nout of memory')\n"
-            "classify_process.Looker = fail\nclassify_process.main()\n")
+    code = (
+        "from indexer.listen import classify_process\n"
+        "def fail(*_):\n    raise RuntimeError('CUDA error:\\nout of memory')\n"
+        "classify_process.Looker = fail\nclassify_process.main()\n"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         tell(process, config.to_json(load_settings(None, {}, quick_cli.environ)))
         for number in (5, 6):
             tell(process, {"id": number, "path": "/nowhere", "name": "x"})
-            assert heard(process) == {"id": number, "error": "classifying failed (RuntimeError: CUDA error: out of memory)", "kind": "died"}
+            assert heard(process) == {
+                "id": number,
+                "error": "classifying failed (RuntimeError: CUDA error: out of memory)",
+                "kind": "died",
+            }
 
 
 def test_without_genres_nothing_is_read(cli, music_folder):

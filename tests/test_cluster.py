@@ -22,13 +22,24 @@ from tests.clusters import until
 from tests.daemons import Watching
 from tests.synth import write_audio
 
-needs_dask = pytest.mark.skipif(__import__("importlib.util").util.find_spec("distributed") is None, reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
+needs_dask = pytest.mark.skipif(
+    __import__("importlib.util").util.find_spec("distributed") is None,
+    reason="Dask is not installed: pip install 'edm-indexer[cluster]'",
+)
 
 
 # ---- settings, paths, agreement: no cluster
 
-@pytest.mark.parametrize(("path", "there"), [
-    ("/mnt/music", b"/data/music"), ("/mnt/music/a b/c.mp3", b"/data/music/a b/c.mp3"), ("/mnt/music/inner/x", b"/fast/x"), ("/mnt/music/../music/x", b"/data/music/x")])
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("/mnt/music", b"/data/music"),
+        ("/mnt/music/a b/c.mp3", b"/data/music/a b/c.mp3"),
+        ("/mnt/music/inner/x", b"/fast/x"),
+        ("/mnt/music/../music/x", b"/data/music/x"),
+    ],
+)
 def test_paths_are_translated_by_the_innermost_mapped_folder(path, there):
     paths = cluster_settings.PathMap({"/mnt/music": "/data/music/", "/mnt/music/inner": "/fast"})
     assert paths.there(os.fsencode(path)) == there
@@ -46,14 +57,25 @@ def test_a_map_goes_from_absolute_to_absolute():
         cluster_settings.PathMap({"music": "/data"})
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://x:1", "tcp://:1", "tcp://host:port", ""])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://x:1", "tcp://:1", "tcp://host:port", ""]
+)
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
         cluster_settings.scheduler_address(Settings(cluster=address))
 
 
-@pytest.mark.parametrize(("address", "is_open"), [("tcp://127.0.0.1:1", False), ("tcp://localhost:1", False), ("tcp://[::1]:1", False), ("tls://10.0.0.1:1", False),
-                                                  ("tcp://10.0.0.1:1", True), ("tcp://box.lan:1", True)])
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("tcp://127.0.0.1:1", False),
+        ("tcp://localhost:1", False),
+        ("tcp://[::1]:1", False),
+        ("tls://10.0.0.1:1", False),
+        ("tcp://10.0.0.1:1", True),
+        ("tcp://box.lan:1", True),
+    ],
+)
 def test_a_connection_that_anybody_can_listen_to_is_known_as_such(address, is_open):
     assert cluster_settings.is_open(address) is is_open
 
@@ -68,12 +90,16 @@ def test_tls_needs_all_three_files_and_an_address_that_uses_them(tmp_path):
         cluster_settings.security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem))
     with pytest.raises(ConfigError, match="cannot be read"):
         cluster_settings.security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=tmp_path / "none"))
-    assert cluster_settings.security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=pem)).require_encryption
+    assert cluster_settings.security(
+        Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=pem)
+    ).require_encryption
     assert cluster_settings.security(Settings(cluster="tcp://h:1")) is None
 
 
 def test_the_settings_of_a_cluster_reach_the_working_process():
-    settings = load_settings(None, {"cluster": "tls://h:1", "map": {"/a": "/b"}, "worker_resources": {"GPU": "1"}, "tls_ca": "/ca"}, {})
+    settings = load_settings(
+        None, {"cluster": "tls://h:1", "map": {"/a": "/b"}, "worker_resources": {"GPU": "1"}, "tls_ca": "/ca"}, {}
+    )
     assert from_json(to_json(settings)) == settings
     assert cluster_settings.resources(settings) == {"GPU": 1.0}
     with pytest.raises(ConfigError, match="no amount"):
@@ -100,9 +126,17 @@ def test_auto_is_the_precision_that_all_take_by_themselves_else_fp32():
     assert mixed.precision == "fp32"
 
 
-@pytest.mark.parametrize(("theirs", "reason"), [
-    (answer(), None), (answer(vector=(1.0, 2.0, 3.01)), None), (answer(vector=(3.0, 2.0, 1.0)), "another vector"), (answer(vector=(1.0, 2.0)), "another vector"),
-    (answer(vector=(1.0, float("nan"), 1.0)), "another vector"), (answer("bf16"), "computes in bf16")])
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (answer(), None),
+        (answer(vector=(1.0, 2.0, 3.01)), None),
+        (answer(vector=(3.0, 2.0, 1.0)), "another vector"),
+        (answer(vector=(1.0, 2.0)), "another vector"),
+        (answer(vector=(1.0, float("nan"), 1.0)), "another vector"),
+        (answer("bf16"), "computes in bf16"),
+    ],
+)
 def test_a_worker_that_computes_something_else_is_refused(theirs, reason):
     terms = agreement("fp32")
     assert terms.objection("first", answer(), {}) is None
@@ -120,9 +154,16 @@ def wanted(**changes):
 
 
 @needs_dask
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"version": "0.0.7"}, "0.0.7: install the same version"), ({"roots": [b"/no/such/folder"]}, "does not see /no/such/folder"),
-    ({"encoders": {"0" * 64: "m2d_x"}}, "has no model m2d_x"), ({"device": "cuda", "encoders": {"0" * 64: "x"}}, "has no model"), ({"precision": None}, "")])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": "0.0.7"}, "0.0.7: install the same version"),
+        ({"roots": [b"/no/such/folder"]}, "does not see /no/such/folder"),
+        ({"encoders": {"0" * 64: "m2d_x"}}, "has no model m2d_x"),
+        ({"device": "cuda", "encoders": {"0" * 64: "x"}}, "has no model"),
+        ({"precision": None}, ""),
+    ],
+)
 def test_a_worker_says_why_it_does_not_agree(changes, reason):
     proof = cluster_worker.prove(wanted(**changes))
     assert proof["version"] == __version__
@@ -131,12 +172,22 @@ def test_a_worker_says_why_it_does_not_agree(changes, reason):
 
 @needs_dask
 def test_work_without_a_proof_is_not_done():
-    assert pickle.loads(cluster_worker.work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {"unknown": True}
+    assert pickle.loads(cluster_worker.work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {
+        "unknown": True
+    }
 
 
-@pytest.mark.parametrize(("size", "mtime_ns", "same"), [
-    (5, 1_700_000_000_123_456_789, True), (5, 1_700_000_000_123_456_700, True), (5, 1_700_000_000_000_000_000, True),
-    (6, 1_700_000_000_123_456_789, False), (5, 1_700_000_001_000_000_000, False), (5, 1_700_000_000_123_999_999, False)])
+@pytest.mark.parametrize(
+    ("size", "mtime_ns", "same"),
+    [
+        (5, 1_700_000_000_123_456_789, True),
+        (5, 1_700_000_000_123_456_700, True),
+        (5, 1_700_000_000_000_000_000, True),
+        (6, 1_700_000_000_123_456_789, False),
+        (5, 1_700_000_001_000_000_000, False),
+        (5, 1_700_000_000_123_999_999, False),
+    ],
+)
 def test_a_file_is_the_same_on_two_machines_by_size_and_time_as_far_as_the_mount_keeps_it(size, mtime_ns, same):
     assert cluster_worker.same_content(Stat(1, 2, 5, 1_700_000_000_123_456_789), Stat(3, 4, size, mtime_ns)) is same
 
@@ -155,7 +206,13 @@ def test_without_dask_everything_works_but_the_cluster(quick_cli, tmp_path):
     write_audio(tmp_path / "music" / "a.wav", "wav", 1.0)
 
     def run(*arguments):
-        return subprocess.run([sys.executable, "-c", BLOCKED, *map(str, arguments)], capture_output=True, text=True, check=False, env={**os.environ, **quick_cli.environ})
+        return subprocess.run(
+            [sys.executable, "-c", BLOCKED, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **quick_cli.environ},
+        )
 
     plain = run("scan", tmp_path / "music", "--json")
     assert plain.returncode == 0, plain.stderr
@@ -167,10 +224,13 @@ def test_without_dask_everything_works_but_the_cluster(quick_cli, tmp_path):
 
 def test_a_scan_without_a_cluster_never_imports_dask():
     code = "import sys, indexer.scan.run, indexer.watch.runner, indexer.cli.main, indexer.watch.daemon, indexer.files.children.child; print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 # ---- a real cluster
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
@@ -185,13 +245,24 @@ def contents(db):
     """What two scans of the same files must agree on."""
     conn = sqlite3.connect(db)
     found = {
-        "recordings": conn.execute("SELECT audio_sha256, codec, sample_rate_hz, channels, duration_s, reason FROM recordings ORDER BY 1").fetchall(),
-        "files": conn.execute("SELECT f.path, f.state, f.reason, f.container, f.dev, f.ino, f.size, f.mtime_ns, r.audio_sha256 FROM files f"
-                              " LEFT JOIN recordings r ON r.id = f.recording_id ORDER BY 1").fetchall(),
-        "predictions": conn.execute("SELECT r.audio_sha256, p.genre, p.decided, p.second_genre FROM predictions p JOIN recordings r ON r.id = p.recording_id"
-                                    " ORDER BY 1").fetchall(),
-        "tags": conn.execute("SELECT f.path, t.title, t.artist, t.genre FROM tags t JOIN files f ON f.id = t.file_id ORDER BY 1").fetchall()}
-    vectors = conn.execute("SELECT r.audio_sha256, e.encoder_id, e.units, e.vector, e.course FROM embeddings e JOIN recordings r ON r.id = e.recording_id ORDER BY 1, 2").fetchall()
+        "recordings": conn.execute(
+            "SELECT audio_sha256, codec, sample_rate_hz, channels, duration_s, reason FROM recordings ORDER BY 1"
+        ).fetchall(),
+        "files": conn.execute(
+            "SELECT f.path, f.state, f.reason, f.container, f.dev, f.ino, f.size, f.mtime_ns, r.audio_sha256 FROM files f"
+            " LEFT JOIN recordings r ON r.id = f.recording_id ORDER BY 1"
+        ).fetchall(),
+        "predictions": conn.execute(
+            "SELECT r.audio_sha256, p.genre, p.decided, p.second_genre FROM predictions p JOIN recordings r ON r.id = p.recording_id"
+            " ORDER BY 1"
+        ).fetchall(),
+        "tags": conn.execute(
+            "SELECT f.path, t.title, t.artist, t.genre FROM tags t JOIN files f ON f.id = t.file_id ORDER BY 1"
+        ).fetchall(),
+    }
+    vectors = conn.execute(
+        "SELECT r.audio_sha256, e.encoder_id, e.units, e.vector, e.course FROM embeddings e JOIN recordings r ON r.id = e.recording_id ORDER BY 1, 2"
+    ).fetchall()
     conn.close()
     return found, vectors
 
@@ -227,7 +298,9 @@ def test_a_scan_on_a_cluster_makes_the_same_library_as_a_local_one(cluster, quic
     assert sum(w["embedded"] for w in there["workers"]) == there["embedded"] == 6
     assert there["engine"] == local["engine"] == "numpy"
     assert "reading on the workers" in there["busy"]
-    assert quick_cli.json("scan", library, "--no-tags", "--cluster", "tcp://127.0.0.1:1")["embedded"] == 0  # nothing to do: nobody is asked
+    assert (
+        quick_cli.json("scan", library, "--no-tags", "--cluster", "tcp://127.0.0.1:1")["embedded"] == 0
+    )  # nothing to do: nobody is asked
     with_tags = quick_cli.json("scan", library, "--cluster", cluster.address)
     assert with_tags["tags_written"] > 0  # the writing is done here
 
@@ -236,7 +309,10 @@ def test_a_few_units_are_taken_on_a_cluster_as_here(cluster, quick_cli, tmp_path
     (tmp_path / "long").mkdir()
     write_audio(tmp_path / "long" / "a.flac", "flac", 31.0)
     quick_cli("scan", tmp_path / "long", "--no-tags", "--units", "2", "--db", tmp_path / "local.db")
-    assert quick_cli.json("scan", tmp_path / "long", "--no-tags", "--units", "2", "--cluster", cluster.address)["embedded"] == 1
+    assert (
+        quick_cli.json("scan", tmp_path / "long", "--no-tags", "--units", "2", "--cluster", cluster.address)["embedded"]
+        == 1
+    )
     assert_same(quick_cli.db, tmp_path / "local.db")
     assert [row[2] for row in contents(quick_cli.db)[1]] == [2]
 
@@ -246,7 +322,9 @@ def test_only_workers_that_offer_the_resource_embed_and_the_others_read(cluster,
     cluster.start_worker("gpu", "--resources", "GPU=1")
     try:
         until(lambda: len(quick_cli.json("cluster", "check", "--cluster", cluster.address)["workers"]) == 3)
-        found = quick_cli.json("scan", library, "--no-tags", "--cluster", cluster.address, "--worker-resources", "GPU=1", code=1)
+        found = quick_cli.json(
+            "scan", library, "--no-tags", "--cluster", cluster.address, "--worker-resources", "GPU=1", code=1
+        )
     finally:
         cluster.kill_worker("gpu")
         cluster.workers.pop("gpu").wait()
@@ -258,11 +336,16 @@ def test_only_workers_that_offer_the_resource_embed_and_the_others_read(cluster,
 def test_check_tells_of_every_worker(cluster, quick_cli, library):
     found = quick_cli.json("cluster", "check", library, "--cluster", cluster.address)
     assert (found["agree"], found["encoder"], set(found["precision"].values())) == (2, "rhythm", {"fp64"})
-    assert [w["name"] for w in found["workers"]] == ["w0", "w1"] or [w["name"] for w in found["workers"]] == ["w1", "w0"]
+    assert [w["name"] for w in found["workers"]] == ["w0", "w1"] or [w["name"] for w in found["workers"]] == [
+        "w1",
+        "w0",
+    ]
     text = quick_cli("cluster", "check", library, "--cluster", cluster.address).stdout
     assert text.count("agrees; cpu, fp64, numpy") == 2
     assert "2 workers of 2 agree" in text
-    refused = quick_cli("cluster", "check", library, "--cluster", cluster.address, "--map", f"{library}=/no/such/place", code=1)
+    refused = quick_cli(
+        "cluster", "check", library, "--cluster", cluster.address, "--map", f"{library}=/no/such/place", code=1
+    )
     assert refused.stdout.count("does not see /no/such/place") == 2
     nobody = quick_cli("scan", library, "--cluster", cluster.address, "--map", f"{library}=/no/such/place", code=2)
     assert "no worker agrees" in nobody.stderr
@@ -280,9 +363,13 @@ def test_a_mapped_folder_is_read_where_the_workers_see_it(cluster, quick_cli, li
             copy = library / path.relative_to(elsewhere)
             copy.write_bytes(bytes(path.stat().st_size))
             os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
-    found = quick_cli.json("scan", library, "--no-tags", "--cluster", cluster.address, "--map", f"{library}={elsewhere}", code=1)
+    found = quick_cli.json(
+        "scan", library, "--no-tags", "--cluster", cluster.address, "--map", f"{library}={elsewhere}", code=1
+    )
     assert found["embedded"] == 6
-    assert quick_cli.json("scan", library, "--no-tags")["failed"] == 0  # the stats are this machine's: nothing has changed
+    assert (
+        quick_cli.json("scan", library, "--no-tags")["failed"] == 0
+    )  # the stats are this machine's: nothing has changed
     outside = quick_cli("scan", library, "--cluster", cluster.address, "--map", f"{elsewhere}=/data", code=2)
     assert "outside the folders" in outside.stderr
 
@@ -292,13 +379,17 @@ def test_another_state_of_a_file_on_the_worker_is_no_answer(cluster, quick_cli, 
     shutil.copytree(music_folder, elsewhere)  # without the times of the files inside
     for path in elsewhere.rglob("*"):
         os.utime(path, (1, 1))
-    found = quick_cli.json("scan", music_folder / "mp3.mp3", "--cluster", cluster.address, "--map", f"{music_folder}={elsewhere}", code=1)
+    found = quick_cli.json(
+        "scan", music_folder / "mp3.mp3", "--cluster", cluster.address, "--map", f"{music_folder}={elsewhere}", code=1
+    )
     assert "another state of it" in found["failures"][0]["reason"]
     assert quick_cli.json("scan", music_folder / "mp3.mp3")["embedded"] == 1
 
 
 def test_no_scheduler_is_said_in_one_line(quick_cli, music_folder):
-    found = quick_cli("scan", music_folder, "--cluster", "tcp://127.0.0.1:1", code=2, env={"INDEXER_CLUSTER_WAIT_S": "0.5"})
+    found = quick_cli(
+        "scan", music_folder, "--cluster", "tcp://127.0.0.1:1", code=2, env={"INDEXER_CLUSTER_WAIT_S": "0.5"}
+    )
     assert "no scheduler answers" in found.stderr
 
 

@@ -111,8 +111,14 @@ def test_what_is_there_is_not_made_again_and_what_is_damaged_is(tmp_path):
     rng = np.random.default_rng(0)
     damaged = [whole[:n] for n in (0, 1, 7, 60, 127, 128, 5000, len(whole) - 1)]
     damaged += [whole[:n] + rng.bytes(4) + whole[n + 4 :] for n in (0, 5, 8, 20, 40, 60)]
-    damaged += [whole.replace(b"608", b"607", 1), whole.replace(b"608", b"609", 1), whole.replace(b"<f2", b"<i2", 1),
-                b"PK\3\4" + whole, whole.replace(b"(3, ", b"(0, ", 1), whole[:-2] + b"\x00\x7c"]  # last: an infinity
+    damaged += [
+        whole.replace(b"608", b"607", 1),
+        whole.replace(b"608", b"609", 1),
+        whole.replace(b"<f2", b"<i2", 1),
+        b"PK\3\4" + whole,
+        whole.replace(b"(3, ", b"(0, ", 1),
+        whole[:-2] + b"\x00\x7c",
+    ]  # last: an infinity
     for number, content in enumerate(damaged, 2):
         path.write_bytes(content)
         with pytest.raises(IndexerError, match=r"missing or damaged; run"):

@@ -19,7 +19,9 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path):
 
 
 def test_every_kind_of_value_is_read_from_file_and_environment(tmp_path):
-    path = settings_file(tmp_path, "roots = ['~/Music']\nmin_confidence = 1\n[labels]\n'drum and bass' = 'Drum & Bass'\n")
+    path = settings_file(
+        tmp_path, "roots = ['~/Music']\nmin_confidence = 1\n[labels]\n'drum and bass' = 'Drum & Bass'\n"
+    )
     settings = load_settings(path, {}, {"INDEXER_PRESERVE_MTIME": "true", "INDEXER_IGNORE": "*.tmp:demo"})
     assert settings.roots == (Path("~/Music").expanduser(),)
     assert settings.min_confidence == 1.0
@@ -28,19 +30,22 @@ def test_every_kind_of_value_is_read_from_file_and_environment(tmp_path):
     assert settings.ignore == ("*.tmp", "demo")
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("job = 2", "unknown setting 'job'; did you mean 'jobs'?"),
-    ("write_tags = 'fil'", "'fil' is not one of fill, replace, append, off; did you mean 'fill'?"),
-    ("jobs = 'two'", "jobs: 'two' is not a whole number"),
-    ("jobs = true", "jobs: True is not a whole number"),
-    ("jobs = -1", "jobs is -1"),
-    ("roots = '/music'", "roots: '/music' is not a list"),
-    ("labels = {house = 1}", "labels: {'house': 1} is not a table"),
-    ("min_confidence = 80", "must be between 0 and 1"),
-    ("port = 70000", "port is 70000"),
-    ("db = '/a#b.db'", "'#' and '?' cannot be in the database's path"),
-    ("jobs = ", "not valid TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("job = 2", "unknown setting 'job'; did you mean 'jobs'?"),
+        ("write_tags = 'fil'", "'fil' is not one of fill, replace, append, off; did you mean 'fill'?"),
+        ("jobs = 'two'", "jobs: 'two' is not a whole number"),
+        ("jobs = true", "jobs: True is not a whole number"),
+        ("jobs = -1", "jobs is -1"),
+        ("roots = '/music'", "roots: '/music' is not a list"),
+        ("labels = {house = 1}", "labels: {'house': 1} is not a table"),
+        ("min_confidence = 80", "must be between 0 and 1"),
+        ("port = 70000", "port is 70000"),
+        ("db = '/a#b.db'", "'#' and '?' cannot be in the database's path"),
+        ("jobs = ", "not valid TOML"),
+    ],
+)
 def test_a_wrong_setting_is_named_with_what_would_be_right(tmp_path, text, said):
     with pytest.raises(ConfigError) as e:
         load_settings(settings_file(tmp_path, text), {}, {})
@@ -57,6 +62,8 @@ def test_a_named_settings_file_must_exist(tmp_path):
         load_settings(tmp_path / "none.toml", {}, {})
 
 
-@pytest.mark.parametrize(("label", "text"), [("house", "House"), ("drum and bass", "Drum and Bass"), ("acid TECHNO", "Acid Techno")])
+@pytest.mark.parametrize(
+    ("label", "text"), [("house", "House"), ("drum and bass", "Drum and Bass"), ("acid TECHNO", "Acid Techno")]
+)
 def test_a_label_without_a_text_is_written_in_title_case(label, text):
     assert Settings(db=Path("x.db"), models=Path("m")).text_for(label) == text

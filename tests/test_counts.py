@@ -29,6 +29,8 @@ RECORDINGS = len(CONTAINERS)
 FILES = RECORDINGS + 1  # one is a copy with other tags
 STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 45, 23
 KIB = 1024
+
+
 @dataclass
 class Tally:
     """What happened since it was cleared."""
@@ -129,7 +131,9 @@ def count_statements(monkeypatch, found):
         again, last[0] = sql == last[0], sql
         verb = sql.split(None, 1)[0].upper()
         writes = verb in ("INSERT", "UPDATE", "DELETE", "REPLACE")
-        triggered = again and re.match(r"(INSERT INTO|UPDATE) (tags|embeddings)\b", sql)  # a trigger is told of under its statement's words
+        triggered = again and re.match(
+            r"(INSERT INTO|UPDATE) (tags|embeddings)\b", sql
+        )  # a trigger is told of under its statement's words
         a_note = sql.startswith("UPDATE runs SET summary")  # how far a run is, every two seconds
         if triggered or a_note or sql.startswith("--") or "'tags_fts" in sql:
             return
@@ -137,7 +141,9 @@ def count_statements(monkeypatch, found):
         if verb in ("BEGIN", "COMMIT", "ROLLBACK"):
             in_transaction[0] = verb == "BEGIN"
             found.commits += verb == "COMMIT"
-        elif writes and not in_transaction[0] and not re.search(r"\b(INTO|FROM) (changed|vanished)\b", sql):  # these two are no part of the library
+        elif (
+            writes and not in_transaction[0] and not re.search(r"\b(INTO|FROM) (changed|vanished)\b", sql)
+        ):  # these two are no part of the library
             found.commits += 1
 
     def connect(*args, **kwargs):
@@ -188,7 +194,9 @@ def assert_read_once(counted, operation, sizes, extra):
     read = {name: n for (what, name), n in counted.bytes_read.items() if what == operation}
     assert read
     assert {name: (n, sizes[name]) for name, n in read.items() if n > sizes[name] + extra(sizes[name])} == {}
-    assert {name: (n, sizes[name]) for name, n in read.items() if n < 0.9 * sizes[name]} == {}  # else the counting is broken
+    assert {
+        name: (n, sizes[name]) for name, n in read.items() if n < 0.9 * sizes[name]
+    } == {}  # else the counting is broken
 
 
 def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, tally):
@@ -204,7 +212,9 @@ def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, 
     assert first.of("inspect") == Counter(sizes.keys())
     # More: a recording is decoded again, for a second encoder call, a retry, or because a copy of it is taken for another one.
     decoded = first.of("decode")
-    assert decoded.pop("flac.flac", 0) + decoded.pop("flac-same.flac", 0) == 1  # which of the two comes first is up to the threads
+    assert (
+        decoded.pop("flac.flac", 0) + decoded.pop("flac-same.flac", 0) == 1
+    )  # which of the two comes first is up to the threads
     assert decoded == Counter(sizes.keys() - {"flac.flac", "flac-same.flac"})
     # More: a tag is written twice; read_tags would mean that tags are read again which `inspect` has just brought.
     assert first.of("prepare_write") == Counter(sizes.keys())

@@ -8,7 +8,9 @@ from indexer.files.audio.identity import Stat
 
 
 def file(name, op="inspect", near=None):
-    return File(op, name.encode(), name.encode(), Stat(1, 2, 3, 4), "id" if op == "embed" else None, Future(), near=near)
+    return File(
+        op, name.encode(), name.encode(), Stat(1, 2, 3, 4), "id" if op == "embed" else None, Future(), near=near
+    )
 
 
 def crew_of(*limits, embeds=True):
@@ -39,7 +41,9 @@ def test_work_in_flight_is_bounded_and_shared():
         crew.add(file(str(n)))
     batches = hand_out(crew)
     assert {m.address: m.in_flight for m in crew.members.values()} == {"w0": 6, "w1": 6}
-    assert max(len(b.files) for b in batches) == 2  # several batches a worker, so that one decodes while the other travels
+    assert (
+        max(len(b.files) for b in batches) == 2
+    )  # several batches a worker, so that one decodes while the other travels
     assert crew.waiting == 88
     assert hand_out(crew) == []
     answer(crew, batches[0])
@@ -112,7 +116,7 @@ def test_a_scheduler_that_went_is_no_files_fault():
     hand_out(crew)
     crew.lost("w0", blame=False)
     crew.join(Member("w1", 6, True))
-    batch, = hand_out(crew)
+    (batch,) = hand_out(crew)
     assert not batch.alone
     assert batch.files[0].deaths == 0
 
@@ -121,9 +125,9 @@ def test_what_takes_very_long_is_done_by_an_idle_worker_too_and_the_first_answer
     crew = crew_of(6, 6)
     slow = file("slow", "embed")
     crew.add(slow)
-    batch, = hand_out(crew)
+    (batch,) = hand_out(crew)
     assert list(crew.copies(COPY_AFTER_S - 1)) == []
-    copy, = crew.copies(COPY_AFTER_S + 1)
+    (copy,) = crew.copies(COPY_AFTER_S + 1)
     assert copy.member is not batch.member
     assert list(crew.copies(COPY_AFTER_S + 2)) == []
     answer(crew, copy, COPY_AFTER_S + 3)

@@ -105,13 +105,19 @@ def test_folders_move_in_about_and_out_without_new_embeddings(cli, folder, tmp_p
 
 def test_our_own_writes_wake_nothing(cli, music_folder):
     with Watching(cli, music_folder) as watch:
-        watch.until(lambda: watch.rows("SELECT count(*) FROM tag_writes WHERE state = 'done'") == [(6,)], "six genres are written")
+        watch.until(
+            lambda: watch.rows("SELECT count(*) FROM tag_writes WHERE state = 'done'") == [(6,)],
+            "six genres are written",
+        )
         watch.until_idle()
         time.sleep(1.5)  # the events of the writes have settled
         assert watch.rows("SELECT count(*) FROM runs") == [(1,)]
         assert watch.status["state"] == "idle"
         audio(music_folder / "new.flac", 77)
-        watch.until(lambda: watch.rows("SELECT count(*) FROM tag_writes WHERE state = 'done'") == [(7,)], "the new one is written")
+        watch.until(
+            lambda: watch.rows("SELECT count(*) FROM tag_writes WHERE state = 'done'") == [(7,)],
+            "the new one is written",
+        )
         watch.until_idle()
         time.sleep(1.5)
         assert watch.rows("SELECT count(*) FROM runs") == [(2,)]
@@ -132,7 +138,9 @@ def test_it_idles_without_torch_and_without_waking(cli, music_folder):
 
 def _turns(pid: int) -> int:
     """How often a process gave up the processor by itself."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("voluntary_ctxt"))
+    line = next(
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("voluntary_ctxt")
+    )
     return int(line.split()[1])
 
 
@@ -144,7 +152,11 @@ def test_only_one_watches_and_other_commands_get_their_turn(cli, folder):
         assert f"process {watch.process.pid}" in second.stderr
         assert cli.json("scan", folder)["files"] == 1  # it idles: the library is free
         status = cli.json("status")["watch"]
-        assert (status["pid"], status["state"], status["roots"][0]["mode"]) == (watch.process.pid, "idle", "events + scan")
+        assert (status["pid"], status["state"], status["roots"][0]["mode"]) == (
+            watch.process.pid,
+            "idle",
+            "events + scan",
+        )
         assert "watch      idle" in cli("status").stdout
         watch.process.send_signal(signal.SIGTERM)
         assert watch.process.wait(20) == 0
@@ -160,7 +172,10 @@ def test_after_a_kill_the_next_start_goes_on_and_nobody_is_left_behind(cli, fold
         pids = watch.runner_pids()
         watch.process.kill()
         watch.process.wait()
-        watch.until(lambda: not any(Path(f"/proc/{pid}").exists() and _state(pid) != "Z" for pid in pids), "the working process is gone")
+        watch.until(
+            lambda: not any(Path(f"/proc/{pid}").exists() and _state(pid) != "Z" for pid in pids),
+            "the working process is gone",
+        )
     before = watch.embeddings()
     with Watching(cli, folder) as watch:
         watch.until(lambda: len(watch.embeddings()) == 12, "the rest is embedded")

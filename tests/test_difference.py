@@ -24,8 +24,24 @@ def found(folder: Path, *ignore: str) -> list[str]:
 
 
 def test_only_sound_files_outside_hidden_and_system_folders_are_walked(tmp_path):
-    tree(tmp_path, "a.mp3", "B.FLAC", "cover.jpg", "a.mp3.part", "b.mp3~", "._a.mp3", ".hidden/x.mp3", "lost+found/x.mp3", "@eaDir/x.mp3",
-         "System Volume Information/x.mp3", "$RECYCLE.BIN/x.mp3", "deep/er/c.opus", ".a.mp3.indexer-tmp", "album.mp3/d.wav", ".mp3")
+    tree(
+        tmp_path,
+        "a.mp3",
+        "B.FLAC",
+        "cover.jpg",
+        "a.mp3.part",
+        "b.mp3~",
+        "._a.mp3",
+        ".hidden/x.mp3",
+        "lost+found/x.mp3",
+        "@eaDir/x.mp3",
+        "System Volume Information/x.mp3",
+        "$RECYCLE.BIN/x.mp3",
+        "deep/er/c.opus",
+        ".a.mp3.indexer-tmp",
+        "album.mp3/d.wav",
+        ".mp3",
+    )
     assert found(tmp_path) == ["B.FLAC", "a.mp3", "album.mp3/d.wav", "deep/er/c.opus"]
 
 
@@ -35,7 +51,11 @@ def test_the_users_patterns_leave_out_files_and_folders(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(["a", "a.b", "a-", "a0", "A", "é", "z z", "a!"]), min_size=1, max_size=4), max_size=25))
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "a.b", "a-", "a0", "A", "é", "z z", "a!"]), min_size=1, max_size=4), max_size=25
+    )
+)
 def test_the_walk_is_in_bytewise_order_of_the_whole_path(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("tree")
     for part in parts:
@@ -56,18 +76,21 @@ def row(path, file_id, state="ready", dev=1, ino=1, size=1, mtime_ns=1):
     return (file_id, path, dev, ino, size, mtime_ns, state)
 
 
-@pytest.mark.parametrize(("known", "walked", "kind"), [
-    ({}, {}, "unchanged"),
-    ({}, {"size": 2}, "changed"),
-    ({}, {"mtime_ns": 2}, "changed"),
-    ({}, {"ino": 2}, "changed"),  # replaced by another file of the same size and time
-    ({}, {"dev": 2}, "unchanged"),  # the drive was mounted again
-    ({}, {"dev": 2, "ino": 2}, "unchanged"),  # with new inode numbers, as FAT and network drives do
-    ({"state": "missing"}, {}, "back"),
-    ({"state": "missing"}, {"size": 2}, "changed"),
-    ({"state": "unreadable"}, {}, "unchanged"),  # not tried again until it changes
-    ({"state": "deferred"}, {}, "changed"),  # tried again
-])
+@pytest.mark.parametrize(
+    ("known", "walked", "kind"),
+    [
+        ({}, {}, "unchanged"),
+        ({}, {"size": 2}, "changed"),
+        ({}, {"mtime_ns": 2}, "changed"),
+        ({}, {"ino": 2}, "changed"),  # replaced by another file of the same size and time
+        ({}, {"dev": 2}, "unchanged"),  # the drive was mounted again
+        ({}, {"dev": 2, "ino": 2}, "unchanged"),  # with new inode numbers, as FAT and network drives do
+        ({"state": "missing"}, {}, "back"),
+        ({"state": "missing"}, {"size": 2}, "changed"),
+        ({"state": "unreadable"}, {}, "unchanged"),  # not tried again until it changes
+        ({"state": "deferred"}, {}, "changed"),  # tried again
+    ],
+)
 def test_what_counts_as_changed(known, walked, kind):
     assert [k for k, _, _ in compare(iter([row(b"/m/a", 7, **known)]), iter([(b"/m/a", Found(**walked))]))] == [kind]
 
@@ -77,31 +100,58 @@ def test_merging_rows_and_walk_finds_every_difference():
     for _ in range(200):
         names = [b"/m/%d/%d.mp3" % (a, b) for a in range(4) for b in range(6)]
         known, there = set(rng.sample(names, rng.randrange(24))), set(rng.sample(names, rng.randrange(24)))
-        got = {path: kind for kind, path, _ in compare((row(p, i) for i, p in enumerate(sorted(known), 1)), ((p, Found()) for p in sorted(there)))}
-        assert got == {**dict.fromkeys(known - there, "vanished"), **dict.fromkeys(there - known, "new"), **dict.fromkeys(known & there, "unchanged")}
+        got = {
+            path: kind
+            for kind, path, _ in compare(
+                (row(p, i) for i, p in enumerate(sorted(known), 1)), ((p, Found()) for p in sorted(there))
+            )
+        }
+        assert got == {
+            **dict.fromkeys(known - there, "vanished"),
+            **dict.fromkeys(there - known, "new"),
+            **dict.fromkeys(known & there, "unchanged"),
+        }
 
 
 def test_files_of_a_folder_that_cannot_be_listed_are_not_gone():
-    rows = [row(b"/m/a.mp3", 1), row(b"/m/b/1.mp3", 2), row(b"/m/b/2.mp3", 3), row(b"/m/b0.mp3", 4), row(b"/m/c.mp3", 5)]
+    rows = [
+        row(b"/m/a.mp3", 1),
+        row(b"/m/b/1.mp3", 2),
+        row(b"/m/b/2.mp3", 3),
+        row(b"/m/b0.mp3", 4),
+        row(b"/m/c.mp3", 5),
+    ]
     got = list(compare(iter(rows), iter([(b"/m/b", None), (b"/m/c.mp3", Found())])))
-    assert got == [("vanished", b"/m/a.mp3", 1), ("unlisted", b"/m/b", 0), ("vanished", b"/m/b0.mp3", 4), ("unchanged", b"/m/c.mp3", 5)]
+    assert got == [
+        ("vanished", b"/m/a.mp3", 1),
+        ("unlisted", b"/m/b", 0),
+        ("vanished", b"/m/b0.mp3", 4),
+        ("unchanged", b"/m/c.mp3", 5),
+    ]
 
 
-@pytest.mark.parametrize(("before", "walked", "reason"), [
-    (Before(10, 10, 10, dev=1), {"unchanged": 10}, None),
-    (Before(10, 10, 10, dev=1), {"unchanged": 5, "vanished": 5}, None),
-    (Before(10, 10, 10, dev=1), {"unchanged": 4, "vanished": 6}, "has lost 6 of its 10"),
-    (Before(10, 10, 10, dev=2), {"unchanged": 10}, None),  # the same drive under a new number
-    (Before(10, 10, 10, dev=2), {"unchanged": 9, "vanished": 1}, None),
-    (Before(10, 10, 10, dev=2), {"unchanged": 8, "vanished": 2}, "lacks 2 of its 10 files: is another drive"),
-    (Before(10, 10, 10, dev=2), {"new": 50, "vanished": 10}, "lacks 10 of its 10 files: is another drive"),
-    (Before(10, 10, 10, dev=None), {"unchanged": 8, "vanished": 2}, None),  # of a library that remembers none
-    (Before(10, 10, 10, dev=2), {"unchanged": 8, "unlisted": ["/m/x"]}, None),  # not seen is not gone
-    (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "vanished": 8}, "has lost 6 of its 10"),  # missing already, and not back
-    (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "back": 1, "vanished": 7}, None),
-    (Before(4, 4, 12, dev=1), {"unchanged": 4, "vanished": 8}, None),  # long gone, and no drive's fault
-    (Before(0, 10, 10, dev=1), {"vanished": 10}, "is empty but held 10"),
-])
+@pytest.mark.parametrize(
+    ("before", "walked", "reason"),
+    [
+        (Before(10, 10, 10, dev=1), {"unchanged": 10}, None),
+        (Before(10, 10, 10, dev=1), {"unchanged": 5, "vanished": 5}, None),
+        (Before(10, 10, 10, dev=1), {"unchanged": 4, "vanished": 6}, "has lost 6 of its 10"),
+        (Before(10, 10, 10, dev=2), {"unchanged": 10}, None),  # the same drive under a new number
+        (Before(10, 10, 10, dev=2), {"unchanged": 9, "vanished": 1}, None),
+        (Before(10, 10, 10, dev=2), {"unchanged": 8, "vanished": 2}, "lacks 2 of its 10 files: is another drive"),
+        (Before(10, 10, 10, dev=2), {"new": 50, "vanished": 10}, "lacks 10 of its 10 files: is another drive"),
+        (Before(10, 10, 10, dev=None), {"unchanged": 8, "vanished": 2}, None),  # of a library that remembers none
+        (Before(10, 10, 10, dev=2), {"unchanged": 8, "unlisted": ["/m/x"]}, None),  # not seen is not gone
+        (
+            Before(4, 10, 12, dev=1, offline=True),
+            {"unchanged": 4, "vanished": 8},
+            "has lost 6 of its 10",
+        ),  # missing already, and not back
+        (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "back": 1, "vanished": 7}, None),
+        (Before(4, 4, 12, dev=1), {"unchanged": 4, "vanished": 8}, None),  # long gone, and no drive's fault
+        (Before(0, 10, 10, dev=1), {"vanished": 10}, "is empty but held 10"),
+    ],
+)
 def test_a_root_is_offline_when_too_much_is_gone(before, walked, reason):
     why = why_offline(b"/m", Difference(dev=1, **walked), before)
     assert (why is None) if reason is None else (reason in (why or ""))

@@ -98,7 +98,15 @@ def test_a_report_tells_everything_of_one_file(cli, tmp_path):
     assert report["contradictions"] == ["ID3v2.3 says House, APEv2 says Techno"]
     assert report["indexer"] is None
     text = cli("doctor", path).stdout
-    for words in ("ID3v2.3", "[where DJ programs and players look]", "APEv2", "Techno", "DJ data", "Serato, Traktor", "! ID3v2.3 says House"):
+    for words in (
+        "ID3v2.3",
+        "[where DJ programs and players look]",
+        "APEv2",
+        "Techno",
+        "DJ data",
+        "Serato, Traktor",
+        "! ID3v2.3 says House",
+    ):
         assert words in text
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert os.listdir(tmp_path / "state") == []  # needs no library and makes none
@@ -111,7 +119,13 @@ def test_our_own_fields_and_a_change_since_are_told(tmp_path):
     file.save()
     give_genre(path, "flac", "Techno")
     report = report_on(path)
-    assert report["indexer"] == {"genre": "Techno", "label": "techno", "confidence": 0.9, "model": "linear@12345678", "standing": True}
+    assert report["indexer"] == {
+        "genre": "Techno",
+        "label": "techno",
+        "confidence": 0.9,
+        "model": "linear@12345678",
+        "standing": True,
+    }
     assert report["original_genre"] == ["House", "Acid"]
     file = mutagen.File(path)
     file["genre"] = ["Trance"]
@@ -175,7 +189,15 @@ def test_id3_genres_by_number_are_named(tmp_path, stored, read):
 
 
 def place(kind: str, *values: str, name: str = "", problem: str | None = None, filled: bool = True) -> dict:
-    return {"kind": kind, "name": name or kind, "values": list(values), "problem": problem, "filled": filled, "own": True, "exists": True}
+    return {
+        "kind": kind,
+        "name": name or kind,
+        "values": list(values),
+        "problem": problem,
+        "filled": filled,
+        "own": True,
+        "exists": True,
+    }
 
 
 @pytest.mark.parametrize("places", [
@@ -364,8 +386,10 @@ def test_doctor_and_the_writer_agree_on_every_real_file(fixtures, tmp_path, monk
 
 def test_a_fragmented_mp4_is_refused_by_both(tmp_path):
     path = tmp_path / "fragmented.m4a"
-    with av.open(str(write_audio(tmp_path / "whole", "m4a", 1.0))) as source, \
-            av.open(str(path), "w", format="ipod", options={"movflags": "frag_keyframe+empty_moov"}) as out:
+    with (
+        av.open(str(write_audio(tmp_path / "whole", "m4a", 1.0))) as source,
+        av.open(str(path), "w", format="ipod", options={"movflags": "frag_keyframe+empty_moov"}) as out,
+    ):
         stream = out.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.dts is not None:
@@ -373,7 +397,10 @@ def test_a_fragmented_mp4_is_refused_by_both(tmp_path):
                 out.mux(packet)
     with pytest.raises(FileError, match="fragmented MP4 files cannot grow"):
         tagwriter.prepare(str(path), "mp4", EDIT)
-    assert examination.examine(str(path))["unwritten"] == {"state": "refused", "reason": "fragmented MP4 files cannot grow"}
+    assert examination.examine(str(path))["unwritten"] == {
+        "state": "refused",
+        "reason": "fragmented MP4 files cannot grow",
+    }
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -14,7 +14,11 @@ from tests.test_training import WIDTH, library, sql  # noqa: F401 - the fixture
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=8, max_size=80), st.integers(2, 6), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=8, max_size=80),
+    st.integers(2, 6),
+    st.integers(0, 5),
+)
 def test_folds_keep_artists_whole_and_every_label_can_be_learned(rows, folds, seed):
     y, groups = np.array(rows).T
     y = np.unique(y, return_inverse=True)[1]
@@ -65,7 +69,11 @@ def test_coverage_and_precision_are_those_at_each_folds_own_threshold():
     fold = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
     pooled = cv.cross_validate(lambda _, judged: Fold(logits[judged], 1.0, 0.95 if judged[0] == 0 else 0.5), fold)
     found = cv.figures(pooled, y, np.arange(10), ("a", "b"), 0)
-    assert (found["coverage"], found["precision_decided"], found["accuracy"]) == (0.6, pytest.approx(4 / 6, abs=1e-6), 0.8)
+    assert (found["coverage"], found["precision_decided"], found["accuracy"]) == (
+        0.6,
+        pytest.approx(4 / 6, abs=1e-6),
+        0.8,
+    )
     assert sum(b["recordings"] for b in found["reliability"]) == 10
     assert found["tradeoff"][0] == {"threshold": pytest.approx(0.6, abs=1e-6), "coverage": 1.0, "precision": 0.8}
 
@@ -94,7 +102,10 @@ def test_the_report_tells_how_well_heads_know_the_library(library):  # noqa: F81
     for learner in (*again["learners"], *found["learners"]):
         learner.pop("elapsed_s")
     assert again == found
-    assert library.json("evaluate", "--held-out", 0.3, "--report", library.folder / "x.html")["learners"][0]["recordings"] < 45
+    assert (
+        library.json("evaluate", "--held-out", 0.3, "--report", library.folder / "x.html")["learners"][0]["recordings"]
+        < 45
+    )
     assert "learning curve" in library("evaluate", "--folds", 3).stdout
 
 

@@ -18,7 +18,9 @@ def test_confusion_precision_recall_and_accuracies_by_hand():
     np.testing.assert_allclose(recall, [2 / 3, 1 / 2, 0])
     assert e.accuracy(Y, PREDICTED) == pytest.approx(3 / 6)
     assert e.balanced_accuracy(Y, PREDICTED) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
-    assert e.balanced_accuracy(Y[:5], PREDICTED[:5]) == pytest.approx((2 / 3 + 1 / 2) / 2)  # a label that does not occur is no label
+    assert e.balanced_accuracy(Y[:5], PREDICTED[:5]) == pytest.approx(
+        (2 / 3 + 1 / 2) / 2
+    )  # a label that does not occur is no label
     empty = np.zeros(0, int)
     assert np.isnan(e.accuracy(empty, empty))
     assert np.isnan(e.balanced_accuracy(empty, empty))
@@ -50,7 +52,9 @@ def test_threshold_decides_as_many_as_the_target_allows():
     assert reached
     decided = int((confidence >= threshold).sum())
     assert decided == 30  # 29 / 32 = 0.906
-    correct[25] = False  # 28 / 32 < 0.9, and 24 / 26, 23 / 25, 22 / 24 with fewer: 21 / 23 after 21, 21 / 24 < 0.9 after 22
+    correct[25] = (
+        False  # 28 / 32 < 0.9, and 24 / 26, 23 / 25, 22 / 24 with fewer: 21 / 23 after 21, 21 / 24 < 0.9 after 22
+    )
     threshold, reached = e.choose_threshold(confidence, correct, 0.9)
     assert reached
     assert int((confidence >= threshold).sum()) == 21
@@ -152,7 +156,9 @@ def test_bootstrap_interval_of_a_mean():
 def test_summary_is_json_without_nan():
     import json
 
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.2, 0.6, 0.2]])
+    probabilities = np.array(
+        [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.2, 0.6, 0.2]]
+    )
     found = e.summary(Y, probabilities, ["a", "b", "c"], groups=np.arange(6), threshold=0.7, seed=0)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 1, 0]]

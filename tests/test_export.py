@@ -78,44 +78,74 @@ def made_library(quick_cli):
 def test_what_comes_out_is_what_the_library_holds(scanned, tmp_path):
     folder = tmp_path / "out"
     found = scanned.json("export", "--parquet", folder)
-    assert {key: found[key] for key in ("recordings", "files", "embeddings", "predictions", "corrections", "damaged")} == {
-        "recordings": 3, "files": 5, "embeddings": 3, "predictions": 3, "corrections": 1, "damaged": 0}
+    assert {
+        key: found[key] for key in ("recordings", "files", "embeddings", "predictions", "corrections", "damaged")
+    } == {"recordings": 3, "files": 5, "embeddings": 3, "predictions": 3, "corrections": 1, "damaged": 0}
     assert found["bytes"] == sum(map(len, content(folder).values()))
 
-    held = query(scanned.db, "SELECT r.audio_sha256, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id")
+    held = query(
+        scanned.db, "SELECT r.audio_sha256, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
+    )
     digests, vectors = read_embeddings(folder, "rhythm")
     assert vectors.dtype == np.float32
     found = dict(zip(digests, vectors, strict=True))
-    assert {digest: vector.astype("<f2").tobytes() for digest, vector in found.items()} == {row["audio_sha256"]: row["vector"] for row in held}
+    assert {digest: vector.astype("<f2").tobytes() for digest, vector in found.items()} == {
+        row["audio_sha256"]: row["vector"] for row in held
+    }
     assert all((found[row["audio_sha256"]] == np.frombuffer(row["vector"], "<f2")).all() for row in held)
 
     files = {row["path_bytes"]: row for row in rows(folder, "files")}
     assert len(files) == 5
-    for row in query(scanned.db, "SELECT f.*, r.audio_sha256, t.title, t.genre, t.indexer_genre FROM files f"
-                     " LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id"):
+    for row in query(
+        scanned.db,
+        "SELECT f.*, r.audio_sha256, t.title, t.genre, t.indexer_genre FROM files f"
+        " LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id",
+    ):
         file = files[row["path"]]
         assert (file["path"], file["tag_genre"]) == (row["path_text"], row["genre"])
-        for key in ("audio_sha256", "state", "reason", "container", "size", "mtime_ns", "title", "indexer_genre", "first_seen", "last_seen"):
+        for key in (
+            "audio_sha256",
+            "state",
+            "reason",
+            "container",
+            "size",
+            "mtime_ns",
+            "title",
+            "indexer_genre",
+            "first_seen",
+            "last_seen",
+        ):
             assert file[key] == row[key]
     assert os.path.exists(next(path for path in files if path.endswith(os.fsencode(ODD))))
     assert [row["state"] for row in files.values()].count("unreadable") == 1
 
     predictions = {row["audio_sha256"]: row for row in rows(folder, "predictions")}
-    for row in query(scanned.db, "SELECT p.*, r.audio_sha256 FROM predictions p JOIN recordings r ON r.id = p.recording_id"):
+    for row in query(
+        scanned.db, "SELECT p.*, r.audio_sha256 FROM predictions p JOIN recordings r ON r.id = p.recording_id"
+    ):
         prediction = predictions.pop(row["audio_sha256"])
         for key in ("genre", "confidence", "threshold", "decided", "reason", "second_genre"):
             assert prediction[key] == row[key]
-        assert dict(prediction["scores"]) == {s["genre"]: s["probability"] for s in query(
-            scanned.db, "SELECT genre, probability FROM scores WHERE recording_id = ?", row["recording_id"])}
+        assert dict(prediction["scores"]) == {
+            s["genre"]: s["probability"]
+            for s in query(
+                scanned.db, "SELECT genre, probability FROM scores WHERE recording_id = ?", row["recording_id"]
+            )
+        }
         assert [label for label, _ in prediction["scores"]] == ["ambient", "drum and bass", "house", "techno", "trance"]
         assert prediction["head"].startswith("random-")
     assert predictions == {}
 
     (correction,) = rows(folder, "corrections")
     (two,) = [row for row in files.values() if row["path"].endswith("/two.flac")]
-    assert (correction["audio_sha256"], correction["genre"], two["tag_genre"]) == (two["audio_sha256"], "techno", "Techno")
+    assert (correction["audio_sha256"], correction["genre"], two["tag_genre"]) == (
+        two["audio_sha256"],
+        "techno",
+        "Techno",
+    )
     assert {row["audio_sha256"]: row["duration_s"] for row in rows(folder, "recordings")} == {
-        r["audio_sha256"]: r["duration_s"] for r in query(scanned.db, "SELECT audio_sha256, duration_s FROM recordings")}
+        r["audio_sha256"]: r["duration_s"] for r in query(scanned.db, "SELECT audio_sha256, duration_s FROM recordings")
+    }
 
 
 def test_an_export_says_what_it_is_of(scanned, tmp_path):
@@ -127,7 +157,10 @@ def test_an_export_says_what_it_is_of(scanned, tmp_path):
     assert manifest["exported_at"].endswith("Z")
     assert (encoder["name"], encoder["width"], encoder["rows"], encoder["parts"]) == ("rhythm", 1668, 3, None)
     assert (head["name"], head["encoder_id"], head["labels"][0]) == ("random", encoder["id"], "ambient")
-    for path, about in ((f"embeddings/encoder={encoder['partition']}", encoder), (f"predictions/head={head['partition']}", head)):
+    for path, about in (
+        (f"embeddings/encoder={encoder['partition']}", encoder),
+        (f"predictions/head={head['partition']}", head),
+    ):
         said = json.loads(pyarrow.parquet.read_schema(folder / path / "part-00000.parquet").metadata[b"indexer"])
         assert said["exported_at"] == manifest["exported_at"]
         assert (said["id"], said["name"]) == (about["id"], about["name"])
@@ -199,7 +232,9 @@ def test_the_examples_of_the_documentation_work(scanned, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (query,) = re.findall(r"(?s)```sql\n(.*?)```", DOCUMENT)
     nearest = duckdb.sql(query.replace("this.flac", "one.flac")).fetchall()
-    assert sorted(path.rsplit("/", 1)[1] for path, _ in nearest) == sorted(["copy.flac", "one.flac", "two.flac", ODD_PRINTED])
+    assert sorted(path.rsplit("/", 1)[1] for path, _ in nearest) == sorted(
+        ["copy.flac", "one.flac", "two.flac", ODD_PRINTED]
+    )
     assert [similarity for _, similarity in nearest[:2]] == pytest.approx([1, 1])
     (code,) = re.findall(r"(?s)```python\n(.*?)```", DOCUMENT)
     names: dict = {}
@@ -218,7 +253,9 @@ def test_an_earlier_export_is_replaced_and_anything_else_refused(made_library, t
 
     (folder / "files" / "notes.txt").write_text("mine")
     before = content(folder)
-    assert "holds files/notes.txt, which is not of an export" in made_library("export", "--parquet", folder, code=2).stderr
+    assert (
+        "holds files/notes.txt, which is not of an export" in made_library("export", "--parquet", folder, code=2).stderr
+    )
     assert content(folder) == before
     (folder / "files" / "notes.txt").unlink()
     (folder / "other").mkdir()
@@ -235,7 +272,10 @@ def test_an_earlier_export_is_replaced_and_anything_else_refused(made_library, t
     for taken in (file, music):
         assert "is not an export of indexer" in made_library("export", "--parquet", taken, code=2).stderr
     for impossible in ("/", tmp_path / "not" / "there"):
-        assert "name a new folder inside one that is there" in made_library("export", "--parquet", impossible, code=2).stderr
+        assert (
+            "name a new folder inside one that is there"
+            in made_library("export", "--parquet", impossible, code=2).stderr
+        )
     assert (file.read_text(), (music / "track.mp3").read_text()) == ("mine", "mine")
     assert hidden(tmp_path) == []
 
@@ -287,14 +327,21 @@ def test_what_a_killed_export_left_is_cleared_by_the_next(made_library, tmp_path
     assert hidden(tmp_path) == []
 
 
-@pytest.mark.parametrize(("sent", "code", "said"), [(signal.SIGINT, 130, "indexer: interrupted\n"), (signal.SIGKILL, -signal.SIGKILL, "")])
+@pytest.mark.parametrize(
+    ("sent", "code", "said"), [(signal.SIGINT, 130, "indexer: interrupted\n"), (signal.SIGKILL, -signal.SIGKILL, "")]
+)
 def test_a_process_that_is_ended_leaves_the_earlier_export(made_library, tmp_path, sent, code, said):
     folder = tmp_path / "out"
     made_library("export", "--parquet", folder)
     before = content(folder)
     program = f"import os, indexer.upkeep.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli.main import main; main()"
-    ended = subprocess.run([sys.executable, "-c", program, "export", "--parquet", folder], env={**os.environ, **made_library.environ},
-                           capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "export", "--parquet", folder],
+        env={**os.environ, **made_library.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ended.returncode, ended.stderr) == (code, said)
     assert content(folder) == before
     assert hidden(tmp_path) == ([] if sent == signal.SIGINT else [".out.exporting"])
@@ -311,7 +358,9 @@ def test_two_at_once_do_not_meet(made_library, tmp_path):
 
 
 def test_a_lock_on_a_folder_that_is_gone_locks_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("indexer.library.lock.fcntl.flock", lambda *_: shutil.rmtree(tmp_path / "workshop"))  # another export ends just now
+    monkeypatch.setattr(
+        "indexer.library.lock.fcntl.flock", lambda *_: shutil.rmtree(tmp_path / "workshop")
+    )  # another export ends just now
     with pytest.raises(LockedError, match="gone just now"), export_lock(tmp_path / "workshop"):
         pass
 

@@ -290,7 +290,16 @@ def remux(source: Path, target: Path, container: str, options: dict[str, str] | 
                 made.mux(packet)
 
 
-MUXERS = {"aac": "adts", "wma": "asf", "vorbis": "ogg", "oggflac": "ogg", "m4a": "ipod", "alac": "ipod", "wavpack": "wv", "opus": "ogg"}
+MUXERS = {
+    "aac": "adts",
+    "wma": "asf",
+    "vorbis": "ogg",
+    "oggflac": "ogg",
+    "m4a": "ipod",
+    "alac": "ipod",
+    "wavpack": "wv",
+    "opus": "ogg",
+}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -326,7 +335,9 @@ def test_mp3_identity_survives_a_lost_and_a_rewritten_info_frame(samples, tmp_pa
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_identity_survives_the_ffmpeg_program(name, samples, tmp_path):
     target = tmp_path / f"again{CONTAINERS[name][0]}"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", samples[name], "-c", "copy", "-metadata", "genre=X", target], check=True)
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", samples[name], "-c", "copy", "-metadata", "genre=X", target], check=True
+    )
     assert identify(target) == identify(samples[name])
 
 
@@ -452,7 +463,9 @@ def test_wav_meaning_counts_and_form_does_not():
     assert of_bytes(wav(sound[:-1], pad=b"\0")) == of_bytes(wav(sound[:-1], pad=b"\1")) == of_bytes(wav(sound[:-1]))
 
 
-@pytest.mark.parametrize(("data_size", "riff_size"), [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 0xFFFFFFFF), (0x7FFFFFFF - 44, 0x7FFFFFFF)])
+@pytest.mark.parametrize(
+    ("data_size", "riff_size"), [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 0xFFFFFFFF), (0x7FFFFFFF - 44, 0x7FFFFFFF)]
+)
 def test_piped_wav_counts_to_the_end_of_the_file(data_size, riff_size):
     sound = random.Random(3).randbytes(1200)
     assert of_bytes(wav(sound, data_size=data_size, riff_size=riff_size)) == of_bytes(wav(sound))
@@ -461,7 +474,9 @@ def test_piped_wav_counts_to_the_end_of_the_file(data_size, riff_size):
 def test_rf64_takes_its_size_from_ds64():
     sound = random.Random(3).randbytes(1200)
     size64 = b"ds64" + struct.pack("<IQQQI", 28, 5000, len(sound), 300, 0)
-    rf64 = b"RF64" + wav(sound, data_size=0xFFFFFFFF, riff_size=0xFFFFFFFF, before=size64, pad=b"LIST\x04\0\0\0abcd")[4:]
+    rf64 = (
+        b"RF64" + wav(sound, data_size=0xFFFFFFFF, riff_size=0xFFFFFFFF, before=size64, pad=b"LIST\x04\0\0\0abcd")[4:]
+    )
     assert of_bytes(rf64) == of_bytes(wav(sound))
     cut = rf64.replace(struct.pack("<Q", len(sound)), struct.pack("<Q", 99_999))
     assert reason(cut).startswith("truncated: the data chunk needs 99,999 bytes")
@@ -663,12 +678,33 @@ def test_an_input_error_is_a_read_error():
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("seeds")
     found = [write_audio(folder / name, name, 0.2).read_bytes()[:20_000] for name in CONTAINERS]
-    remux(folder / "m4a.m4a", folder / "frag.m4a", "mp4", {"movflags": "frag_keyframe+empty_moov", "frag_duration": "50000"})
+    remux(
+        folder / "m4a.m4a",
+        folder / "frag.m4a",
+        "mp4",
+        {"movflags": "frag_keyframe+empty_moov", "frag_duration": "50000"},
+    )
     tagged = folder / "mp3.mp3"
     retag_id3(3, 2)(tagged)
     retag_ape(tagged)
-    tta = b"TTA1\1\0\2\0\x10\0" + struct.pack("<II", 44_100, 90_000) + bytes(4) + struct.pack("<II", 400, 300) + bytes(4) + bytes(700)
-    dsf = b"DSD " + struct.pack("<QQQ", 28, 500, 0) + b"fmt " + struct.pack("<Q", 52) + bytes(40) + b"data" + struct.pack("<Q", 412) + bytes(400)
+    tta = (
+        b"TTA1\1\0\2\0\x10\0"
+        + struct.pack("<II", 44_100, 90_000)
+        + bytes(4)
+        + struct.pack("<II", 400, 300)
+        + bytes(4)
+        + bytes(700)
+    )
+    dsf = (
+        b"DSD "
+        + struct.pack("<QQQ", 28, 500, 0)
+        + b"fmt "
+        + struct.pack("<Q", 52)
+        + bytes(40)
+        + b"data"
+        + struct.pack("<Q", 412)
+        + bytes(400)
+    )
     sv8 = b"MPCK" + b"SH\x0a" + bytes(7) + b"AP\x20" + bytes(29) + b"SE\x03"
     return [*found, (folder / "frag.m4a").read_bytes(), tagged.read_bytes()[-3000:], tta, dsf, sv8]
 
@@ -684,7 +720,9 @@ def test_mutated_files_raise_only_our_errors_and_end(seeds, data):
     for _ in range(data.draw(st.integers(1, 8))):
         place = data.draw(st.integers(0, min(len(changed) - 1, 600)) | st.integers(0, len(changed) - 1))
         if data.draw(st.booleans()):
-            changed[place : place + 4] = data.draw(st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1"]))
+            changed[place : place + 4] = data.draw(
+                st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1"])
+            )
         else:
             changed[place] = data.draw(st.integers(0, 255))
     changed = changed[: data.draw(st.just(len(changed)) | st.integers(1, len(changed)))]

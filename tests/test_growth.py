@@ -84,7 +84,9 @@ def test_pages_of_the_library_come_in_the_order_of_recordings(store, monkeypatch
         asyncio.run(review.next_tracks(None, what, 0))
     assert len(asked) == len(review.KINDS)
     for sql, values in [*asked, (overview._DISAGREEMENTS, {"n": 8, "newest": 9}), (library_map._POINTS, ("h", "e"))]:
-        assert not [step for step in plan(store.connection, sql, values) if "TEMP B-TREE" in step or "files_state" in step], sql
+        assert not [
+            step for step in plan(store.connection, sql, values) if "TEMP B-TREE" in step or "files_state" in step
+        ], sql
 
 
 def test_a_review_looks_on_until_it_has_found_enough(store, monkeypatch):
@@ -102,7 +104,10 @@ def test_a_review_looks_on_until_it_has_found_enough(store, monkeypatch):
         return [dict(row) for row in store.connection.execute(sql, values)]
 
     monkeypatch.setattr(review, "rows", rows)
-    found = [[track["recording_id"] for track in asyncio.run(review.next_tracks(None, "undecided", after))] for after in (0, 38, 100)]
+    found = [
+        [track["recording_id"] for track in asyncio.run(review.next_tracks(None, "undecided", after))]
+        for after in (0, 38, 100)
+    ]
     assert found == [[4, 37, 38], [91, 100], []]
 
 
@@ -145,7 +150,10 @@ def test_looks_at_head_and_end_in_turns_read_each_once():
 @pytest.mark.parametrize("zeros", [0, 1, 4095, 4096, 4097, 10_000, (1 << 20) - 1, 1 << 20])
 def test_zeros_between_leading_tags_are_skipped_up_to_one_window(zeros):
     tag = b"ID3\x04\0\0\0\0\0\x05" + b"12345"
-    assert leading_tags(ByteSource(io.BytesIO(tag + bytes(zeros) + tag + b"audio"), "x")) == [(0, 15), (15 + zeros, 30 + zeros)]
+    assert leading_tags(ByteSource(io.BytesIO(tag + bytes(zeros) + tag + b"audio"), "x")) == [
+        (0, 15),
+        (15 + zeros, 30 + zeros),
+    ]
 
 
 def test_more_zeros_than_one_window_or_a_file_of_them_end_the_tags():

@@ -17,8 +17,12 @@ from indexer.web.serve import make_datasette
 
 def asked(method="GET", settings=(), **headers):
     """The status that the guard answers with; None: it lets it pass."""
-    values = load_settings(None, {"password": "pässword", "host": "192.0.2.7"} if settings == "served to others" else {}, {})
-    refusal = why_refused(values, method, {"host": "127.0.0.1:8001", **{name.replace("_", "-"): value for name, value in headers.items()}})
+    values = load_settings(
+        None, {"password": "pässword", "host": "192.0.2.7"} if settings == "served to others" else {}, {}
+    )
+    refusal = why_refused(
+        values, method, {"host": "127.0.0.1:8001", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    )
     return refusal[0] if refusal else None
 
 
@@ -26,25 +30,43 @@ def basic(password, user="anybody"):
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-@pytest.mark.parametrize(("headers", "status"), [
-    ({}, None),  # curl
-    ({"origin": "http://127.0.0.1:8001", "cookie": "x=y"}, None),  # a page of ours; Datasette asks for the token then
-    ({"origin": "http://127.0.0.1:8001"}, 403),  # without the cookie nobody would ask for the token
-    ({"origin": "http://127.0.0.1:9000", "cookie": "x=y"}, 403),  # another server on this machine
-    ({"origin": "https://evil.example", "cookie": "x=y"}, 403),
-    ({"origin": "null", "cookie": "x=y"}, 403),  # a sandboxed frame
-    ({"sec-fetch-site": "cross-site"}, 403),
-    ({"sec-fetch-site": "same-site"}, 403),
-    ({"sec-fetch-site": "same-origin"}, None),
-])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, None),  # curl
+        (
+            {"origin": "http://127.0.0.1:8001", "cookie": "x=y"},
+            None,
+        ),  # a page of ours; Datasette asks for the token then
+        ({"origin": "http://127.0.0.1:8001"}, 403),  # without the cookie nobody would ask for the token
+        ({"origin": "http://127.0.0.1:9000", "cookie": "x=y"}, 403),  # another server on this machine
+        ({"origin": "https://evil.example", "cookie": "x=y"}, 403),
+        ({"origin": "null", "cookie": "x=y"}, 403),  # a sandboxed frame
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, None),
+    ],
+)
 def test_a_post_of_another_site_is_refused(headers, status):
     assert asked("POST", **headers) == status
     assert asked("GET", **headers) is None  # reading is for the browser's own rule of one origin
 
 
-@pytest.mark.parametrize(("authorization", "status"), [
-    ("", 401), ("Basic", 401), ("Basic !!!", 401), (basic("wrong"), 401), (basic("pässword"), None), (basic("pässword", "dj"), None),
-    ("Bearer pässword", None), ("Bearer wrong", 401), ("Digest pässword", 401), (basic(""), 401)])
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("", 401),
+        ("Basic", 401),
+        ("Basic !!!", 401),
+        (basic("wrong"), 401),
+        (basic("pässword"), None),
+        (basic("pässword", "dj"), None),
+        ("Bearer pässword", None),
+        ("Bearer wrong", 401),
+        ("Digest pässword", 401),
+        (basic(""), 401),
+    ],
+)
 def test_the_password_stands_before_everything(authorization, status):
     assert asked(settings="served to others", host="192.0.2.7:8001", authorization=authorization) == status
 
@@ -54,9 +76,22 @@ def test_beyond_this_machine_nothing_is_served_without_a_password(tmp_path):
         make_datasette(load_settings(None, {"db": tmp_path / "library.db", "host": "0.0.0.0"}, {}))
 
 
-@pytest.mark.parametrize(("cell", "shown"), [
-    ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"), ("+1+1", "'+1+1"), ("-2+3", "'-2+3"), ("@SUM(A1)", "'@SUM(A1)"), ("\tx", "'\tx"), ("\r=1", "'\r=1"),
-    ("-7.1", "-7.1"), ("+3", "+3"), ("", ""), ("House", "House"), ("a=b", "a=b")])
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1+1", "'+1+1"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\tx", "'\tx"),
+        ("\r=1", "'\r=1"),
+        ("-7.1", "-7.1"),
+        ("+3", "+3"),
+        ("", ""),
+        ("House", "House"),
+        ("a=b", "a=b"),
+    ],
+)
 def test_cells_that_look_like_formulas_become_text(cell, shown):
     assert harmless(cell) == shown
 

@@ -21,7 +21,14 @@ def linear(width=12, labels=("house", "techno", "dub"), *, seed=0, **options):
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((len(labels), width)).astype(np.float32)
     bias = rng.standard_normal(len(labels)).astype(np.float32)
-    numbers = {"name": "mine", "encoder_id": ENCODER, "labels": labels, "threshold": 0.6, "weight": weight, "bias": bias}
+    numbers = {
+        "name": "mine",
+        "encoder_id": ENCODER,
+        "labels": labels,
+        "threshold": 0.6,
+        "weight": weight,
+        "bias": bias,
+    }
     return LinearHead(**numbers | options)
 
 
@@ -61,7 +68,12 @@ def test_linear_head_survives_its_file(tmp_path):
 def test_head_id_follows_its_content_only():
     head = linear()
     assert linear(name="other").id == head.id
-    others = [linear(seed=1), linear(threshold=0.7), linear(labels=("house", "techno", "trance")), linear(encoder_id="cd" * 32)]
+    others = [
+        linear(seed=1),
+        linear(threshold=0.7),
+        linear(labels=("house", "techno", "trance")),
+        linear(encoder_id="cd" * 32),
+    ]
     assert len({head.id, *(other.id for other in others)}) == 5
 
 
@@ -87,7 +99,9 @@ def rewrite(path, *, about=None, arrays=None):
     with safetensors.safe_open(path, "np") as file:
         described = json.loads(file.metadata()["indexer"]) | (about or {})
     data = safetensors.numpy.load_file(path) | (arrays or {})
-    safetensors.numpy.save_file({k: v for k, v in data.items() if v is not None}, path, {"indexer": json.dumps(described)})
+    safetensors.numpy.save_file(
+        {k: v for k, v in data.items() if v is not None}, path, {"indexer": json.dumps(described)}
+    )
 
 
 @pytest.mark.parametrize(

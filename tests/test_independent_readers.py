@@ -36,7 +36,16 @@ LABELS = {
     "wav": "WAV", "aiff": "AIFF", "wavpack": "WavPack", "wma": "WMA (ASF)",
 }  # fmt: skip
 # TagLib and exiftool choose a reader by the file's ending
-ENDINGS = {"mp3": ".mp3", "vorbis": ".ogg", "speex": ".spx", "oggflac": ".oga", "mp4": ".m4a", "asf": ".wma", "wavpack": ".wv", "musepack": ".mpc"}
+ENDINGS = {
+    "mp3": ".mp3",
+    "vorbis": ".ogg",
+    "speex": ".spx",
+    "oggflac": ".oga",
+    "mp4": ".m4a",
+    "asf": ".wma",
+    "wavpack": ".wv",
+    "musepack": ".mpc",
+}
 
 # Real files that an undo leaves other than byte for byte what they were; docs/containers.md says the same.
 PADDED = "a pad byte that was missing at the end of an AIFF or WAV file is put in"
@@ -135,7 +144,12 @@ def genres_by_exiftool(paths: list[Path]) -> dict[str, set[str]] | None:
     """Every genre that exiftool finds anywhere in the files; None where there is no exiftool."""
     if shutil.which("exiftool") is None:
         return None
-    done = subprocess.run(["exiftool", "-json", "-q", "-a", "-G1", "-Genre", *map(str, paths)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["exiftool", "-json", "-q", "-a", "-G1", "-Genre", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return {d.pop("SourceFile"): {str(value) for value in d.values()} for d in json.loads(done.stdout or "[]")}
 
 
@@ -144,7 +158,11 @@ OTHERS = {"TagLib": genres_by_taglib, "exiftool": genres_by_exiftool}
 
 def others_only(found: dict | None) -> dict | None:
     """What is neither genre nor ours."""
-    return found and {key: value for key, value in found.items() if key != "GENRE" and not key.startswith("INDEXER_") and key not in ("IXGN", "IXOR")}
+    return found and {
+        key: value
+        for key, value in found.items()
+        if key != "GENRE" and not key.startswith("INDEXER_") and key not in ("IXGN", "IXOR")
+    }
 
 
 # --- writing and undoing ---------------------------------------------------------------------------------------------
@@ -173,7 +191,12 @@ def field_names(path: Path) -> set[str]:
     keys = list(tags.keys()) if tags is not None else []
     if isinstance(tags, mutagen.id3.ID3):
         keys = [f"ID3v2.{tags.version[1]} {key}" for key in keys]
-    elif container_of(path) in {"flac", "vorbis", "opus", "oggflac"}:  # mutagen shows the names of Vorbis comments in small letters
+    elif container_of(path) in {
+        "flac",
+        "vorbis",
+        "opus",
+        "oggflac",
+    }:  # mutagen shows the names of Vorbis comments in small letters
         keys = [key.upper() for key in keys]
     names = set(keys)
     return names | ({"RIFF INFO IGNR"} if b"IGNR" in path.read_bytes() else set())
@@ -188,7 +211,9 @@ def give_genre(path: Path) -> None:
         file.tags.add(mutagen.id3.TCON(encoding=3, text=["House"]))
         file.tags.add(mutagen.id3.TIT2(encoding=3, text=["Title"]))
     else:
-        genre, title = {"mp4": ("\xa9gen", "\xa9nam"), "asf": ("WM/Genre", "Title")}.get(container_of(path), ("Genre", "Title"))
+        genre, title = {"mp4": ("\xa9gen", "\xa9nam"), "asf": ("WM/Genre", "Title")}.get(
+            container_of(path), ("Genre", "Title")
+        )
         file.tags[genre], file.tags[title] = ["House"], ["Title"]
     file.save()
 
@@ -279,7 +304,9 @@ def test_taglib_sees_no_other_tag_change(synthesised):
     if python_with_taglib() is None:
         pytest.skip("TagLib is not installed here")
     outcomes = list(synthesised.values())
-    before, written, undone = (ask_taglib([getattr(it, step) for it in outcomes]) for step in ("before", "written", "undone"))
+    before, written, undone = (
+        ask_taglib([getattr(it, step) for it in outcomes]) for step in ("before", "written", "undone")
+    )
     for it in outcomes:
         assert others_only(written[str(it.written)]) == others_only(before[str(it.before)]), it.written.name
         assert undone[str(it.undone)] == before[str(it.before)], it.undone.name
@@ -314,14 +341,20 @@ def measured_table(synthesised: dict[tuple[str, bool], Outcome]) -> list[dict[st
 
 
 def _names(names: set[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names, key=lambda name: (name.startswith("RIFF"), "ORIGINAL" in name)))
+    return ", ".join(
+        f"`{name}`" for name in sorted(names, key=lambda name: (name.startswith("RIFF"), "ORIGINAL" in name))
+    )
 
 
 def committed_table() -> dict[str, dict[str, str]]:
     """The rows between the markers, by container."""
     text = DOCS.read_text(encoding="utf-8") if DOCS.exists() else ""
     found = re.search(r"(?s)<!-- table -->\n(.*?)\n<!-- end -->", text)
-    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in found.group(1).splitlines()] if found else []
+    lines = (
+        [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in found.group(1).splitlines()]
+        if found
+        else []
+    )
     return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
 
 
@@ -335,7 +368,9 @@ def test_the_table_in_the_docs_is_what_was_measured(synthesised):
                 row[tool] = known.get(tool, "not asked")
     header = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     table = "\n".join([*header, *("| " + " | ".join(str(row[c]) for c in COLUMNS) + " |" for row in rows)])
-    assert committed == {row["container"]: row for row in rows}, f"put this between the markers of {DOCS.name}:\n{table}"
+    assert committed == {row["container"]: row for row in rows}, (
+        f"put this between the markers of {DOCS.name}:\n{table}"
+    )
 
 
 def test_the_docs_name_every_reason_for_an_undo_that_is_not_exact():

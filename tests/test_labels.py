@@ -28,7 +28,16 @@ def test_built_in_spellings_and_nothing_more(text, label):
 
 
 def test_the_users_table_comes_first():
-    aliases = Aliases({"Deep House": "house", "liquid": "DnB", "Psy-Trance": "Psytrance", "goa": "psytrance", "Techno": "", "trance": "euro dance"})
+    aliases = Aliases(
+        {
+            "Deep House": "house",
+            "liquid": "DnB",
+            "Psy-Trance": "Psytrance",
+            "goa": "psytrance",
+            "Techno": "",
+            "trance": "euro dance",
+        }
+    )
     assert aliases.label("deep-house") == "house"
     assert aliases.label("Liquid") == DNB  # a target that is itself a spelling
     assert (aliases.label("psytrance"), aliases.label("Goa")) == ("Psytrance", "Psytrance")
@@ -62,7 +71,8 @@ def test_sources_in_their_order_of_trust():
         found = gather([file], Aliases(), sources=order[n:], **everything)
         assert (found.label_of, found.source_of) == ({1: label}, {1: order[n]})
     assert gather([file], Aliases(), sources=order, **everything).contradictions == dict.fromkeys(
-        [f"{a} against {b}" for n, a in enumerate(order) for b in order[n + 1 :]], 1)
+        [f"{a} against {b}" for n, a in enumerate(order) for b in order[n + 1 :]], 1
+    )
     assert gather([facts(path=b"/m/House/x.mp3", genre="house")], Aliases()).contradictions == {}
 
 
@@ -73,8 +83,15 @@ def _rows(path, genre):
 
 
 def test_the_majority_of_a_recordings_files_decides_and_a_tie_is_no_label():
-    files = [facts(path=b"/m/1", genre="House"), facts(path=b"/m/2", genre="house music"), facts(path=b"/m/3", genre="Techno"),
-             facts(2, b"/m/4", genre="House"), facts(2, b"/m/5", genre="Techno"), facts(3, b"/m/6", genre="House; Techno"), facts(4, b"/m/7")]
+    files = [
+        facts(path=b"/m/1", genre="House"),
+        facts(path=b"/m/2", genre="house music"),
+        facts(path=b"/m/3", genre="Techno"),
+        facts(2, b"/m/4", genre="House"),
+        facts(2, b"/m/5", genre="Techno"),
+        facts(3, b"/m/6", genre="House; Techno"),
+        facts(4, b"/m/7"),
+    ]
     found = gather(files, Aliases())
     assert found.label_of == {1: "house"}
     assert found.contradictions == {"tags": 3}
@@ -87,16 +104,24 @@ def test_a_tie_leaves_the_word_to_the_next_source():
 
 def test_the_folder_nearest_to_the_file_decides():
     assert gather([facts(path=b"/m/House/x/Techno/album/1.mp3")], Aliases()).label_of == {1: "techno"}
-    assert gather([facts(path=b"/home/house/1.mp3", root=b"/home/house")], Aliases()).label_of == {1: "house"}  # the root's own name
-    assert gather([facts(path=b"/house/me/1.mp3", root=b"/house/me")], Aliases()).label_of == {}  # what lies above is not the user's word
+    assert gather([facts(path=b"/home/house/1.mp3", root=b"/home/house")], Aliases()).label_of == {
+        1: "house"
+    }  # the root's own name
+    assert (
+        gather([facts(path=b"/house/me/1.mp3", root=b"/house/me")], Aliases()).label_of == {}
+    )  # what lies above is not the user's word
     assert gather([facts(path=b"/house/techno/1.mp3", root=None)], Aliases()).label_of == {1: "techno"}
     assert gather([facts(path=b"/house/x/1.mp3", root=None)], Aliases()).label_of == {}
     assert gather([facts(path=b"/m/Drum & Bass/\xff\xfe.mp3")], Aliases()).label_of == {1: DNB}
 
 
 def test_values_that_mean_nothing_are_counted():
-    files = [facts(1, b"/m/Psy/a/1", genre="Psytrance"), facts(2, b"/m/Psy/b/2", genre="Psytrance"), facts(3, b"/m/Goa/3", genre="Rock"),
-             facts(4, b"/m/4", genre="Electronic; House")]
+    files = [
+        facts(1, b"/m/Psy/a/1", genre="Psytrance"),
+        facts(2, b"/m/Psy/b/2", genre="Psytrance"),
+        facts(3, b"/m/Goa/3", genre="Rock"),
+        facts(4, b"/m/4", genre="Electronic; House"),
+    ]
     assert gather(files, Aliases()).unmapped == {"tags": {"Psytrance": 2, "Rock": 1}, "folders": {"Psy": 2, "Goa": 1}}
     found = gather(files, Aliases({"psy": "psytrance", "Rock": ""}))
     assert found.label_of == {1: "psytrance", 2: "psytrance", 4: "house"}
@@ -108,11 +133,15 @@ def test_any_label_may_be_said_outright_and_then_counts_everywhere():
     found = gather(files, Aliases(), corrections={0: "UK garage", 1: "uk-garage", 2: "UK garage"})
     assert set(found.label_of.values()) == {"UK garage"}
     assert found.source_of[3] == "tags"
-    assert gather(files, Aliases(), sources=("tags",), corrections={0: "UK garage"}).label_of == {}  # not a chosen source
+    assert (
+        gather(files, Aliases(), sources=("tags",), corrections={0: "UK garage"}).label_of == {}
+    )  # not a chosen source
 
 
 def test_artists():
-    assert artist_group(facts(artist="Goldie", album_artist=None)) == artist_group(facts(artist="x", album_artist=" GOLDIE"))
+    assert artist_group(facts(artist="Goldie", album_artist=None)) == artist_group(
+        facts(artist="x", album_artist=" GOLDIE")
+    )
     assert artist_group(facts(artist="Goldie", album_artist="Various Artists")) == artist_group(facts(artist="Goldie"))
     assert artist_group(facts(artist=None)) == "folder /m/a"
     assert artist_group(facts(artist="V.A.")) == "folder /m/a"
@@ -123,8 +152,10 @@ def test_artists():
 def test_csv(tmp_path):
     (tmp_path / "music").mkdir()
     file = tmp_path / "labels.csv"
-    file.write_bytes(b"\xef\xbb\xbfGenre;Path;audio_sha256\r\nHouse;music/a.mp3;\r\nTechno;;AB\r\n;x;\r\nTrance;;\r\n\"Drum; Bass\";/m/\xff.mp3;\r\nx;gone.mp3;\r\n"
-                     b"x;a\0b;\r\nx;~nobody-of-that-name/a;\r\nx;\"two\r\nlines.mp3\";\r\n")
+    file.write_bytes(
+        b'\xef\xbb\xbfGenre;Path;audio_sha256\r\nHouse;music/a.mp3;\r\nTechno;;AB\r\n;x;\r\nTrance;;\r\n"Drum; Bass";/m/\xff.mp3;\r\nx;gone.mp3;\r\n'
+        b'x;a\0b;\r\nx;~nobody-of-that-name/a;\r\nx;"two\r\nlines.mp3";\r\n'
+    )
     rows = read_csv(file)
     assert len(rows) == 7
     assert rows[-1].path == bytes(tmp_path) + b"/two\r\nlines.mp3"
@@ -140,7 +171,9 @@ def test_a_csv_that_contradicts_itself_is_counted(tmp_path):
     assert (found.label_of, found.contradictions) == ({2: "house"}, {"csv": 2})
 
 
-@pytest.mark.parametrize("content", [b"", b"path,label\na,b\n", b"genre\nhouse\n", b"\0\0\0", b"\x89PNG\r\n\x1a\n" * 50])
+@pytest.mark.parametrize(
+    "content", [b"", b"path,label\na,b\n", b"genre\nhouse\n", b"\0\0\0", b"\x89PNG\r\n\x1a\n" * 50]
+)
 def test_a_csv_that_is_none_is_refused_in_one_line(tmp_path, content):
     file = tmp_path / "labels.csv"
     file.write_bytes(content)

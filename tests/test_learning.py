@@ -32,9 +32,14 @@ def joined(cli):
 def test_joined_encoders_are_embedded_once_each(joined, music_folder):
     found = joined.json("scan", music_folder)
     assert (found["embedded"], found["failed"]) == (6, 0)
-    names = rows(joined, "SELECT e.name, e.width, e.parts IS NULL, count(b.id) FROM encoders e LEFT JOIN embeddings b ON b.encoder_id = e.id GROUP BY e.id ORDER BY e.width")
-    assert [(name.rsplit("+")[-1] if n == 2 else "", width, plain, count) for n, (name, width, plain, count) in enumerate(names)] == [
-        ("", 320, 1, 6), ("", 1668, 1, 6), ("rhythm", 1988, 0, 0)]
+    names = rows(
+        joined,
+        "SELECT e.name, e.width, e.parts IS NULL, count(b.id) FROM encoders e LEFT JOIN embeddings b ON b.encoder_id = e.id GROUP BY e.id ORDER BY e.width",
+    )
+    assert [
+        (name.rsplit("+")[-1] if n == 2 else "", width, plain, count)
+        for n, (name, width, plain, count) in enumerate(names)
+    ] == [("", 320, 1, 6), ("", 1668, 1, 6), ("rhythm", 1988, 0, 0)]
     again = joined.json("scan", music_folder)
     assert (again["embedded"], again["failed"]) == (0, 0)
     joined.model = "rhythm"  # cached already: nothing to do
@@ -95,8 +100,14 @@ def test_a_joined_head_labels_timelines_and_new_files(two_genres, tmp_path):
     make(folder / "new.flac", "ambient", 99, labelled=False)
     assert cli.json("scan", folder)["embedded"] == 1
     looked = cli.json("classify", folder / "new.flac")[0]
-    stored = dict(rows(cli, "SELECT s.genre, s.probability FROM scores s JOIN files f ON f.recording_id = s.recording_id WHERE f.path = ? AND s.head_id = ?",
-                       os.fsencode(folder / "new.flac"), *heads[0]))
+    stored = dict(
+        rows(
+            cli,
+            "SELECT s.genre, s.probability FROM scores s JOIN files f ON f.recording_id = s.recording_id WHERE f.path = ? AND s.head_id = ?",
+            os.fsencode(folder / "new.flac"),
+            *heads[0],
+        )
+    )
     assert looked["scores"] == {genre: pytest.approx(p, abs=2e-3) for genre, p in stored.items()}
 
 
@@ -107,15 +118,24 @@ def test_a_correction_goes_into_library_and_tags_and_stays(two_genres):
     cli, folder = two_genres
     file = folder / "artist 0" / "0.flac"
     found = cli.json("correct", file, "DnB", env={"INDEXER_WRITE_TAGS": "fill"})
-    assert (found["genre"], found["files"][0]["tag_genre"], found["files"][0]["reason"]) == ("drum and bass", "Drum and Bass", None)
-    assert rows(cli, "SELECT corrected, tag_genre FROM tracks WHERE path = ?", str(file)) == [("drum and bass", "Drum and Bass")]
+    assert (found["genre"], found["files"][0]["tag_genre"], found["files"][0]["reason"]) == (
+        "drum and bass",
+        "Drum and Bass",
+        None,
+    )
+    assert rows(cli, "SELECT corrected, tag_genre FROM tracks WHERE path = ?", str(file)) == [
+        ("drum and bass", "Drum and Bass")
+    ]
     cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # the head must not have the last word
     cli("tags", "apply", folder, env={"INDEXER_WRITE_TAGS": "replace"})
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Drum and Bass",)]
     cli.db.unlink()
     cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # a new library learns it from the file
-    assert rows(cli, "SELECT tag_genre, json_extract(indexer_genre, '$.model') FROM tracks t JOIN tags ON file_id = t.id WHERE path = ?",
-                str(file)) == [("Drum and Bass", "correction")]
+    assert rows(
+        cli,
+        "SELECT tag_genre, json_extract(indexer_genre, '$.model') FROM tracks t JOIN tags ON file_id = t.id WHERE path = ?",
+        str(file),
+    ) == [("Drum and Bass", "correction")]
     cli("tags", "undo", file)
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Ambient",)]
 
@@ -175,7 +195,12 @@ def test_a_label_that_the_others_contradict_is_listed_first(labelled):
     found = labelled.json("suggest")
     assert found["label"] == []  # all have one
     first = found["check"][0]
-    assert (Path(first["path"]).name, first["label"], first["genre"], first["source"]) == ("0.mp3", "trance", "house", "tags")
+    assert (Path(first["path"]).name, first["label"], first["genre"], first["source"]) == (
+        "0.mp3",
+        "trance",
+        "house",
+        "tags",
+    )
     assert "heads that learned from other artists say house" in first["reason"]
 
 

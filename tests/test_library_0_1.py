@@ -60,7 +60,11 @@ def install_model(cli: Cli) -> None:
 def old(away) -> OldLibrary:
     """The library, its music where the database says: on a drive that was mounted again."""
     for table in ("roots", "files", "tag_writes"):
-        away.sql(f"UPDATE {table} SET path = CAST(replace(path_text, ?1, ?2) AS BLOB), path_text = replace(path_text, ?1, ?2)", PLACE, str(away.folder))
+        away.sql(
+            f"UPDATE {table} SET path = CAST(replace(path_text, ?1, ?2) AS BLOB), path_text = replace(path_text, ?1, ?2)",
+            PLACE,
+            str(away.folder),
+        )
     return away
 
 
@@ -78,18 +82,27 @@ def test_ids_of_encoders_are_what_they_were(cli):
 def test_a_scan_loses_nothing_and_has_nothing_to_do(old):
     assert {part: old.facts()[part] for part in HELD} == {part: EXPECTED[part] for part in HELD}  # the fixture is whole
     found = old.json("scan")
-    assert {key: found[key] for key in ("files", "embedded", "cached", "tags_written", "tags_refused", "missing", "failed")} == {
-        "files": 13, "embedded": 0, "cached": 0, "tags_written": 0, "tags_refused": 0, "missing": 1, "failed": 0}
+    assert {
+        key: found[key] for key in ("files", "embedded", "cached", "tags_written", "tags_refused", "missing", "failed")
+    } == {"files": 13, "embedded": 0, "cached": 0, "tags_written": 0, "tags_refused": 0, "missing": 1, "failed": 0}
     now = old.facts()
     assert now.pop("runs")[:-1] == EXPECTED["runs"]
     assert now == {part: EXPECTED[part] for part in HELD if part != "runs"}
     status = old.json("status")
-    assert (status["encoder"]["name"], status["head"]["name"], status["embedded"], status["recordings"]) == ("small+rhythm", "second", 13, 13)
+    assert (status["encoder"]["name"], status["head"]["name"], status["embedded"], status["recordings"]) == (
+        "small+rhythm",
+        "second",
+        13,
+        13,
+    )
     assert status["tags_written"] == sum(action == "write" for _, action, *_ in EXPECTED["journal"])
 
 
-@pytest.mark.parametrize("arguments", [["rhythm"], [MODEL, "--precision", "fp32", "--units", "all"], [MODEL, "--precision", "fp32", "--units", "1"]],
-                         ids=["rhythm", "m2d", "m2d, 1 unit"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["rhythm"], [MODEL, "--precision", "fp32", "--units", "all"], [MODEL, "--precision", "fp32", "--units", "1"]],
+    ids=["rhythm", "m2d", "m2d, 1 unit"],
+)
 def test_no_encoder_embeds_again_what_it_had_embedded(old, arguments):
     found = old.json("scan", "--no-tags", "--encoder", *arguments)
     assert (found["embedded"], found["failed"]) == (0, 0)
@@ -117,16 +130,24 @@ def test_relabel_comes_to_the_same_predictions(old):
     now = old.facts()
     assert now["heads"] == EXPECTED["heads"]
     assert [row[:-1] for row in now["predictions"]] == [row[:-1] for row in EXPECTED["predictions"]]
-    assert [row[-1] for row in now["predictions"]] == pytest.approx([row[-1] for row in EXPECTED["predictions"]], abs=NEAR)
+    assert [row[-1] for row in now["predictions"]] == pytest.approx(
+        [row[-1] for row in EXPECTED["predictions"]], abs=NEAR
+    )
 
 
 def check_history(library: OldLibrary) -> None:
     """`tags history` of every file tells what the journal told."""
     for path in EXPECTED["original_tags"]:
-        told = [[row[key] for key in ("action", "state", "reason", "before", "after", "written_at")] for row in library.json("tags", "history", library.music / path)]
+        told = [
+            [row[key] for key in ("action", "state", "reason", "before", "after", "written_at")]
+            for row in library.json("tags", "history", library.music / path)
+        ]
         journal = [row[1:] for row in EXPECTED["journal"] if row[0] == path]
         if (library.music / path).exists():
-            assert told == [[action, state, reason, json.loads(before), json.loads(after), at] for action, state, reason, before, after, at in journal], path
+            assert told == [
+                [action, state, reason, json.loads(before), json.loads(after), at]
+                for action, state, reason, before, after, at in journal
+            ], path
 
 
 def test_the_journal_is_told_as_it_was(old):
@@ -137,7 +158,9 @@ def check_original_tags(music: Path) -> None:
     """Every file has the tags that it had before the program first saw it, and no others."""
     files = {str(path.relative_to(music)): path for path in music.rglob("*.*")}
     assert len(files) == 13
-    assert {name: tag_fields(path) for name, path in files.items()} == {name: EXPECTED["original_tags"][name] for name in files}
+    assert {name: tag_fields(path) for name, path in files.items()} == {
+        name: EXPECTED["original_tags"][name] for name in files
+    }
 
 
 def test_undo_gives_every_genre_back(old):

@@ -109,7 +109,9 @@ def test_vit_base_agrees_with_the_reference(tmp_path, vit_base, monkeypatch, siz
     """The published geometry, two units: a full one and a short one; by every engine."""
     name, columns, unit_frames = SIZES[size]
     weights = vit_base | {"pos_embed": vit_base["pos_embed"][:, : 1 + 5 * columns]}
-    path = convert(checkpoints.write_folder(tmp_path, checkpoints.published_state(weights), name=name), tmp_path / "out")
+    path = convert(
+        checkpoints.write_folder(tmp_path, checkpoints.published_state(weights), name=name), tmp_path / "out"
+    )
     samples = samples_of(unit_frames / 100 + 1)
     expected = reference_m2d.track(samples, weights, unit_frames=unit_frames)
     engines = ["OpenVINO", "torch"] if openvino.serves("fp32") else ["torch"]
@@ -176,7 +178,9 @@ def test_blocks_of_any_size_give_the_same_units(rate, unit_frames, seed):
         np.testing.assert_array_equal(a.samples, b.samples)
 
 
-@pytest.mark.parametrize("n", [*range(195, 206), 97_079, 97_080, 97_081, 97_120, 97_279, 97_280, 97_281, 97_480, 160_160, 160_000])
+@pytest.mark.parametrize(
+    "n", [*range(195, 206), 97_079, 97_080, 97_081, 97_120, 97_279, 97_280, 97_281, 97_480, 160_160, 160_000]
+)
 @pytest.mark.parametrize("unit_frames", [608, 1001])
 def test_units_are_slices_of_the_padded_recording(n, unit_frames):
     samples = samples_of(n / 16_000)
@@ -216,7 +220,11 @@ def test_cutter_serves_one_recording_of_mono_samples():
 
 def test_batch_composition_does_not_change_the_result(small):
     encoder, _ = small["80x608"]
-    units = [unit for s, seed in ((20, 1), (61, 2), (1, 3), (5.9, 4), (6.0, 5)) for unit in cut(encoder.cutter(), samples_of(s, seed=seed))]
+    units = [
+        unit
+        for s, seed in ((20, 1), (61, 2), (1, 3), (5.9, 4), (6.0, 5))
+        for unit in cut(encoder.cutter(), samples_of(s, seed=seed))
+    ]
     alone = np.concatenate([encoder.encode([unit]) for unit in units])
     order = np.random.default_rng(0).permutation(len(units))
     shuffled = encoder.encode([units[i] for i in order])
@@ -285,7 +293,10 @@ def test_cuda_agrees_with_the_reference(tmp_path, vit_base, precision, limit):
 
 def test_silence_and_loud_noise_stay_finite(small):
     encoder, _ = small["80x608"]
-    for samples in (np.zeros(32_000, np.float32), np.random.default_rng(0).uniform(-100, 100, 32_000).astype(np.float32)):
+    for samples in (
+        np.zeros(32_000, np.float32),
+        np.random.default_rng(0).uniform(-100, 100, 32_000).astype(np.float32),
+    ):
         assert np.isfinite(embed(encoder, samples)).all()
 
 
@@ -297,12 +308,19 @@ def test_units_longer_or_shorter_than_their_columns_are_fitted(small):
     np.testing.assert_array_equal(encoder.encode([unit]), encoder.encode([used]))
 
 
-@pytest.mark.parametrize(("unit_s", "fits", "expected"), [
-    ({16: 1.0, 32: 0.6, 64: 0.5, 128: 0.49, 256: 0.2}, 256, 64),  # 128 gains too little, and what lies beyond is not tried
-    ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7, 256: 0.6}, 256, 256),
-    ({16: 1.0, 32: 0.5, 64: 0.25, 128: 0.1, 256: 0.05}, 64, 64),
-    ({16: 1.0}, 8, 16),  # encode halves it when the time comes
-])
+@pytest.mark.parametrize(
+    ("unit_s", "fits", "expected"),
+    [
+        (
+            {16: 1.0, 32: 0.6, 64: 0.5, 128: 0.49, 256: 0.2},
+            256,
+            64,
+        ),  # 128 gains too little, and what lies beyond is not tried
+        ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7, 256: 0.6}, 256, 256),
+        ({16: 1.0, 32: 0.5, 64: 0.25, 128: 0.1, 256: 0.05}, 64, 64),
+        ({16: 1.0}, 8, 16),  # encode halves it when the time comes
+    ],
+)
 def test_the_batch_of_a_gpu_is_the_one_after_which_little_is_gained(unit_s, fits, expected):
     tried = []
 

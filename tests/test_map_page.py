@@ -26,7 +26,12 @@ def unpacked(content):
 
 
 def test_points_are_packed_in_one_square_with_one_scale():
-    found = [(3, -1.0, 0.0, "house", 1), (70_000, 1.0, 0.5, "techno", 0), (70_001, 0.0, 0.25, None, None), (70_002, 0.0, 0.0, "of an older head", 1)]
+    found = [
+        (3, -1.0, 0.0, "house", 1),
+        (70_000, 1.0, 0.5, "techno", 0),
+        (70_001, 0.0, 0.25, None, None),
+        (70_002, 0.0, 0.0, "of an older head", 1),
+    ]
     labels, ids, xs, ys, genres = unpacked(packed(["house", "techno"], found))
     assert (labels, ids) == (["house", "techno"], [3, 70_000, 70_001, 70_002])
     assert (xs[0], xs[1]) == (0, 65_535)
@@ -108,5 +113,7 @@ def test_the_points_follow_the_library(pages, cli):
 
 def test_labels_beyond_the_compact_forms_range_have_no_colour():
     labels = [f"style {n}" for n in range(200)]
-    genres = unpacked(packed(labels, [(1, 0.0, 0.0, labels[126], 0), (2, 0.0, 0.0, labels[127], 1), (3, 0.0, 0.0, labels[199], 0)]))[4]
+    genres = unpacked(
+        packed(labels, [(1, 0.0, 0.0, labels[126], 0), (2, 0.0, 0.0, labels[127], 1), (3, 0.0, 0.0, labels[199], 0)])
+    )[4]
     assert genres == [126 + UNDECIDED, NO_GENRE, NO_GENRE]

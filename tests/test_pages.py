@@ -74,7 +74,11 @@ def test_the_home_page_tells_what_there_is(pages, cli, music_folder):
     found = pages.json("/-/overview.json")
     assert found["states"] == {"ready": 6, "unreadable": 1}
     assert sum(row["decided"] + row["undecided"] for row in found["genres"]) == 6
-    assert [row["genre"] for row in found["genres"]] == found["labels"] == ["ambient", "drum and bass", "house", "techno", "trance"]
+    assert (
+        [row["genre"] for row in found["genres"]]
+        == found["labels"]
+        == ["ambient", "drum and bass", "house", "techno", "trance"]
+    )
     assert found["latest"][0]["path"].endswith("broken.mp3")
     assert found["run"]["state"] == "done"
     assert found["watch"] is None
@@ -187,8 +191,16 @@ def test_a_form_goes_back_to_the_tracks_page(pages, cli):
     assert (answer.status_code, answer.headers["location"]) == (302, f"/library/tracks/{track}")
 
 
-@pytest.mark.parametrize(("values", "status"), [
-    ({"id": "x", "genre": "house"}, 400), ({}, 400), ({"id": 10**6, "genre": "house"}, 404), ({"id": 1, "genre": "<script>alert(1)</script>"}, 400), ([1], 400)])
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"id": "x", "genre": "house"}, 400),
+        ({}, 400),
+        ({"id": 10**6, "genre": "house"}, 404),
+        ({"id": 1, "genre": "<script>alert(1)</script>"}, 400),
+        ([1], 400),
+    ],
+)
 def test_nonsense_is_refused_in_a_word(pages, cli, values, status):
     answer = pages.post("/-/correct", values)
     assert answer.status_code == status
@@ -199,9 +211,19 @@ def test_nonsense_is_refused_in_a_word(pages, cli, values, status):
 def test_a_browsers_post_needs_the_token_of_a_page(pages, cli):
     track = id_of(cli, "flac.flac")
     here = {"origin": "http://127.0.0.1:8001"}
-    assert pages.post("/-/correct", {"id": track, "genre": "house"}, headers={**here, "cookie": "ds_csrftoken=made-up"}).status_code == 403
+    assert (
+        pages.post(
+            "/-/correct", {"id": track, "genre": "house"}, headers={**here, "cookie": "ds_csrftoken=made-up"}
+        ).status_code
+        == 403
+    )
     assert pages.post("/-/correct", {"id": track, "genre": "house"}, headers=here).status_code == 403
-    assert pages.post("/-/correct", {"id": track, "genre": "house"}, headers={"origin": "https://evil.example"}).status_code == 403
+    assert (
+        pages.post(
+            "/-/correct", {"id": track, "genre": "house"}, headers={"origin": "https://evil.example"}
+        ).status_code
+        == 403
+    )
     assert one(cli.db, "SELECT count(*) FROM corrections") == 0
 
 
@@ -240,7 +262,9 @@ def test_review_tells_undecided_tracks_one_recording_each(cli, music_folder):
     tracks = pages.json("/-/review.json")["tracks"]
     assert len(tracks) == len({track["recording_id"] for track in tracks}) == 6
     assert set(tracks[0]["scores"]) == {"ambient", "drum and bass", "house", "techno", "trance"}
-    assert [track["id"] for track in pages.json(f"/-/review.json?after={tracks[2]['recording_id']}")["tracks"]] == [track["id"] for track in tracks[3:]]
+    assert [track["id"] for track in pages.json(f"/-/review.json?after={tracks[2]['recording_id']}")["tracks"]] == [
+        track["id"] for track in tracks[3:]
+    ]
     pages.post("/-/correct", {"id": tracks[0]["id"], "genre": "house"})
     assert [track["id"] for track in pages.json("/-/review.json")["tracks"]] == [track["id"] for track in tracks[1:]]
     assert pages.json("/-/review.json?what=disagreements") == {"tracks": []}
@@ -251,9 +275,24 @@ def test_review_tells_undecided_tracks_one_recording_each(cli, music_folder):
 # ---- sound
 
 
-@pytest.mark.parametrize(("header", "expected"), [
-    (None, (0, 100)), ("bytes=0-", (0, 100)), ("bytes=10-19", (10, 20)), ("bytes=90-200", (90, 100)), ("bytes=-10", (90, 100)), ("bytes=-200", (0, 100)),
-    ("bytes=100-", None), ("bytes=20-10", None), ("bytes=-0", None), ("bytes=0-1,5-6", (0, 100)), ("lines=1-2", (0, 100)), ("bytes=-", (0, 100)), ("", (0, 100))])
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, (0, 100)),
+        ("bytes=0-", (0, 100)),
+        ("bytes=10-19", (10, 20)),
+        ("bytes=90-200", (90, 100)),
+        ("bytes=-10", (90, 100)),
+        ("bytes=-200", (0, 100)),
+        ("bytes=100-", None),
+        ("bytes=20-10", None),
+        ("bytes=-0", None),
+        ("bytes=0-1,5-6", (0, 100)),
+        ("lines=1-2", (0, 100)),
+        ("bytes=-", (0, 100)),
+        ("", (0, 100)),
+    ],
+)
 def test_ranges(header, expected):
     assert sound.parse_range(header, 100) == expected
 
@@ -278,12 +317,24 @@ def test_sound_never_leaves_the_music_folders(pages, cli, music_folder, tmp_path
     secret = tmp_path / "secret.mp3"
     secret.write_bytes(b"not for you")
     track = id_of(cli, "mp3.mp3")
-    for path in (f"{music_folder}/../secret.mp3", f"{music_folder}/album/../../secret.mp3", str(secret), f"{music_folder}-other/x.mp3", f"{music_folder}/"):
+    for path in (
+        f"{music_folder}/../secret.mp3",
+        f"{music_folder}/album/../../secret.mp3",
+        str(secret),
+        f"{music_folder}-other/x.mp3",
+        f"{music_folder}/",
+    ):
         with closing(sqlite3.connect(cli.db)) as conn:
             conn.execute("UPDATE files SET path = ? WHERE id = ?", (os.fsencode(path), track))
             conn.commit()
         assert pages.get(f"/-/sound/{track}").status_code == 404, path
-    for path in ("/-/sound/../../etc/passwd", "/-/sound/%2e%2e%2fsecret.mp3", "/-/sound/1%00", "/-/sound/-1", f"/-/sound/{10**30}"):
+    for path in (
+        "/-/sound/../../etc/passwd",
+        "/-/sound/%2e%2e%2fsecret.mp3",
+        "/-/sound/1%00",
+        "/-/sound/-1",
+        f"/-/sound/{10**30}",
+    ):
         answer = pages.get(path, follow_redirects=False)  # Datasette redirects a spelling of its own
         assert answer.status_code in (302, 404), path
         assert b"not for you" not in answer.content
@@ -312,18 +363,36 @@ def test_a_file_that_was_named_by_itself_has_no_folder_to_be_played_from(cli, mu
 
 # ---- what must never happen
 
-HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "javascript:alert(1)", "'; DROP TABLE files; --", "\u202egnp.exe", "=1+1", "x" * 10_000)
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "javascript:alert(1)",
+    "'; DROP TABLE files; --",
+    "\u202egnp.exe",
+    "=1+1",
+    "x" * 10_000,
+)
 
 
 def test_hostile_texts_are_texts_on_every_page(pages, cli):
     with closing(sqlite3.connect(cli.db)) as conn:
         conn.create_function("tag_disagrees", 2, lambda *_: 1)
         for file_id, text in zip(range(1, 7), HOSTILE, strict=False):
-            conn.execute("UPDATE tags SET title = ?1, artist = ?1, album = ?1, genre = ?1, comment = ?1 WHERE file_id = ?2", (text, file_id))
+            conn.execute(
+                "UPDATE tags SET title = ?1, artist = ?1, album = ?1, genre = ?1, comment = ?1 WHERE file_id = ?2",
+                (text, file_id),
+            )
             conn.execute("UPDATE files SET path_text = ?1 || id WHERE id = ?2", (text, file_id))
         conn.execute("UPDATE heads SET name = ?", (HOSTILE[0],))
         conn.commit()
-    for path in ("/", "/-/review", "/library/tracks", "/library/disagreements", "/library/duplicates", *(f"/library/tracks/{n}" for n in range(1, 7))):
+    for path in (
+        "/",
+        "/-/review",
+        "/library/tracks",
+        "/library/disagreements",
+        "/library/duplicates",
+        *(f"/library/tracks/{n}" for n in range(1, 7)),
+    ):
         page = pages.get(path)
         assert page.status_code == 200, path
         assert "<script>alert" not in page.text, path

@@ -41,7 +41,9 @@ def test_chosen_tracks_in_their_order(pages, cli, music_folder):
     assert posted.content == answer.content
 
 
-@pytest.mark.parametrize("query", ["", "ids=", "ids=1,x", "ids=-1", "ids=" + ",".join(["1"] * 10_001), "similar=x", "ids=" + "9" * 30])
+@pytest.mark.parametrize(
+    "query", ["", "ids=", "ids=1,x", "ids=-1", "ids=" + ",".join(["1"] * 10_001), "similar=x", "ids=" + "9" * 30]
+)
 def test_nonsense_is_refused(pages, query):
     assert pages.get(f"/-/playlist.m3u8?{query}").status_code == 400
 
@@ -98,18 +100,35 @@ def test_only_files_are_tracks_whatever_else_has_an_id_and_a_path(pages, cli):
     assert "roots.m3u8" not in pages.get("/library/roots").text
     assert pages.get("/library/roots.m3u8").status_code == 400
     assert pages.get("/library/tag_writes.m3u8").status_code == 400
-    for sql in ("select id, path from roots", "select id, 'elsewhere' as path from files", "select 'x' as id, path from tracks"):
+    for sql in (
+        "select id, path from roots",
+        "select id, 'elsewhere' as path from files",
+        "select 'x' as id, path from tracks",
+    ):
         assert paths(pages.get("/library.m3u8", params={"sql": sql})) == []
     assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from files"}))) == 6
-    assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id < :n;", "n": 4}))) == 3
+    assert (
+        len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id < :n;", "n": 4})))
+        == 3
+    )
 
 
 def test_a_query_longer_than_a_page_is_a_playlist_whole(pages, cli, monkeypatch):
     monkeypatch.setitem(serve.DATASETTE_SETTINGS, "max_returned_rows", 2)
     monkeypatch.setitem(serve.DATASETTE_SETTINGS, "default_page_size", 2)
-    assert len(paths(pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id > :n -- all", "n": 1}))) == 5
+    assert (
+        len(
+            paths(
+                pages.get("/library.m3u8", params={"sql": "select id, path from tracks where id > :n -- all", "n": 1})
+            )
+        )
+        == 5
+    )
     assert len(paths(pages.get("/library/files.m3u8"))) == 6
     monkeypatch.setattr(playlist, "MAX_TRACKS", 3)
-    for answer in (pages.get("/library.m3u8", params={"sql": "select id, path from tracks"}), pages.get("/library/files.m3u8")):
+    for answer in (
+        pages.get("/library.m3u8", params={"sql": "select id, path from tracks"}),
+        pages.get("/library/files.m3u8"),
+    ):
         assert len(paths(answer)) == 3
         assert answer.content.endswith(b"\n# only the first 3 tracks; there are more\n")

@@ -16,7 +16,9 @@ from indexer.errors import ModelError
 from tests import checkpoints, reference_m2d
 from tests.synth import music
 
-needs_openvino = pytest.mark.skipif(not openvino.serves("fp32"), reason="OpenVINO is not installed: pip install 'edm-indexer[fast]'")
+needs_openvino = pytest.mark.skipif(
+    not openvino.serves("fp32"), reason="OpenVINO is not installed: pip install 'edm-indexer[fast]'"
+)
 needs_bf16 = pytest.mark.skipif(not openvino.multiplies_bf16(), reason="this processor has no bfloat16 products")
 BF16_CPU, OTHER_CPU = "fpu sse2 avx2 avx512f avx512_bf16 amx_tile", "fpu sse2 avx2 avx512f avx512_vnni"
 
@@ -32,14 +34,21 @@ def model(tmp_path_factory):
 @pytest.fixture
 def cpu(tmp_path, monkeypatch):
     """Lets the processor have these flags."""
+
     def set_flags(flags):
         path = tmp_path / "cpuinfo"
-        path.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16 of the name only\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n\nprocessor\t: 1\n")
+        path.write_text(
+            f"processor\t: 0\nmodel name\t: avx512_bf16 of the name only\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n\nprocessor\t: 1\n"
+        )
         monkeypatch.setattr(openvino, "_CPUINFO", path)
+
     return set_flags
 
 
-@pytest.mark.parametrize(("flags", "expected"), [(BF16_CPU, True), ("avx2 amx_bf16", True), (OTHER_CPU, False), ("avx512_bf16x", False), ("", False)])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(BF16_CPU, True), ("avx2 amx_bf16", True), (OTHER_CPU, False), ("avx512_bf16x", False), ("", False)],
+)
 def test_bf16_products_are_what_the_processor_says(cpu, flags, expected):
     cpu(flags)
     assert openvino.multiplies_bf16() is expected
@@ -109,10 +118,15 @@ def test_without_the_extra_torch_does_the_same(model, monkeypatch):
 
 def test_a_damaged_openvino_is_one_line_with_the_remedy(model, monkeypatch, tmp_path):
     (tmp_path / "openvino").mkdir()
-    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12: cannot open\\nshared object file')")
+    (tmp_path / "openvino" / "__init__.py").write_text(
+        "raise ImportError('libtbb.so.12: cannot open\\nshared object file')"
+    )
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModelError, match=r"^OpenVINO cannot be loaded \(libtbb.* pip install --force-reinstall 'edm-indexer\[fast\]'[^\n]*$"):
+    with pytest.raises(
+        ModelError,
+        match=r"^OpenVINO cannot be loaded \(libtbb.* pip install --force-reinstall 'edm-indexer\[fast\]'[^\n]*$",
+    ):
         load_encoder(model[0], device="cpu", precision="fp32")
 
 
@@ -126,7 +140,9 @@ from indexer.encoders.load import load_encoder
 assert load_encoder(Path({str(model[0])!r}), device="cpu", precision="fp32").engine.startswith("OpenVINO")
 print([name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module])
 """
-    environ = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_ACTIONS")} | {"HOME": str(tmp_path)}
+    environ = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_ACTIONS")} | {
+        "HOME": str(tmp_path)
+    }
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip() == "[]"
@@ -185,7 +201,11 @@ def test_the_smoothing_changes_nothing_but_rounding(model):
     rng = np.random.default_rng(0)
     lms = rng.normal(0, 1, (4, 80, 608)).astype(np.float32)
     seen = openvino.Observer(info.geometry, weights, 1)(lms)
-    assert set(seen) == {f"blocks.{n}.{layer}" for n in range(info.geometry.depth) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert set(seen) == {
+        f"blocks.{n}.{layer}"
+        for n in range(info.geometry.depth)
+        for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
     exact = openvino.OpenVinoM2D(info.geometry, weights, "fp32", 1)(lms)
     rough = openvino.OpenVinoM2D(info.geometry, weights, "int8", 1, seen)(lms)
     assert np.linalg.norm(rough - exact) / np.linalg.norm(exact) < 0.08
@@ -211,9 +231,14 @@ def test_weights_come_back_within_half_a_step():
     assert not rounded[2].any()
 
 
-@pytest.mark.parametrize(("flags", "installed", "device", "said"), [
-    ("avx2", True, "cpu", "no integer products of its own"), ("avx512_vnni", False, "cpu", r"edm-indexer\[fast\]"), ("avx512_vnni", True, "mps", "for processors"),
-])
+@pytest.mark.parametrize(
+    ("flags", "installed", "device", "said"),
+    [
+        ("avx2", True, "cpu", "no integer products of its own"),
+        ("avx512_vnni", False, "cpu", r"edm-indexer\[fast\]"),
+        ("avx512_vnni", True, "mps", "for processors"),
+    ],
+)
 def test_int8_is_refused_in_one_line_where_it_wins_nothing(model, cpu, monkeypatch, flags, installed, device, said):
     cpu(flags)
     monkeypatch.setattr(openvino, "is_installed", lambda: installed)

@@ -30,7 +30,9 @@ def add(store, first, vectors, encoder="e"):
         store.put_encoder(encoder, name=encoder, width=vectors.shape[1], unit_s=6.0)
         for n, vector in enumerate(vectors, first):
             recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=200.0)
-            store.put_file(os.fsencode(f"/m/{n}.mp3"), Stat(1, n, 1, 1), root_id=None, state="ready", recording_id=recording)
+            store.put_file(
+                os.fsencode(f"/m/{n}.mp3"), Stat(1, n, 1, 1), root_id=None, state="ready", recording_id=recording
+            )
             store.put_embedding(recording, encoder, vector.astype("<f2").tobytes(), 1)
 
 
@@ -41,11 +43,16 @@ def store(tmp_path):
 
 
 def places(store, encoder="e"):
-    return {row["recording_id"]: (row["x"], row["y"]) for row in store.connection.execute("SELECT * FROM places WHERE encoder_id = ?", (encoder,))}
+    return {
+        row["recording_id"]: (row["x"], row["y"])
+        for row in store.connection.execute("SELECT * FROM places WHERE encoder_id = ?", (encoder,))
+    }
 
 
 def about(store):
-    return dict(store.connection.execute("SELECT explained, recordings, later, made_at, axes FROM projections").fetchone())
+    return dict(
+        store.connection.execute("SELECT explained, recordings, later, made_at, axes FROM projections").fetchone()
+    )
 
 
 def unit(vectors):
@@ -71,7 +78,9 @@ def test_all_are_placed_and_the_share_of_variance_is_known(store):
     x = unit(vectors)
     values = np.linalg.svd(x, compute_uv=False) ** 2
     assert about(store)["explained"] == pytest.approx(values[:2].sum() / values.sum(), rel=1e-3)
-    assert np.var([place[0] for place in places(store).values()]) > np.var([place[1] for place in places(store).values()])
+    assert np.var([place[0] for place in places(store).values()]) > np.var(
+        [place[1] for place in places(store).values()]
+    )
     assert update(store, "e", ["e"]) == 0
 
 
@@ -81,7 +90,11 @@ def test_new_ones_are_placed_on_the_stored_axes_and_no_other_vector_is_read(stor
     before, axes = places(store), about(store)
     read = []
     real = projection.joined_vectors
-    monkeypatch.setattr(projection, "joined_vectors", lambda reader, parts, recordings: read.extend(recordings) or real(reader, parts, recordings))
+    monkeypatch.setattr(
+        projection,
+        "joined_vectors",
+        lambda reader, parts, recordings: read.extend(recordings) or real(reader, parts, recordings),
+    )
     new = made(10, seed=5)
     add(store, 200, new)
     assert update(store, "e", ["e"]) == 10
@@ -90,7 +103,9 @@ def test_new_ones_are_placed_on_the_stored_axes_and_no_other_vector_is_read(stor
     assert {recording: after[recording] for recording in before} == before
     assert about(store) == {**axes, "later": 10}
     stored = store.connection.execute("SELECT mean, axes FROM projections").fetchone()
-    on_axes = Projection((WIDTH,), np.frombuffer(stored["mean"], "<f4"), np.frombuffer(stored["axes"], "<f4").reshape(2, -1)).places(new)
+    on_axes = Projection(
+        (WIDTH,), np.frombuffer(stored["mean"], "<f4"), np.frombuffer(stored["axes"], "<f4").reshape(2, -1)
+    ).places(new)
     assert np.array([after[recording] for recording in read]) == pytest.approx(on_axes, abs=1e-6)
 
 
@@ -197,7 +212,9 @@ def test_a_stopped_update_changes_nothing(store, monkeypatch):
 def test_a_scan_places_what_it_embedded(cli, music_folder):
     cli("scan", music_folder)
     with closing(open_readonly(cli.db)) as conn:
-        found = conn.execute("SELECT p.* FROM places p JOIN encoders e ON e.id = p.encoder_id AND e.in_use = 1").fetchall()
+        found = conn.execute(
+            "SELECT p.* FROM places p JOIN encoders e ON e.id = p.encoder_id AND e.in_use = 1"
+        ).fetchall()
         assert len(found) == 6
         assert {round(row["x"], 3) for row in found} != {0}
         assert conn.execute("SELECT recordings FROM projections").fetchone()[0] == 6

@@ -57,7 +57,9 @@ def rich_id3(tags: mutagen.id3.ID3) -> None:
     tags.add(mutagen.id3.TIT2(encoding=1, text=["Title"]))
     tags.add(mutagen.id3.TYER(encoding=0, text=["1999"]))
     tags.add(mutagen.id3.APIC(encoding=0, mime="image/png", type=3, desc="cover", data=b"\x89PNG" + b"x" * 3000))
-    tags.add(mutagen.id3.GEOB(encoding=0, mime="application/octet-stream", desc="Serato Markers2", data=os.urandom(500)))
+    tags.add(
+        mutagen.id3.GEOB(encoding=0, mime="application/octet-stream", desc="Serato Markers2", data=os.urandom(500))
+    )
     tags.add(mutagen.id3.PRIV(owner="TRAKTOR4", data=os.urandom(500)))
     tags.add(mutagen.id3.TXXX(encoding=0, desc="EnergyLevel", text=["7"]))
 
@@ -70,7 +72,11 @@ def fields(path: Path) -> dict[str, object]:
         raw = mutagen.id3.ID3(path, translate=False) if path.suffix == ".mp3" else tags
         found = {key: repr(frame) for key, frame in raw.items() if key != "TCON" and "INDEXER" not in key}
         return {**found, "version": raw.version, "unknown": raw.unknown_frames}
-    return {key: value for key, value in dict(tags or {}).items() if key.lower() not in ("genre", "\xa9gen") and "INDEXER" not in key.upper()}
+    return {
+        key: value
+        for key, value in dict(tags or {}).items()
+        if key.lower() not in ("genre", "\xa9gen") and "INDEXER" not in key.upper()
+    }
 
 
 def test_no_other_tag_is_ever_changed(cli, tmp_path):
@@ -87,8 +93,11 @@ def test_no_other_tag_is_ever_changed(cli, tmp_path):
     size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     padding = head[10 : 10 + size].rstrip(b"\0")
     body = padding + unknown  # the frame goes where the padding began
-    (folder / "v23.mp3").write_bytes(head[:10] + body.ljust(size, b"\0")[:size] + head[10 + size :] if len(body) <= size else
-                                     head[:6] + bytes((len(body) >> s) & 0x7F for s in (21, 14, 7, 0)) + body + head[10 + size :])
+    (folder / "v23.mp3").write_bytes(
+        head[:10] + body.ljust(size, b"\0")[:size] + head[10 + size :]
+        if len(body) <= size
+        else head[:6] + bytes((len(body) >> s) & 0x7F for s in (21, 14, 7, 0)) + body + head[10 + size :]
+    )
     flac = mutagen.File(write_audio(folder / "a.flac", "flac", 1.0, seed=5))
     flac["SERATO_MARKERS_V2"] = ["YXBwbGljYXRpb24="]
     flac["artist"] = ["One", "Two"]
@@ -147,8 +156,10 @@ def learn_stat(cli, path):
     """What a scan would write of a file that was read before and is as it was."""
     stat = path.stat()
     with contextlib.closing(sqlite3.connect(cli.db)) as conn, conn:
-        changed = conn.execute("UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE path = ?",
-                               (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, os.fsencode(path))).rowcount
+        changed = conn.execute(
+            "UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE path = ?",
+            (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, os.fsencode(path)),
+        ).rowcount
     assert changed == 1
 
 
@@ -179,8 +190,19 @@ def test_after_a_crash_each_file_is_wholly_old_or_wholly_new(quick_cli, tmp_path
         shutil.copytree(prepared, cli.folder)
         learn_stat(cli, path)
         counter = tmp_path / f"count{n}"
-        process = subprocess.run([sys.executable, "-m", "indexer", "tags", "apply", "-q"], capture_output=True, start_new_session=True, check=False,
-                                 env={**os.environ, **cli.environ, "PYTHONPATH": str(tmp_path / "site"), "KILL_AT": str(n), "KILL_COUNTER": str(counter)})
+        process = subprocess.run(
+            [sys.executable, "-m", "indexer", "tags", "apply", "-q"],
+            capture_output=True,
+            start_new_session=True,
+            check=False,
+            env={
+                **os.environ,
+                **cli.environ,
+                "PYTHONPATH": str(tmp_path / "site"),
+                "KILL_AT": str(n),
+                "KILL_COUNTER": str(counter),
+            },
+        )
         data = path.read_bytes()
         assert data in (old, new), f"killed at call {n}: neither old nor new"
         if process.returncode == 0:

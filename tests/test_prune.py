@@ -24,7 +24,9 @@ def library(cli, tmp_path):
 def paths(cli):
     conn = open_readonly(cli.db)
     found = [row["path_text"].split("/")[-2:] for row in conn.execute("SELECT path_text FROM files ORDER BY path")]
-    counts = [conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("recordings", "embeddings", "tags")]
+    counts = [
+        conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("recordings", "embeddings", "tags")
+    ]
     conn.close()
     return ["/".join(path) for path in found], counts
 
@@ -75,7 +77,9 @@ def test_what_no_model_in_use_needs(library, tmp_path):
         store.put_encoder("old", name="old", width=2, unit_s=6.0)
         store.put_embedding(1, "old", b"\0\0\0\0", 1)
         for name, in_use in (("h1", 0), ("h2", 1)):
-            store.put_head(name, name=name, kind="linear", encoder_id="old", labels=["a", "b"], threshold=0.5, source="x")
+            store.put_head(
+                name, name=name, kind="linear", encoder_id="old", labels=["a", "b"], threshold=0.5, source="x"
+            )
             store._run("UPDATE heads SET in_use = ? WHERE id = ?", (in_use, name))
             with store.transaction():
                 store.put_prediction(1, name, {"a": 0.9, "b": 0.1}, 0.5)

@@ -13,42 +13,76 @@ from indexer.learn import plots, report
 
 FIVE = ("ambient", "drum and bass", "house", "techno", "trance")
 TWELVE = (*(f"genre {i}" for i in range(11)), "a name of a genre that is longer than any plot is wide " * 3)
-HOSTILE = ("</title><script>alert('x')</script><img src=//evil.example/a.png onerror=\"alert(1)\"> & ]]> "
-           "\x1b[31m\u202e\udc80\n")
+HOSTILE = (
+    "</title><script>alert('x')</script><img src=//evil.example/a.png onerror=\"alert(1)\"> & ]]> "
+    "\x1b[31m\u202e\udc80\n"
+)
 
 
 def learner(name, labels, *, kind="linear", accuracy=0.787):
     n = len(labels)
     return {
-        "name": name, "kind": kind, "encoder": None if kind == "cnn" else "m2d_vit_base",
-        "width": None if kind == "cnn" else 3840, "elapsed_s": 12.3, "recordings": 412, "artists": 87,
-        "accuracy": accuracy, "accuracy_95": [0.731, 0.829], "balanced_accuracy": 0.764,
-        "calibration_error_before": 0.093, "calibration_error": 0.031, "temperature": 1.7,
-        "threshold": 0.62, "coverage": 0.713, "precision_decided": 0.914,
-        "labels": {label: {"recordings": 101 + i, "precision": (50 + i) / 100, "recall": (70 + i) / 100}
-                   for i, label in enumerate(labels)},
+        "name": name,
+        "kind": kind,
+        "encoder": None if kind == "cnn" else "m2d_vit_base",
+        "width": None if kind == "cnn" else 3840,
+        "elapsed_s": 12.3,
+        "recordings": 412,
+        "artists": 87,
+        "accuracy": accuracy,
+        "accuracy_95": [0.731, 0.829],
+        "balanced_accuracy": 0.764,
+        "calibration_error_before": 0.093,
+        "calibration_error": 0.031,
+        "temperature": 1.7,
+        "threshold": 0.62,
+        "coverage": 0.713,
+        "precision_decided": 0.914,
+        "labels": {
+            label: {"recordings": 101 + i, "precision": (50 + i) / 100, "recall": (70 + i) / 100}
+            for i, label in enumerate(labels)
+        },
         "confusion": [[801 + i if i == j else 3 for j in range(n)] for i in range(n)],
-        "reliability": [{"confidence": 0.317, "accuracy": 0.284, "recordings": 14},
-                        {"confidence": 0.951, "accuracy": 0.942, "recordings": 99}],
-        "tradeoff": [{"threshold": 0.5, "coverage": 0.903, "precision": 0.826},
-                     {"threshold": 0.9, "coverage": 0.0, "precision": None}],
+        "reliability": [
+            {"confidence": 0.317, "accuracy": 0.284, "recordings": 14},
+            {"confidence": 0.951, "accuracy": 0.942, "recordings": 99},
+        ],
+        "tradeoff": [
+            {"threshold": 0.5, "coverage": 0.903, "precision": 0.826},
+            {"threshold": 0.9, "coverage": 0.0, "precision": None},
+        ],
     }
 
 
 def sample(labels=FIVE, learners=3):
-    rows = [learner("m2d + linear", labels), learner("rhythm + linear", labels, accuracy=0.664),
-            learner("cnn", labels, kind="cnn", accuracy=0.585)]
+    rows = [
+        learner("m2d + linear", labels),
+        learner("rhythm + linear", labels, accuracy=0.664),
+        learner("cnn", labels, kind="cnn", accuracy=0.585),
+    ]
     return {
-        "version": "0.1.0", "made": "2026-11-24T03:00:00Z",
-        "library": {"recordings": 412, "artists": 87, "labels": {label: 101 + i for i, label in enumerate(labels)},
-                    "sources": {"corrections": 3, "tags": 400, "folders": 9}, "near_duplicates_removed": 12,
-                    "not_embedded": 17, "damaged": 5, "too_few": {"dub": 3},
-                    "contradictions": {"tags against folders": 4}},
+        "version": "0.1.0",
+        "made": "2026-11-24T03:00:00Z",
+        "library": {
+            "recordings": 412,
+            "artists": 87,
+            "labels": {label: 101 + i for i, label in enumerate(labels)},
+            "sources": {"corrections": 3, "tags": 400, "folders": 9},
+            "near_duplicates_removed": 12,
+            "not_embedded": 17,
+            "damaged": 5,
+            "too_few": {"dub": 3},
+            "contradictions": {"tags against folders": 4},
+        },
         "method": {"folds": 5, "held_out": None, "seed": 23, "target_precision": 0.9, "epochs": 100},
-        "learners": rows[:learners], "best": "m2d + linear",
-        "learning_curve": [{"recordings": 40, "accuracy": 0.553, "accuracy_95": [0.5, 0.6]},
-                           {"recordings": 330, "accuracy": 0.787, "accuracy_95": None}],
-        "notes": ["only 18 artists: the intervals are wide"], "elapsed_s": 43.2,
+        "learners": rows[:learners],
+        "best": "m2d + linear",
+        "learning_curve": [
+            {"recordings": 40, "accuracy": 0.553, "accuracy_95": [0.5, 0.6]},
+            {"recordings": 330, "accuracy": 0.787, "accuracy_95": None},
+        ],
+        "notes": ["only 18 artists: the intervals are wide"],
+        "elapsed_s": 43.2,
     }
 
 
@@ -138,10 +172,37 @@ def test_every_plot_is_described_and_stays_inside_its_frame():
 
 def test_page_says_every_number():
     _, text = parsed(report.to_html(sample()))
-    for said in ("78.7%", "73% to 83%", "76.4%", "66.4%", "58.5%", "3.1%", "9.3%", "temperature 1.7", "71%", "91%",
-                 "from 62% confidence", "805", "54.0%", "74.0%", "31.7%", "28.4%", "82.6%", "90.3%", "55.3%",
-                 "tags 400", "dub 3", "tags against folders 4", "12", "17 not embedded", "5 damaged", "seed 23",
-                 "5 folds", "only 18 artists", "2026-11-24 03:00:00 UTC"):
+    for said in (
+        "78.7%",
+        "73% to 83%",
+        "76.4%",
+        "66.4%",
+        "58.5%",
+        "3.1%",
+        "9.3%",
+        "temperature 1.7",
+        "71%",
+        "91%",
+        "from 62% confidence",
+        "805",
+        "54.0%",
+        "74.0%",
+        "31.7%",
+        "28.4%",
+        "82.6%",
+        "90.3%",
+        "55.3%",
+        "tags 400",
+        "dub 3",
+        "tags against folders 4",
+        "12",
+        "17 not embedded",
+        "5 damaged",
+        "seed 23",
+        "5 folds",
+        "only 18 artists",
+        "2026-11-24 03:00:00 UTC",
+    ):
         assert said in text, said
 
 
@@ -220,17 +281,25 @@ def test_unknown_best_means_the_first():
 
 def test_terminal_shows_learners_side_by_side_and_the_best_in_full():
     lines = report.to_text(sample()).splitlines()
-    assert lines[0] == ("judged on 412 recordings of 87 artists: "
-                        "ambient 101, drum and bass 102, house 103, techno 104, trance 105")
+    assert lines[0] == (
+        "judged on 412 recordings of 87 artists: ambient 101, drum and bass 102, house 103, techno 104, trance 105"
+    )
     start = next(i for i, line in enumerate(lines) if line.startswith("learner "))
-    assert [line.split("  ")[0] for line in lines[start + 1:start + 4]] == ["m2d + linear *", "rhythm + linear", "cnn"]
+    assert [line.split("  ")[0] for line in lines[start + 1 : start + 4]] == [
+        "m2d + linear *",
+        "rhythm + linear",
+        "cnn",
+    ]
     assert lines[start + 1].endswith("78.7%    73% to 83%     76.4%               3.1%      71%             91%")
     assert "  techno                104        53%     73%  4:     3     3     3   804     3" in lines
     text = "\n".join(lines)
-    for said in ("off by 3.1% on average, by 9.3% before calibration (temperature 1.7)",
-                 "decided from 62% confidence on: 71% of the recordings, 91% of these right",
-                 "learning curve: 55.3% from 40, 78.7% from 330 recordings", "note: only 18 artists",
-                 f"note: {report.THIS_LIBRARY}"):
+    for said in (
+        "off by 3.1% on average, by 9.3% before calibration (temperature 1.7)",
+        "decided from 62% confidence on: 71% of the recordings, 91% of these right",
+        "learning curve: 55.3% from 40, 78.7% from 330 recordings",
+        "note: only 18 artists",
+        f"note: {report.THIS_LIBRARY}",
+    ):
         assert said in text, said
 
 
@@ -238,15 +307,21 @@ def test_terminal_columns_align_with_wide_long_and_combining_names():
     found = sample(("電子音楽" * 9, "e\u0301lectro", "house"), 1)
     lines = report.to_text(found).splitlines()
     table = [line for line in lines if re.search(r" \d:  ", line)]
-    ends = {plots.columns_of(line[:line.index(f" {i + 1}: ")]) for i, line in enumerate(table)}
+    ends = {plots.columns_of(line[: line.index(f" {i + 1}: ")]) for i, line in enumerate(table)}
     assert len(table) == 3
     assert len(ends) == 1
     assert "…" in table[0]
 
 
-@pytest.mark.parametrize(("low", "high", "ticks"), [
-    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.5, 1, [0.5, 0.6, 0.7, 0.8, 0.9, 1]), (0, 330, [0, 100, 200, 300]),
-    (0, 50_000, [0, 10_000, 20_000, 30_000, 40_000, 50_000])])
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.5, 1, [0.5, 0.6, 0.7, 0.8, 0.9, 1]),
+        (0, 330, [0, 100, 200, 300]),
+        (0, 50_000, [0, 10_000, 20_000, 30_000, 40_000, 50_000]),
+    ],
+)
 def test_ticks_are_round_numbers(low, high, ticks):
     assert plots.ticks_of(low, high) == pytest.approx(ticks)
 

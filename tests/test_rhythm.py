@@ -60,8 +60,15 @@ def units_of(samples, sizes):
 
 
 SOUNDS = {
-    "noise": noise(), "quiet noise": noise(scale=1e-4), "music": mono()[:SEGMENT], "clicks": clicks(2.5), "tone": tone(440, 0.5),
-    "silence": np.zeros(SEGMENT, np.float32), "too loud": noise(scale=1000.0), "short": mono(1.0, seed=3), "shortest": noise(SHORTEST),
+    "noise": noise(),
+    "quiet noise": noise(scale=1e-4),
+    "music": mono()[:SEGMENT],
+    "clicks": clicks(2.5),
+    "tone": tone(440, 0.5),
+    "silence": np.zeros(SEGMENT, np.float32),
+    "too loud": noise(scale=1000.0),
+    "short": mono(1.0, seed=3),
+    "shortest": noise(SHORTEST),
 }
 
 
@@ -144,10 +151,20 @@ def test_blocks_of_any_size_give_what_one_push_gives(seconds):
         np.testing.assert_array_equal(row, vector(unit.samples))
 
 
-@pytest.mark.parametrize(("samples", "units"), [
-    (0, 0), (SHORTEST - 1, 0), (SHORTEST, 1), (SEGMENT - 1, 1), (SEGMENT, 1), (SEGMENT + SEGMENT // 2 - 1, 1),
-    (SEGMENT + SEGMENT // 2, 2), (2 * SEGMENT, 2), (3 * SEGMENT - 1, 3),
-])
+@pytest.mark.parametrize(
+    ("samples", "units"),
+    [
+        (0, 0),
+        (SHORTEST - 1, 0),
+        (SHORTEST, 1),
+        (SEGMENT - 1, 1),
+        (SEGMENT, 1),
+        (SEGMENT + SEGMENT // 2 - 1, 1),
+        (SEGMENT + SEGMENT // 2, 2),
+        (2 * SEGMENT, 2),
+        (3 * SEGMENT - 1, 3),
+    ],
+)
 def test_a_recording_is_cut_into_whole_segments(samples, units):
     recording = noise(samples)
     found = units_of(recording, [])
@@ -223,7 +240,9 @@ def test_the_id_names_every_constant(monkeypatch):
     before = RhythmEncoder().id
     assert len(before) == len(hashlib.sha256().hexdigest())
     assert RhythmEncoder().id == before
-    constants = {name for name, value in vars(rhythm).items() if name.isupper() and isinstance(value, (int, float, str, tuple))}
+    constants = {
+        name for name, value in vars(rhythm).items() if name.isupper() and isinstance(value, (int, float, str, tuple))
+    }
     for name in constants - {"WIDTH", "BANDS", "WINDOWS_AT_ONCE"}:  # two follow from others, one is for speed
         value = getattr(rhythm, name)
         monkeypatch.setattr(rhythm, name, value[:-1] if isinstance(value, tuple) else value + 1)

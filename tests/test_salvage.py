@@ -66,7 +66,10 @@ def rows(db: Path, sql: str) -> list[tuple]:
 
 
 def files(db: Path) -> list[tuple]:
-    return rows(db, "SELECT path, audio_sha256, size, mtime_ns, state FROM files LEFT JOIN recordings r ON r.id = recording_id WHERE state <> 'missing' ORDER BY path")
+    return rows(
+        db,
+        "SELECT path, audio_sha256, size, mtime_ns, state FROM files LEFT JOIN recordings r ON r.id = recording_id WHERE state <> 'missing' ORDER BY path",
+    )
 
 
 def vectors(db: Path) -> dict[str, bytes]:
@@ -86,12 +89,18 @@ def rebuilt_as_fresh(library, sound, damaged: bytes) -> dict:
     scan = library.json("scan", music)
     assert (scan["embedded"], scan["failed"], scan["files"]) == (24 - len(saved), 0, 27)
     assert files(library.db) == files(fresh)
-    assert sorted(rows(library.db, "SELECT audio_sha256 FROM recordings")) == sorted(rows(fresh, "SELECT audio_sha256 FROM recordings"))
+    assert sorted(rows(library.db, "SELECT audio_sha256 FROM recordings")) == sorted(
+        rows(fresh, "SELECT audio_sha256 FROM recordings")
+    )
     assert vectors(library.db) == vectors(fresh)
     assert rows(library.db, "SELECT count(*) FROM places") == rows(fresh, "SELECT count(*) FROM places")
     assert {path.name: path.read_bytes() for path in music.iterdir()} == before
     assert library.json("scan", music)["cached"] == 0
-    assert sorted(p.name for p in library.folder.glob("library.db*")) == ["library.db", Path(found["damaged"]).name, "library.db.lock"]
+    assert sorted(p.name for p in library.folder.glob("library.db*")) == [
+        "library.db",
+        Path(found["damaged"]).name,
+        "library.db.lock",
+    ]
     return found["tables"]
 
 
@@ -121,10 +130,22 @@ def test_without_its_header_nothing_is_saved_and_a_scan_makes_all_anew(library, 
 def test_from_a_sound_library_everything_is_saved(library, sound):
     tables = rebuilt_as_fresh(library, sound, library.db.read_bytes())
     assert {name: n["saved"] for name, n in tables.items()} == {
-        "encoders": 1, "heads": 0, "roots": 1, "recordings": 24, "runs": 2, "files": 27, "tags": 27, "embeddings": 24, "corrections": 1, "tag_writes": 1}
+        "encoders": 1,
+        "heads": 0,
+        "roots": 1,
+        "recordings": 24,
+        "runs": 2,
+        "files": 27,
+        "tags": 27,
+        "embeddings": 24,
+        "corrections": 1,
+        "tag_writes": 1,
+    }
     assert {n["lost"] for n in tables.values()} == {0}
     assert rows(library.db, "SELECT genre FROM corrections") == [("house",)]
-    assert rows(library.db, "SELECT f.path_text LIKE '%05.flac', w.state FROM tag_writes w JOIN files f ON f.id = w.file_id") == [(1, "done")]
+    assert rows(
+        library.db, "SELECT f.path_text LIKE '%05.flac', w.state FROM tag_writes w JOIN files f ON f.id = w.file_id"
+    ) == [(1, "done")]
 
 
 def root_page(db: Path, table: str) -> int:
@@ -138,7 +159,9 @@ def test_embeddings_outlive_the_loss_of_their_encoders_row(library, sound):
 
 
 def test_a_lost_table_is_counted_and_what_belonged_to_it_is_parted_from_it(library, sound):
-    tables = rebuilt_as_fresh(library, sound, damage(library.db, [root_page(library.db, "files"), root_page(library.db, "runs")]))
+    tables = rebuilt_as_fresh(
+        library, sound, damage(library.db, [root_page(library.db, "files"), root_page(library.db, "runs")])
+    )
     assert tables["files"] == {"saved": 0, "lost": 27}  # counted by an index
     assert tables["runs"] == {"saved": 0, "lost": None}
     assert tables["tags"]["saved"] == 0  # a file's tags are nothing without it
@@ -150,7 +173,9 @@ def test_rows_that_make_no_sense_are_left_behind(library, sound):
     with closing(sqlite3.connect(library.db)) as conn, conn:
         ids = [row[0] for row in conn.execute("SELECT id FROM embeddings ORDER BY id")]
         conn.execute("UPDATE embeddings SET vector = zeroblob(7) WHERE id = ?", ids[:1])
-        conn.execute("UPDATE embeddings SET vector = CAST(x'007c' || substr(vector, 3) AS BLOB) WHERE id = ?", ids[1:2])  # infinity
+        conn.execute(
+            "UPDATE embeddings SET vector = CAST(x'007c' || substr(vector, 3) AS BLOB) WHERE id = ?", ids[1:2]
+        )  # infinity
         conn.execute("UPDATE embeddings SET course = substr(course, 9) WHERE id = ?", ids[2:3])
     found = library.json("doctor", code=1)["problems"]
     assert [p["problem"] for p in found] == ["1 embeddings are of another size than their encoder makes"]
@@ -202,7 +227,9 @@ def test_a_library_of_a_newer_version_or_at_work_is_left_alone(library):
         assert "another indexer" in library("doctor", "--rebuild", code=75).stderr
         assert library.db.read_bytes() == before
     with closing(sqlite3.connect(library.db)) as conn, conn:
-        conn.execute("INSERT INTO _sqlite_migrations SELECT max(id) + 1, 'indexer', '999_future', 'x' FROM _sqlite_migrations")
+        conn.execute(
+            "INSERT INTO _sqlite_migrations SELECT max(id) + 1, 'indexer', '999_future', 'x' FROM _sqlite_migrations"
+        )
     before = library.db.read_bytes()
     assert "newer indexer" in library("doctor", "--rebuild", code=2).stderr
     assert library.db.read_bytes() == before
@@ -216,7 +243,17 @@ def test_doctor_says_what_is_wrong_and_what_to_do(library):
     assert library("doctor").stdout == f"{library.db}: sound\n"
     with Store(library.db) as store:
         stat = Stat(1, 2, 3, 4)
-        store.intend_write(file_id=1, run_id=None, path=b"/m/a", action="write", before=[], after=["House"], stat_before=stat, stat_after=stat, evidence={})
+        store.intend_write(
+            file_id=1,
+            run_id=None,
+            path=b"/m/a",
+            action="write",
+            before=[],
+            after=["House"],
+            stat_before=stat,
+            stat_after=stat,
+            evidence={},
+        )
         store._run("PRAGMA foreign_keys = OFF")
         store._run("DELETE FROM recordings WHERE id = 1")
     said = library("doctor", code=1).stdout
@@ -230,8 +267,21 @@ def test_doctor_says_what_is_wrong_and_what_to_do(library):
     assert library("doctor", code=1).stdout.count("indexer doctor --rebuild")
 
 
-@pytest.mark.parametrize("command", [["status"], ["scan"], ["prune", "--yes"], ["relabel"], ["similar", "05.flac"], ["tags", "history", "05.flac"],
-                                     ["tags", "undo", "--all"], ["scan", "--dry-run"], ["suggest"], ["doctor", "--json"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["scan"],
+        ["prune", "--yes"],
+        ["relabel"],
+        ["similar", "05.flac"],
+        ["tags", "history", "05.flac"],
+        ["tags", "undo", "--all"],
+        ["scan", "--dry-run"],
+        ["suggest"],
+        ["doctor", "--json"],
+    ],
+)
 @pytest.mark.parametrize("what", ["header", "pages"])
 def test_every_command_says_damage_and_remedy_in_one_line(library, sound, what, command):
     damage(library.db, [1] if what == "header" else range(3, pages_of(library.db) + 1))
@@ -254,8 +304,14 @@ def test_killed_at_any_step_the_old_or_the_new_one_is_there_and_the_old_is_kept(
     damage(library.db, [root_page(library.db, "tags")])
     Path(f"{library.db}-wal").write_bytes(b"a log that nobody can read")
     code = "import pathlib, sys; from tests.test_salvage import kill_everywhere; kill_everywhere(pathlib.Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, str(library.db)], cwd=REPOSITORY, capture_output=True, text=True, check=False,
-                          env={**os.environ, **library.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(library.db)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **library.environ},
+    )
     assert done.returncode == 0, done.stderr
     assert "old" in done.stdout
     assert "new" in done.stdout

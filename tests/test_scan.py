@@ -54,7 +54,13 @@ def genre_of(path: Path) -> str | None:
 def test_a_scan_takes_every_container_from_file_to_genre(cli, music_folder):
     summary = cli.json("scan", music_folder)
     assert {k: summary[k] for k in ("files", "embedded", "classified", "tags_written", "failed", "unreadable")} == {
-        "files": 6, "embedded": 6, "classified": 6, "tags_written": 6, "failed": 0, "unreadable": 0}
+        "files": 6,
+        "embedded": 6,
+        "classified": 6,
+        "tags_written": 6,
+        "failed": 0,
+        "unreadable": 0,
+    }
     assert summary["audio_s"] == pytest.approx(11, abs=0.3)
     tracks = rows(cli, "SELECT * FROM tracks ORDER BY path")
     assert [t["container"] for t in tracks] == ["wav", "flac", "mp4", "mp3", "opus", "vorbis"]
@@ -77,13 +83,18 @@ def test_the_stored_vector_and_scores_are_those_of_the_audio(cli, tmp_path):
     path = catalogue.resolve(str(cli.model), cli.folder / "models")
     encoder = load_encoder(path, device="cpu", precision="fp32")
     cutter = encoder.cutter()
-    pcm = np.rint(music(7.0, sample_rate_hz=16_000, channels=1)[:, 0] * 32768).clip(-32768, 32767).astype(np.float32) / 32768
+    pcm = (
+        np.rint(music(7.0, sample_rate_hz=16_000, channels=1)[:, 0] * 32768).clip(-32768, 32767).astype(np.float32)
+        / 32768
+    )
     units = [*cutter.push(pcm), *cutter.finish()]
     expected = track_vector(encoder.encode(units), np.array([u.weight for u in units]))
     stored = np.frombuffer(rows(cli, "SELECT vector FROM embeddings")[0]["vector"], "<f2").astype(np.float32)
     np.testing.assert_allclose(stored, expected, rtol=2e-3, atol=2e-3)
     scores = audioset_head(path).scores(expected[None])[0]
-    assert [r["probability"] for r in rows(cli, "SELECT probability FROM scores ORDER BY genre")] == pytest.approx(list(scores), abs=1e-4)
+    assert [r["probability"] for r in rows(cli, "SELECT probability FROM scores ORDER BY genre")] == pytest.approx(
+        list(scores), abs=1e-4
+    )
 
 
 LISTENERS: list[list[str]] = []  # each gets the paths that this process opens
@@ -232,7 +243,12 @@ def test_a_dry_run_names_what_a_scan_would_find(cli, music_folder):
     write_audio(music_folder / "new.wav", "wav", 0.5)
     (music_folder / "flac.flac").touch()
     found = cli.json("scan", "--dry-run")
-    assert {k: found[k] for k in ("new", "changed", "unchanged", "vanished")} == {"new": 1, "changed": 1, "unchanged": 4, "vanished": 1}
+    assert {k: found[k] for k in ("new", "changed", "unchanged", "vanished")} == {
+        "new": 1,
+        "changed": 1,
+        "unchanged": 4,
+        "vanished": 1,
+    }
     assert found["paths"]["new"] == [str(music_folder / "new.wav")]
 
 
@@ -245,8 +261,10 @@ def test_a_dry_run_prints_the_genres_that_would_be_written(cli, music_folder):
     assert "(none) -> " in cli("tags", "apply", "--dry-run").stdout
     assert contents(music_folder) == before
     cli("tags", "apply")
-    assert [{"path": r["path"], "after": [r["tag_genre"]]} for r in rows(cli, "SELECT path, tag_genre FROM tracks ORDER BY path")] == [
-        {"path": w["path"], "after": w["after"]} for w in plan["writes"]]
+    assert [
+        {"path": r["path"], "after": [r["tag_genre"]]}
+        for r in rows(cli, "SELECT path, tag_genre FROM tracks ORDER BY path")
+    ] == [{"path": w["path"], "after": w["after"]} for w in plan["writes"]]
     assert cli.json("scan", "--dry-run")["tag_writes"] == 0
     cli("tags", "undo", music_folder / "mp3.mp3")
     assert cli.json("scan", "--dry-run")["tag_writes"] == 0  # undone stays undone
@@ -266,7 +284,9 @@ def test_the_users_genre_stays_under_fill_and_goes_under_replace(cli, music_fold
 
 
 def test_the_text_of_a_label_is_the_users(cli, music_folder):
-    labels = ", ".join(f"'{label}' = 'X {label}'" for label in ("ambient", "drum and bass", "house", "techno", "trance"))
+    labels = ", ".join(
+        f"'{label}' = 'X {label}'" for label in ("ambient", "drum and bass", "house", "techno", "trance")
+    )
     cli("scan", music_folder, env={"INDEXER_LABELS": f"{{{labels}}}"})
     assert genre_of(music_folder / "mp3.mp3").startswith("X ")
 
@@ -317,7 +337,11 @@ def test_a_genre_that_the_user_changed_after_us_is_the_users(cli, music_folder):
 def test_force_reads_and_embeds_again(cli, music_folder):
     cli("scan", music_folder)
     summary = cli.json("scan", music_folder, "--force", env={"INDEXER_WRITE_TAGS": "replace"})
-    assert (summary["embedded"], summary["classified"], summary["tags_written"]) == (6, 6, 0)  # each once, not again as backlog
+    assert (summary["embedded"], summary["classified"], summary["tags_written"]) == (
+        6,
+        6,
+        0,
+    )  # each once, not again as backlog
 
 
 def test_a_single_file_can_be_scanned(cli, music_folder):
@@ -330,8 +354,18 @@ def test_names_of_any_bytes_and_links_are_walked_as_promised(cli, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     source = write_audio(tmp_path / "source.wav", "wav", 0.5)
-    names = [b"caf\xe9.wav", b"new\nline.wav", b"-rf.wav", b"quote'\".wav", "nfc\u00e9.wav".encode(), "nfde\u0301.wav".encode(),
-             b"per%cent.wav", b"\x1b[31m.wav", b"UPPER.WAV", b" .wav"]
+    names = [
+        b"caf\xe9.wav",
+        b"new\nline.wav",
+        b"-rf.wav",
+        b"quote'\".wav",
+        "nfc\u00e9.wav".encode(),
+        "nfde\u0301.wav".encode(),
+        b"per%cent.wav",
+        b"\x1b[31m.wav",
+        b"UPPER.WAV",
+        b" .wav",
+    ]
     for name in names:
         shutil.copy(source, os.fsencode(folder) + b"/" + name)
     os.symlink("-rf.wav", folder / "link.wav")
@@ -365,7 +399,9 @@ def test_the_built_in_encoder_stores_the_vector_of_the_audio(cli, tmp_path):
     cli("scan", tmp_path / "a.flac", "--encoder", "rhythm")
     encoder = load_encoder("rhythm")
     cutter = encoder.cutter()
-    units = [unit for block in decode(tmp_path / "a.flac", sample_rate_hz=44_100) for unit in cutter.push(block)] + cutter.finish()
+    units = [
+        unit for block in decode(tmp_path / "a.flac", sample_rate_hz=44_100) for unit in cutter.push(block)
+    ] + cutter.finish()
     expected = track_vector(encoder.encode(units), np.ones(len(units)))
     stored = np.frombuffer(rows(cli, "SELECT vector FROM embeddings")[0]["vector"], "<f2")
     np.testing.assert_array_equal(stored, expected.astype("<f2"))
@@ -392,7 +428,9 @@ def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(
 def test_a_head_for_the_built_in_encoder_gives_genres_and_keeps_it_in_use(cli, music_folder, tmp_path):
     checkpoint, cli.model = cli.model, None
     weight = np.random.default_rng(0).standard_normal((2, 1668)).astype(np.float32)
-    LinearHead("mine", load_encoder("rhythm").id, ("house", "techno"), 0.5, weight, np.zeros(2, np.float32)).save(tmp_path / "head.safetensors")
+    LinearHead("mine", load_encoder("rhythm").id, ("house", "techno"), 0.5, weight, np.zeros(2, np.float32)).save(
+        tmp_path / "head.safetensors"
+    )
     result = cli("scan", music_folder, "--no-tags", "--head", tmp_path / "head.safetensors")
     assert "no genres" not in result.stderr
     assert {r["genre"] for r in rows(cli, "SELECT genre FROM tracks")} <= {"house", "techno"}
@@ -499,7 +537,17 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
     write_audio(music_folder / "long.flac", "flac", 25.0)
     results = cli.json("classify", music_folder / "mp3.mp3", music_folder / "long.flac")
     assert [Path(r["path"]).name for r in results] == ["mp3.mp3", "long.flac"]
-    assert set(results[0]) == {"path", "genre", "confidence", "threshold", "decided", "reason", "second_genre", "scores", "timeline"}
+    assert set(results[0]) == {
+        "path",
+        "genre",
+        "confidence",
+        "threshold",
+        "decided",
+        "reason",
+        "second_genre",
+        "scores",
+        "timeline",
+    }
     assert results[0]["confidence"] == max(results[0]["scores"].values())
     assert [t["start_s"] for t in results[1]["timeline"]] == [0.0, 10.01, 20.02]
     assert contents(music_folder) == {**before, "long.flac": (music_folder / "long.flac").read_bytes()}
@@ -549,7 +597,9 @@ def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
         time.sleep(0.5)
         yield from decode(self, path, **kwargs)
 
-    monkeypatch.setattr(*{"encoder": (RhythmEncoder, "encode", slow_encode), "reading": (Worker, "decode", slow_decode)}[slow])
+    monkeypatch.setattr(
+        *{"encoder": (RhythmEncoder, "encode", slow_encode), "reading": (Worker, "decode", slow_decode)}[slow]
+    )
     found = cli.json("scan", music_folder, "--no-tags", "--jobs", "1")
     assert set(found["busy"]) == {"reading", "encoder", "loading the model", "library"}
     assert all(0 <= share <= 1.01 for share in found["busy"].values())

@@ -17,9 +17,18 @@ def shape(units) -> str:
     return "".join("." if u is GAP else "0" if is_silent(u) else "x" for u in units)
 
 
-@pytest.mark.parametrize(("peaks", "expected"), [
-    ("xxx", "xxx"), ("00xx", "..xx"), ("xx000", "xx..."), ("x00x0x", "x..x.x"), ("0", "0"), ("000", "0.."), ("", ""),
-])
+@pytest.mark.parametrize(
+    ("peaks", "expected"),
+    [
+        ("xxx", "xxx"),
+        ("00xx", "..xx"),
+        ("xx000", "xx..."),
+        ("x00x0x", "x..x.x"),
+        ("0", "0"),
+        ("000", "0.."),
+        ("", ""),
+    ],
+)
 def test_silent_units_leave_gaps_and_a_silent_recording_keeps_one(peaks, expected):
     assert shape(sounding(unit(0.5 if c == "x" else 0.0) for c in peaks)) == expected
 
@@ -37,7 +46,9 @@ def test_spread_units_cover_the_recording_evenly(total, count):
     chosen = [int(u.samples[0]) for u in spread((unit(n + 1) for n in range(total)), count)]
     assert len(chosen) == min(total, count)
     assert chosen == sorted(set(chosen))
-    if total > count:  # each stands for its part of the recording: never further from its middle than half a part and a step
+    if (
+        total > count
+    ):  # each stands for its part of the recording: never further from its middle than half a part and a step
         middles = (np.arange(count) + 0.5) * total / count + 0.5
         assert np.abs(np.asarray(chosen) - middles).max() <= total / count
 
@@ -78,6 +89,7 @@ class Counting:
 
             def finish(self):
                 return []
+
         return Cutter()
 
     def encode(self, units):
@@ -100,7 +112,9 @@ def test_silence_costs_no_encoder_call_and_does_not_dilute_the_vector():
     assert encoder.encoded == pytest.approx([0.2, 0.4, 0.6])
     assert found.vector == pytest.approx([0.4, 1.0])
     assert (found.units, found.duration_s) == (3, 7.0)
-    segments = found.vector + found.course.coefficients @ found.course.basis  # silence lies at the recording's own vector
+    segments = (
+        found.vector + found.course.coefficients @ found.course.basis
+    )  # silence lies at the recording's own vector
     assert segments[:, 0] == pytest.approx([0.4, 0.4, 0.2, 0.4, 0.4, 0.6, 0.4], abs=1e-3)
 
 

@@ -30,14 +30,22 @@ def fill(db, vectors, encoder="e", folder="/m", **about):
         for i, vector in enumerate(vectors):
             recording = store.recording(f"{i:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=200.4)
             if store.file_at(os.fsencode(f"{folder}/{i}.mp3")) is None:
-                file = store.put_file(os.fsencode(f"{folder}/{i}.mp3"), Stat(1, i, 1, 1), root_id=None, state="ready", recording_id=recording)
+                file = store.put_file(
+                    os.fsencode(f"{folder}/{i}.mp3"),
+                    Stat(1, i, 1, 1),
+                    root_id=None,
+                    state="ready",
+                    recording_id=recording,
+                )
                 store.put_tags(file, {"title": f"title {i}", "artist": f"artist {i % 7}"})
             store.put_embedding(recording, encoder, vector.astype("<f2").tobytes(), 1)
 
 
 def made(n=60, seed=0, width=WIDTH):
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal(width) * 30 + rng.standard_normal((n, width))).astype(np.float16)  # nearly parallel, as embeddings are
+    return (rng.standard_normal(width) * 30 + rng.standard_normal((n, width))).astype(
+        np.float16
+    )  # nearly parallel, as embeddings are
 
 
 def brute_force(parts, row):
@@ -70,7 +78,9 @@ def test_the_nearest_are_those_of_brute_force(library):
     fill(library.db, vectors)
     expected = brute_force([vectors], 3)
     found = ask(library.db, 4)  # recording 4 is row 3
-    assert [recording for recording, _ in found[:10]] == [int(i) + 1 for i in np.argsort(-expected, kind="stable") if i != 3][:10]
+    assert [recording for recording, _ in found[:10]] == [
+        int(i) + 1 for i in np.argsort(-expected, kind="stable") if i != 3
+    ][:10]
     assert [cosine for _, cosine in found] == pytest.approx(sorted(np.delete(expected, 3), reverse=True), abs=1e-6)
     assert found[0][0] == 8
     assert 4 not in dict(found)
@@ -96,7 +106,10 @@ def test_joined_encoders_say_the_mean_over_what_both_know(library):
         store.use_encoder(joined_id(["a", "b"]))
     found = ask(library.db, 1)
     assert len(found) == 29
-    centred = [a.astype(np.float64) - a.astype(np.float64).mean(axis=0), b.astype(np.float64) - b.astype(np.float64).mean(axis=0)]
+    centred = [
+        a.astype(np.float64) - a.astype(np.float64).mean(axis=0),
+        b.astype(np.float64) - b.astype(np.float64).mean(axis=0),
+    ]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in centred]
     expected = (unit[0][:30] @ unit[0][0] + unit[1] @ unit[1][0]) / 2
     assert dict(found) == pytest.approx({i + 1: expected[i] for i in range(1, 30)}, abs=1e-6)
@@ -110,8 +123,11 @@ def test_the_file_is_made_anew_whenever_the_library_changed(library):
     first = path.stat().st_mtime_ns
     ask(library.db, 1)
     assert path.stat().st_mtime_ns == first
-    for change in ("UPDATE embeddings SET vector = vector WHERE recording_id = 9", "DELETE FROM embeddings WHERE recording_id = 60",
-                   "INSERT INTO embeddings (recording_id, encoder_id, vector, units) SELECT 60, 'e', vector, 1 FROM embeddings WHERE recording_id = 2"):
+    for change in (
+        "UPDATE embeddings SET vector = vector WHERE recording_id = 9",
+        "DELETE FROM embeddings WHERE recording_id = 60",
+        "INSERT INTO embeddings (recording_id, encoder_id, vector, units) SELECT 60, 'e', vector, 1 FROM embeddings WHERE recording_id = 2",
+    ):
         with Store(library.db) as store:
             store._run(change)
         expected = 58 if change.startswith("DELETE") else 59
@@ -119,7 +135,17 @@ def test_the_file_is_made_anew_whenever_the_library_changed(library):
     assert ask(library.db, 2)[0] == (60, pytest.approx(1, abs=1e-3))
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-3], lambda b: b"", lambda b: b"x" * len(b), lambda b: b[:4096], lambda b: b[:4096].ljust(len(b), b"\0"), lambda b: b"[1]".ljust(len(b))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[:-3],
+        lambda b: b"",
+        lambda b: b"x" * len(b),
+        lambda b: b[:4096],
+        lambda b: b[:4096].ljust(len(b), b"\0"),
+        lambda b: b"[1]".ljust(len(b)),
+    ],
+)
 def test_a_damaged_file_is_made_anew(library, damage):
     fill(library.db, made())
     before = ask(library.db, 1)
@@ -133,9 +159,13 @@ def test_damaged_embeddings_are_left_out(library):
     fill(library.db, made(20))
     with Store(library.db) as store:
         store._run("UPDATE embeddings SET vector = x'0011' WHERE recording_id = 3")
-        store._run("UPDATE embeddings SET vector = ? WHERE recording_id = 4", (np.full(WIDTH, np.nan, "<f2").tobytes(),))
+        store._run(
+            "UPDATE embeddings SET vector = ? WHERE recording_id = 4", (np.full(WIDTH, np.nan, "<f2").tobytes(),)
+        )
     assert len(ask(library.db, 1)) == 17
-    assert "not embedded by name of e: run `indexer scan --force` on it" in library("similar", "/m/2.mp3", code=2).stderr
+    assert (
+        "not embedded by name of e: run `indexer scan --force` on it" in library("similar", "/m/2.mp3", code=2).stderr
+    )
 
 
 def test_where_nothing_can_be_kept_the_answer_is_the_same(library):
@@ -204,7 +234,10 @@ def test_why_a_track_is_not_embedded_is_said_with_its_path(library):
         store._run("DELETE FROM embeddings WHERE recording_id < 3")
         store._run("UPDATE recordings SET reason = 'shorter than a unit' WHERE id = 1")
     assert "/m/0.mp3: shorter than a unit" in library("similar", "/m/0.mp3", code=2).stderr
-    assert "/m/1.mp3: not embedded by name of e: run `indexer scan --force` on it" in library("similar", "/m/1.mp3", code=2).stderr
+    assert (
+        "/m/1.mp3: not embedded by name of e: run `indexer scan --force` on it"
+        in library("similar", "/m/1.mp3", code=2).stderr
+    )
 
 
 def test_a_file_to_be_read_again_is_told_where_no_other_is(library):
@@ -225,7 +258,9 @@ def test_the_command_tells_missing_files_and_copies_apart(library):
         store.put_file(b"/m/another copy.mp3", Stat(1, 99, 1, 1), root_id=None, state="ready", recording_id=order[1])
     found = library.json("similar", "/m/0.mp3", "-n", 5)
     names = [track["path"] for track in found["tracks"]]
-    assert names == [f"/m/{r - 1}.mp3" if r != order[1] else "/m/" + min(f"{r - 1}.mp3", "another copy.mp3") for r in order[1:6]]
+    assert names == [
+        f"/m/{r - 1}.mp3" if r != order[1] else "/m/" + min(f"{r - 1}.mp3", "another copy.mp3") for r in order[1:6]
+    ]
     assert found["encoder"] == "name of e"
     assert found["tracks"][0]["duration_s"] == 200.4
     text = library("similar", "/m/0.mp3").stdout
@@ -248,7 +283,15 @@ def test_a_playlist_keeps_paths_exact(library, tmp_path):
     assert not any(line.startswith((b"/m/two", b"lines")) for line in lines)
     assert library("similar", "/m/0.mp3", "--m3u", "-").stdout.startswith("#EXTM3U")
     assert to_m3u({"tracks": []}) == b"#EXTM3U\n"
-    odd = {"path": "/m/a.mp3", "title": "two\nlines \ud800", "artist": "\x1b[31m", "genre": "\x07", "confidence": 0.5, "duration_s": None, "similarity": 0.5}
+    odd = {
+        "path": "/m/a.mp3",
+        "title": "two\nlines \ud800",
+        "artist": "\x1b[31m",
+        "genre": "\x07",
+        "confidence": 0.5,
+        "duration_s": None,
+        "similarity": 0.5,
+    }
     found = {"path": "/m/0.mp3", "encoder": "e", "tracks": [odd], "elapsed_ms": 1.0}
     assert to_m3u(found) == b"#EXTM3U\n#EXTINF:-1,\\x1b[31m - two\\nlines \\ud800\n/m/a.mp3\n"
     assert all(line.isprintable() for line in to_text(found).split("\n"))
@@ -268,6 +311,7 @@ def test_what_cannot_be_answered_is_said(library):
 
 
 # ---- the pages' way: at once, from the file that is there
+
 
 def ask_pages(db, file_id, n=1000):
     async def once():
@@ -290,7 +334,9 @@ def maker(monkeypatch):
 def add(db, n, vector):
     with Store(db) as store:
         recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=200.4)
-        store.put_file(os.fsencode(f"/m/{n}.mp3"), Stat(1, n, 1, 1), root_id=None, state="ready", recording_id=recording)
+        store.put_file(
+            os.fsencode(f"/m/{n}.mp3"), Stat(1, n, 1, 1), root_id=None, state="ready", recording_id=recording
+        )
         store.put_embedding(recording, "e", vector.astype("<f2").tobytes(), 1)
         return recording
 
@@ -302,8 +348,19 @@ def test_the_first_question_is_answered_at_once_and_prepares_the_file(library, m
     maker.wait()
     answer = ask_pages(library.db, 1)
     assert answer.status_code == 200
-    assert [(t["id"], t["similarity"]) for t in answer.json()["tracks"]] == [(r, round(c, 4)) for r, c in ask(library.db, 1)]
-    assert {*answer.json()["tracks"][0]} == {"id", "path", "title", "artist", "genre", "confidence", "duration_s", "similarity"}
+    assert [(t["id"], t["similarity"]) for t in answer.json()["tracks"]] == [
+        (r, round(c, 4)) for r, c in ask(library.db, 1)
+    ]
+    assert {*answer.json()["tracks"][0]} == {
+        "id",
+        "path",
+        "title",
+        "artist",
+        "genre",
+        "confidence",
+        "duration_s",
+        "similarity",
+    }
 
 
 def test_a_file_from_before_a_scan_answers_also_about_what_came_since(library, maker):
@@ -326,7 +383,9 @@ def test_a_file_from_before_a_scan_answers_also_about_what_came_since(library, m
     expected = unit @ (own / np.linalg.norm(own))
     assert [t["id"] for t in told] == [int(i) + 1 for i in np.argsort(-expected, kind="stable") if i != 4]
     assert [t["similarity"] for t in told] == pytest.approx(sorted(np.delete(expected, 4), reverse=True), abs=1e-4)
-    assert [r for r, _ in ask(library.db, 1)].count(new) == 1  # the command line makes the file anew and knows the newest
+    assert [r for r, _ in ask(library.db, 1)].count(
+        new
+    ) == 1  # the command line makes the file anew and knows the newest
 
 
 def test_a_stale_file_is_made_anew_in_the_background_but_not_again_at_once(library, maker, monkeypatch):
@@ -398,7 +457,9 @@ def test_joined_encoders_answer_the_pages_as_they_do_the_command(library, maker)
         store.use_encoder(joined_id(["a", "b"]))
     assert ask_pages(library.db, 1).status_code == 202
     maker.wait()
-    assert [(t["id"], t["similarity"]) for t in ask_pages(library.db, 1).json()["tracks"]] == [(r, round(c, 4)) for r, c in ask(library.db, 1)]
+    assert [(t["id"], t["similarity"]) for t in ask_pages(library.db, 1).json()["tracks"]] == [
+        (r, round(c, 4)) for r, c in ask(library.db, 1)
+    ]
     assert "not embedded by a+b" in ask_pages(library.db, 35).json()["error"]
 
 
@@ -407,5 +468,11 @@ def test_what_the_pages_cannot_answer_is_said(library, maker):
     with Store(library.db) as store:
         store._run("DELETE FROM embeddings WHERE recording_id = 1")
         store._run("UPDATE recordings SET reason = 'shorter than a unit' WHERE id = 1")
-    assert [(a.status_code, a.json()["error"]) for a in (ask_pages(library.db, 1), ask_pages(library.db, 99), ask_pages(library.db, 2, "0"))] == [
-        (404, "shorter than a unit"), (404, "the library holds no such track, or could not read it"), (400, "n is a number from 1 to 1000")]
+    assert [
+        (a.status_code, a.json()["error"])
+        for a in (ask_pages(library.db, 1), ask_pages(library.db, 99), ask_pages(library.db, 2, "0"))
+    ] == [
+        (404, "shorter than a unit"),
+        (404, "the library holds no such track, or could not read it"),
+        (400, "n is a number from 1 to 1000"),
+    ]

@@ -26,8 +26,10 @@ def store(tmp_path):
 
 
 def schema_of(conn: sqlite3.Connection) -> str:
-    rows = conn.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%\\_fts\\_%' ESCAPE '\\'"
-                        " AND name NOT LIKE '\\_%' ESCAPE '\\' ORDER BY type, name").fetchall()
+    rows = conn.execute(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%\\_fts\\_%' ESCAPE '\\'"
+        " AND name NOT LIKE '\\_%' ESCAPE '\\' ORDER BY type, name"
+    ).fetchall()
     return ";\n\n".join(r[0] for r in rows) + ";\n"
 
 
@@ -40,17 +42,56 @@ def test_the_snapshot_is_the_schema_that_the_migrations_make(store):
 
 
 def test_every_table_is_strict_and_every_column_has_a_comment(store):
-    tables = [r for r in store.connection.execute("PRAGMA table_list") if r["schema"] == "main" and r["type"] == "table"
-              and not r["name"].startswith(("sqlite_", "_"))]
+    tables = [
+        r
+        for r in store.connection.execute("PRAGMA table_list")
+        if r["schema"] == "main" and r["type"] == "table" and not r["name"].startswith(("sqlite_", "_"))
+    ]
     assert len(tables) >= 13
     assert [r["name"] for r in tables if not r["strict"]] == []
     for _, sql in migrations.schema_files():
-        body = [line for line in sql.splitlines() if line.startswith("  ") and line.split()[0].islower() and " AS " not in line]
+        body = [
+            line
+            for line in sql.splitlines()
+            if line.startswith("  ") and line.split()[0].islower() and " AS " not in line
+        ]
         columns = [line for line in body if line.split()[1] in ("INTEGER", "TEXT", "REAL", "BLOB")]
-        plain = {"id", "title", "artist", "album", "album_artist", "year", "bpm", "musical_key", "record_label", "comment", "genre",
-                 "recording_id", "encoder_id", "head_id", "file_id", "run_id", "name", "width", "codec", "channels", "state",
-                 "ino", "command", "started_at", "finished_at", "first_seen", "created", "probability", "corrected_at",
-                 "corrected_by", "path_text", "action", "written_at", "mtime_ns"}  # say what they are by their name
+        plain = {
+            "id",
+            "title",
+            "artist",
+            "album",
+            "album_artist",
+            "year",
+            "bpm",
+            "musical_key",
+            "record_label",
+            "comment",
+            "genre",
+            "recording_id",
+            "encoder_id",
+            "head_id",
+            "file_id",
+            "run_id",
+            "name",
+            "width",
+            "codec",
+            "channels",
+            "state",
+            "ino",
+            "command",
+            "started_at",
+            "finished_at",
+            "first_seen",
+            "created",
+            "probability",
+            "corrected_at",
+            "corrected_by",
+            "path_text",
+            "action",
+            "written_at",
+            "mtime_ns",
+        }  # say what they are by their name
         assert [c for c in columns if "--" not in c and c.split()[0] not in plain] == []
 
 
@@ -68,15 +109,21 @@ def test_a_failing_migration_leaves_the_library_and_a_backup(tmp_path, monkeypat
     path = tmp_path / "library.db"
     Store(path).close()
     known = migrations.schema_files()
-    monkeypatch.setattr(migrations, "schema_files", lambda: [*known, ("999_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")])
+    monkeypatch.setattr(
+        migrations, "schema_files", lambda: [*known, ("999_bad", "CREATE TABLE half (a) STRICT; SELECT nonsense();")]
+    )
     with pytest.raises(StoreError, match="could not be brought up to date"):
         Store(path)
     conn = sqlite3.connect(path)
     assert conn.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (0,)
-    assert sqlite3.connect(tmp_path / "library.db.before-999_bad.bak").execute("SELECT count(*) FROM files").fetchone() == (0,)
+    assert sqlite3.connect(tmp_path / "library.db.before-999_bad.bak").execute(
+        "SELECT count(*) FROM files"
+    ).fetchone() == (0,)
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be taken for one" * 20, b"SQLite format 3\0" + b"\0" * 200])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to be taken for one" * 20, b"SQLite format 3\0" + b"\0" * 200]
+)
 def test_a_file_that_is_no_library_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "library.db"
     path.write_bytes(content)
@@ -147,20 +194,28 @@ def test_full_text_search_follows_the_tags(store):
 
 def fill(store, scores=None, threshold=0.5):
     store.put_encoder("e", name="e", width=2, unit_s=6.0)
-    store.put_head("h", name="h", kind="linear", encoder_id="e", labels=["house", "it's \"x\""], threshold=threshold, source="s")
+    store.put_head(
+        "h", name="h", kind="linear", encoder_id="e", labels=["house", 'it\'s "x"'], threshold=threshold, source="s"
+    )
     recording_id = recording(store)
     file_id = store.put_file(b"/m/a", STAT, root_id=None, state="ready", recording_id=recording_id)
     store.put_embedding(recording_id, "e", b"\0\0\0\0", 1)
     store.use_head("h")
     with store.transaction():
-        store.put_prediction(recording_id, "h", scores or {"house": 0.75, "it's \"x\"": 0.25}, threshold)
+        store.put_prediction(recording_id, "h", scores or {"house": 0.75, 'it\'s "x"': 0.25}, threshold)
     return file_id
 
 
 def test_the_view_has_a_column_for_every_label_of_the_head_in_use(store):
     fill(store)
     row = store.connection.execute("SELECT * FROM tracks").fetchone()
-    assert (row["genre"], row["confidence"], row["decided"], row["house"], row["it's \"x\""]) == ("house", 0.75, 1, 0.75, 0.25)
+    assert (row["genre"], row["confidence"], row["decided"], row["house"], row['it\'s "x"']) == (
+        "house",
+        0.75,
+        1,
+        0.75,
+        0.25,
+    )
 
 
 def test_labels_named_like_other_columns_do_not_break_the_view(store):
@@ -190,8 +245,17 @@ def test_backlog_is_what_lacks_something_and_nothing_else(store):
 def test_a_write_that_was_announced_is_found_after_a_crash(tmp_path):
     path = tmp_path / "library.db"
     with Store(path) as store:
-        write = store.intend_write(file_id=None, run_id=None, path=b"/m/a", action="write", before=[], after=["House"],
-                                   stat_before=STAT, stat_after=STAT, evidence={})
+        write = store.intend_write(
+            file_id=None,
+            run_id=None,
+            path=b"/m/a",
+            action="write",
+            before=[],
+            after=["House"],
+            stat_before=STAT,
+            stat_after=STAT,
+            evidence={},
+        )
         shutil.copy(path, tmp_path / "crashed.db")  # as it lies on the disk at this moment
         shutil.copy(f"{path}-wal", tmp_path / "crashed.db-wal")
         store.settle_write(write, "done")

@@ -21,6 +21,7 @@ ODD = Path(os.fsdecode(b"/mu sic/100% $HOME ${X} 'a' \"b\" \\ \\x41 \t\n\r\x01 \
 
 # Notifications
 
+
 @pytest.fixture(params=["path", "abstract"])
 def supervisor(request, tmp_path, monkeypatch):
     name = str(tmp_path / "notify") if request.param == "path" else f"@indexer-test-{os.getpid()}"
@@ -72,11 +73,21 @@ def test_a_supervisor_that_does_not_read_stops_nothing(supervisor, monkeypatch):
     assert supervisor.recv(8192).startswith(b"STATUS=xxx")
 
 
-@pytest.mark.parametrize(("usec", "pid", "expected"), [
-    ("300000000", None, 300.0), ("1500000", "own", 1.5), ("300000000", "1", None), ("300000000", "x", None),
-    (None, None, None), ("", None, None), ("0", None, None), ("-5", None, None),
-    ("soon", None, None), ("²", None, None),
-])
+@pytest.mark.parametrize(
+    ("usec", "pid", "expected"),
+    [
+        ("300000000", None, 300.0),
+        ("1500000", "own", 1.5),
+        ("300000000", "1", None),
+        ("300000000", "x", None),
+        (None, None, None),
+        ("", None, None),
+        ("0", None, None),
+        ("-5", None, None),
+        ("soon", None, None),
+        ("²", None, None),
+    ],
+)
 def test_watchdog_interval(usec, pid, expected, monkeypatch):
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)):
         monkeypatch.delenv(name, raising=False)
@@ -97,6 +108,7 @@ def test_the_journal_is_known_by_the_stream_of_stderr(monkeypatch):
 
 
 # The unit's text
+
 
 def exec_start(unit: str) -> str:
     (line,) = [line for line in re.split(r"[\n\r]", unit) if line.startswith("ExecStart=")]
@@ -126,7 +138,15 @@ def test_odd_paths_read_back_as_they_were():
     command = ["/a $b 50%/python", "-m", "indexer"]
     unit = systemd.unit_text(command, config=Path("/my conf.toml"), db=ODD, roots=[Path("/;"), Path("/m")])
     assert as_systemd_reads(exec_start(unit)) == [
-        *command, "watch", "--config", "/my conf.toml", "--db", str(ODD), "/;", "/m"]
+        *command,
+        "watch",
+        "--config",
+        "/my conf.toml",
+        "--db",
+        str(ODD),
+        "/;",
+        "/m",
+    ]
     unit.encode()  # systemd skips a line that is not UTF-8
 
 
@@ -141,7 +161,8 @@ def test_any_path_reads_back_as_it_was(name):
 def test_relative_paths_are_those_of_the_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert exec_start(systemd.unit_text(["bin/indexer"], db=Path("l.db"), roots=[Path("m")])) == (
-        f"{tmp_path}/bin/indexer watch --db {tmp_path}/l.db {tmp_path}/m")
+        f"{tmp_path}/bin/indexer watch --db {tmp_path}/l.db {tmp_path}/m"
+    )
 
 
 @pytest.mark.parametrize("program", ["/o'brien/indexer", '/a"b/indexer', "/a\\b/indexer", "/a\nb/indexer"])
@@ -161,8 +182,11 @@ def test_systemd_itself_reads_the_unit_as_meant(tmp_path):
 
     def verify(**environ: str) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.run(
-            ["systemd-analyze", "verify", "--user", "--man=no", str(tmp_path / "indexer.service")], check=False,
-            capture_output=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), **environ})
+            ["systemd-analyze", "verify", "--user", "--man=no", str(tmp_path / "indexer.service")],
+            check=False,
+            capture_output=True,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), **environ},
+        )
 
     plain = verify()
     assert (plain.returncode, plain.stderr) == (0, b"")  # unknown keys are warnings, not failures
@@ -172,7 +196,12 @@ def test_systemd_itself_reads_the_unit_as_meant(tmp_path):
         pytest.skip("this systemd does not print the units that it verifies")
     words = re.findall(rb'"((?:\\.|[^"\\])*)"|(\S+)', command[1])
     assert [plain or re.sub(rb"\\(\d{3}|.)", _c_escape, quoted) for quoted, plain in words] == [
-        os.fsencode(program), b"watch", b"--db", os.fsencode(ODD), b"/;"]
+        os.fsencode(program),
+        b"watch",
+        b"--db",
+        os.fsencode(ODD),
+        b"/;",
+    ]
 
 
 def _c_escape(match: re.Match[bytes]) -> bytes:
@@ -382,9 +411,17 @@ def test_status_of_a_running_service(systemctl):
     (systemctl.folder / "shown").write_text(SHOWN)
     found = systemd.status()
     assert found == {
-        "installed": "/home/x/.config/systemd/user/indexer.service", "enabled": True, "active": True,
-        "state": "active (running)", "result": "success", "restarts": 2, "main_pid": 4321, "memory_bytes": 512_000_000,
-        "since": "2025-01-27T10:00:00Z", "says": "42 files = all"}
+        "installed": "/home/x/.config/systemd/user/indexer.service",
+        "enabled": True,
+        "active": True,
+        "state": "active (running)",
+        "result": "success",
+        "restarts": 2,
+        "main_pid": 4321,
+        "memory_bytes": 512_000_000,
+        "since": "2025-01-27T10:00:00Z",
+        "says": "42 files = all",
+    }
     text = systemd.to_text(found)
     assert "memory: 512 MB\n" in text
     assert "main pid: 4321\n" in text
@@ -395,9 +432,21 @@ def test_status_where_nothing_is_installed(memory, systemctl):
     (systemctl.folder / "shown").write_text(ABSENT.replace("[not set]", memory))
     found = systemd.status()
     assert [found[key] for key in ("installed", "enabled", "active", "main_pid", "memory_bytes", "since", "says")] == [
-        None, False, False, None, None, None, None]
+        None,
+        False,
+        False,
+        None,
+        None,
+        None,
+        None,
+    ]
     assert systemd.to_text(found).splitlines() == [
-        "enabled: no", "active: no", "state: inactive (dead)", "result: success", "restarts: 0"]
+        "enabled: no",
+        "active: no",
+        "state: inactive (dead)",
+        "result: success",
+        "restarts: 0",
+    ]
 
 
 def test_the_program_of_this_python_is_what_gets_started(tmp_path, monkeypatch):

@@ -33,7 +33,9 @@ from tests.benchmarks import bench_tagwrite, fuzz_tags
 from tests.synth import write_audio
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
-bounded = settings(max_examples=2_000 if DEEP else 20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+bounded = settings(
+    max_examples=2_000 if DEEP else 20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 
 NASTY = (
     "", " ", "/", ";", "a/b", "a; b", "; ", "\0", "a\0b", "\0\0", "(17)", "17", "(4)Rock", "((", "(RX)", "\ufeffHouse", "\ufffeHouse",
@@ -66,7 +68,11 @@ def refusal(path: Path, container: str, edit: GenreEdit) -> str:
 
 def may_read_otherwise(edit: GenreEdit) -> bool:
     """A number is a genre of ID3v1 in ID3v2; a text may begin like a byte order mark; no more than 50 values are read."""
-    return len(edit.genres) > 49 or any(c in genre for genre in edit.genres for c in "0123456789(\ufeff\ufffe") or {"RX", "CR"} & set(edit.genres) != set()
+    return (
+        len(edit.genres) > 49
+        or any(c in genre for genre in edit.genres for c in "0123456789(\ufeff\ufffe")
+        or {"RX", "CR"} & set(edit.genres) != set()
+    )
 
 
 def identity(path: Path) -> str:
@@ -92,7 +98,12 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
         old, audio, fields = tags.read_tags(path, container), identity(path), tags.other_fields(path, container)
         edit = plan(old, "label " + text, text, 0.5, "m" + text, how)
         if edit is None:
-            assert not tags.clean(text) or (how == "fill" and old.genres) or tags.clean(text) in old.genres or how == "append"
+            assert (
+                not tags.clean(text)
+                or (how == "fill" and old.genres)
+                or tags.clean(text) in old.genres
+                or how == "append"
+            )
             event("nothing to write")
             return
         reason = refusal(path, container, edit)
@@ -121,7 +132,12 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
 
         write(path, container, None)
         found = tags.read_tags(path, container)
-        assert (others_of(found), found.genres, found.ours, found.original_genres) == (others_of(old), old.genres, old.ours, old.original_genres)
+        assert (others_of(found), found.genres, found.ours, found.original_genres) == (
+            others_of(old),
+            old.genres,
+            old.ours,
+            old.original_genres,
+        )
         assert identity(path) == audio
         if exact:
             assert path.read_bytes() == data
@@ -133,7 +149,9 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
 # --- ID3, APEv2 and ID3v1 --------------------------------------------------------------------------------------------------
 
 
-def id3(major: int, texts: dict[str, str], padding: int = 0, *, unsync: bool = False, wide: bool = True, tail: bytes = b"") -> bytes:
+def id3(
+    major: int, texts: dict[str, str], padding: int = 0, *, unsync: bool = False, wide: bool = True, tail: bytes = b""
+) -> bytes:
     """A tag of raw frames; texts may hold anything that UTF-16 (v2.3) or UTF-8 (v2.4) can carry, lone surrogates too."""
     body = b""
     for name, text in texts.items():
@@ -154,10 +172,17 @@ def id3(major: int, texts: dict[str, str], padding: int = 0, *, unsync: bool = F
 
 
 def ape(items: dict[str, str]) -> bytes:
-    body = b"".join(len(v := text.encode("utf-8", "replace")).to_bytes(4, "little") + bytes(4) + key.encode() + b"\0" + v for key, text in items.items())
+    body = b"".join(
+        len(v := text.encode("utf-8", "replace")).to_bytes(4, "little") + bytes(4) + key.encode() + b"\0" + v
+        for key, text in items.items()
+    )
 
     def end(flags: int) -> bytes:
-        return b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(body) + 32, len(items), flags)) + bytes(8)
+        return (
+            b"APETAGEX"
+            + b"".join(n.to_bytes(4, "little") for n in (2000, len(body) + 32, len(items), flags))
+            + bytes(8)
+        )
 
     return end(0xA0000000) + body + end(0x80000000)
 
@@ -175,7 +200,14 @@ def frame(name: bytes, content: bytes) -> bytes:
     return name + len(content).to_bytes(4, "big") + b"\0\0" + content  # under 128 bytes the same in both versions
 
 
-foreign_frames = st.sampled_from([b"", frame(b"XQQ1", b"vendor!"), frame(b"GEOB", b"\0a/b\0\0Serato Overview\0\1\xfe"), frame(b"PRIV", b"TRAKTOR4\0\1\2")])
+foreign_frames = st.sampled_from(
+    [
+        b"",
+        frame(b"XQQ1", b"vendor!"),
+        frame(b"GEOB", b"\0a/b\0\0Serato Overview\0\1\xfe"),
+        frame(b"PRIV", b"TRAKTOR4\0\1\2"),
+    ]
+)
 
 
 @functools.cache
@@ -183,7 +215,13 @@ def audio_of(name: str) -> bytes:
     """A short file of a container; MP3 and WavPack without their tags."""
     with tempfile.TemporaryDirectory() as folder:
         data = write_audio(Path(folder, name), name, 0.15).read_bytes()
-    return data[tag_size(data[:10]) or 0 :] if name == "mp3" else data.partition(b"APETAGEX")[0] if name == "wavpack" else data
+    return (
+        data[tag_size(data[:10]) or 0 :]
+        if name == "mp3"
+        else data.partition(b"APETAGEX")[0]
+        if name == "wavpack"
+        else data
+    )
 
 
 @bounded
@@ -192,15 +230,35 @@ def audio_of(name: str) -> bytes:
 def test_mp3(text, title, old, major, padding, unsync, wide, tail, v1, apes, how):
     front = b""
     if major:
-        front = id3(major, {"TIT2": title, **({} if old is None else {"TCON": old}), "COMM": "eng" + title}, padding, unsync=unsync, wide=wide, tail=tail)
-    end = (b"" if apes is None else ape({"Title": title, "Genre": apes, "x-odd": "z"})) + (b"" if v1 is None else id3v1(v1, title))
-    keep_promises(front + audio_of("mp3") + end, "mp3", text, how, bare_id3v1=not front and apes is None and says_something(v1, title))
+        front = id3(
+            major,
+            {"TIT2": title, **({} if old is None else {"TCON": old}), "COMM": "eng" + title},
+            padding,
+            unsync=unsync,
+            wide=wide,
+            tail=tail,
+        )
+    end = (b"" if apes is None else ape({"Title": title, "Genre": apes, "x-odd": "z"})) + (
+        b"" if v1 is None else id3v1(v1, title)
+    )
+    keep_promises(
+        front + audio_of("mp3") + end,
+        "mp3",
+        text,
+        how,
+        bare_id3v1=not front and apes is None and says_something(v1, title),
+    )
 
 
 @bounded
 @given(text=nasty, title=nasty, old=st.none() | nasty, v1=st.none() | st.integers(0, 255), tagged=some, how=policy)
 def test_wavpack(text, title, old, v1, tagged, how):
-    items = {"Title": title, "SERATO_MARKERS_V2": "abc", **({} if old is None else {"genre": old}), "Cover Art (front)": "x.jpg"}
+    items = {
+        "Title": title,
+        "SERATO_MARKERS_V2": "abc",
+        **({} if old is None else {"genre": old}),
+        "Cover Art (front)": "x.jpg",
+    }
     data = audio_of("wavpack") + (ape(items) if tagged else b"") + (b"" if v1 is None else id3v1(v1))
     keep_promises(data, "wavpack", text, how, bare_id3v1=not tagged and v1 is not None)
 
@@ -241,7 +299,14 @@ def test_flac(text, title, old, tagged, padding, first, application, front, key,
 
 
 @bounded
-@given(kind=st.sampled_from(["vorbis", "opus", "oggflac"]), text=nasty, title=nasty, old=st.lists(nasty, max_size=3), padding=room, how=policy)
+@given(
+    kind=st.sampled_from(["vorbis", "opus", "oggflac"]),
+    text=nasty,
+    title=nasty,
+    old=st.lists(nasty, max_size=3),
+    padding=room,
+    how=policy,
+)
 def test_ogg(kind, text, title, old, padding, how):
     """Pages that were laid out in another way than usual get the usual layout when the packet grows: bytes may differ then."""
     with tempfile.NamedTemporaryFile() as file:
@@ -265,7 +330,10 @@ def mp4_audio(fast: bool) -> bytes:
         slow, path = write_audio(Path(folder, "slow"), "m4a", 0.15), Path(folder, "fast.m4a")
         if not fast:
             return slow.read_bytes()
-        with av.open(str(slow)) as source, av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as out:
+        with (
+            av.open(str(slow)) as source,
+            av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as out,
+        ):
             stream = out.add_stream_from_template(source.streams.audio[0])
             for packet in source.demux(audio=0):
                 if packet.dts is not None:
@@ -275,7 +343,17 @@ def mp4_audio(fast: bool) -> bytes:
 
 
 @bounded
-@given(fast=some, tagged=some, text=nasty, title=nasty, old=st.lists(nasty, max_size=3), numbered=some, padding=room, free=some, how=policy)
+@given(
+    fast=some,
+    tagged=some,
+    text=nasty,
+    title=nasty,
+    old=st.lists(nasty, max_size=3),
+    numbered=some,
+    padding=room,
+    free=some,
+    how=policy,
+)
 def test_mp4(fast, tagged, text, title, old, numbered, padding, free, how):
     with tempfile.NamedTemporaryFile() as file:
         file.write(mp4_audio(fast) + (b"\0\0\0\x0cfree\1\2\3\4" if free else b""))
@@ -303,7 +381,10 @@ def chunk(name: bytes, data: bytes, order: str = "little") -> bytes:
 
 
 def info(pairs: list[tuple[str, str]]) -> bytes:
-    return chunk(b"LIST", b"INFO" + b"".join(chunk(name.encode(), text.encode("utf-8", "surrogatepass") + b"\0") for name, text in pairs))
+    return chunk(
+        b"LIST",
+        b"INFO" + b"".join(chunk(name.encode(), text.encode("utf-8", "surrogatepass") + b"\0") for name, text in pairs),
+    )
 
 
 def riff(chunks: list[bytes]) -> bytes:
@@ -321,7 +402,11 @@ def test_wav(text, title, old, old_info, samples, listed, tagged, front, padding
     audio = chunk(b"data", bytes(i * 7 % 256 for i in range(samples)))
     pairs = [("INAM", title), *([] if old_info is None else [("IGNR", old_info)]), ("ICMT", "c")]
     lists = [info(pairs)] if listed else []
-    tag = [chunk(b"id3 ", id3(tagged, {"TIT2": title, **({} if old is None else {"TCON": old})}, padding))] if tagged else []
+    tag = (
+        [chunk(b"id3 ", id3(tagged, {"TIT2": title, **({} if old is None else {"TCON": old})}, padding))]
+        if tagged
+        else []
+    )
     others = [chunk(b"bext", b"odd" * 3), chunk(b"cue ", bytes(28))] if foreign else []
     before, behind = (lists, []) if listed == "before" else ([], lists)
     data = riff([PCM, *before, *(tag if front else []), *others, audio, *behind, *([] if front else tag)])
@@ -334,9 +419,19 @@ def test_wav(text, title, old, old_info, samples, listed, tagged, front, padding
        front=some, padding=room, foreign=some, how=policy)  # fmt: skip
 def test_aiff(text, title, old, frames, tagged, front, padding, foreign, how):
     audio = chunk(b"SSND", bytes(8) + bytes(i * 5 % 256 for i in range(frames)), "big")
-    common = chunk(b"COMM", b"\0\1" + frames.to_bytes(4, "big") + b"\0\x08" + b"\x40\x0e\xac\x44\0\0\0\0\0\0", "big")  # 8 bits, mono, 44.1 kHz
-    tag = [chunk(b"ID3 ", id3(tagged, {"TIT2": title, **({} if old is None else {"TCON": old})}, padding), "big")] if tagged else []
-    others = [chunk(b"NAME", b"odd", "big"), chunk(b"ANNO", title.encode("utf-8", "replace") or b"x", "big")] if foreign else []
+    common = chunk(
+        b"COMM", b"\0\1" + frames.to_bytes(4, "big") + b"\0\x08" + b"\x40\x0e\xac\x44\0\0\0\0\0\0", "big"
+    )  # 8 bits, mono, 44.1 kHz
+    tag = (
+        [chunk(b"ID3 ", id3(tagged, {"TIT2": title, **({} if old is None else {"TCON": old})}, padding), "big")]
+        if tagged
+        else []
+    )
+    others = (
+        [chunk(b"NAME", b"odd", "big"), chunk(b"ANNO", title.encode("utf-8", "replace") or b"x", "big")]
+        if foreign
+        else []
+    )
     body = b"".join([common, *(tag if front else []), *others, audio, *([] if front else tag)])
     keep_promises(b"FORM" + (4 + len(body)).to_bytes(4, "big") + b"AIFF" + body, "aiff", text, how)
 
@@ -359,7 +454,13 @@ def user_sets_text(path: Path, genre: str) -> None:
 
 @pytest.mark.parametrize("name", ["mp3", "wav", "aiff", "flac", "vorbis", "opus", "oggflac", "m4a", "wma", "wavpack"])
 @settings(bounded, max_examples=200 if DEEP else 4)
-@given(users=st.text(st.characters(exclude_categories=["Cs", "Cc", "Nd", "Ps", "Pe"], exclude_characters="\ufeff\ufffe"), min_size=1, max_size=20))
+@given(
+    users=st.text(
+        st.characters(exclude_categories=["Cs", "Cc", "Nd", "Ps", "Pe"], exclude_characters="\ufeff\ufffe"),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_a_genre_that_the_user_changed_after_us_is_the_users(tmp_path_factory, name, users):
     assume(tags.clean(users) == users and users.casefold() not in ("house", "techno"))
     path = tmp_path_factory.mktemp("user") / "a"
@@ -382,20 +483,29 @@ def test_a_genre_that_the_user_changed_after_us_is_the_users(tmp_path_factory, n
 @pytest.mark.parametrize("tagged", [True, False], ids=["ID3v2 before us", "ID3v2 of the user"])
 def test_a_second_tag_that_the_user_did_not_touch_gets_back_what_stood_before_us(tmp_path, tagged):
     path = tmp_path / "a"
-    path.write_bytes((id3(3, {"TIT2": "T"}) if tagged else b"") + audio_of("mp3") + ape({"Title": "T", "Genre": "Old"}) + id3v1(17))
+    path.write_bytes(
+        (id3(3, {"TIT2": "T"}) if tagged else b"") + audio_of("mp3") + ape({"Title": "T", "Genre": "Old"}) + id3v1(17)
+    )
     write(path, "mp3", GenreEdit(("House",), "house", 0.9, "m"))
     assert (standing_genres(path, "mp3")["id3"] == ["House"]) == tagged
     user_sets_id3(path, "Polka")
     write(path, "mp3", plan(tags.read_tags(path, "mp3"), "techno", "Techno", 0.9, "m", "replace"))
     write(path, "mp3", None)
-    assert standing_genres(path, "mp3") == {"id3": ["Polka"], "ape": ["Old"], "id3v1": ["Polka"]}  # mutagen changes ID3v1 too
+    assert standing_genres(path, "mp3") == {
+        "id3": ["Polka"],
+        "ape": ["Old"],
+        "id3v1": ["Polka"],
+    }  # mutagen changes ID3v1 too
 
 
 # --- what the search has found -----------------------------------------------------------------------------------------------
 
 
 def test_a_text_that_begins_with_a_byte_order_mark_is_read_as_it_stands():
-    assert decode_text(b"\1" + "\ufeff\ufeffHouse\0\ufeff\ufeffAcid".encode("utf-16-le")) == ["\ufeffHouse", "\ufeffAcid"]
+    assert decode_text(b"\1" + "\ufeff\ufeffHouse\0\ufeff\ufeffAcid".encode("utf-16-le")) == [
+        "\ufeffHouse",
+        "\ufeffAcid",
+    ]
     assert decode_text(b"\3" + "/\0\ufeffHouse".encode()) == ["/", "\ufeffHouse"]
 
 
@@ -440,7 +550,9 @@ def test_what_follows_the_samples_of_a_dsf_file_must_be_its_tag(tmp_path):
     path = tmp_path / "a.dsf"
     for behind, reason in ((b"", None), (b"?" * 9, "contradict")):
         size = 28 + len(samples) + len(behind)
-        path.write_bytes(b"DSD " + (28).to_bytes(8, "little") + size.to_bytes(8, "little") + bytes(8) + samples + behind)
+        path.write_bytes(
+            b"DSD " + (28).to_bytes(8, "little") + size.to_bytes(8, "little") + bytes(8) + samples + behind
+        )
         if reason:
             with pytest.raises(WriteRefusedError, match=reason):
                 write(path, "dsf", GenreEdit(("House",), "house", 0.9, "m"))
@@ -466,7 +578,9 @@ def test_rf64_is_refused_and_not_called_damaged(tmp_path):
 
 
 @bounded
-@given(nasty | st.from_regex(r"(\((\d{1,3}|RX|CR)\)){0,3}\(?\(?[a-z(]{0,3}", fullmatch=True) | st.integers(0, 300).map(str))
+@given(
+    nasty | st.from_regex(r"(\((\d{1,3}|RX|CR)\)){0,3}\(?\(?[a-z(]{0,3}", fullmatch=True) | st.integers(0, 300).map(str)
+)
 def test_numbers_in_id3_genres_are_read_as_mutagen_reads_them(value):
     assume(value.isprintable() and "\0" not in value)
     assert named(value) == mutagen.id3.TCON(encoding=3, text=[value]).genres
@@ -476,10 +590,14 @@ def test_a_slice_of_the_fuzzer(tmp_path):
     """Mutated files through the real child: nothing crashes, hangs, changes audio or other tags, or stays behind."""
     (tmp_path / "sources").mkdir()
     (tmp_path / "work").mkdir()
-    fuzzer = fuzz_tags.Fuzzer([*fuzz_tags.fixture_sources(), *fuzz_tags.synthesised_sources(tmp_path / "sources")], seed=7)
+    fuzzer = fuzz_tags.Fuzzer(
+        [*fuzz_tags.fixture_sources(), *fuzz_tags.synthesised_sources(tmp_path / "sources")], seed=7
+    )
     fuzzer.run(range(300), tmp_path / "work")
     assert fuzzer.result.failures == []
-    total = sum((counts for counts in fuzzer.result.counts.values()), start=type(next(iter(fuzzer.result.counts.values())))())
+    total = sum(
+        (counts for counts in fuzzer.result.counts.values()), start=type(next(iter(fuzzer.result.counts.values())))()
+    )
     assert total["cases"] == 300
     assert min(total["written"], total["refused"], total["unreadable"]) > 30
     assert total["child died"] == 0

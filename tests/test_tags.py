@@ -107,11 +107,19 @@ def test_an_unknown_container_has_no_tags(tmp_path: Path) -> None:
 
 
 def test_tags_cross_a_process_border_unchanged() -> None:
-    found = Tags(title="x", genres=("House", "Techno"), ours=tags.IndexerGenre("House", "house", 0.5, "m"), original_genres=("A",))
+    found = Tags(
+        title="x",
+        genres=("House", "Techno"),
+        ours=tags.IndexerGenre("House", "house", 0.5, "m"),
+        original_genres=("A",),
+    )
     assert tags.from_json(tags.to_json(found)) == found
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"<html>" * 500, b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"RIFF\xff\xff\xff\xffWAVE", b"OggS", b"fLaC"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0" * 5000, b"<html>" * 500, b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"RIFF\xff\xff\xff\xffWAVE", b"OggS", b"fLaC"],
+)
 @pytest.mark.parametrize("container", ["mp3", "flac", "vorbis", "opus", "mp4", "wav", "aiff", "asf", "wavpack", "dsf"])
 def test_garbage_raises_nothing_but_our_errors(tmp_path: Path, data: bytes, container: str) -> None:
     path = tmp_path / "a"
@@ -181,7 +189,9 @@ def test_a_compressed_picture_is_not_unpacked(tmp_path: Path, mp3_audio: bytes) 
 def test_unsynchronised_tags_stay_so(tmp_path: Path, mp3_audio: bytes, major: int, flags: int) -> None:
     content = b"x\0\xff\x00\xff\xe0\xff" if major == 3 or not flags else id3_block.unsynchronise(b"x\0\xff\xe0")
     path = tmp_path / "a.mp3"
-    path.write_bytes(before := id3_tag([frame(b"PRIV", content, major=major)], major=major, flags=flags, padding=10) + mp3_audio)
+    path.write_bytes(
+        before := id3_tag([frame(b"PRIV", content, major=major)], major=major, flags=flags, padding=10) + mp3_audio
+    )
     tags.set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[3:6] == bytes([major, 0, flags])
     assert tags.read_tags(path, "mp3").genres == EDIT.genres
@@ -205,7 +215,10 @@ def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio:
 def ape_tag(items: dict[str, bytes]) -> bytes:
     kinds = {k: (2 if k.startswith("Cover") else 0).to_bytes(4, "little") for k in items}  # binary or text
     data = b"".join(len(v).to_bytes(4, "little") + kinds[k] + k.encode() + b"\0" + v for k, v in items.items())
-    ends = [b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(data) + 32, len(items), f)) + bytes(8) for f in (0xA0000000, 0x80000000)]
+    ends = [
+        b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(data) + 32, len(items), f)) + bytes(8)
+        for f in (0xA0000000, 0x80000000)
+    ]
     return ends[0] + data + ends[1]
 
 
@@ -222,7 +235,11 @@ def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes)
     assert path.read_bytes() == before
     path.write_bytes(before := id3_tag([frame(b"TIT2", b"\0x")], padding=900) + before)
     tags.set_genre(path, "mp3", EDIT)
-    assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
+    assert genre_fields.standing_genres(path, "mp3") == {
+        "id3": ["Drum & Bass"],
+        "ape": ["Drum & Bass"],
+        "id3v1": ["Drum & Bass"],
+    }
     assert tags.read_tags(path, "mp3").original_genres == ("Rock",)  # as it was read: ID3v1 fills up an ID3v2 tag
     tags.restore_genre(path, "mp3")
     assert path.read_bytes() == before
@@ -230,7 +247,14 @@ def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes)
 
 def info_only(path: Path, entries: bytes, behind: bytes = b"") -> bytes:
     """A WAV with a LIST INFO of these entries and no ID3 chunk."""
-    data = write_audio(path, "wav", 0.3).read_bytes() + b"LIST" + (4 + len(entries)).to_bytes(4, "little") + b"INFO" + entries + behind
+    data = (
+        write_audio(path, "wav", 0.3).read_bytes()
+        + b"LIST"
+        + (4 + len(entries)).to_bytes(4, "little")
+        + b"INFO"
+        + entries
+        + behind
+    )
     path.write_bytes(data := data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
     return data
 
@@ -243,11 +267,16 @@ def seen_by_others(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         ape = {key.lower(): str(value) for key, value in mutagen.apev2.APEv2(path).items()}
     except mutagen.apev2.APENoHeaderError:
         ape = {}
-    return ({key: ffmpeg[key] for key in ("title", "artist") if key in ffmpeg}, {key: ape[key] for key in ("title", "artist") if key in ape})
+    return (
+        {key: ffmpeg[key] for key in ("title", "artist") if key in ffmpeg},
+        {key: ape[key] for key in ("title", "artist") if key in ape},
+    )
 
 
 @pytest.mark.parametrize("name", ["mp3", "wav"])
-def test_title_and_artist_in_a_lesser_tag_are_not_hidden_by_a_new_one(tmp_path: Path, mp3_audio: bytes, name: str) -> None:
+def test_title_and_artist_in_a_lesser_tag_are_not_hidden_by_a_new_one(
+    tmp_path: Path, mp3_audio: bytes, name: str
+) -> None:
     path = tmp_path / f"a.{name}"
     if name == "mp3":
         path.write_bytes(before := mp3_audio + ape_tag({"Title": b"Song", "Artist": b"Somebody"}))
@@ -292,10 +321,19 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
     if again:
         tags.set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
         found = tags.read_tags(path, name)
-        assert (found.genres, found.genre_is_ours, found.original_genres) == (("Techno",), True, ("Polka",) if is_users else ("Rock",))
+        assert (found.genres, found.genre_is_ours, found.original_genres) == (
+            ("Techno",),
+            True,
+            ("Polka",) if is_users else ("Rock",),
+        )
     tags.restore_genre(path, name)
     found = tags.read_tags(path, name)
-    assert (found.title, found.genres, found.ours, found.original_genres) == ("Song", ("Polka",) if is_users else ("Rock",), None, None)
+    assert (found.title, found.genres, found.ours, found.original_genres) == (
+        "Song",
+        ("Polka",) if is_users else ("Rock",),
+        None,
+        None,
+    )
     standing = genre_fields.standing_genres(path, name)
     assert standing["ape" if name == "mp3" else "info"] == ["Rock"]
     assert standing["id3"] == ([] if genre is None else ["Polka"] if is_users else ["Rock"])
@@ -370,7 +408,11 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
     path = write_audio(tmp_path / "a", "flac", 0.3)
     data = path.read_bytes()
     comments = [b"TITLE=\xff\xfe", b"SERATO_MARKERS_V2=abc", b"no equals sign", b"genre=Rock", b"Genre=Pop"]
-    vendor = b"\3\0\0\0ven" + len(comments).to_bytes(4, "little") + b"".join(len(c).to_bytes(4, "little") + c for c in comments)
+    vendor = (
+        b"\3\0\0\0ven"
+        + len(comments).to_bytes(4, "little")
+        + b"".join(len(c).to_bytes(4, "little") + c for c in comments)
+    )
     blocks = [(4, vendor), (6, b"picture?"), (2, b"APPLdata"), (99, b"unknown"), (1, bytes(500))]
     raw = b"".join(bytes([t | 0x80 * (i == 4)]) + len(d).to_bytes(3, "big") + d for i, (t, d) in enumerate(blocks))
     at, last = 42, bool(data[4] & 0x80)
@@ -380,7 +422,12 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
     others = tags.other_fields(path, "flac")
     tags.set_genre(path, "flac", EDIT)
     now = path.read_bytes()
-    assert now.index(b"TITLE=\xff\xfe") < now.index(b"no equals sign") < now.index(b"GENRE=Drum & Bass") < now.index(b"INDEXER_GENRE={")
+    assert (
+        now.index(b"TITLE=\xff\xfe")
+        < now.index(b"no equals sign")
+        < now.index(b"GENRE=Drum & Bass")
+        < now.index(b"INDEXER_GENRE={")
+    )
     assert len(now) < len(before) + 1200
     assert genre_fields.changed_fields(others, tags.other_fields(path, "flac")) == []
     tags.restore_genre(path, "flac")
@@ -456,7 +503,15 @@ text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=[
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(genre=text, title=text, old=st.none() | text, major=st.sampled_from([3, 4]), padding=st.integers(0, 900), v1=st.booleans(), ape=st.booleans())
+@given(
+    genre=text,
+    title=text,
+    old=st.none() | text,
+    major=st.sampled_from([3, 4]),
+    padding=st.integers(0, 900),
+    v1=st.booleans(),
+    ape=st.booleans(),
+)
 def test_any_text_in_any_mix_of_tags_is_written_and_undone(
     tmp_path: Path, mp3_audio: bytes, genre: str, title: str, old: str | None, major: int, padding: int, v1: bool, ape: bool,
 ) -> None:  # fmt: skip
@@ -465,7 +520,9 @@ def test_any_text_in_any_mix_of_tags_is_written_and_undone(
 
     frames = [frame(b"TIT2", words(title), major=major)] + ([frame(b"TCON", words(old), major=major)] if old else [])
     path = tmp_path / "a.mp3"
-    end = (ape_tag({"Genre": b"Rock", "x-odd": title.encode()}) if ape else b"") + (b"TAG" + bytes(124) + b"\x11" if v1 else b"")
+    end = (ape_tag({"Genre": b"Rock", "x-odd": title.encode()}) if ape else b"") + (
+        b"TAG" + bytes(124) + b"\x11" if v1 else b""
+    )
     path.write_bytes(before := id3_tag(frames, major=major, padding=padding) + mp3_audio + end)
     others = tags.other_fields(path, "mp3")
     tags.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))

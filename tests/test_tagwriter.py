@@ -161,7 +161,10 @@ def test_every_odd_file_is_written_and_undone_or_left_alone(tmp_path: Path) -> N
 def test_mp4_audio_behind_the_tags_is_found_again(tmp_path: Path, name: str) -> None:
     """moov before mdat, as the web wants it: when the tags grow, every chunk offset moves along."""
     path = tmp_path / "fast.m4a"
-    with av.open(str(write_audio(tmp_path / "slow", name, 1.0))) as source, av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as out:
+    with (
+        av.open(str(write_audio(tmp_path / "slow", name, 1.0))) as source,
+        av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as out,
+    ):
         stream = out.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.dts is not None:
@@ -200,7 +203,9 @@ def _spoil_genre(path: str) -> None:
     (_spoil_audio, "same audio"),
     (_spoil_genre, "does not read back"),
 ])  # fmt: skip
-def test_an_edit_that_went_wrong_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[str], None], reason: str) -> None:
+def test_an_edit_that_went_wrong_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[str], None], reason: str
+) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.5)
     real = tags.set_genre
 
@@ -317,14 +322,31 @@ def failing(number: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "open"])
-@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, DeferredError), (errno.EDQUOT, DeferredError), (errno.EROFS, WriteRefusedError), (errno.EIO, DeferredError)])
-def test_system_errors_leave_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[FileError]) -> None:
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.ENOSPC, DeferredError),
+        (errno.EDQUOT, DeferredError),
+        (errno.EROFS, WriteRefusedError),
+        (errno.EIO, DeferredError),
+    ],
+)
+def test_system_errors_leave_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[FileError]
+) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
     monkeypatch.setattr(tagwriter, "_share_blocks", lambda *_: False)
     before, container = path.read_bytes(), container_of(path)
     with monkeypatch.context() as patch:
         patch.setattr(tagwriter.os, call, failing(number))
-        with pytest.raises(error, match="disk full" if number in (errno.ENOSPC, errno.EDQUOT) else "read-only" if number == errno.EROFS else "could not be written"):
+        with pytest.raises(
+            error,
+            match="disk full"
+            if number in (errno.ENOSPC, errno.EDQUOT)
+            else "read-only"
+            if number == errno.EROFS
+            else "could not be written",
+        ):
             tagwriter.prepare(str(path), container, EDIT)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []

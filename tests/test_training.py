@@ -36,8 +36,14 @@ def vectors(y, seed=0, *, spread=1.0):
 
 def data(n=240, labels=("a", "b", "c"), seed=0, **changes):
     y = np.random.default_rng(seed).integers(len(labels), size=n)
-    numbers = {"encoder_id": ENCODER, "labels": labels, "keys": tuple(f"{i:064x}" for i in range(n)), "vectors": vectors(y, seed), "y": y,
-               "groups": np.arange(n) // 3}
+    numbers = {
+        "encoder_id": ENCODER,
+        "labels": labels,
+        "keys": tuple(f"{i:064x}" for i in range(n)),
+        "vectors": vectors(y, seed),
+        "y": y,
+        "groups": np.arange(n) // 3,
+    }
     return Data(**numbers | changes)
 
 
@@ -50,7 +56,9 @@ def test_it_learns_what_there_is_to_learn():
     test = data(3000, seed=1)
     scores = trained.head.scores(test.vectors)
     correct = scores.argmax(axis=1) == test.y
-    means = np.stack([test.vectors[test.y == k].astype(np.float64).mean(axis=0) for k in range(3)]) / np.logspace(-2, 1, WIDTH)
+    means = np.stack([test.vectors[test.y == k].astype(np.float64).mean(axis=0) for k in range(3)]) / np.logspace(
+        -2, 1, WIDTH
+    )
     distances = ((test.vectors[:, None] / np.logspace(-2, 1, WIDTH) - means) ** 2).sum(axis=2)
     best_possible = (distances.argmin(axis=1) == test.y).mean()  # nearest true mean, of equal round clouds
     assert correct.mean() > best_possible - 0.03
@@ -69,7 +77,9 @@ def test_the_folded_head_scores_as_the_standardised_one():
     run.work(None, lambda _: None)
     head = training._finish(run, d, parts, TrainingSettings(epochs=5), "x", {}, (mean, scale)).head
     z = (d.vectors.astype(np.float64) - mean) * scale
-    logits = (z @ run.best["weight"].double().numpy().T + run.best["bias"].double().numpy()) / head.training["settings"]["temperature"]
+    logits = (z @ run.best["weight"].double().numpy().T + run.best["bias"].double().numpy()) / head.training[
+        "settings"
+    ]["temperature"]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(head.scores(d.vectors), expected, atol=2e-5)
 
@@ -86,8 +96,12 @@ def test_standardisation_by_hand():
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
-    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) == bits(training.train(data(), TrainingSettings(seed=3), name="y").head)
-    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) != bits(training.train(data(), TrainingSettings(seed=4), name="x").head)
+    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) == bits(
+        training.train(data(), TrainingSettings(seed=3), name="y").head
+    )
+    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) != bits(
+        training.train(data(), TrainingSettings(seed=4), name="x").head
+    )
 
 
 @pytest.mark.parametrize("epoch", [1, 7, 12])
@@ -104,7 +118,14 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path, epoch):
         training.train(data(), options, name="x", checkpoint=checkpoint, on_epoch=interrupt)
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
     seen = []
-    again = training.train(data(), options, name="x", checkpoint=checkpoint, resume=True, on_epoch=lambda report: seen.append(report.number))
+    again = training.train(
+        data(),
+        options,
+        name="x",
+        checkpoint=checkpoint,
+        resume=True,
+        on_epoch=lambda report: seen.append(report.number),
+    )
     assert seen == list(range(epoch + 1, 16))
     assert bits(again.head) == bits(whole)
     assert again.head.training == whole.training
@@ -115,8 +136,13 @@ def test_checkpoints_are_written_while_it_runs(tmp_path, monkeypatch):
     """A killed process cannot write any more; what it left must do."""
     monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
     copies = []
-    whole = training.train(data(), TrainingSettings(epochs=6), name="x", checkpoint=tmp_path / "state",
-                           on_epoch=lambda report: copies.append((tmp_path / "state").read_bytes()))
+    whole = training.train(
+        data(),
+        TrainingSettings(epochs=6),
+        name="x",
+        checkpoint=tmp_path / "state",
+        on_epoch=lambda report: copies.append((tmp_path / "state").read_bytes()),
+    )
     (tmp_path / "state").write_bytes(copies[2])
     again = training.train(data(), TrainingSettings(epochs=6), name="x", checkpoint=tmp_path / "state", resume=True)
     assert bits(again.head) == bits(whole.head)
@@ -125,8 +151,13 @@ def test_checkpoints_are_written_while_it_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 16}, {"target_precision": 0.8}])
 def test_a_state_of_another_training_is_refused(tmp_path, change):
     with pytest.raises(KeyboardInterrupt):
-        training.train(data(), TrainingSettings(epochs=15), name="x", checkpoint=tmp_path / "state", on_epoch=_interrupt)
-    for d, options in ((data(), TrainingSettings(**{"epochs": 15} | change)), (data(seed=9), TrainingSettings(epochs=15))):
+        training.train(
+            data(), TrainingSettings(epochs=15), name="x", checkpoint=tmp_path / "state", on_epoch=_interrupt
+        )
+    for d, options in (
+        (data(), TrainingSettings(**{"epochs": 15} | change)),
+        (data(seed=9), TrainingSettings(epochs=15)),
+    ):
         with pytest.raises(ModelError, match="not those of the interrupted training"):
             training.train(d, options, name="x", checkpoint=tmp_path / "state", resume=True)
     whole = (tmp_path / "state").read_bytes()
@@ -149,7 +180,9 @@ def test_training_stops_when_validation_stops_improving():
 
 def test_rare_labels_count_as_much_as_common_ones():
     y = np.repeat([0, 1], [900, 60])
-    head = training.train(data(960, ("a", "b"), y=y, vectors=vectors(y, spread=3), groups=np.arange(960)), TrainingSettings(), name="x").head
+    head = training.train(
+        data(960, ("a", "b"), y=y, vectors=vectors(y, spread=3), groups=np.arange(960)), TrainingSettings(), name="x"
+    ).head
     test = np.repeat([0, 1], 1000)
     right = head.scores(vectors(test, 1, spread=3)).argmax(axis=1) == test
     assert right[1000:].mean() > 0.6  # without class weights nearly everything is "a"
@@ -220,7 +253,13 @@ def fill(db, tmp_path, *, n=90, genres=GENRES, artists=18):
         store._run("UPDATE encoders SET in_use = 1")
         for i in range(n):
             recording = store.recording(f"{i:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=1.0)
-            file = store.put_file(os.fsencode(tmp_path / "music" / f"{i}.mp3"), Stat(1, i, 1, 1), root_id=root, state="ready", recording_id=recording)
+            file = store.put_file(
+                os.fsencode(tmp_path / "music" / f"{i}.mp3"),
+                Stat(1, i, 1, 1),
+                root_id=root,
+                state="ready",
+                recording_id=recording,
+            )
             store.put_tags(file, {"genre": genres[y[i]], "artist": f"artist {i % artists}" if artists else None})
             store.put_embedding(recording, ENCODER, rows[i].astype("<f2").tobytes(), 1)
 
@@ -237,11 +276,20 @@ def in_use(db):
 def test_train_puts_a_head_in_use_that_the_file_describes(library):
     found = library.json("train")
     assert found["labels"] == {"house": 30, "techno": 30, "trance": 30}
-    assert (found["recordings"], found["artists"], found["sources"]) == (90, 18, {"corrections": 0, "tags": 90, "folders": 0})
+    assert (found["recordings"], found["artists"], found["sources"]) == (
+        90,
+        18,
+        {"corrections": 0, "tags": 90, "folders": 0},
+    )
     assert found["validation"]["accuracy"] > 0.6
     assert in_use(library.db) == [("trained", found["id"], found["file"])]
     head = load_head(found["file"])
-    assert (head.id, head.encoder_id, head.labels, head.threshold) == (found["id"], ENCODER, ("house", "techno", "trance"), found["threshold"])
+    assert (head.id, head.encoder_id, head.labels, head.threshold) == (
+        found["id"],
+        ENCODER,
+        ("house", "techno", "trance"),
+        found["threshold"],
+    )
     assert head.training["metrics"] == found["validation"]
     (row,) = sql(library.db, "SELECT trained_on, metrics FROM heads WHERE in_use = 1")
     assert row[0] == "house 30, techno 30, trance 30"
@@ -271,16 +319,25 @@ def test_what_was_not_understood_is_said(library):
     assert "'ambient' was not learned: 2 recordings, 3 more needed" in notes
     assert "2 embeddings are damaged" in notes
     (library.folder / "config.toml").write_text('[aliases]\n"Deep House" = "house"\n')
-    assert library.json("train", "--config", library.folder / "config.toml")["labels"]["house"] > found["labels"]["house"]
+    assert (
+        library.json("train", "--config", library.folder / "config.toml")["labels"]["house"] > found["labels"]["house"]
+    )
 
 
 def test_corrections_win_and_a_csv_stands_alone(library, tmp_path):
-    sql(library.db, "INSERT INTO corrections (recording_id, genre, corrected_at) SELECT id, 'Trance', '2026' FROM recordings WHERE id % 3 = 1 AND id < 30")
+    sql(
+        library.db,
+        "INSERT INTO corrections (recording_id, genre, corrected_at) SELECT id, 'Trance', '2026' FROM recordings WHERE id % 3 = 1 AND id < 30",
+    )
     found = library.json("train")
     assert found["labels"] == {"house": 20, "techno": 30, "trance": 40}
     assert found["contradictions"] == {"corrections against tags": 10}
     assert library.json("train", "--labels", "tags")["labels"]["trance"] == 30
-    (tmp_path / "my.csv").write_text("path,genre\n" + "".join(f"music/{i}.mp3,{'up' if i % 3 else 'down'}\n" for i in range(60)) + "music/none.mp3,up\n")
+    (tmp_path / "my.csv").write_text(
+        "path,genre\n"
+        + "".join(f"music/{i}.mp3,{'up' if i % 3 else 'down'}\n" for i in range(60))
+        + "music/none.mp3,up\n"
+    )
     found = library.json("train", "--csv", tmp_path / "my.csv", "--name", "csv")
     assert found["labels"] == {"down": 10, "trance": 10, "up": 40}
     assert found["csv_rows_unknown"] == 1
@@ -291,7 +348,10 @@ def test_corrections_win_and_a_csv_stands_alone(library, tmp_path):
     [
         ("DELETE FROM tags", "no recording has a label: a head needs two genres with 5"),
         ("UPDATE tags SET genre = 'House'", "only 'house' has enough labels (90): a head needs a second genre"),
-        ("UPDATE tags SET genre = 'Jungle' WHERE file_id > 9", "too few labels: two genres need 5 labelled recordings each; there are: house 3 (2 more), techno 3 (2 more), trance 3 (2 more); not understood, [aliases] can map them: \"Jungle\""),
+        (
+            "UPDATE tags SET genre = 'Jungle' WHERE file_id > 9",
+            'too few labels: two genres need 5 labelled recordings each; there are: house 3 (2 more), techno 3 (2 more), trance 3 (2 more); not understood, [aliases] can map them: "Jungle"',
+        ),
         ("UPDATE embeddings SET vector = zeroblob(0)", "embeddings are damaged (scan with --force)"),
         ("DELETE FROM embeddings", "none is embedded by made: run `indexer scan` first"),
         ("DELETE FROM embeddings WHERE recording_id % 3 <> 1", "only 'house' has enough labels (30)"),
@@ -369,8 +429,17 @@ def test_a_genre_that_we_wrote_is_no_label_but_the_users_before_it_is(library):
     with Store(library.db) as store:
         stat = Stat(1, 1, 1, 1)
         for file_id, before, after in ((3, ["Trance"], ["House"]), (3, ["House"], ["Techno"]), (4, [], ["Techno"])):
-            write = store.intend_write(file_id=file_id, run_id=None, path=b"x", action="write", before=before, after=after, stat_before=stat,
-                                       stat_after=stat, evidence={})
+            write = store.intend_write(
+                file_id=file_id,
+                run_id=None,
+                path=b"x",
+                action="write",
+                before=before,
+                after=after,
+                stat_before=stat,
+                stat_after=stat,
+                evidence={},
+            )
             store.settle_write(write, "done")
     genres = {f.recording_id: f.genre for f in training_data.files(open_readonly(library.db))}
     assert [genres[i] for i in (1, 2, 3, 4, 5)] == [None, "House", "Trance", None, "Techno"]

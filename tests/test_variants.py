@@ -38,7 +38,7 @@ def test_names_say_how():
 @pytest.mark.parametrize(("text", "value"), [("all", "all"), ("12", 12)])
 def test_units_from_everywhere(tmp_path, text, value):
     config = tmp_path / "c.toml"
-    config.write_text(f'units = {json.dumps(value)}\n')
+    config.write_text(f"units = {json.dumps(value)}\n")
     assert load_settings(config, {}, {}).units == value
     assert load_settings(None, {}, {"INDEXER_UNITS": text, "INDEXER_CONFIG": str(config)}).units == value
 
@@ -59,7 +59,10 @@ def test_few_units_are_cached_apart_and_stay_the_librarys_way(cli, tmp_path):
     few = cli.json("scan", folder, "--units", "3")
     assert (few["embedded"], few["failed"], few["classified"]) == (1, 0, 1)  # the same head
     assert cli.json("scan", folder)["embedded"] == 0  # it stays
-    plain, varied = rows(cli, "SELECT e.name, e.in_use, b.units FROM embeddings b JOIN encoders e ON e.id = b.encoder_id ORDER BY e.in_use")
+    plain, varied = rows(
+        cli,
+        "SELECT e.name, e.in_use, b.units FROM embeddings b JOIN encoders e ON e.id = b.encoder_id ORDER BY e.in_use",
+    )
     assert varied["name"] == f"{plain['name']} (3 units)"
     assert (plain["units"], varied["units"]) == (4, 3)
     assert cli.json("classify", folder / "a.wav")[0]["timeline"][1]["start_s"] == pytest.approx(40 / 3, abs=0.01)

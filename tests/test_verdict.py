@@ -18,12 +18,21 @@ def course_of(units, weights=None, unit_s=6.0):
 
 def units_of(rank, n=40, width=300, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal(width) + rng.standard_normal((n, rank)) @ rng.standard_normal((rank, width))).astype(np.float32)
+    return (rng.standard_normal(width) + rng.standard_normal((n, rank)) @ rng.standard_normal((rank, width))).astype(
+        np.float32
+    )
 
 
 def head_for(width, labels=("house", "techno"), seed=0, scale=0.2):
     rng = np.random.default_rng(seed)
-    return LinearHead("h", "e", labels, 0.5, (scale * rng.standard_normal((len(labels), width))).astype(np.float32), np.zeros(len(labels), np.float32))
+    return LinearHead(
+        "h",
+        "e",
+        labels,
+        0.5,
+        (scale * rng.standard_normal((len(labels), width))).astype(np.float32),
+        np.zeros(len(labels), np.float32),
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 5, RANK])
@@ -59,10 +68,16 @@ def test_long_recordings_get_longer_segments_and_keep_their_mean(n):
     assert len(course.coefficients) <= MAX_SEGMENTS
     assert len(course.coefficients) * course.segment_s >= n * 6.0
     k = round(course.segment_s / 6)
-    np.testing.assert_allclose(np.average(units, axis=0, weights=weights) + course.coefficients[0] @ course.basis, units[:k].mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(
+        np.average(units, axis=0, weights=weights) + course.coefficients[0] @ course.basis,
+        units[:k].mean(axis=0),
+        atol=1e-3,
+    )
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:5], lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\x09" + b[1:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:5], lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\x09" + b[1:], lambda b: b""]
+)
 def test_a_damaged_course_is_refused(damage):
     with pytest.raises(ValueError, match="course"):
         Course.from_bytes(damage(course_of(units_of(2)).to_bytes()))
@@ -86,7 +101,9 @@ def test_joined_courses_meet_on_the_first_ones_time():
 
 @pytest.mark.parametrize(("other", "expected"), [(10, "techno"), (4, None), (0, None)])
 def test_a_recording_of_two_genres_is_flagged(other, expected):
-    head = LinearHead("h", "e", ("house", "techno"), 0.5, np.array([[5.0, 0], [0, 5.0]], np.float32), np.zeros(2, np.float32))
+    head = LinearHead(
+        "h", "e", ("house", "techno"), 0.5, np.array([[5.0, 0], [0, 5.0]], np.float32), np.zeros(2, np.float32)
+    )
     units = np.array([[1, 0]] * (30 - other) + [[0, 1]] * other, np.float32)
     verdict = judge(head, 0.8, [units.mean(axis=0)], [course_of(units)])
     assert (verdict.genre, verdict.second_genre) == ("house", expected)

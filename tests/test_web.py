@@ -22,7 +22,13 @@ from indexer.library.store import Store
 from indexer.web.guard import host_of, is_loopback
 from indexer.web.serve import make_datasette, metadata, serve
 
-HOSTILE = ("<script>alert(1)</script>", "\"onerror='x'", "'; drop table files; --", "javascript:alert(1)", "=cmd|' /C calc'!A0")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"onerror='x'",
+    "'; drop table files; --",
+    "javascript:alert(1)",
+    "=cmd|' /C calc'!A0",
+)
 
 
 @pytest.fixture
@@ -31,12 +37,23 @@ def db(tmp_path):
     path = tmp_path / "my music.db"
     with Store(path) as store:
         store.put_encoder("e", name="e", width=2, unit_s=6.0)
-        store.put_head("h", name="h", kind="linear", encoder_id="e", labels=["house", "drum and bass"], threshold=0.5, source="s")
+        store.put_head(
+            "h", name="h", kind="linear", encoder_id="e", labels=["house", "drum and bass"], threshold=0.5, source="s"
+        )
         store.use_head("h")
         for n in range(40):
             recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=200.0)
-            file_id = store.put_file(b"/m/%d.mp3" % n, Stat(1, n, 1, 1), root_id=None, state="ready", container="mp3", recording_id=recording)
-            store.put_tags(file_id, {"title": HOSTILE[n] if n < len(HOSTILE) else f"Track number {n}", "artist": "Somebody", "genre": "Rock"})
+            file_id = store.put_file(
+                b"/m/%d.mp3" % n, Stat(1, n, 1, 1), root_id=None, state="ready", container="mp3", recording_id=recording
+            )
+            store.put_tags(
+                file_id,
+                {
+                    "title": HOSTILE[n] if n < len(HOSTILE) else f"Track number {n}",
+                    "artist": "Somebody",
+                    "genre": "Rock",
+                },
+            )
             store.put_embedding(recording, "e", b"\0\0\0\0", 1)
             with store.transaction():
                 store.put_prediction(recording, "h", {"house": 0.4 + n / 100, "drum and bass": 0.6 - n / 100}, 0.5)
@@ -95,16 +112,31 @@ def test_embeddings_are_hidden_and_closed(db):
 def test_sql_is_answered_on_loopback_and_refused_elsewhere(db):
     sql = "/my~20music.json?sql=select+count(*)+as+n+from+tracks&_shape=array"
     assert rows(db, sql) == [{"n": 40}]
-    elsewhere = {"host": "192.0.2.7", "headers": {"host": "192.0.2.7", "authorization": "Bearer secret"}, "password": "secret"}
+    elsewhere = {
+        "host": "192.0.2.7",
+        "headers": {"host": "192.0.2.7", "authorization": "Bearer secret"},
+        "password": "secret",
+    }
     assert get(db, sql, **elsewhere).status_code == 403
     assert get(db, "/my~20music/tracks.json", **elsewhere).status_code == 200
     assert get(db, sql, **elsewhere, allow_sql="always").json() == [{"n": 40}]
     assert get(db, sql, allow_sql="never").status_code == 403
 
 
-@pytest.mark.parametrize(("host", "status"), [
-    ("127.0.0.1:8001", 200), ("localhost:8001", 200), ("localhost", 200), ("[::1]:8001", 200), ("evil.example", 421),
-    ("evil.example:8001", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example:80", 421), ("", 421)])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8001", 200),
+        ("localhost:8001", 200),
+        ("localhost", 200),
+        ("[::1]:8001", 200),
+        ("evil.example", 421),
+        ("evil.example:8001", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:80", 421),
+        ("", 421),
+    ],
+)
 def test_a_foreign_host_is_refused(db, host, status):
     assert get(db, "/", headers={"host": host}).status_code == status
 
@@ -124,7 +156,16 @@ def test_every_answer_carries_the_headers_that_keep_others_out(db):
 
 
 def test_hostile_titles_are_text_on_every_page(db):
-    for path in ("/", "/-/review", *(f"/my~20music/tracks/{n}" for n in range(1, 6)), "/my~20music/tracks?_size=100", "/my~20music/tags", "/my~20music/undecided", "/my~20music/tags/1", "/my~20music/tracks?_search=script"):
+    for path in (
+        "/",
+        "/-/review",
+        *(f"/my~20music/tracks/{n}" for n in range(1, 6)),
+        "/my~20music/tracks?_size=100",
+        "/my~20music/tags",
+        "/my~20music/undecided",
+        "/my~20music/tags/1",
+        "/my~20music/tracks?_search=script",
+    ):
         page = get(db, path).text
         assert "<script>alert(1)" not in page
         assert "\"onerror='x'" not in page
@@ -140,7 +181,10 @@ def test_nothing_can_be_written(db):
     assert db.read_bytes() == before
 
 
-@pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.0.2.1", False), ("nas", False)])
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.0.2.1", False), ("nas", False)],
+)
 def test_loopback(host, inside):
     assert is_loopback(host) is inside
 
@@ -187,5 +231,7 @@ def test_a_taken_port_is_one_line(cli, music_folder, unused_port):
 
 def test_the_plugin_imports_neither_torch_nor_the_pipeline():
     code = "import sys, indexer.web; print([m for m in sys.modules if m == 'torch' or m == 'indexer.scan.pipeline'])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy())
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy()
+    )
     assert out.stdout.strip() == "[]"

@@ -43,15 +43,24 @@ child.OPERATIONS["act"] = act
 child.main()
 """)
     real = worker_module.subprocess.Popen
-    monkeypatch.setattr(worker_module.subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), args[-1]], **k))
+    monkeypatch.setattr(
+        worker_module.subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), args[-1]], **k)
+    )
     worker = Worker(stall_limit_s=1.5)
     yield worker
     worker.close()
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("hang", "hung for 2 s and was stopped"), ("crash", "SIGSEGV"), ("exit", "exit code 3"), ("eat", "needs more memory"), ("raise", "KeyError"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hang", "hung for 2 s and was stopped"),
+        ("crash", "SIGSEGV"),
+        ("exit", "exit code 3"),
+        ("eat", "needs more memory"),
+        ("raise", "KeyError"),
+    ],
+)
 def test_a_hang_a_crash_and_hunger_are_errors_of_that_file_only(misbehaving, name, said):
     with pytest.raises(ReadError, match=said) as e:
         misbehaving.call("act", f"/{name}".encode())
@@ -80,7 +89,12 @@ def test_inspecting_a_file_tells_stat_identity_tags_and_audio(worker, tmp_path):
     found = worker.call("inspect", os.fsencode(path))
     assert found["container"] == "flac"
     assert found["stat"]["size"] == path.stat().st_size
-    assert found["audio"] == {"codec": "flac", "sample_rate_hz": 44_100, "channels": 2, "duration_s": pytest.approx(1.5)}
+    assert found["audio"] == {
+        "codec": "flac",
+        "sample_rate_hz": 44_100,
+        "channels": 2,
+        "duration_s": pytest.approx(1.5),
+    }
 
 
 def test_decoding_streams_blocks_and_can_be_left_in_the_middle(worker, tmp_path):

@@ -14,20 +14,42 @@ from indexer.config import Settings
 @click.command()
 @labelled
 @click.option("--name", help="Name of the new head.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides the split and the order; the same seed gives the same head.")
-@click.option("--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most.")
-@click.option("--target-precision", type=float, default=0.9, show_default=True, help="Share of decided genres that should be right.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Decides the split and the order; the same seed gives the same head.",
+)
+@click.option(
+    "--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most."
+)
+@click.option(
+    "--target-precision",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Share of decided genres that should be right.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
 @json_option
 @common
-def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
+def train(
+    settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
+) -> None:
     """Learn a head from your own labels and cached embeddings, and put it in use; no file is opened."""
     from indexer.learn.train import Request, report
     from indexer.learn.train import train as learn
 
-    with click.progressbar(length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
+    with click.progressbar(
+        length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
+    ) as bar:
         try:
-            found = learn(settings, Request(label_request(labels, csv_file), **request), lambda epoch: bar.update(epoch.number - bar.pos))
+            found = learn(
+                settings,
+                Request(label_request(labels, csv_file), **request),
+                lambda epoch: bar.update(epoch.number - bar.pos),
+            )
         except KeyboardInterrupt:
             click.echo("\nthe former head stays in use; the same command with --resume goes on from here", err=True)
             raise
@@ -36,23 +58,50 @@ def train(settings: Settings, verbosity: int, labels: str | None, csv_file: Path
 
 @click.command()
 @labelled
-@click.option("--folds", type=int, default=5, show_default=True, help="Parts of the cross-validation; no artist is in two.")
-@click.option("--held-out", type=float, metavar="SHARE", help="Judge by this share of the recordings instead, learn from the rest.")
-@click.option("--cnn", is_flag=True, help="Also train a convolutional network on spectrograms of the same tracks (decodes them).")
+@click.option(
+    "--folds", type=int, default=5, show_default=True, help="Parts of the cross-validation; no artist is in two."
+)
+@click.option(
+    "--held-out",
+    type=float,
+    metavar="SHARE",
+    help="Judge by this share of the recordings instead, learn from the rest.",
+)
+@click.option(
+    "--cnn", is_flag=True, help="Also train a convolutional network on spectrograms of the same tracks (decodes them)."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the folds and the training.")
-@click.option("--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most.")
-@click.option("--target-precision", type=float, default=0.9, show_default=True, help="Share of decided genres that should be right.")
-@click.option("--report", type=PATH, help="Where to write the page (.html; a .json beside it) [default: beside the database].")
+@click.option(
+    "--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most."
+)
+@click.option(
+    "--target-precision",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Share of decided genres that should be right.",
+)
+@click.option(
+    "--report", type=PATH, help="Where to write the page (.html; a .json beside it) [default: beside the database]."
+)
 @json_option
 @common
-def evaluate(settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any) -> None:
+def evaluate(
+    settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
+) -> None:
     """Measure how well heads know your own genres, on recordings by artists they did not learn from; a page with plots."""
     from indexer.learn.evaluate import Request
     from indexer.learn.evaluate import evaluate as judge
     from indexer.learn.report import to_text
 
-    with click.progressbar(length=1000, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty(), item_show_func=lambda what: what) as bar:
-        found = judge(settings, Request(label_request(labels, csv_file), **request), lambda what, share: bar.update(round(1000 * share) - bar.pos, what))
+    with click.progressbar(
+        length=1000, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty(), item_show_func=lambda what: what
+    ) as bar:
+        found = judge(
+            settings,
+            Request(label_request(labels, csv_file), **request),
+            lambda what, share: bar.update(round(1000 * share) - bar.pos, what),
+        )
     click.echo(json.dumps(found) if as_json else f"{to_text(found)}\nreport: {found['report']}")
 
 

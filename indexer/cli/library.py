@@ -49,7 +49,11 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
     progress = Progress(verbosity)
     found = run(settings, folder.absolute(), progress, progress.line if verbosity >= 0 else lambda _: None)
     progress.clear()
-    click.echo(json.dumps(found) if as_json else f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'")
+    click.echo(
+        json.dumps(found)
+        if as_json
+        else f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'"
+    )
     sys.exit(1 if found["failed"] else 0)
 
 
@@ -57,10 +61,14 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
 @click.argument("paths", nargs=-1, type=PATH)
 @click.option("-n", "--dry-run", is_flag=True, help="Only list what would be forgotten.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--embeddings", is_flag=True, help="Also embeddings of encoders that are not in use, and old heads' predictions.")
+@click.option(
+    "--embeddings", is_flag=True, help="Also embeddings of encoders that are not in use, and old heads' predictions."
+)
 @json_option
 @common
-def prune(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool) -> None:
+def prune(
+    settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool
+) -> None:
     """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
     from indexer.upkeep.prune import forget, plan
 
@@ -89,7 +97,11 @@ def status(settings: Settings, as_json: bool) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=PATH)
-@click.option("--rebuild", is_flag=True, help="Make the library anew from what can be read of it; the damaged one is kept beside it.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Make the library anew from what can be read of it; the damaged one is kept beside it.",
+)
 @json_option
 @common
 def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild: bool, as_json: bool) -> None:
@@ -131,7 +143,14 @@ def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--parquet", "folder", type=PATH, required=True, metavar="DIR", help="New folder to write to, or an earlier export, which is replaced.")
+@click.option(
+    "--parquet",
+    "folder",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    help="New folder to write to, or an earlier export, which is replaced.",
+)
 @json_option
 @common
 def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
@@ -141,7 +160,9 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
     """
     from indexer.upkeep.export import export as write
 
-    with click.progressbar(length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()) as bar:
+    with click.progressbar(
+        length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
+    ) as bar:
 
         def show(done: int, total: int) -> None:
             bar.length = total
@@ -150,7 +171,10 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
         found = write(settings, folder, show)
     click.echo(json.dumps(found) if as_json else text.export_text(found))
     if found["damaged"]:
-        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again", err=True)
+        click.echo(
+            f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again",
+            err=True,
+        )
         sys.exit(1)
 
 
@@ -163,7 +187,11 @@ def serve(settings: Settings, open_browser: bool) -> None:
     """Show the library in Datasette."""
     from indexer.web.serve import serve as run
 
-    run(settings, open_browser=open_browser, announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True))
+    run(
+        settings,
+        open_browser=open_browser,
+        announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True),
+    )
 
 
 @click.group()

@@ -46,7 +46,9 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
             bar.length = total
             bar.update(done - bar.pos)
 
-        path = catalogue.download(name, settings.models, accept=accept, progress=show, base_url=base_url or catalogue.BASE_URL)
+        path = catalogue.download(
+            name, settings.models, accept=accept, progress=show, base_url=base_url or catalogue.BASE_URL
+        )
     click.echo(f"installed {path.parent.name}")
 
 

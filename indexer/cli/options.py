@@ -17,7 +17,11 @@ PATH = click.Path(path_type=Path)
 COMMON = [
     click.option("--db", type=PATH, help="The library's database."),
     click.option("--config", type=PATH, help="Settings file to read instead of the usual one."),
-    click.option("--encoder", metavar="NAME|PATH", help="Model to embed with: rhythm (built in), an installed name, or a checkpoint's path."),
+    click.option(
+        "--encoder",
+        metavar="NAME|PATH",
+        help="Model to embed with: rhythm (built in), an installed name, or a checkpoint's path.",
+    ),
     click.option("--head", metavar="NAME|PATH", help="Head to classify with: 'audioset', or a head file's path."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "int8"]), help="Arithmetic of the encoder."),
@@ -26,14 +30,35 @@ COMMON = [
     click.option("-q", "--quiet", is_flag=True, help="No progress and no notes, only the result."),
 ]
 CLUSTER = [
-    click.option("--cluster", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers read and embed; see docs/cluster.md."),
-    click.option("--map", "map", multiple=True, metavar="HERE=THERE", help="Folder here and the same folder as the workers see it; repeatable."),
-    click.option("--worker-resources", multiple=True, metavar="NAME=N", help="What a worker must offer to embed, such as GPU=1; the others only read."),
+    click.option(
+        "--cluster", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers read and embed; see docs/cluster.md."
+    ),
+    click.option(
+        "--map",
+        "map",
+        multiple=True,
+        metavar="HERE=THERE",
+        help="Folder here and the same folder as the workers see it; repeatable.",
+    ),
+    click.option(
+        "--worker-resources",
+        multiple=True,
+        metavar="NAME=N",
+        help="What a worker must offer to embed, such as GPU=1; the others only read.",
+    ),
     click.option("--tls-ca", type=PATH, help="Certificate of the authority that signed everybody's (tls://)."),
     click.option("--tls-cert", type=PATH, help="This machine's certificate."),
     click.option("--tls-key", type=PATH, help="Its key."),
 ]
-FLAGS = ("jobs", "host", "port", "cluster", "tls_ca", "tls_cert", "tls_key")  # settings that some commands have a flag for
+FLAGS = (
+    "jobs",
+    "host",
+    "port",
+    "cluster",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+)  # settings that some commands have a flag for
 
 
 def clustered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,14 +73,34 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     wants_verbosity, wants_reload = (name in inspect.signature(function).parameters for name in ("verbosity", "reload"))
 
     @functools.wraps(function)
-    def with_settings(db: Path | None, config: Path | None, encoder: str | None, head: str | None, device: str | None,
-                      precision: str | None, units: str | None, verbose: bool, quiet: bool, **arguments: Any) -> Any:
+    def with_settings(
+        db: Path | None,
+        config: Path | None,
+        encoder: str | None,
+        head: str | None,
+        device: str | None,
+        precision: str | None,
+        units: str | None,
+        verbose: bool,
+        quiet: bool,
+        **arguments: Any,
+    ) -> Any:
         from indexer.library.readonly import plain_errors
 
-        flags: dict[str, Any] = {"db": db, "encoder": encoder, "head": head, "device": device, "precision": precision,
-                                 "units": int(units) if units and units.isdecimal() else units}
+        flags: dict[str, Any] = {
+            "db": db,
+            "encoder": encoder,
+            "head": head,
+            "device": device,
+            "precision": precision,
+            "units": int(units) if units and units.isdecimal() else units,
+        }
         flags |= {key: arguments.pop(key) for key in FLAGS if key in arguments}
-        flags |= {key: _pairs(arguments.pop(key), f"--{key.replace('_', '-')}") for key in ("map", "worker_resources") if key in arguments}
+        flags |= {
+            key: _pairs(arguments.pop(key), f"--{key.replace('_', '-')}")
+            for key in ("map", "worker_resources")
+            if key in arguments
+        }
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)
         if wants_reload:
@@ -77,8 +122,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 label_options = [
-    click.option("--labels", metavar="SOURCE,...", help="Where labels come from: corrections, tags, folders (default: all three)."),
-    click.option("--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre."),
+    click.option(
+        "--labels",
+        metavar="SOURCE,...",
+        help="Where labels come from: corrections, tags, folders (default: all three).",
+    ),
+    click.option(
+        "--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre."
+    ),
 ]
 
 

@@ -59,10 +59,16 @@ class Progress:
     def _draw(self) -> None:
         self._drawn = time.monotonic()
         elapsed_s = self._drawn - self._started
-        left = f", {duration(elapsed_s / self._done * (self._total - self._done))} left" if 0 < self._done < self._total else ""
+        left = (
+            f", {duration(elapsed_s / self._done * (self._total - self._done))} left"
+            if 0 < self._done < self._total
+            else ""
+        )
         filled = 30 * self._done // max(1, self._total)
-        self._out.write(f"\r\x1b[K[{'=' * filled}{' ' * (30 - filled)}] {self._done:,}/{self._total:,} files"
-                        f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}{self.tail()}")
+        self._out.write(
+            f"\r\x1b[K[{'=' * filled}{' ' * (30 - filled)}] {self._done:,}/{self._total:,} files"
+            f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}{self.tail()}"
+        )
         self._out.flush()
 
 

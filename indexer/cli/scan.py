@@ -24,7 +24,15 @@ from indexer.config import Settings
 @clustered
 @json_option
 @common
-def scan(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_run: bool, no_tags: bool, force: bool, as_json: bool) -> None:
+def scan(
+    settings: Settings,
+    verbosity: int,
+    paths: tuple[Path, ...],
+    dry_run: bool,
+    no_tags: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Index, embed, classify and tag folders or files, once.
 
     Without PATHS: the roots of the settings file, else every folder that was scanned before. What is known and
@@ -120,10 +128,17 @@ def relabel(settings: Settings, as_json: bool) -> None:
     from indexer.scan.relabel import relabel as apply_head
 
     found = apply_head(settings)
-    click.echo(json.dumps(found) if as_json else f"{found['classified']:,} recordings classified with {found['head']}"
-               f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply")
+    click.echo(
+        json.dumps(found)
+        if as_json
+        else f"{found['classified']:,} recordings classified with {found['head']}"
+        f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply"
+    )
     if found["damaged"]:
-        click.echo(f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again", err=True)
+        click.echo(
+            f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again",
+            err=True,
+        )
         sys.exit(1)
 
 

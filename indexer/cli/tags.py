@@ -31,7 +31,9 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
         return
     for row in rows:
         reason = f"  ({row['reason']})" if row["reason"] else ""
-        click.echo(f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} -> {text.genres(row['after'])}{reason}")
+        click.echo(
+            f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} -> {text.genres(row['after'])}{reason}"
+        )
     if not rows:
         click.echo("nothing was written to this file")
 
@@ -39,13 +41,22 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
 @tags.command("undo")
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--run", "run_id", type=int, help="Everything that one scan wrote.")
-@click.option("--since", metavar="TIME", help="Everything written since a time, such as 2026-11-22 or 2026-11-22T10:00Z.")
+@click.option(
+    "--since", metavar="TIME", help="Everything written since a time, such as 2026-11-22 or 2026-11-22T10:00Z."
+)
 @click.option("--all", "everything", is_flag=True, help="Everything that is still in place.")
 @click.option("-f", "--force", is_flag=True, help="Also where the genre was changed since.")
 @json_option
 @common
-def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, since: str | None, everything: bool,
-              force: bool, as_json: bool) -> None:
+def tags_undo(
+    settings: Settings,
+    files: tuple[Path, ...],
+    run_id: int | None,
+    since: str | None,
+    everything: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
     from indexer.scan.undo import undo_files
 
@@ -54,8 +65,12 @@ def tags_undo(settings: Settings, files: tuple[Path, ...], run_id: int | None, s
     done = undo_files(settings, files, run_id=run_id, since=since, force=force)
     for path, reason in done["refused"]:
         click.echo(f"{path}: {reason}", err=True)
-    click.echo(json.dumps(done) if as_json else f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours, "
-               f"{len(done['refused']):,} left alone")
+    click.echo(
+        json.dumps(done)
+        if as_json
+        else f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours, "
+        f"{len(done['refused']):,} left alone"
+    )
     sys.exit(1 if done["refused"] else 0)
 
 

@@ -13,11 +13,20 @@ def scan_text(r: dict[str, Any]) -> str:
     embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"
     lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
     if r["classified"]:
-        lines.append(f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {count(r['tags_written'], 'genre')} written"
-                     + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else ""))
+        lines.append(
+            f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {count(r['tags_written'], 'genre')} written"
+            + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
+        )
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
-    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})" if r["audio_s"] else ""
-    lines.append(f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}" + ("; interrupted, run it again to go on" if r["interrupted"] else ""))
+    rate = (
+        f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"
+        if r["audio_s"]
+        else ""
+    )
+    lines.append(
+        f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}"
+        + ("; interrupted, run it again to go on" if r["interrupted"] else "")
+    )
     if r["audio_s"]:
         shares = sorted(r["busy"].items(), key=lambda part: -part[1])
         lines.append(f"bottleneck: {shares[0][0]} (busy: {', '.join(f'{part} {share:.0%}' for part, share in shares)})")
@@ -27,24 +36,38 @@ def scan_text(r: dict[str, Any]) -> str:
 
 def _worker_text(w: dict[str, Any], elapsed_s: float) -> str:
     where = f" on {w['device']} ({', '.join(sorted(set(w['precision'].values())))})" if w["device"] else ""
-    return (f"{w['address']}: {w['inspected']:,} read, {w['embedded']:,} embedded, {w['embedded'] / elapsed_s:.1f} a second{where}"
-            + (f", {w['state']}" if w["state"] != "ready" else ""))
+    return (
+        f"{w['address']}: {w['inspected']:,} read, {w['embedded']:,} embedded, {w['embedded'] / elapsed_s:.1f} a second{where}"
+        + (f", {w['state']}" if w["state"] != "ready" else "")
+    )
 
 
 def crew_text(workers: list[dict[str, Any]]) -> str:
     """For the moving line: how many work, and each one's steps a second."""
     rates = [w["per_s"] for w in workers if w["state"] == "ready"]
-    return f"; {count(len(rates), 'worker')}: {' '.join(f'{rate:.1f}' for rate in rates[:8])}{' ...' if rates[8:] else ''} a second" if workers else ""
+    return (
+        f"; {count(len(rates), 'worker')}: {' '.join(f'{rate:.1f}' for rate in rates[:8])}{' ...' if rates[8:] else ''} a second"
+        if workers
+        else ""
+    )
 
 
 def cluster_text(found: dict[str, Any]) -> str:
     """A line a worker: what it is, and why it gets no work."""
-    lines = [f"{found['cluster']}, {found['encoder'] or 'no encoder'}, {', '.join(sorted(set(found['precision'].values()))) or 'no precision'}"]
+    lines = [
+        f"{found['cluster']}, {found['encoder'] or 'no encoder'}, {', '.join(sorted(set(found['precision'].values()))) or 'no precision'}"
+    ]
     for w in found["workers"]:
         name = "" if w["name"] == w["address"] else f" ({w['name']})"
         if w["state"] == "ready":
-            does = f"{w['device']}, {', '.join(sorted(set(w['precision'].values())))}, {w['engine']}" if w["device"] else "reads only"
-            lines.append(f"+ {w['address']}{name}: agrees; {does}, {count(w['jobs'], 'reader')}, indexer {w['version']} on {w['host']}")
+            does = (
+                f"{w['device']}, {', '.join(sorted(set(w['precision'].values())))}, {w['engine']}"
+                if w["device"]
+                else "reads only"
+            )
+            lines.append(
+                f"+ {w['address']}{name}: agrees; {does}, {count(w['jobs'], 'reader')}, indexer {w['version']} on {w['host']}"
+            )
         else:
             lines.append(f"! {w['address']}{name}: {w['reason'] or 'did not answer'}")
     return "\n".join([*lines, f"{count(found['agree'], 'worker')} of {len(found['workers']):,} agree"])
@@ -54,9 +77,18 @@ def preview_text(found: dict[str, Any]) -> str:
     """New, changed ... files, a sign each, and the genres that would be written."""
     names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
     lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
-    lines += [f"= {write['path']}: {genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})" for write in found["writes"]]
-    lines.append(", ".join(f"{found[kind]:,} {kind}" for kind in ("new", "changed", "unchanged", "back", "vanished", "unlisted") if found[kind])
-                 or "no files")
+    lines += [
+        f"= {write['path']}: {genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})"
+        for write in found["writes"]
+    ]
+    lines.append(
+        ", ".join(
+            f"{found[kind]:,} {kind}"
+            for kind in ("new", "changed", "unchanged", "back", "vanished", "unlisted")
+            if found[kind]
+        )
+        or "no files"
+    )
     lines.append(f"{count(found['tag_writes'], 'genre')} to write into files that are classified already")
     return "\n".join(lines)
 
@@ -64,27 +96,49 @@ def preview_text(found: dict[str, Any]) -> str:
 def classify_text(result: dict[str, Any]) -> str:
     undecided = f" (undecided{': ' + result['reason'] if result['reason'] else ''})"
     also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
-    lines = [f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else undecided}{also}"]
+    lines = [
+        f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else undecided}{also}"
+    ]
     width = max(len(label) for label in result["scores"])
-    lines += [f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}" for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])]
+    lines += [
+        f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}"
+        for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])
+    ]
     return "\n".join(lines)
 
 
 def correct_text(found: dict[str, Any]) -> str:
-    lines = [f"{f['path']}: " + (f"not written into its tag: {f['reason']}" if f["reason"] else f"genre in its tag: {f['tag_genre'] or '(none)'}")
-             for f in found["files"]]
-    lines.append(f"{count(len(found['files']), 'file')} corrected to {found['genre']}"
-                 + {"written": "", "off": " in the library; write_tags = \"off\" keeps it out of the tags",
-                    "later": " in the library; another indexer works on it now, the next scan writes the tags"}[found["tags"]]
-                 + "; the next `indexer train` learns from it")
+    lines = [
+        f"{f['path']}: "
+        + (
+            f"not written into its tag: {f['reason']}"
+            if f["reason"]
+            else f"genre in its tag: {f['tag_genre'] or '(none)'}"
+        )
+        for f in found["files"]
+    ]
+    lines.append(
+        f"{count(len(found['files']), 'file')} corrected to {found['genre']}"
+        + {
+            "written": "",
+            "off": ' in the library; write_tags = "off" keeps it out of the tags',
+            "later": " in the library; another indexer works on it now, the next scan writes the tags",
+        }[found["tags"]]
+        + "; the next `indexer train` learns from it"
+    )
     return "\n".join(lines)
 
 
 def status_text(s: dict[str, Any]) -> str:
     lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
-    lines += [f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})" for r in s["roots"]]
+    lines += [
+        f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})"
+        for r in s["roots"]
+    ]
     lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
-    lines.append(f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}")
+    lines.append(
+        f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}"
+    )
     if s["head"]:
         lines.append(f"head       {s['head']['name']} (decided from {s['head']['decided_from']:.0%})")
     lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
@@ -93,10 +147,13 @@ def status_text(s: dict[str, Any]) -> str:
     if s["last_run"]:
         lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
     if watch := s.get("watch"):
-        lines.append(f"watch      {watch['state']}, process {watch['pid']}" + (f" ({watch['reason']})" if watch.get("reason") else "")
-                     + (f"; {watch['done']:,} of {watch['total']:,} files" if watch.get("total") else "")
-                     + (f", {duration(watch['eta_s'])} left" if watch.get("eta_s") else "")
-                     + (f"; next scan {watch['next_scan_at']}" if watch.get("next_scan_at") else ""))
+        lines.append(
+            f"watch      {watch['state']}, process {watch['pid']}"
+            + (f" ({watch['reason']})" if watch.get("reason") else "")
+            + (f"; {watch['done']:,} of {watch['total']:,} files" if watch.get("total") else "")
+            + (f", {duration(watch['eta_s'])} left" if watch.get("eta_s") else "")
+            + (f"; next scan {watch['next_scan_at']}" if watch.get("next_scan_at") else "")
+        )
         for root in watch.get("roots", ()):
             lines.append(f"  {root['path']}: {root['mode']}" + (f", {root['reason']}" if root["reason"] else ""))
             lines += [f"    {problem}" for problem in root["problems"]]
@@ -109,13 +166,23 @@ def check_text(found: dict[str, Any]) -> str:
 
 def rebuild_text(found: dict[str, Any]) -> str:
     lost = {None: "the rest lost", 0: "none lost"}
-    lines = [f"{table:11} {n['saved']:9,} saved, " + (lost.get(n["lost"]) or f"{n['lost']:,} lost") for table, n in found["tables"].items()]
-    return "\n".join([*lines, f"the damaged library is kept as {found['damaged']}",
-                      "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer serve` is to be started anew"])
+    lines = [
+        f"{table:11} {n['saved']:9,} saved, " + (lost.get(n["lost"]) or f"{n['lost']:,} lost")
+        for table, n in found["tables"].items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"the damaged library is kept as {found['damaged']}",
+            "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer serve` is to be started anew",
+        ]
+    )
 
 
 def export_text(found: dict[str, Any]) -> str:
-    parts = ", ".join(count(found[table], table[:-1]) for table in ("recordings", "files", "embeddings", "predictions", "corrections"))
+    parts = ", ".join(
+        count(found[table], table[:-1]) for table in ("recordings", "files", "embeddings", "predictions", "corrections")
+    )
     return f"{parts} in {found['folder']} ({found['bytes'] / 1e6:.1f} MB), {found['elapsed_s']:.1f} s"
 
 
@@ -124,9 +191,14 @@ def prune_text(found: dict[str, Any]) -> str:
     if found["files"] > len(found["paths"]):
         lines.append(f"  and {found['files'] - len(found['paths']):,} more")
     lines += [f"! {root}: offline, its {count(n, 'missing file')} stay" for root, n in found["kept"].items()]
-    lines.append(f"{count(found['files'], 'missing file')}, {count(found['recordings'], 'recording')} that no other file holds"
-                 + (f"; {count(found['embeddings'], 'embedding')} and {count(found['predictions'], 'prediction')} of encoders and heads not in use"
-                    if found["embeddings"] or found["predictions"] else ""))
+    lines.append(
+        f"{count(found['files'], 'missing file')}, {count(found['recordings'], 'recording')} that no other file holds"
+        + (
+            f"; {count(found['embeddings'], 'embedding')} and {count(found['predictions'], 'prediction')} of encoders and heads not in use"
+            if found["embeddings"] or found["predictions"]
+            else ""
+        )
+    )
     return "\n".join(lines)
 
 
@@ -134,7 +206,10 @@ def models_text(found: dict[str, Any]) -> str:
     lines = ["built in:"]
     lines += [f"  {m['name']}  {m['use']}" for m in found["built_in"]]
     lines.append("installed:")
-    lines += [f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else "") for m in found["installed"]]
+    lines += [
+        f"  {m['name']}  ({m['size'] / 1e6:.0f} MB)" + (f"  unusable: {m['problem']}" if m["problem"] else "")
+        for m in found["installed"]
+    ]
     if not found["installed"]:
         lines.append("  none")
     lines.append("published by NTT (evaluation licence, non-commercial):")

@@ -35,14 +35,21 @@ class Agreement:
 
     def wanted(self, *, embeds: bool) -> dict[str, Any]:
         """What ``cluster_worker.prove`` is asked."""
-        return {"version": __version__, "encoders": self._encoders if embeds else {}, "roots": self._roots, "precision": self.precision,
-                "device": self._device}
+        return {
+            "version": __version__,
+            "encoders": self._encoders if embeds else {},
+            "roots": self._roots,
+            "precision": self.precision,
+            "device": self._device,
+        }
 
     def decide(self, answers: Sequence[tuple[str, Answer]]) -> set[str]:
         """Fix the precision: the one that all take by themselves, else fp32. Returns the addresses that must be asked again."""
         kinds = [answer["precision"] for _, answer in answers]
         if all(kind == kinds[0] for kind in kinds):
-            taken = {precision for precision in kinds[0].values() if precision != "fp64"}  # the built-in encoder has one only
+            taken = {
+                precision for precision in kinds[0].values() if precision != "fp64"
+            }  # the built-in encoder has one only
             self.precision = taken.pop() if len(taken) == 1 else "auto"
             self._reference_by, self._reference = answers[0]
             return set()

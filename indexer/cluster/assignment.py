@@ -68,14 +68,20 @@ class Member:
     limit: int  # files that keep it busy
     embeds: bool
     batches: dict[int, Batch] = field(default_factory=dict)
-    waiting: dict[Op, deque[File]] = field(default_factory=lambda: {op: deque() for op in OPS})  # files that it read before
-    window: dict[Op, int] = field(default_factory=dict)  # files of a kind that it may have, if it has nothing of the other
+    waiting: dict[Op, deque[File]] = field(
+        default_factory=lambda: {op: deque() for op in OPS}
+    )  # files that it read before
+    window: dict[Op, int] = field(
+        default_factory=dict
+    )  # files of a kind that it may have, if it has nothing of the other
     inspected: int = 0
     embedded: int = 0
     failed: int = 0  # files with an error of their own
     breaks: int = 0
     paused: bool = False  # short of memory, Dask says
-    recent: dict[Op, deque[tuple[float, int]]] = field(default_factory=lambda: {op: deque() for op in OPS})  # (when, files)
+    recent: dict[Op, deque[tuple[float, int]]] = field(
+        default_factory=lambda: {op: deque() for op in OPS}
+    )  # (when, files)
 
     def __post_init__(self) -> None:
         self.window = dict.fromkeys(OPS, self.limit)
@@ -99,7 +105,9 @@ class Member:
             recent.popleft()
         if len(recent) < 2:
             return 0.0
-        return sum(n for _, n in list(recent)[1:]) / max(0.05, moment_s - recent[0][0])  # the first only says since when
+        return sum(n for _, n in list(recent)[1:]) / max(
+            0.05, moment_s - recent[0][0]
+        )  # the first only says since when
 
 
 class Crew:
@@ -173,7 +181,9 @@ class Crew:
         for file in batch.files:
             file.breaks += 1
             if file.breaks >= MAX_BREAKS and not file.done:
-                file.future.set_exception(RuntimeError(reason) if file.op == "embed" else DeferredError(file.path, reason))
+                file.future.set_exception(
+                    RuntimeError(reason) if file.op == "embed" else DeferredError(file.path, reason)
+                )
         self._give_back(batch, blame=True, certain=False)
         return batch.member.breaks >= MAX_BREAKS
 
@@ -187,7 +197,11 @@ class Crew:
         for member in reserved:
             if not member.batches and (file := self._suspect_for(member)):
                 yield self._begin(member, file.op, [file], moment_s, alone=True)
-        free = [member for member in free if member not in reserved and not any(batch.alone for batch in member.batches.values())]
+        free = [
+            member
+            for member in free
+            if member not in reserved and not any(batch.alone for batch in member.batches.values())
+        ]
         progress = True
         while progress:
             progress = False
@@ -203,8 +217,12 @@ class Crew:
             return
         idle = [member for member in self.members.values() if not member.batches and not member.paused]
         late_s = max(COPY_AFTER_S, 3 * self._batch_s)
-        slow = [batch for member in self.members.values() for batch in member.batches.values()
-                if not batch.copied and not batch.alone and moment_s - batch.started_s > late_s]
+        slow = [
+            batch
+            for member in self.members.values()
+            for batch in member.batches.values()
+            if not batch.copied and not batch.alone and moment_s - batch.started_s > late_s
+        ]
         for batch in sorted(slow, key=lambda batch: batch.started_s):
             member = next((m for m in idle if m.embeds or batch.op == "inspect"), None)
             files = [file for file in batch.files if not file.done]
@@ -233,7 +251,11 @@ class Crew:
                 continue
             files: list[File] = []
             while len(files) < size:
-                queue = member.waiting[op] or self._waiting[op] or max((m.waiting[op] for m in self.members.values()), key=len)
+                queue = (
+                    member.waiting[op]
+                    or self._waiting[op]
+                    or max((m.waiting[op] for m in self.members.values()), key=len)
+                )
                 if not queue:
                     break
                 file = queue.popleft()
@@ -252,7 +274,11 @@ class Crew:
         if count <= 0:
             return []
         wanted = {file.op for file in self._suspects}
-        able = [m for m in free if (m.embeds or "inspect" in wanted) and not any(batch.alone for batch in m.batches.values())]
+        able = [
+            m
+            for m in free
+            if (m.embeds or "inspect" in wanted) and not any(batch.alone for batch in m.batches.values())
+        ]
         return sorted(able, key=lambda member: member.in_flight)[:count]
 
     def _suspect_for(self, member: Member) -> File | None:
@@ -284,5 +310,3 @@ class Crew:
                 self._suspects.append(file)
             else:
                 self._waiting[file.op].appendleft(file)
-
-

@@ -23,14 +23,26 @@ def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
     rows: tuple[Any, Any] = (None, None)
     if settings.db.exists():
         with reading(settings.db) as conn:
-            known, rows = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")], models.in_use(conn)
+            known, rows = (
+                [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")],
+                models.in_use(conn),
+            )
     chosen = models.choose(settings, *rows)
     roots = folders_to_scan(paths, settings.roots, known) if paths or settings.roots or known else []
-    executor = ClusterExecutor(settings, {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {}, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
+    executor = ClusterExecutor(
+        settings,
+        {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {},
+        [root for root in roots if os.path.exists(root)],  # noqa: PTH110 - bytes
+    )
     try:
         workers = executor.ask(PATIENCE_S)
     finally:
         executor.close()
     agreed = [worker for worker in workers if worker["state"] == "ready"]
-    return {"cluster": settings.cluster, "encoder": chosen.info.name if chosen else None, "agree": len(agreed), "workers": workers,
-            "precision": next((worker["precision"] for worker in agreed if worker["embeds"]), {})}
+    return {
+        "cluster": settings.cluster,
+        "encoder": chosen.info.name if chosen else None,
+        "agree": len(agreed),
+        "workers": workers,
+        "precision": next((worker["precision"] for worker in agreed if worker["embeds"]), {}),
+    }

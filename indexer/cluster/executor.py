@@ -45,8 +45,14 @@ END_S = 5.0  # for goodbyes
 SHARE = 4  # tasks that share a worker's resources, so that one decodes while the other embeds
 MAX_NEAR = 10_000  # files of which is known who read them
 
-_FILE_ERRORS: dict[str, type[errors.FileError]] = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError)}
-_OTHER_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "ArithmeticError": ArithmeticError, "ModelError": ModelError}
+_FILE_ERRORS: dict[str, type[errors.FileError]] = {
+    c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError)
+}
+_OTHER_ERRORS: dict[str, type[Exception]] = {
+    "ValueError": ValueError,
+    "ArithmeticError": ArithmeticError,
+    "ModelError": ModelError,
+}
 
 
 @dataclass(eq=False)
@@ -74,11 +80,23 @@ class _Known:
         """For people and programs."""
         answer, member = self.answer, self.member
         return {
-            "address": self.address, "name": self.name, "host": answer.get("host"), "version": answer.get("version"), "state": self.state,
-            "reason": self.reason, "embeds": self.embeds, "device": answer.get("device"), "engine": answer.get("engine"), "gpu": answer.get("gpu"),
-            "precision": answer.get("precision") or {}, "jobs": answer.get("jobs"), "inspected": member.inspected if member else 0,
-            "embedded": member.embedded if member else 0, "failed": member.failed if member else 0,
-            "per_s": round(member.rate(moment_s), 2) if member and self.state == "ready" else 0.0, "in_flight": member.in_flight if member else 0,
+            "address": self.address,
+            "name": self.name,
+            "host": answer.get("host"),
+            "version": answer.get("version"),
+            "state": self.state,
+            "reason": self.reason,
+            "embeds": self.embeds,
+            "device": answer.get("device"),
+            "engine": answer.get("engine"),
+            "gpu": answer.get("gpu"),
+            "precision": answer.get("precision") or {},
+            "jobs": answer.get("jobs"),
+            "inspected": member.inspected if member else 0,
+            "embedded": member.embedded if member else 0,
+            "failed": member.failed if member else 0,
+            "per_s": round(member.rate(moment_s), 2) if member and self.state == "ready" else 0.0,
+            "in_flight": member.in_flight if member else 0,
         }
 
 
@@ -97,7 +115,9 @@ class ClusterExecutor:
         self._resources = cluster_settings.resources(settings)
         self._wait_s = settings.cluster_wait_s
         self._encoders = dict(encoders)
-        self._agreement = Agreement(encoders, [self._map.there(root) for root in roots], precision=settings.precision, device=settings.device)
+        self._agreement = Agreement(
+            encoders, [self._map.there(root) for root in roots], precision=settings.precision, device=settings.device
+        )
         self._crew = Crew()
         self._known: dict[str, _Known] = {}
         self._parted: list[_Known] = []  # workers that did something and are gone
@@ -148,8 +168,11 @@ class ClusterExecutor:
         elapsed_s = sum(after["elapsed"] - before["elapsed"] for before, after in spans)
         if elapsed_s <= 0:
             return {"the workers": 0.0}
-        return {f"{part} on the workers": sum(after.get(part, 0.0) - before.get(part, 0.0) for before, after in spans) / elapsed_s
-                for part in ("reading", "encoder")}
+        return {
+            f"{part} on the workers": sum(after.get(part, 0.0) - before.get(part, 0.0) for before, after in spans)
+            / elapsed_s
+            for part in ("reading", "encoder")
+        }
 
     def news(self) -> list[tuple[str, str]]:
         """As the protocol says."""
@@ -233,8 +256,10 @@ class ClusterExecutor:
             except (OSError, TimeoutError) as e:
                 if time.monotonic() - since_s > (self._wait_s if before else min(START_S, self._wait_s)):
                     if before:
-                        raise ClusterLostError(f"{self._address}: the scheduler did not come back within {self._wait_s:.0f} s; what is done is stored,"
-                                               " and the next scan goes on") from e
+                        raise ClusterLostError(
+                            f"{self._address}: the scheduler did not come back within {self._wait_s:.0f} s; what is done is stored,"
+                            " and the next scan goes on"
+                        ) from e
                     raise ClusterError(f"{self._address}: no scheduler answers ({_one_line(e)})") from e
                 await asyncio.sleep(0.5)
                 continue
@@ -255,7 +280,14 @@ class ClusterExecutor:
 
     async def _connect(self) -> Any:
         dask = cluster_settings.distributed()
-        client = dask.Client(self._address, asynchronous=True, security=self._security, timeout=min(ANSWER_S / 6, max(1.0, self._wait_s)), set_as_default=False, name="indexer")
+        client = dask.Client(
+            self._address,
+            asynchronous=True,
+            security=self._security,
+            timeout=min(ANSWER_S / 6, max(1.0, self._wait_s)),
+            set_as_default=False,
+            name="indexer",
+        )
         try:
             return await asyncio.wait_for(_awaited(client), ANSWER_S)
         except BaseException:
@@ -298,7 +330,9 @@ class ClusterExecutor:
             if address not in self._known:
                 offers = found.get("resources") or {}
                 embeds = all(offers.get(name, 0) >= amount for name, amount in self._resources.items())
-                known = self._known[address] = _Known(address, str(found.get("name") or address), embeds, time.monotonic(), time.monotonic())
+                known = self._known[address] = _Known(
+                    address, str(found.get("name") or address), embeds, time.monotonic(), time.monotonic()
+                )
                 known.proof = self._loop.create_task(self._ask(known))
         for known in self._known.values():
             if known.state == "asked" and time.monotonic() - known.asked_s > ASK_AGAIN_S:
@@ -326,11 +360,18 @@ class ClusterExecutor:
             self._parted.append(known)
         if blame and batches:
             files = sum(len(batch.files) for batch in batches)
-            self._news.append((known.title, f"is gone; the {files:,} file{'s' if files > 1 else ''} that it had go to others, one by one"))
+            self._news.append(
+                (
+                    known.title,
+                    f"is gone; the {files:,} file{'s' if files > 1 else ''} that it had go to others, one by one",
+                )
+            )
 
     def _be_patient(self) -> None:
         """Raise ClusterError when nobody can work, and nobody is to be expected."""
-        ready = [known for known in self._known.values() if known.state == "ready" and (known.embeds or not self._encoders)]
+        ready = [
+            known for known in self._known.values() if known.state == "ready" and (known.embeds or not self._encoders)
+        ]
         if ready:
             self._was_ready, self._without_s, self._said_waiting = True, None, False
             return
@@ -338,13 +379,22 @@ class ClusterExecutor:
         waited_s = time.monotonic() - self._without_s
         refused = [known for known in self._known.values() if known.state == "refused"]
         if refused and not self._was_ready and len(refused) == len(self._known):
-            raise ClusterError(f"{self._address}: no worker agrees: " + "; ".join(f"{known.title} {known.reason}" for known in refused[:5]))
+            raise ClusterError(
+                f"{self._address}: no worker agrees: "
+                + "; ".join(f"{known.title} {known.reason}" for known in refused[:5])
+            )
         limit_s = self._wait_s if self._was_ready or self._known else min(FIRST_WORKER_S, self._wait_s)
         if waited_s > limit_s:
             if self._was_ready:
-                raise ClusterLostError(f"{self._address}: no worker for {limit_s:.0f} s; what is done is stored, and the next scan goes on")
-            raise ClusterError(f"{self._address}: " + ("no worker answered" if self._known else "no worker is connected") + f" within {limit_s:.0f} s"
-                               + (f" that offers {_resources_text(self._resources)}" if self._resources else ""))
+                raise ClusterLostError(
+                    f"{self._address}: no worker for {limit_s:.0f} s; what is done is stored, and the next scan goes on"
+                )
+            raise ClusterError(
+                f"{self._address}: "
+                + ("no worker answered" if self._known else "no worker is connected")
+                + f" within {limit_s:.0f} s"
+                + (f" that offers {_resources_text(self._resources)}" if self._resources else "")
+            )
         if waited_s > 2 * LOOK_S and not self._said_waiting and (self._was_ready or not self._known):
             self._said_waiting = True
             self._news.append((self._address, f"no worker is there; waiting up to {limit_s:.0f} s for one"))
@@ -356,7 +406,9 @@ class ClusterExecutor:
         client, reason = self._client, None
         future = None
         try:
-            future = client.submit(cluster_worker.prove, self._agreement.wanted(embeds=known.embeds), **self._how("prove", known))
+            future = client.submit(
+                cluster_worker.prove, self._agreement.wanted(embeds=known.embeds), **self._how("prove", known)
+            )
             known.answer = await future
             reason = known.answer["refused"]
         except concurrent.futures.CancelledError:  # with the connection; not asyncio's, which is ours
@@ -442,10 +494,14 @@ class ClusterExecutor:
         """One task: at its worker, and back."""
         client, known = self._client, self._known[batch.member.address]
         # As one piece of bytes: Dask looks into lists, and that costs more than sending them.
-        items = pickle.dumps([(file.seen_as, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files])
+        items = pickle.dumps(
+            [(file.seen_as, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files]
+        )
         future = None
         try:
-            future = client.submit(cluster_worker.work, known.answer["token"], batch.op, items, **self._how(batch.op, known))
+            future = client.submit(
+                cluster_worker.work, known.answer["token"], batch.op, items, **self._how(batch.op, known)
+            )
             answer = pickle.loads(await future)  # noqa: S301 - of a worker that runs our code, over a connection that runs code anyway
         except concurrent.futures.CancelledError:
             self._broken.set()
@@ -467,8 +523,14 @@ class ClusterExecutor:
     def _how(self, op: str, known: _Known) -> dict[str, Any]:
         """Where a task may run: there and nowhere else, once. Whoever goes on after a death is decided here, not by the scheduler."""
         shares = {name: amount / SHARE for name, amount in self._resources.items()} if known.embeds else {}
-        return {"key": f"indexer-{op}-{uuid.uuid4().hex}", "workers": [known.address], "allow_other_workers": False, "pure": False, "retries": 0,
-                "resources": shares or None}
+        return {
+            "key": f"indexer-{op}-{uuid.uuid4().hex}",
+            "workers": [known.address],
+            "allow_other_workers": False,
+            "pure": False,
+            "retries": 0,
+            "resources": shares or None,
+        }
 
     def _answered(self, known: _Known, batch: Batch, answer: Mapping[str, Any]) -> None:
         if batch.number not in batch.member.batches:
@@ -493,7 +555,17 @@ class ClusterExecutor:
             while len(self._near) >= MAX_NEAR:
                 self._near.pop(next(iter(self._near)))
             self._near[file.path] = known.address
-            file.future.set_result({**value, "stat": {"dev": file.stat.dev, "ino": file.stat.ino, "size": file.stat.size, "mtime_ns": file.stat.mtime_ns}})  # the worker's device and inode mean nothing here
+            file.future.set_result(
+                {
+                    **value,
+                    "stat": {
+                        "dev": file.stat.dev,
+                        "ino": file.stat.ino,
+                        "size": file.stat.size,
+                        "mtime_ns": file.stat.mtime_ns,
+                    },
+                }
+            )  # the worker's device and inode mean nothing here
         else:
             answer = known.answer
             self._engine = Engine(answer["device"], answer["precision"][file.encoder_id], answer["engine"])

@@ -14,8 +14,10 @@ from indexer.errors import ConfigError
 from indexer.wording import printable
 
 INSTALL = "a cluster needs Dask: pip install 'edm-indexer[cluster]' here, at the scheduler and at every worker"
-PLAIN = ("this connection is neither encrypted nor does it ask who connects: whoever reaches a Dask scheduler runs code on it and on all its workers; "
-         "docs/cluster.md tells how to use TLS")
+PLAIN = (
+    "this connection is neither encrypted nor does it ask who connects: whoever reaches a Dask scheduler runs code on it and on all its workers; "
+    "docs/cluster.md tells how to use TLS"
+)
 
 
 def distributed() -> Any:
@@ -33,7 +35,9 @@ def scheduler_address(settings: Settings) -> str:
     protocol, separator, rest = address.partition("://")
     host, colon, port = rest.rpartition(":")
     if not separator or protocol not in ("tcp", "tls") or not host or not colon or not port.isdecimal():
-        raise ConfigError(f"cluster is '{address}': must be tcp://HOST:PORT or tls://HOST:PORT, such as tcp://127.0.0.1:8786")
+        raise ConfigError(
+            f"cluster is '{address}': must be tcp://HOST:PORT or tls://HOST:PORT, such as tcp://127.0.0.1:8786"
+        )
     return address
 
 
@@ -55,7 +59,9 @@ def security(settings: Settings) -> Any:
     address = scheduler_address(settings)
     given = [key for key, path in files.items() if path is not None]
     if given and not address.startswith("tls://"):
-        raise ConfigError(f"{given[0]} is set and {address} is not encrypted: write tls:// (and give the scheduler and the workers their certificates)")
+        raise ConfigError(
+            f"{given[0]} is set and {address} is not encrypted: write tls:// (and give the scheduler and the workers their certificates)"
+        )
     if not given:
         return None
     for key, path in files.items():
@@ -63,8 +69,12 @@ def security(settings: Settings) -> Any:
             raise ConfigError(f"{key} is missing: TLS needs tls_ca, tls_cert and tls_key")
         if not os.access(path, os.R_OK):
             raise ConfigError(f"{key}: {path} cannot be read")
-    return distributed().Security(tls_ca_file=str(settings.tls_ca), tls_client_cert=str(settings.tls_cert), tls_client_key=str(settings.tls_key),
-                                  require_encryption=True)
+    return distributed().Security(
+        tls_ca_file=str(settings.tls_ca),
+        tls_client_cert=str(settings.tls_cert),
+        tls_client_key=str(settings.tls_key),
+        require_encryption=True,
+    )
 
 
 def resources(settings: Settings) -> dict[str, float]:
@@ -88,7 +98,10 @@ class PathMap:
         for here, there in folders.items():
             if not here.startswith("/") or not there.startswith("/"):
                 raise ConfigError(f"map: {here}={there} must be two absolute folders, such as /mnt/music=/data/music")
-        pairs = [(os.path.normpath(os.fsencode(here)), os.path.normpath(os.fsencode(there))) for here, there in folders.items()]
+        pairs = [
+            (os.path.normpath(os.fsencode(here)), os.path.normpath(os.fsencode(there)))
+            for here, there in folders.items()
+        ]
         self._pairs = sorted(pairs, key=lambda pair: -len(pair[0]))  # the innermost folder decides
 
     def there(self, path: bytes) -> bytes:
@@ -98,9 +111,11 @@ class PathMap:
         plain = os.path.normpath(path)
         for here, there in self._pairs:
             if plain == here or plain.startswith(here.rstrip(b"/") + b"/"):
-                return os.path.normpath(there + b"/" + plain[len(here):])
-        raise ConfigError(f"{printable(path)}: lies outside the folders that --map names ({', '.join(printable(here) for here, _ in self._pairs)}),"
-                          " so no worker may read it")
+                return os.path.normpath(there + b"/" + plain[len(here) :])
+        raise ConfigError(
+            f"{printable(path)}: lies outside the folders that --map names ({', '.join(printable(here) for here, _ in self._pairs)}),"
+            " so no worker may read it"
+        )
 
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, str] | None:

@@ -61,13 +61,17 @@ class Session:
         with self._lock:
             encoder = self._executor.encoder(part)
         if Variant(part.units, encoder.precision == "int8").id_of(encoder.id) != encoder_id:
-            raise ModelError(f"loaded {encoder.name} and got another encoder ({encoder.id[:12]}, not what {encoder_id[:12]} stands for)")
+            raise ModelError(
+                f"loaded {encoder.name} and got another encoder ({encoder.id[:12]}, not what {encoder_id[:12]} stands for)"
+            )
         return encoder
 
     def probe(self, encoder_id: str) -> bytes:
         """What the encoder makes of the test signal: (width,) float32."""
         encoder = self.encoder(encoder_id)
-        vector = self._executor.embed_samples(probe_signal(encoder.sample_rate_hz), self._parts[encoder_id]).result().vector
+        vector = (
+            self._executor.embed_samples(probe_signal(encoder.sample_rate_hz), self._parts[encoder_id]).result().vector
+        )
         return vector.astype("<f4").tobytes()
 
     def begin(self, op: str, item: Item) -> "Future[Any]":
@@ -76,9 +80,15 @@ class Session:
         try:
             own = _look(path)
             if not same_content(own, Stat(0, 0, size, mtime_ns)):
-                raise DeferredError(path, "the worker sees another state of it: changed while it was read, or not the same file")
+                raise DeferredError(
+                    path, "the worker sees another state of it: changed while it was read, or not the same file"
+                )
             with self._lock:
-                return self._executor.inspect(path, own) if encoder_id is None or op == "inspect" else self._executor.embed(path, own, self._parts[encoder_id])
+                return (
+                    self._executor.inspect(path, own)
+                    if encoder_id is None or op == "inspect"
+                    else self._executor.embed(path, own, self._parts[encoder_id])
+                )
         except (IndexerError, OSError) as e:
             failed: Future[Any] = Future()
             failed.set_exception(e)
@@ -105,13 +115,17 @@ def prove(wanted: dict[str, Any]) -> dict[str, Any]:
         return {**about, **_prove(wanted)}
     except IndexerError as e:
         return {**about, "refused": str(e)}
-    except Exception as e:  # a library that is not there, a device that does not answer: whatever it is, it is no agreement
+    except (
+        Exception
+    ) as e:  # a library that is not there, a device that does not answer: whatever it is, it is no agreement
         return {**about, "refused": f"{type(e).__name__}: {e}"}
 
 
 def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
     if wanted["version"] != __version__:
-        raise ModelError(f"runs indexer {__version__} and this scan is {wanted['version']}: install the same version on all machines")
+        raise ModelError(
+            f"runs indexer {__version__} and this scan is {wanted['version']}: install the same version on all machines"
+        )
     for root in wanted["roots"]:
         if not os.path.lexists(root):
             raise ModelError(f"does not see {printable(root)}: mount it there, or say with --map where it is")
@@ -124,8 +138,15 @@ def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
     loaded_s = time.monotonic() - started_s
     first = next(iter(encoders.values()), None)
     return {
-        "refused": None, "token": session.token, "limit": session.limit, "jobs": session.jobs, "load_s": loaded_s, "busy": session.busy(),
-        "device": first.device if first else None, "engine": first.engine if first else None, "gpu": _gpu(encoders.values()),
+        "refused": None,
+        "token": session.token,
+        "limit": session.limit,
+        "jobs": session.jobs,
+        "load_s": loaded_s,
+        "busy": session.busy(),
+        "device": first.device if first else None,
+        "engine": first.engine if first else None,
+        "gpu": _gpu(encoders.values()),
         "precision": {encoder_id: encoder.precision for encoder_id, encoder in encoders.items()},
         "probe": {encoder_id: session.probe(encoder_id) for encoder_id in encoders},
     }
@@ -162,14 +183,19 @@ def same_content(one: Stat, other: Stat) -> bool:
     """Whether two machines see the same state of a file: device and inode differ between them, and some mounts cut the time."""
     times = one.mtime_ns, other.mtime_ns
     second = 1_000_000_000
-    whole = any(time_ns % second == 0 for time_ns in times) and times[0] // second == times[1] // second  # SFTP knows whole seconds
+    whole = (
+        any(time_ns % second == 0 for time_ns in times) and times[0] // second == times[1] // second
+    )  # SFTP knows whole seconds
     return one.size == other.size and (whole or abs(times[0] - times[1]) < 1000)  # SMB counts in 100 ns
 
 
 def probe_signal(sample_rate_hz: int) -> np.ndarray:
     """The test signal, (n,) float32: gliding tones with a beat, the same on every machine."""
     t = np.arange(round(PROBE_S * sample_rate_hz)) / sample_rate_hz
-    tones = sum(np.sin(2 * np.pi * (base + glide * t) * t) for base, glide in ((110.0, 0.0), (440.0, 15.0), (1500.0, 40.0), (3100.0, -60.0)))
+    tones = sum(
+        np.sin(2 * np.pi * (base + glide * t) * t)
+        for base, glide in ((110.0, 0.0), (440.0, 15.0), (1500.0, 40.0), (3100.0, -60.0))
+    )
     return np.asarray(0.1 * tones * (0.6 + 0.4 * np.sign(np.sin(2 * np.pi * 2.1 * t))), np.float32)
 
 
@@ -197,7 +223,9 @@ def _session(settings: Settings, encoders: Mapping[str, str]) -> Session:
                 os.environ[name] = str(threads)
             parts = {encoder_id: _part(settings, encoder_id, name) for encoder_id, name in encoders.items()}
             session = _sessions[agreed] = Session(settings.jobs or threads, parts)
-            threading.Thread(target=_leave_when_unused, args=(agreed, session), name="indexer-idle", daemon=True).start()
+            threading.Thread(
+                target=_leave_when_unused, args=(agreed, session), name="indexer-idle", daemon=True
+            ).start()
         session.used_s = time.monotonic()
         return session
 
@@ -215,9 +243,13 @@ def _threads() -> int:
 def _part(settings: Settings, encoder_id: str, name: str) -> Part:
     info = known(encoder_id, None, settings.models)
     if info is None and settings.encoder:  # a model that lies elsewhere, named in this machine's own settings
-        info = next((part for part in named(settings.encoder, settings.models).parts if part.variant_of(encoder_id)), None)
+        info = next(
+            (part for part in named(settings.encoder, settings.models).parts if part.variant_of(encoder_id)), None
+        )
     if info is None:
-        raise ModelError(f"has no model {name} ({encoder_id[:12]}) in {settings.models}: install it there (`indexer models download` or `add`)")
+        raise ModelError(
+            f"has no model {name} ({encoder_id[:12]}) in {settings.models}: install it there (`indexer models download` or `add`)"
+        )
     variant = info.variant_of(encoder_id)
     assert variant is not None
     return part_of(info.varied(variant), settings)

@@ -113,7 +113,9 @@ class Variant:
         """The id of an encoder used so; ``weights_id`` where nothing is special."""
         if self == Variant():
             return weights_id
-        return hashlib.sha256(json.dumps(["variant", weights_id, self.units, INT8_VERSION if self.int8 else 0]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(["variant", weights_id, self.units, INT8_VERSION if self.int8 else 0]).encode()
+        ).hexdigest()
 
     def __str__(self) -> str:
         return ", ".join((["int8"] if self.int8 else []) + ([f"{self.units} units"] if self.units else []))
@@ -139,7 +141,9 @@ class EncoderInfo:
     @property
     def encoder_id(self) -> str:
         """The cache key of its vectors."""
-        return joined_id([part.encoder_id for part in self.joins]) if self.joins else self.variant.id_of(self.weights_id)
+        return (
+            joined_id([part.encoder_id for part in self.joins]) if self.joins else self.variant.id_of(self.weights_id)
+        )
 
     @property
     def name(self) -> str:
@@ -170,8 +174,15 @@ def join(parts: Sequence[EncoderInfo]) -> EncoderInfo:
     """The encoder whose vectors are those of ``parts`` side by side; each part's are cached as its own."""
     if len(parts) == 1:
         return parts[0]
-    return EncoderInfo(joined_id([part.weights_id for part in parts]), "+".join(part.plain_name for part in parts), sum(part.width for part in parts),
-                       parts[0].sample_rate_hz, parts[0].unit_s, "", joins=tuple(parts))
+    return EncoderInfo(
+        joined_id([part.weights_id for part in parts]),
+        "+".join(part.plain_name for part in parts),
+        sum(part.width for part in parts),
+        parts[0].sample_rate_hz,
+        parts[0].unit_s,
+        "",
+        joins=tuple(parts),
+    )
 
 
 def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -222,7 +222,9 @@ def sonogram(samples: np.ndarray) -> np.ndarray:
 def phon(level_db: np.ndarray) -> np.ndarray:
     """Loudness level (bands, frames) in phon of band levels in dB SPL: formula (1) of ISO 226:2003 solved for it."""
     tables = _tables()
-    exponent, transfer_db, threshold_db = (t[:, None] for t in (tables.exponent, tables.transfer_db, tables.threshold_db))
+    exponent, transfer_db, threshold_db = (
+        t[:, None] for t in (tables.exponent, tables.transfer_db, tables.threshold_db)
+    )
     at_threshold = (ISO_FACTOR * 10 ** ((threshold_db + transfer_db) / 10 - 9)) ** exponent
     excess = 10 ** (exponent * (level_db + transfer_db - ISO_REFERENCE_DB) / 10) - at_threshold
     # Nothing is quieter than the threshold of hearing, where the excess is zero.
@@ -232,7 +234,9 @@ def phon(level_db: np.ndarray) -> np.ndarray:
 def sone(loudness_level: np.ndarray) -> np.ndarray:
     """Loudness in sone of a loudness level in phon (Bladon and Lindblom)."""
     loud = np.exp2((loudness_level - SONE_KNEE_PHON) / 10)
-    return np.asarray(np.where(loudness_level >= SONE_KNEE_PHON, loud, (loudness_level / SONE_KNEE_PHON) ** SONE_EXPONENT))
+    return np.asarray(
+        np.where(loudness_level >= SONE_KNEE_PHON, loud, (loudness_level / SONE_KNEE_PHON) ** SONE_EXPONENT)
+    )
 
 
 def _describe(loudness: np.ndarray) -> np.ndarray:

@@ -17,7 +17,13 @@ LOOP_BARS = 4
 FAST_FRAMES = 3840
 
 # Usual tempo ranges in beats a minute; neighbours overlap on purpose.
-TEMPO_BPM = {"ambient": (60, 130), "drum and bass": (164, 180), "house": (116, 129), "techno": (124, 142), "trance": (128, 144)}
+TEMPO_BPM = {
+    "ambient": (60, 130),
+    "drum and bass": (164, 180),
+    "house": (116, 129),
+    "techno": (124, 142),
+    "trance": (128, 144),
+}
 MINOR_SCALE = (0, 2, 3, 5, 7, 8, 10)  # semitones of the natural minor
 
 
@@ -73,7 +79,9 @@ def _reverb(signal: np.ndarray, seconds: float, wet: float, rng: np.random.Gener
     return (1 - wet) * signal + wet * tail
 
 
-def _play(loop: Loop, hit: Callable[[int], np.ndarray], steps: list[float], accents: np.ndarray | None = None) -> np.ndarray:
+def _play(
+    loop: Loop, hit: Callable[[int], np.ndarray], steps: list[float], accents: np.ndarray | None = None
+) -> np.ndarray:
     """A loop with ``hit(n)`` sounding at each step; what runs over the end begins the loop again.
 
     accents: 16 levels, one a step of the bar.
@@ -106,7 +114,10 @@ def _kick(rng: np.random.Generator) -> np.ndarray:
 def _snare(rng: np.random.Generator) -> np.ndarray:
     t = _time(0.25)
     noise = _band(rng.standard_normal(len(t)), rng.uniform(600, 1800), rng.uniform(5000, 11_000))
-    return np.asarray(0.6 * noise * np.exp(-rng.uniform(12, 30) * t) + 0.5 * np.sin(2 * np.pi * rng.uniform(160, 230) * t) * np.exp(-30 * t))
+    return np.asarray(
+        0.6 * noise * np.exp(-rng.uniform(12, 30) * t)
+        + 0.5 * np.sin(2 * np.pi * rng.uniform(160, 230) * t) * np.exp(-30 * t)
+    )
 
 
 def _hat(rng: np.random.Generator, seconds: float) -> np.ndarray:
@@ -128,7 +139,9 @@ def _pad(loop: Loop, degrees: list[list[int]], octave: int, cutoff_hz: float, de
     t = np.arange(length) / SAMPLE_RATE_HZ
     fade = np.minimum(1, np.minimum(t, t[::-1]) / 0.08)
     for n, chord in enumerate(degrees):
-        tone = sum(_saw(loop.hz(degree, octave) * (1 + d * detune), t, rng.random()) for degree in chord for d in (-1, 0.3, 1))
+        tone = sum(
+            _saw(loop.hz(degree, octave) * (1 + d * detune), t, rng.random()) for degree in chord for d in (-1, 0.3, 1)
+        )
         out[n * length : (n + 1) * length] = tone * fade
     wobble = 0.8 + 0.2 * np.sin(2 * np.pi * np.arange(loop.frames) / loop.frames * rng.integers(1, 5))
     return np.asarray(_band(out, 120, cutoff_hz) * wobble)
@@ -159,8 +172,14 @@ def _drums(loop: Loop, kick: list[float], snare: list[float], hats: list[float],
     ]
 
 
-def _bass(loop: Loop, steps: list[float], degrees: list[int], length_steps: float, cutoff_hz: float, detune: float) -> np.ndarray:
-    return _play(loop, lambda n: _pluck(loop.hz(degrees[n % len(degrees)]), loop.seconds(length_steps), cutoff_hz, detune, loop.rng), steps)
+def _bass(
+    loop: Loop, steps: list[float], degrees: list[int], length_steps: float, cutoff_hz: float, detune: float
+) -> np.ndarray:
+    return _play(
+        loop,
+        lambda n: _pluck(loop.hz(degrees[n % len(degrees)]), loop.seconds(length_steps), cutoff_hz, detune, loop.rng),
+        steps,
+    )
 
 
 def _four_on_the_floor(rng: np.random.Generator) -> list[float]:
@@ -170,72 +189,156 @@ def _four_on_the_floor(rng: np.random.Generator) -> list[float]:
 
 def _ambient(loop: Loop) -> Layers:
     rng = loop.rng
-    layers = [(0.8, _reverb(_pad(loop, _chords(rng), 2, rng.uniform(500, 2500), rng.uniform(0.001, 0.006)), rng.uniform(3, 8), 0.6, rng)),
-              (rng.uniform(0.02, 0.15), _band(rng.standard_normal(loop.frames), rng.uniform(100, 800), rng.uniform(1500, 6000)))]
+    layers = [
+        (
+            0.8,
+            _reverb(
+                _pad(loop, _chords(rng), 2, rng.uniform(500, 2500), rng.uniform(0.001, 0.006)),
+                rng.uniform(3, 8),
+                0.6,
+                rng,
+            ),
+        ),
+        (
+            rng.uniform(0.02, 0.15),
+            _band(rng.standard_normal(loop.frames), rng.uniform(100, 800), rng.uniform(1500, 6000)),
+        ),
+    ]
     notes = sorted(rng.choice(64, size=int(rng.integers(3, 12)), replace=False).tolist())
-    bells = _play(loop, lambda _: _pluck(loop.hz(int(rng.integers(0, 10)), 3), 1.5, rng.uniform(1500, 6000), 0.001, rng), notes)
+    bells = _play(
+        loop, lambda _: _pluck(loop.hz(int(rng.integers(0, 10)), 3), 1.5, rng.uniform(1500, 6000), 0.001, rng), notes
+    )
     layers.append((0.4, _reverb(bells, 5, 0.7, rng)))
     if rng.random() < 0.5:  # a soft pulse: ambient is not the absence of a beat
         kick = _kick(rng)
-        layers.append((rng.uniform(0.2, 0.5), _band(_play(loop, lambda _: kick, _bars([0, 8] if rng.random() < 0.5 else [0])), 20, 400)))
+        layers.append(
+            (
+                rng.uniform(0.2, 0.5),
+                _band(_play(loop, lambda _: kick, _bars([0, 8] if rng.random() < 0.5 else [0])), 20, 400),
+            )
+        )
     return layers
 
 
 def _drum_and_bass(loop: Loop) -> Layers:
     rng = loop.rng
     ghosts = [s for s in (2, 7, 9, 14, 15) if rng.random() < 0.4]
-    layers = _drums(loop, _bars([0, 10] if rng.random() < 0.7 else [0, 6, 10]), _bars([4, 12]) + [s + 16 * int(rng.integers(0, 4)) for s in ghosts],
-                    _bars(list(range(0, 16, int(rng.choice([1, 2]))))), _bars([6]) if rng.random() < 0.3 else [])
+    layers = _drums(
+        loop,
+        _bars([0, 10] if rng.random() < 0.7 else [0, 6, 10]),
+        _bars([4, 12]) + [s + 16 * int(rng.integers(0, 4)) for s in ghosts],
+        _bars(list(range(0, 16, int(rng.choice([1, 2]))))),
+        _bars([6]) if rng.random() < 0.3 else [],
+    )
     degrees = rng.choice([0, 0, 2, 3, 4], size=6).tolist()
     steps = _bars(sorted(rng.choice(16, size=int(rng.integers(2, 6)), replace=False).tolist()))
-    layers.append((0.9, _bass(loop, steps, degrees, rng.uniform(2, 6), rng.uniform(250, 900), rng.uniform(0.004, 0.02))))
+    layers.append(
+        (0.9, _bass(loop, steps, degrees, rng.uniform(2, 6), rng.uniform(250, 900), rng.uniform(0.004, 0.02)))
+    )
     if rng.random() < 0.7:
-        layers.append((rng.uniform(0.1, 0.5), _reverb(_pad(loop, _chords(rng), 2, rng.uniform(800, 3000), 0.004), 3, 0.5, rng)))
+        layers.append(
+            (rng.uniform(0.1, 0.5), _reverb(_pad(loop, _chords(rng), 2, rng.uniform(800, 3000), 0.004), 3, 0.5, rng))
+        )
     return layers
 
 
 def _house(loop: Loop) -> Layers:
     rng = loop.rng
-    layers = _drums(loop, _four_on_the_floor(rng), _bars([4, 12]), _bars(sorted(rng.choice(16, size=6, replace=False).tolist())), _bars([2, 6, 10, 14]))
+    layers = _drums(
+        loop,
+        _four_on_the_floor(rng),
+        _bars([4, 12]),
+        _bars(sorted(rng.choice(16, size=6, replace=False).tolist())),
+        _bars([2, 6, 10, 14]),
+    )
     chords = _chords(rng)
-    steps = _bars(sorted(rng.choice([0, 3, 5, 6, 8, 10, 11, 13, 14], size=int(rng.integers(3, 6)), replace=False).tolist()))
+    steps = _bars(
+        sorted(rng.choice([0, 3, 5, 6, 8, 10, 11, 13, 14], size=int(rng.integers(3, 6)), replace=False).tolist())
+    )
 
     def stab(n: int) -> np.ndarray:
-        notes = [_pluck(loop.hz(degree, 2), loop.seconds(rng.uniform(1, 3)), rng.uniform(900, 3500), 0.002, np.random.default_rng(n)) for degree in chords[n % len(chords)]]
+        notes = [
+            _pluck(
+                loop.hz(degree, 2),
+                loop.seconds(rng.uniform(1, 3)),
+                rng.uniform(900, 3500),
+                0.002,
+                np.random.default_rng(n),
+            )
+            for degree in chords[n % len(chords)]
+        ]
         longest = max(len(note) for note in notes)
         return np.asarray(np.sum([np.pad(note, (0, longest - len(note))) for note in notes], axis=0))
 
     layers.append((rng.uniform(0.15, 0.4), _reverb(_play(loop, stab, steps), 1.2, 0.3, rng)))
-    groove = _bars(sorted(rng.choice([0, 2, 3, 6, 7, 10, 11, 14], size=int(rng.integers(3, 6)), replace=False).tolist()))
+    groove = _bars(
+        sorted(rng.choice([0, 2, 3, 6, 7, 10, 11, 14], size=int(rng.integers(3, 6)), replace=False).tolist())
+    )
     layers.append((0.7, _bass(loop, groove, [c[0] for c in chords], rng.uniform(1, 2.5), rng.uniform(300, 900), 0.001)))
     return layers
 
 
 def _techno(loop: Loop) -> Layers:
     rng = loop.rng
-    layers = _drums(loop, _four_on_the_floor(rng), _bars([4, 12]) if rng.random() < 0.4 else [], _bars(list(range(0, 16, int(rng.choice([1, 2]))))),
-                    _bars([2, 6, 10, 14]) if rng.random() < 0.6 else [])
+    layers = _drums(
+        loop,
+        _four_on_the_floor(rng),
+        _bars([4, 12]) if rng.random() < 0.4 else [],
+        _bars(list(range(0, 16, int(rng.choice([1, 2]))))),
+        _bars([2, 6, 10, 14]) if rng.random() < 0.6 else [],
+    )
     kick = layers[0][1]
-    layers.append((rng.uniform(0.3, 0.7), _reverb(_band(kick, 30, 120), rng.uniform(0.4, 1.2), 0.9, rng)))  # rumble under the kick
+    layers.append(
+        (rng.uniform(0.3, 0.7), _reverb(_band(kick, 30, 120), rng.uniform(0.4, 1.2), 0.9, rng))
+    )  # rumble under the kick
     steps = _bars(sorted(rng.choice(16, size=int(rng.integers(3, 9)), replace=False).tolist()))
-    layers.append((rng.uniform(0.15, 0.45), _reverb(_bass(loop, steps, rng.choice([0, 0, 0, 1], size=5).tolist(), rng.uniform(0.6, 1.5),
-                                                          rng.uniform(400, 2500), rng.uniform(0, 0.01)), 1.0, 0.3, rng)))
+    layers.append(
+        (
+            rng.uniform(0.15, 0.45),
+            _reverb(
+                _bass(
+                    loop,
+                    steps,
+                    rng.choice([0, 0, 0, 1], size=5).tolist(),
+                    rng.uniform(0.6, 1.5),
+                    rng.uniform(400, 2500),
+                    rng.uniform(0, 0.01),
+                ),
+                1.0,
+                0.3,
+                rng,
+            ),
+        )
+    )
     layers.append((rng.uniform(0.02, 0.1), _band(rng.standard_normal(loop.frames), 800, rng.uniform(3000, 9000))))
     return layers
 
 
 def _trance(loop: Loop) -> Layers:
     rng = loop.rng
-    layers = _drums(loop, _four_on_the_floor(rng), _bars([4, 12]) if rng.random() < 0.7 else [], _bars(list(range(0, 16, 2))), _bars([2, 6, 10, 14]))
+    layers = _drums(
+        loop,
+        _four_on_the_floor(rng),
+        _bars([4, 12]) if rng.random() < 0.7 else [],
+        _bars(list(range(0, 16, 2))),
+        _bars([2, 6, 10, 14]),
+    )
     chords = _chords(rng)
     rolling = _bars([s for s in range(16) if s % 4] if rng.random() < 0.6 else [2, 6, 10, 14])
     layers.append((0.7, _bass(loop, rolling, [0], 1.0, rng.uniform(300, 1200), 0.001)))
-    layers.append((rng.uniform(0.2, 0.6), _reverb(_pad(loop, chords, 2, rng.uniform(2500, 7000), rng.uniform(0.006, 0.014)), 2.5, 0.4, rng)))
+    layers.append(
+        (
+            rng.uniform(0.2, 0.6),
+            _reverb(_pad(loop, chords, 2, rng.uniform(2500, 7000), rng.uniform(0.006, 0.014)), 2.5, 0.4, rng),
+        )
+    )
     order = rng.permutation(4).tolist()
 
     def note(n: int) -> np.ndarray:
         chord = chords[n * len(chords) // 64 % len(chords)]
-        return _pluck(loop.hz(chord[order[n % 4] % len(chord)], 3), loop.seconds(1.5), rng.uniform(2500, 6000), 0.006, rng)
+        return _pluck(
+            loop.hz(chord[order[n % 4] % len(chord)], 3), loop.seconds(1.5), rng.uniform(2500, 6000), 0.006, rng
+        )
 
     if rng.random() < 0.85:
         layers.append((rng.uniform(0.2, 0.5), _reverb(_play(loop, note, list(range(64))), 2.0, 0.4, rng)))
@@ -243,14 +346,23 @@ def _trance(loop: Loop) -> Layers:
 
 
 _LAYERS: dict[str, Callable[[Loop], Layers]] = {
-    "ambient": _ambient, "drum and bass": _drum_and_bass, "house": _house, "techno": _techno, "trance": _trance,
+    "ambient": _ambient,
+    "drum and bass": _drum_and_bass,
+    "house": _house,
+    "techno": _techno,
+    "trance": _trance,
 }
 
 
 def make_track(genre: str, seed: int, duration_s: float = 25.0) -> np.ndarray:
     """One track (frames, 2) float32 at SAMPLE_RATE_HZ, peak 0.5 to 0.95; ``genre`` is one of GENRES."""
     rng = np.random.default_rng([seed, GENRES.index(genre)])
-    loop = Loop(rng.uniform(*TEMPO_BPM[genre]), float(rng.choice([0.0, 0.0, rng.uniform(0.02, 0.15)])), 55 * 2 ** (rng.uniform(-4, 8) / 12), rng)
+    loop = Loop(
+        rng.uniform(*TEMPO_BPM[genre]),
+        float(rng.choice([0.0, 0.0, rng.uniform(0.02, 0.15)])),
+        55 * 2 ** (rng.uniform(-4, 8) / 12),
+        rng,
+    )
     frames = round(duration_s * SAMPLE_RATE_HZ)
     repeats = -(-frames // loop.frames)
     mix = np.zeros((frames, 2))

@@ -43,7 +43,10 @@ class Course:
             raise ValueError("a course is damaged or of another version")
         scales = np.frombuffer(data, "<f4", 2 * rank, _HEADER.size)
         numbers = np.frombuffer(data, np.int8, offset=_HEADER.size + 8 * rank).astype(np.float32)
-        columns, rows = numbers[: rank * segments].reshape(rank, segments), numbers[rank * segments :].reshape(rank, width)
+        columns, rows = (
+            numbers[: rank * segments].reshape(rank, segments),
+            numbers[rank * segments :].reshape(rank, width),
+        )
         return cls(segment_s, (columns * scales[:rank, None]).T, rows * scales[rank:, None])
 
 
@@ -83,10 +86,16 @@ class Collector:
         """The course around the recording's vector (width,); at least one unit was added."""
         weights = np.asarray(self._weights, np.float32)[:, None]  # (n, 1)
         # A segment of which nothing is known lies at the mean.
-        differences = np.where(weights > 0, np.stack(self._sums) / np.maximum(weights, 1) - mean, 0).astype(np.float32)  # (n, width)
-        power, directions = np.linalg.eigh(differences.astype(np.float64) @ differences.T.astype(np.float64))  # (n, n) is the smaller side
+        differences = np.where(weights > 0, np.stack(self._sums) / np.maximum(weights, 1) - mean, 0).astype(
+            np.float32
+        )  # (n, width)
+        power, directions = np.linalg.eigh(
+            differences.astype(np.float64) @ differences.T.astype(np.float64)
+        )  # (n, n) is the smaller side
         rank = min(RANK, len(differences) - 1)
         directions = directions[:, ::-1][:, :rank]  # (n, rank), strongest first
         lengths = np.sqrt(np.maximum(power[::-1][:rank], np.finfo(np.float32).tiny))
         basis = (directions / lengths).T @ differences  # (rank, width), of length 1
-        return Course(self._unit_s * self._units_each, (directions * lengths).astype(np.float32), basis.astype(np.float32))
+        return Course(
+            self._unit_s * self._units_each, (directions * lengths).astype(np.float32), basis.astype(np.float32)
+        )

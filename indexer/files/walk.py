@@ -37,8 +37,11 @@ def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None =
             continue
         try:
             with os.scandir(path) as listing:
-                children = [(e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name, e)
-                            for e in listing if _wanted(e, patterns, leftovers)]
+                children = [
+                    (e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name, e)
+                    for e in listing
+                    if _wanted(e, patterns, leftovers)
+                ]
         except OSError:
             yield path, None
             continue

@@ -77,6 +77,8 @@ class AudioSetHead:
         check_vectors(vectors, self.vector_width, self.name)
         width = len(self.mean)
         # A head of one token's width was trained on the mean over all tokens: here the mean over the rows.
-        x = vectors.astype(np.float64).reshape(len(vectors), -1, width).mean(axis=1)  # (n, rows or 1, width) -> (n, width)
+        x = (
+            vectors.astype(np.float64).reshape(len(vectors), -1, width).mean(axis=1)
+        )  # (n, rows or 1, width) -> (n, width)
         x = (x - self.mean) / np.sqrt(self.var.astype(np.float64) + BATCH_NORM_EPS)  # (n, width)
         return np.asarray(x @ self.weight.T.astype(np.float64) + self.bias)  # (n, 6)

@@ -65,9 +65,16 @@ class TrainedCnn:
 
 # A second thread gains a third on an idle machine and costs a multiple on a busy one, and the bits would depend on it.
 @one_thread()
-def train_cnn(clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray, validation_rows: np.ndarray,
-              labels: int, settings: CnnSettings, device: str = "auto",
-              on_epoch: Callable[[Epoch], None] = lambda _epoch: None) -> TrainedCnn:
+def train_cnn(
+    clips: Sequence[np.ndarray],
+    y: np.ndarray,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    labels: int,
+    settings: CnnSettings,
+    device: str = "auto",
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
+) -> TrainedCnn:
     """Learn from train_rows, stop by the loss on validation_rows; on the CPU the same bits every time.
 
     clips: a recording each, (its clips, mels, frames) with the same mels and frames throughout; y (n,) label numbers,
@@ -88,12 +95,13 @@ def train_cnn(clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray
     return TrainedCnn(network, temperature, run.epoch, run.best_epoch, parameters, time.monotonic() - started)
 
 
-def _check(clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray, validation_rows: np.ndarray,
-           labels: int) -> None:
+def _check(
+    clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray, validation_rows: np.ndarray, labels: int
+) -> None:
     shapes = {array.shape[1:] for array in clips}
     if len(shapes) != 1 or not all(len(array) for array in clips):
         raise ValueError(f"need at least one clip a recording, all of the same (mels, frames), not {sorted(shapes)}")
-    (mels, frames), = shapes
+    ((mels, frames),) = shapes
     if mels < 2 ** len(CHANNELS) or frames < MIN_FRAMES:
         raise ValueError(f"clips of {mels} mels and {frames} frames are too small for {len(CHANNELS)} poolings")
     if not len(validation_rows) or len(np.unique(y[train_rows])) != labels:
@@ -122,8 +130,12 @@ def _network(clips: Sequence[np.ndarray], labels: int) -> nn.Sequential:
     layers: list[nn.Module] = [_Normalise(clips)]
     for before, after in zip((1, *CHANNELS), CHANNELS, strict=False):
         # The maximum before the ReLU is the maximum after it, at a quarter of the work.
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.MaxPool2d(2),
-                   nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
+        ]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(CHANNELS[-1], labels)]
     return nn.Sequential(*layers)
 
@@ -131,8 +143,16 @@ def _network(clips: Sequence[np.ndarray], labels: int) -> nn.Sequential:
 class _Run:
     """The loop and its state."""
 
-    def __init__(self, clips: Sequence[np.ndarray], y: np.ndarray, train_rows: np.ndarray, validation_rows: np.ndarray,
-                 labels: int, settings: CnnSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        clips: Sequence[np.ndarray],
+        y: np.ndarray,
+        train_rows: np.ndarray,
+        validation_rows: np.ndarray,
+        labels: int,
+        settings: CnnSettings,
+        device: torch.device,
+    ) -> None:
         self._clips, self._y, self._rows = clips, torch.from_numpy(y), train_rows
         self._settings, self._device = settings, device
         self._random = np.random.default_rng(settings.seed)

@@ -57,7 +57,9 @@ def hold_out(y: np.ndarray, groups: np.ndarray, share: float, seed: int) -> tupl
     return fold - 1, loose
 
 
-def _separated(y: np.ndarray, groups: np.ndarray, divide: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, list[int]]:
+def _separated(
+    y: np.ndarray, groups: np.ndarray, divide: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, list[int]]:
     groups, loose = groups.copy(), set[int]()
     while True:
         fold = divide(groups)
@@ -84,9 +86,14 @@ def cross_validate(learner: Learner, fold: np.ndarray, on_fold: Callable[[], Non
     def pooled(parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)[order]
 
-    return Pooled(pooled(rows), pooled([softmax(s.logits) for s in said]), pooled([softmax(s.logits / s.temperature) for s in said]),
-                  pooled([np.full(len(s.logits), s.threshold) for s in said]), float(np.median([s.temperature for s in said])),
-                  time.monotonic() - started)
+    return Pooled(
+        pooled(rows),
+        pooled([softmax(s.logits) for s in said]),
+        pooled([softmax(s.logits / s.temperature) for s in said]),
+        pooled([np.full(len(s.logits), s.threshold) for s in said]),
+        float(np.median([s.temperature for s in said])),
+        time.monotonic() - started,
+    )
 
 
 def linear(data: Data, settings: TrainingSettings, device: str = "auto") -> Learner:
@@ -100,21 +107,32 @@ def linear(data: Data, settings: TrainingSettings, device: str = "auto") -> Lear
     return learn
 
 
-def learning_curve(learner: Learner, y: np.ndarray, groups: np.ndarray, fold: np.ndarray, seed: int,
-                   on_fold: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+def learning_curve(
+    learner: Learner,
+    y: np.ndarray,
+    groups: np.ndarray,
+    fold: np.ndarray,
+    seed: int,
+    on_fold: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
     """Accuracy by the number of recordings learned from: {recordings, accuracy, accuracy_95} for each share that holds every label."""
     points = []
     for share in CURVE_SHARES:
         learned: list[int] = []
 
-        def with_less(rows: np.ndarray, judged: np.ndarray, share: float = share, learned: list[int] = learned) -> Fold | None:
+        def with_less(
+            rows: np.ndarray, judged: np.ndarray, share: float = share, learned: list[int] = learned
+        ) -> Fold | None:
             part = rows[evaluation.grouped_parts(y[rows], groups[rows], [share, 1 - share], seed) == 0]
             learned.append(len(part))
             enough = np.bincount(y[part], minlength=int(y.max()) + 1).min() >= 2 and len(part) >= 8
             return learner(part, judged) if enough else None
 
-        folds = [(judged, with_less(np.flatnonzero(fold != number), judged))
-                 for number in range(int(fold.max()) + 1) if len(judged := np.flatnonzero(fold == number))]
+        folds = [
+            (judged, with_less(np.flatnonzero(fold != number), judged))
+            for number in range(int(fold.max()) + 1)
+            if len(judged := np.flatnonzero(fold == number))
+        ]
         on_fold()
         if any(said is None for _, said in folds):
             continue
@@ -139,14 +157,25 @@ def figures(pooled: Pooled, y: np.ndarray, groups: np.ndarray, labels: Sequence[
     decided = confidence >= pooled.thresholds
     number = evaluation.number
     return {
-        "recordings": len(y), "artists": len(np.unique(groups)), **_accuracy(right, groups, seed),
+        "recordings": len(y),
+        "artists": len(np.unique(groups)),
+        **_accuracy(right, groups, seed),
         "balanced_accuracy": number(evaluation.balanced_accuracy(y, predicted)),
-        "calibration_error_before": number(evaluation.calibration_error(pooled.raw.max(axis=1).astype(np.float64), right)),
-        "calibration_error": number(evaluation.calibration_error(confidence, right)), "temperature": number(pooled.temperature),
-        "threshold": number(float(np.median(pooled.thresholds))), "coverage": number(float(decided.mean())),
+        "calibration_error_before": number(
+            evaluation.calibration_error(pooled.raw.max(axis=1).astype(np.float64), right)
+        ),
+        "calibration_error": number(evaluation.calibration_error(confidence, right)),
+        "temperature": number(pooled.temperature),
+        "threshold": number(float(np.median(pooled.thresholds))),
+        "coverage": number(float(decided.mean())),
         "precision_decided": number(float(right[decided].mean()) if decided.any() else float("nan")),
-        "labels": {label: {"recordings": int((y == i).sum()), "precision": number(precision[i]), "recall": number(recall[i])} for i, label in enumerate(labels)},
-        "confusion": confusion.tolist(), "reliability": _reliability(confidence, right), "tradeoff": _tradeoff(confidence, right),
+        "labels": {
+            label: {"recordings": int((y == i).sum()), "precision": number(precision[i]), "recall": number(recall[i])}
+            for i, label in enumerate(labels)
+        },
+        "confusion": confusion.tolist(),
+        "reliability": _reliability(confidence, right),
+        "tradeoff": _tradeoff(confidence, right),
         "elapsed_s": round(pooled.elapsed_s, 3),
     }
 
@@ -154,12 +183,21 @@ def figures(pooled: Pooled, y: np.ndarray, groups: np.ndarray, labels: Sequence[
 def _reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dict[str, Any]]:
     """Mean confidence and accuracy of the recordings in bins of equal width; empty bins are left out."""
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    return [{"confidence": evaluation.number(float(confidence[place == b].mean())), "accuracy": evaluation.number(float(right[place == b].mean())),
-             "recordings": int((place == b).sum())} for b in np.unique(place)]
+    return [
+        {
+            "confidence": evaluation.number(float(confidence[place == b].mean())),
+            "accuracy": evaluation.number(float(right[place == b].mean())),
+            "recordings": int((place == b).sum()),
+        }
+        for b in np.unique(place)
+    ]
 
 
 def _tradeoff(confidence: np.ndarray, right: np.ndarray, points: int = 40) -> list[dict[str, Any]]:
     """Coverage and precision at thresholds spread over the confidences that occur."""
     thresholds = np.unique(np.quantile(confidence, np.linspace(0, 1, points)))
     found = [(float(t), *evaluation.at_threshold(confidence, right, float(t))) for t in thresholds]
-    return [{"threshold": evaluation.number(t), "coverage": evaluation.number(c), "precision": evaluation.number(p)} for t, c, p in found]
+    return [
+        {"threshold": evaluation.number(t), "coverage": evaluation.number(c), "precision": evaluation.number(p)}
+        for t, c, p in found
+    ]

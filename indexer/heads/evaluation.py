@@ -115,7 +115,9 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = E
 def at_threshold(confidence: np.ndarray, correct: np.ndarray, threshold: float) -> tuple[float, float]:
     """(coverage, accuracy among the decided) when rows from the threshold on are decided; accuracy is NaN for none."""
     decided = confidence >= threshold
-    return (float(decided.mean()) if len(decided) else float("nan")), (float(correct[decided].mean()) if decided.any() else float("nan"))
+    return (float(decided.mean()) if len(decided) else float("nan")), (
+        float(correct[decided].mean()) if decided.any() else float("nan")
+    )
 
 
 def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
@@ -164,8 +166,9 @@ def choose_threshold(confidence: np.ndarray, correct: np.ndarray, target: float)
 # ---- how sure the figures are
 
 
-def bootstrap_interval(statistic: Callable[[np.ndarray], float], groups: np.ndarray, *, seed: int, rounds: int = 1000,
-                       level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, *, seed: int, rounds: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile interval of ``statistic(rows)`` when whole groups are drawn with replacement.
 
     groups (n,): rows of one artist are not independent; give ``arange(n)`` to draw single rows. Rounds that give NaN are left out.
@@ -173,7 +176,10 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], groups: np.ndar
     _, place = np.unique(groups, return_inverse=True)
     rows_of = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1]) if len(place) else []
     rng = np.random.default_rng(seed)
-    values = [statistic(np.concatenate([rows_of[g] for g in rng.integers(len(rows_of), size=len(rows_of))])) for _ in range(rounds if rows_of else 0)]
+    values = [
+        statistic(np.concatenate([rows_of[g] for g in rng.integers(len(rows_of), size=len(rows_of))]))
+        for _ in range(rounds if rows_of else 0)
+    ]
     values = [v for v in values if not np.isnan(v)]
     if not values:
         return float("nan"), float("nan")
@@ -181,7 +187,9 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], groups: np.ndar
     return float(low), float(high)
 
 
-def summary(y: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], *, groups: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
+def summary(
+    y: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], *, groups: np.ndarray, threshold: float, seed: int
+) -> dict[str, Any]:
     """All of the above for probabilities (n, labels), as values that JSON can hold (NaN becomes None)."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64)
     correct = predicted == y
@@ -190,11 +198,19 @@ def summary(y: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], *, 
     coverage, decided_accuracy = at_threshold(confidence, correct, threshold)
     interval = bootstrap_interval(lambda rows: float(correct[rows].mean()), groups, seed=seed)
     return {
-        "recordings": len(y), "artists": len(np.unique(groups)),
-        "accuracy": number(accuracy(y, predicted)), "accuracy_95": [number(v) for v in interval],
-        "balanced_accuracy": number(balanced_accuracy(y, predicted)), "calibration_error": number(calibration_error(confidence, correct)),
-        "threshold": threshold, "coverage": number(coverage), "precision_decided": number(decided_accuracy),
-        "labels": {label: {"recordings": int((y == i).sum()), "precision": number(precision[i]), "recall": number(recall[i])} for i, label in enumerate(labels)},
+        "recordings": len(y),
+        "artists": len(np.unique(groups)),
+        "accuracy": number(accuracy(y, predicted)),
+        "accuracy_95": [number(v) for v in interval],
+        "balanced_accuracy": number(balanced_accuracy(y, predicted)),
+        "calibration_error": number(calibration_error(confidence, correct)),
+        "threshold": threshold,
+        "coverage": number(coverage),
+        "precision_decided": number(decided_accuracy),
+        "labels": {
+            label: {"recordings": int((y == i).sum()), "precision": number(precision[i]), "recall": number(recall[i])}
+            for i, label in enumerate(labels)
+        },
         "confusion": confusion.tolist(),
     }
 

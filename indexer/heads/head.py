@@ -58,5 +58,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """(n, labels) logits -> (n, labels) float32 probabilities; safe for any finite size."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # (n, labels)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-
-

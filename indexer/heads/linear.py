@@ -32,7 +32,9 @@ class LinearHead:
     weight: np.ndarray  # (K, width) float32
     bias: np.ndarray  # (K,) float32
     unlike: Novelty | None = None  # what it never learned from; None: it trusts every vector
-    training: Mapping[str, Any] = field(default_factory=dict)  # JSON: what it learned from, settings, metrics; not part of the id
+    training: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # JSON: what it learned from, settings, metrics; not part of the id
     id: str = field(init=False)
     kind: str = field(default=KIND, init=False)
 
@@ -41,14 +43,18 @@ class LinearHead:
         check_labels(self.labels)
         check_threshold(self.threshold)
         if self.weight.ndim != 2 or len(self.weight) != len(self.labels) or self.weight.shape[1] == 0:
-            raise ModelError(f"head {self.name}: weight of shape {list(self.weight.shape)} for {len(self.labels)} labels")
+            raise ModelError(
+                f"head {self.name}: weight of shape {list(self.weight.shape)} for {len(self.labels)} labels"
+            )
         if self.bias.shape != (len(self.labels),):
             raise ModelError(f"head {self.name}: bias of shape {list(self.bias.shape)} for {len(self.labels)} labels")
         if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
             raise ModelError(f"head {self.name}: weights hold NaN or infinity")
         about = {"kind": KIND, "encoder_id": self.encoder_id, "labels": self.labels, "threshold": self.threshold}
         if self.unlike and len(self.unlike.mean) != self.weight.shape[1]:
-            raise ModelError(f"head {self.name}: its check for what is unlike all takes {len(self.unlike.mean)} numbers, not {self.weight.shape[1]}")
+            raise ModelError(
+                f"head {self.name}: its check for what is unlike all takes {len(self.unlike.mean)} numbers, not {self.weight.shape[1]}"
+            )
         object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
     @classmethod
@@ -59,9 +65,15 @@ class LinearHead:
         if about.get("kind") != KIND or about.get("format_version") != FORMAT_VERSION:
             raise ModelError(f"{path}: not a linear head this version can read")
         checks = [key for key in header.shapes if key.startswith(NOVELTY)]
-        arrays = tensorfile.read_arrays(path, {key: header.shapes.get(key, (0,)) for key in ("weight", "bias", *checks)})
+        arrays = tensorfile.read_arrays(
+            path, {key: header.shapes.get(key, (0,)) for key in ("weight", "bias", *checks)}
+        )
         try:
-            unlike = Novelty.from_arrays({key.removeprefix(NOVELTY): np.array(arrays[key]) for key in checks}) if checks else None
+            unlike = (
+                Novelty.from_arrays({key.removeprefix(NOVELTY): np.array(arrays[key]) for key in checks})
+                if checks
+                else None
+            )
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
                 float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike, dict(about.get("training", {})),

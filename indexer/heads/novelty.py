@@ -169,5 +169,9 @@ def _limit(distances: np.ndarray) -> float:
 def _student(freedom: int) -> float:
     """Student's quantile for NORMAL_QUANTILE: Abramowitz, Stegun, 26.7.5; within 1 % from 4 degrees of freedom on."""
     z = NORMAL_QUANTILE
-    return (z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3))
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )

@@ -40,11 +40,20 @@ def judge(head: Head, threshold: float, vectors: Sequence[np.ndarray], courses: 
     unlike = bool(head.novelty(vector[None])[0] > 1)
     known = [course for course in courses if course is not None]
     if len(known) < len(courses):
-        return Verdict(scores, genre, scores[genre], scores[genre] >= threshold and not unlike, UNLIKE if unlike else None)
+        return Verdict(
+            scores, genre, scores[genre], scores[genre] >= threshold and not unlike, UNLIKE if unlike else None
+        )
     probabilities = _timeline(head, vector, known)
-    return Verdict(scores, genre, scores[genre], scores[genre] >= threshold and not unlike, UNLIKE if unlike else None,
-                   None if unlike else _second_genre(probabilities, head.labels, genre, threshold), known[0].segment_s,
-                   np.rint(probabilities * 255).astype(np.uint8))
+    return Verdict(
+        scores,
+        genre,
+        scores[genre],
+        scores[genre] >= threshold and not unlike,
+        UNLIKE if unlike else None,
+        None if unlike else _second_genre(probabilities, head.labels, genre, threshold),
+        known[0].segment_s,
+        np.rint(probabilities * 255).astype(np.uint8),
+    )
 
 
 def _timeline(head: Head, vector: np.ndarray, courses: Sequence[Course]) -> np.ndarray:

@@ -60,11 +60,24 @@ class Data:
 
     def rows(self, keep: np.ndarray) -> "Data":
         """Only these rows (numbers)."""
-        return replace(self, keys=tuple(self.keys[i] for i in keep), vectors=self.vectors[keep], y=self.y[keep], groups=self.groups[keep])
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in keep),
+            vectors=self.vectors[keep],
+            y=self.y[keep],
+            groups=self.groups[keep],
+        )
 
     def digest(self) -> str:
         """Hex sha256 over all of it."""
-        about = [self.encoder_id, self.labels, self.keys, self.y.tolist(), self.groups.tolist(), list(self.vectors.shape)]
+        about = [
+            self.encoder_id,
+            self.labels,
+            self.keys,
+            self.y.tolist(),
+            self.groups.tolist(),
+            list(self.vectors.shape),
+        ]
         sha = hashlib.sha256(json.dumps(about).encode())
         sha.update(np.ascontiguousarray(self.vectors, "<f2").view(np.uint8).data)
         return sha.hexdigest()
@@ -106,7 +119,9 @@ def split(data: Data, settings: TrainingSettings) -> Split:
     groups = data.groups.copy()
     loose: set[int] = set()
     while True:
-        part = evaluation.grouped_parts(data.y, groups, [1 - settings.validation_share, settings.validation_share], settings.seed)
+        part = evaluation.grouped_parts(
+            data.y, groups, [1 - settings.validation_share, settings.validation_share], settings.seed
+        )
         seen = [set(data.y[part == p].tolist()) for p in (0, 1)]
         lacking = set(range(len(data.labels))) - (seen[0] & seen[1]) - loose
         if not lacking:
@@ -117,8 +132,17 @@ def split(data: Data, settings: TrainingSettings) -> Split:
     return Split(np.flatnonzero(part == 0), np.flatnonzero(part == 1), tuple(data.labels[i] for i in sorted(loose)))
 
 
-def train(data: Data, settings: TrainingSettings, *, name: str, device: str = "auto", checkpoint: Path | None = None, resume: bool = False,
-          about: dict[str, Any] | None = None, on_epoch: Callable[[Epoch], None] = lambda _epoch: None) -> Trained:
+def train(
+    data: Data,
+    settings: TrainingSettings,
+    *,
+    name: str,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    about: dict[str, Any] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
+) -> Trained:
     """Train, calibrate, choose the threshold; the same bits for the same data, settings and device.
 
     checkpoint: where the full state is kept while it runs (removed at the end); resume: go on from there, if it exists, to
@@ -152,10 +176,20 @@ def one_thread() -> Iterator[None]:
 class _Run:
     """The loop and its state: weights, random numbers, epoch, best. The gradient of softmax regression is written out."""
 
-    def __init__(self, data: Data, parts: Split, settings: TrainingSettings, mean: np.ndarray, scale: np.ndarray, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: Data,
+        parts: Split,
+        settings: TrainingSettings,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        device: torch.device,
+    ) -> None:
         def inputs(rows: np.ndarray) -> torch.Tensor:
             x = torch.from_numpy(data.vectors[rows]).to(device, torch.float32)  # (rows, width)
-            return x.sub_(torch.from_numpy(mean).to(device, torch.float32)).mul_(torch.from_numpy(scale).to(device, torch.float32))
+            return x.sub_(torch.from_numpy(mean).to(device, torch.float32)).mul_(
+                torch.from_numpy(scale).to(device, torch.float32)
+            )
 
         self._settings = settings
         self._device = device
@@ -163,12 +197,21 @@ class _Run:
         self._val_x, self._val_y = inputs(parts.validation), torch.from_numpy(data.y[parts.validation]).to(device)
         self._class_weights = class_weights(data.y[parts.train], len(data.labels)).to(device)
         self._rows = torch.empty(settings.batch, data.vectors.shape[1], device=device)  # of one batch
-        self._weight = torch.zeros(len(data.labels), data.vectors.shape[1], device=device)  # zero: the loss has one valley
+        self._weight = torch.zeros(
+            len(data.labels), data.vectors.shape[1], device=device
+        )  # zero: the loss has one valley
         self._bias = torch.zeros(len(data.labels), device=device)
-        self._random = torch.Generator().manual_seed(settings.seed)  # on the CPU, so that the order is the same on every device
+        self._random = torch.Generator().manual_seed(
+            settings.seed
+        )  # on the CPU, so that the order is the same on every device
         self._identity = f"{data.digest()} {json.dumps(asdict(settings), sort_keys=True)} {device.type}"
         self.epoch = 0
-        self.best: dict[str, Any] = {"epoch": 0, "loss": float("inf"), "weight": self._weight.clone(), "bias": self._bias.clone()}
+        self.best: dict[str, Any] = {
+            "epoch": 0,
+            "loss": float("inf"),
+            "weight": self._weight.clone(),
+            "bias": self._bias.clone(),
+        }
 
     def work(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None]) -> None:
         """Run the epochs that are left; when it is interrupted, the last whole epoch is on the disk."""
@@ -191,7 +234,9 @@ class _Run:
         for rows in torch.split(order, self._settings.batch):
             x = torch.index_select(self._x, 0, rows, out=self._rows[: len(rows)])  # (batch, width)
             y = self._y[rows]
-            error = torch.softmax(torch.addmm(self._bias, x, self._weight.T), dim=1)  # (batch, labels): the loss by the logits
+            error = torch.softmax(
+                torch.addmm(self._bias, x, self._weight.T), dim=1
+            )  # (batch, labels): the loss by the logits
             error[torch.arange(len(rows), device=self._device), y] -= 1
             error *= (self._class_weights[y] / len(rows))[:, None]
             self._weight.addmm_(error.T, x, alpha=-self._settings.learning_rate)
@@ -200,7 +245,12 @@ class _Run:
         validation_loss, balanced = self._validate()
         better = validation_loss < self.best["loss"]
         if better:
-            self.best = {"epoch": self.epoch, "loss": validation_loss, "weight": self._weight.clone(), "bias": self._bias.clone()}
+            self.best = {
+                "epoch": self.epoch,
+                "loss": validation_loss,
+                "weight": self._weight.clone(),
+                "bias": self._bias.clone(),
+            }
         return Epoch(self.epoch, validation_loss, balanced, better)
 
     def _validate(self) -> tuple[float, float]:
@@ -209,7 +259,9 @@ class _Run:
         losses = functional.cross_entropy(logits, self._val_y, reduction="none").double()
         per_label = [losses[self._val_y == label].mean() for label in torch.unique(self._val_y)]
         predicted = logits.argmax(dim=1)
-        return float(torch.stack(per_label).mean()), evaluation.balanced_accuracy(self._val_y.cpu().numpy(), predicted.cpu().numpy())
+        return float(torch.stack(per_label).mean()), evaluation.balanced_accuracy(
+            self._val_y.cpu().numpy(), predicted.cpu().numpy()
+        )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -223,7 +275,9 @@ class _Run:
         try:
             state = torch.load(path, map_location=self._device, weights_only=True)
             if state["format"] != CHECKPOINT_FORMAT or state["identity"] != self._identity:
-                raise ModelError(f"{path}: labels, embeddings, settings or device are not those of the interrupted training: train without --resume")
+                raise ModelError(
+                    f"{path}: labels, embeddings, settings or device are not those of the interrupted training: train without --resume"
+                )
             self._weight.copy_(state["weight"])
             self._bias.copy_(state["bias"])
             self._random.set_state(state["random"].cpu())
@@ -234,8 +288,15 @@ class _Run:
             raise ModelError(f"{path}: the interrupted training's state is damaged: train without --resume") from error
 
 
-def _finish(run: _Run, data: Data, parts: Split, settings: TrainingSettings, name: str, about: dict[str, Any],
-            standardisation: tuple[np.ndarray, np.ndarray]) -> Trained:
+def _finish(
+    run: _Run,
+    data: Data,
+    parts: Split,
+    settings: TrainingSettings,
+    name: str,
+    about: dict[str, Any],
+    standardisation: tuple[np.ndarray, np.ndarray],
+) -> Trained:
     """Fold standardisation and temperature into the best weights, choose the threshold, measure."""
     mean, scale = standardisation
     weight = run.best["weight"].double().cpu().numpy() * scale  # (labels, width)
@@ -244,18 +305,39 @@ def _finish(run: _Run, data: Data, parts: Split, settings: TrainingSettings, nam
     logits = data.vectors[parts.validation].astype(np.float64) @ weight.T + bias  # (validation rows, labels)
     temperature = evaluation.fit_temperature(logits, y)
     before = softmax(logits)
-    head = LinearHead(name, data.encoder_id, data.labels, 1.0, (weight / temperature).astype(np.float32),
-                      (bias / temperature).astype(np.float32),
-                      novelty.fit(data.vectors[parts.train], data.vectors[parts.validation], seed=settings.seed))
+    head = LinearHead(
+        name,
+        data.encoder_id,
+        data.labels,
+        1.0,
+        (weight / temperature).astype(np.float32),
+        (bias / temperature).astype(np.float32),
+        novelty.fit(data.vectors[parts.train], data.vectors[parts.validation], seed=settings.seed),
+    )
     scores = head.scores(data.vectors[parts.validation])
-    threshold, reached = evaluation.choose_threshold(scores.max(axis=1), scores.argmax(axis=1) == y, settings.target_precision)
+    threshold, reached = evaluation.choose_threshold(
+        scores.max(axis=1), scores.argmax(axis=1) == y, settings.target_precision
+    )
     metrics = evaluation.summary(y, scores, data.labels, groups=groups, threshold=threshold, seed=settings.seed)
-    metrics["calibration_error_before"] = evaluation.number(evaluation.calibration_error(before.max(axis=1), before.argmax(axis=1) == y))
-    metrics["unlike"] = int((head.novelty(data.vectors[parts.validation]) > 1).sum())  # validation recordings that would be held for strange
+    metrics["calibration_error_before"] = evaluation.number(
+        evaluation.calibration_error(before.max(axis=1), before.argmax(axis=1) == y)
+    )
+    metrics["unlike"] = int(
+        (head.novelty(data.vectors[parts.validation]) > 1).sum()
+    )  # validation recordings that would be held for strange
     metrics["log_loss"] = evaluation.number(float(-np.log(np.maximum(scores[np.arange(len(y)), y], 1e-12)).mean()))
-    metrics |= {"epochs": run.epoch, "best_epoch": run.best["epoch"], "target_reached": reached, "not_separated": list(parts.not_separated)}
-    about |= {"settings": asdict(settings) | {"temperature": temperature}, "data_sha256": data.digest(), "metrics": metrics,
-              "recordings": {label: int((data.y == i).sum()) for i, label in enumerate(data.labels)}}
+    metrics |= {
+        "epochs": run.epoch,
+        "best_epoch": run.best["epoch"],
+        "target_reached": reached,
+        "not_separated": list(parts.not_separated),
+    }
+    about |= {
+        "settings": asdict(settings) | {"temperature": temperature},
+        "data_sha256": data.digest(),
+        "metrics": metrics,
+        "recordings": {label: int((data.y == i).sum()) for i, label in enumerate(data.labels)},
+    }
     return Trained(replace(head, threshold=threshold, training=about), parts.not_separated, reached)
 
 
@@ -270,7 +352,9 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         finally:
             Path(temporary).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise ModelError(f"cannot keep the state of the training in {path}: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(
+            f"cannot keep the state of the training in {path}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def _standardisation(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,12 +42,19 @@ class LabelRequest:
         """Raise ConfigError for what cannot be."""
         unknown = [s for s in self.sources or () if s not in SOURCES or s == "csv"]
         if unknown:
-            raise ConfigError(f"--labels: '{unknown[0]}' is not one of corrections, tags, folders (a CSV comes with --csv FILE)")
+            raise ConfigError(
+                f"--labels: '{unknown[0]}' is not one of corrections, tags, folders (a CSV comes with --csv FILE)"
+            )
 
     def gather(self, reader: Reader, settings: Settings) -> Labels:
         """The library's labels from these sources. Raises ConfigError for a CSV that cannot be used."""
-        return gather(training_data.files(reader), Aliases(settings.aliases), sources=self.chosen(),
-                      corrections=training_data.corrections(reader), rows=read_csv(self.csv) if self.csv else [])
+        return gather(
+            training_data.files(reader),
+            Aliases(settings.aliases),
+            sources=self.chosen(),
+            corrections=training_data.corrections(reader),
+            rows=read_csv(self.csv) if self.csv else [],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +70,12 @@ class Features:
     def joined(parts: Sequence["Features"]) -> "Features":
         """Side by side."""
         ids = tuple(part.encoder_id for part in parts)
-        return Features(joined_id(ids), "+".join(part.name for part in parts), ids, np.concatenate([part.vectors for part in parts], axis=1))
+        return Features(
+            joined_id(ids),
+            "+".join(part.name for part in parts),
+            ids,
+            np.concatenate([part.vectors for part in parts], axis=1),
+        )
 
 
 @dataclass
@@ -100,9 +112,15 @@ class Dataset:
         """Only these rows (numbers, ascending); labels keep their numbers."""
         place = np.full(len(self.y), -1)
         place[keep] = np.arange(len(keep))
-        return replace(self, recordings=[self.recordings[i] for i in keep], keys=tuple(self.keys[i] for i in keep), y=self.y[keep],
-                       groups=self.groups[keep], first=place[self.first[keep]],
-                       features=[replace(f, vectors=f.vectors[keep]) for f in self.features])
+        return replace(
+            self,
+            recordings=[self.recordings[i] for i in keep],
+            keys=tuple(self.keys[i] for i in keep),
+            y=self.y[keep],
+            groups=self.groups[keep],
+            first=place[self.first[keep]],
+            features=[replace(f, vectors=f.vectors[keep]) for f in self.features],
+        )
 
 
 def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Dataset:
@@ -115,7 +133,11 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     recordings = sorted((r for r, label in labels.label_of.items() if label not in too_few), key=lambda r: digests[r])
     found, parts, damaged = _vectors(reader, main, recordings)
     if not found:
-        why = "their embeddings are damaged (scan with --force)" if damaged else f"none is embedded by {_name(main)}: run `indexer scan` first"
+        why = (
+            "their embeddings are damaged (scan with --force)"
+            if damaged
+            else f"none is embedded by {_name(main)}: run `indexer scan` first"
+        )
         raise ModelError(f"{len(recordings):,} recordings have labels, but {why}")
     not_embedded = len(recordings) - len(found) - damaged
     for other in others:
@@ -124,7 +146,9 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
             keep = np.flatnonzero(np.isin(found, also))
             found, parts = also, [*(replace(p, vectors=p.vectors[keep]) for p in parts), vectors]
     usable = Counter(labels.label_of[r] for r in found)
-    too_few |= _too_few(Counter({label: usable[label] for label in counts if label not in too_few}), "labelled and soundly embedded")
+    too_few |= _too_few(
+        Counter({label: usable[label] for label in counts if label not in too_few}), "labelled and soundly embedded"
+    )
     names = tuple(sorted(label for label in usable if label not in too_few))
     keep = np.asarray([i for i, r in enumerate(found) if labels.label_of[r] in names])
     found, parts = [found[i] for i in keep], [replace(p, vectors=p.vectors[keep]) for p in parts]
@@ -132,7 +156,19 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     first = evaluation.near_duplicates(features[0].vectors)
     y = np.asarray([names.index(labels.label_of[r]) for r in found], np.int64)
     groups = _groups([labels.artist_of[r] for r in found], first)
-    return Dataset(names, found, tuple(digests[r] for r in found), y, groups, first, features, labels, too_few, not_embedded, damaged)
+    return Dataset(
+        names,
+        found,
+        tuple(digests[r] for r in found),
+        y,
+        groups,
+        first,
+        features,
+        labels,
+        too_few,
+        not_embedded,
+        damaged,
+    )
 
 
 def _encoders(reader: Reader, settings: Settings) -> tuple[list[Any], list[Any]]:
@@ -147,8 +183,15 @@ def _encoders(reader: Reader, settings: Settings) -> tuple[list[Any], list[Any]]
             raise ModelError(f"the library holds no embeddings by {name}: run `indexer scan` with it first")
     else:
         wanted = json.loads(main["parts"]) if main["parts"] else [main["id"]]
-    others = [] if settings.encoder else [row for row in rows.values() if not row["parts"] and row["id"] not in wanted
-                                          and models.known(row["id"], None, settings.models)]
+    others = (
+        []
+        if settings.encoder
+        else [
+            row
+            for row in rows.values()
+            if not row["parts"] and row["id"] not in wanted and models.known(row["id"], None, settings.models)
+        ]
+    )
     return [rows[i] for i in wanted], others
 
 
@@ -162,7 +205,10 @@ def _vectors(reader: Reader, rows: Sequence[Any], recordings: Sequence[int]) -> 
     features: list[Features] = []
     for row in rows:
         places, vectors, bad = training_data.vectors(reader, row["id"], row["width"], found)
-        features = [*(replace(f, vectors=f.vectors[places]) for f in features), Features(row["id"], row["name"], (row["id"],), vectors)]
+        features = [
+            *(replace(f, vectors=f.vectors[places]) for f in features),
+            Features(row["id"], row["name"], (row["id"],), vectors),
+        ]
         found, damaged = [found[i] for i in places], damaged + bad
     return found, features, damaged
 
@@ -191,12 +237,19 @@ def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
         return lacking
     more = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
     if not counts:
-        raise ModelError(f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each (tags or folders that name "
-                         f"genres, or --csv FILE){hint}")
+        raise ModelError(
+            f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each (tags or folders that name "
+            f"genres, or --csv FILE){hint}"
+        )
     if good:
-        raise ModelError(f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with {MIN_RECORDINGS} {what} recordings"
-                         + (f"; there are: {more}" if more else "") + hint)
-    raise ModelError(f"too few labels: two genres need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}")
+        raise ModelError(
+            f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with {MIN_RECORDINGS} {what} recordings"
+            + (f"; there are: {more}" if more else "")
+            + hint
+        )
+    raise ModelError(
+        f"too few labels: two genres need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}"
+    )
 
 
 def _groups(artists: Sequence[str], first: np.ndarray) -> np.ndarray:

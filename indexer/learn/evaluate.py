@@ -79,14 +79,26 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
     finally:
         conn.close()
     found |= {
-        "version": __version__, "made": now(),
+        "version": __version__,
+        "made": now(),
         "library": {
-            "recordings": len(dataset.y), "artists": len(np.unique(dataset.groups)), "labels": dataset.counts(),
-            "sources": dataset.sources(request.labels.chosen()), "near_duplicates_removed": whole.near_duplicates,
-            "not_embedded": whole.not_embedded, "damaged": whole.damaged, "too_few": whole.too_few, "contradictions": whole.labels.contradictions,
+            "recordings": len(dataset.y),
+            "artists": len(np.unique(dataset.groups)),
+            "labels": dataset.counts(),
+            "sources": dataset.sources(request.labels.chosen()),
+            "near_duplicates_removed": whole.near_duplicates,
+            "not_embedded": whole.not_embedded,
+            "damaged": whole.damaged,
+            "too_few": whole.too_few,
+            "contradictions": whole.labels.contradictions,
         },
-        "method": {"folds": None if request.held_out else request.folds, "held_out": request.held_out, "seed": request.seed,
-                   "target_precision": request.target_precision, "epochs": request.epochs},
+        "method": {
+            "folds": None if request.held_out else request.folds,
+            "held_out": request.held_out,
+            "seed": request.seed,
+            "target_precision": request.target_precision,
+            "epochs": request.epochs,
+        },
         "elapsed_s": round(time.monotonic() - started, 3),
     }
     found["report"] = str(target)
@@ -103,8 +115,9 @@ def _refuse_too_few(dataset: Dataset) -> None:
         raise ModelError(f"without near-duplicates and unreadable files too few recordings are left to judge by: {few}")
 
 
-def _with_spectrograms(reader: Reader, settings: Settings, dataset: Dataset, notes: list[str],
-                       progress: Progress) -> tuple[Dataset, list[np.ndarray]]:
+def _with_spectrograms(
+    reader: Reader, settings: Settings, dataset: Dataset, notes: list[str], progress: Progress
+) -> tuple[Dataset, list[np.ndarray]]:
     """The recordings that can be decoded, and their clips; every learner is judged on the same ones."""
     from indexer.learn import spectrograms
 
@@ -121,13 +134,21 @@ def _with_spectrograms(reader: Reader, settings: Settings, dataset: Dataset, not
     made, _ = spectrograms.make_all(paths, folder, settings.worker_count(), step)
     keep = np.flatnonzero(np.isin(dataset.keys, made))
     if len(keep) < len(dataset.keys):
-        notes.append(f"{len(dataset.keys) - len(keep):,} recordings have no file that can be decoded now and were left out")
+        notes.append(
+            f"{len(dataset.keys) - len(keep):,} recordings have no file that can be decoded now and were left out"
+        )
     dataset = dataset.rows(keep)
     return dataset, spectrograms.load(folder, dataset.keys)
 
 
-def _measure(settings: Settings, request: Request, dataset: Dataset, clips: list[np.ndarray] | None, notes: list[str],
-             progress: Progress) -> dict[str, Any]:
+def _measure(
+    settings: Settings,
+    request: Request,
+    dataset: Dataset,
+    clips: list[np.ndarray] | None,
+    notes: list[str],
+    progress: Progress,
+) -> dict[str, Any]:
     """{learners, best, learning_curve, notes}."""
     from indexer.heads import crossvalidation
     from indexer.heads.training import Data, TrainingSettings
@@ -151,15 +172,28 @@ def _measure(settings: Settings, request: Request, dataset: Dataset, clips: list
 
     def judged(learner: "Learner", name: str, kind: str, encoder: str | None, width: int | None) -> dict[str, Any]:
         pooled = crossvalidation.cross_validate(learner, fold, lambda: step(name, CNN_STEPS if kind == "cnn" else 1))
-        return {"name": name, "kind": kind, "encoder": encoder, "width": width,
-                **crossvalidation.figures(pooled, y, groups, dataset.names, request.seed)}
+        return {
+            "name": name,
+            "kind": kind,
+            "encoder": encoder,
+            "width": width,
+            **crossvalidation.figures(pooled, y, groups, dataset.names, request.seed),
+        }
 
     data = [Data(f.encoder_id, dataset.names, dataset.keys, f.vectors, y, groups) for f in dataset.features]
-    learners = {f"{f.name} + linear": crossvalidation.linear(d, options, settings.device) for f, d in zip(dataset.features, data, strict=True)}
-    rows = [judged(learner, name, "linear", f.name, f.vectors.shape[1]) for (name, learner), f in zip(learners.items(), dataset.features, strict=True)]
+    learners = {
+        f"{f.name} + linear": crossvalidation.linear(d, options, settings.device)
+        for f, d in zip(dataset.features, data, strict=True)
+    }
+    rows = [
+        judged(learner, name, "linear", f.name, f.vectors.shape[1])
+        for (name, learner), f in zip(learners.items(), dataset.features, strict=True)
+    ]
     rows.sort(key=lambda row: -row["balanced_accuracy"])
     best = rows[0]["name"]
-    curve = crossvalidation.learning_curve(learners[best], y, groups, fold, request.seed, lambda: step("learning curve"))
+    curve = crossvalidation.learning_curve(
+        learners[best], y, groups, fold, request.seed, lambda: step("learning curve")
+    )
     learned = round(float(np.mean([(fold != number).sum() for number in range(folds)])))
     curve.append({"recordings": learned, **{key: rows[0][key] for key in ("accuracy", "accuracy_95")}})
     if clips:
@@ -176,9 +210,19 @@ def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", dev
     def learn(learned: np.ndarray, judged: np.ndarray) -> Fold:
         parts = split(data.rows(learned), options)
         validation = learned[parts.validation]
-        trained = cnn.train_cnn(clips, data.y, learned[parts.train], validation, len(data.labels), cnn.CnnSettings(seed=options.seed), device)
+        trained = cnn.train_cnn(
+            clips,
+            data.y,
+            learned[parts.train],
+            validation,
+            len(data.labels),
+            cnn.CnnSettings(seed=options.seed),
+            device,
+        )
         scores = trained.scores([clips[row] for row in validation])
-        threshold, _ = evaluation.choose_threshold(scores.max(axis=1), scores.argmax(axis=1) == data.y[validation], options.target_precision)
+        threshold, _ = evaluation.choose_threshold(
+            scores.max(axis=1), scores.argmax(axis=1) == data.y[validation], options.target_precision
+        )
         return Fold(trained.logits([clips[row] for row in judged]), trained.temperature, threshold)
 
     return learn
@@ -189,7 +233,9 @@ def _notes(dataset: Dataset, loose: list[int]) -> list[str]:
     notes = []
     if loose:
         names = ", ".join(repr(dataset.names[i]) for i in loose)
-        notes.append(f"recordings of {names} come from too few artists (or one folder of unknown artists) to keep artists apart: the figures flatter")
+        notes.append(
+            f"recordings of {names} come from too few artists (or one folder of unknown artists) to keep artists apart: the figures flatter"
+        )
     artists = len(np.unique(dataset.groups))
     if artists < 20:
         notes.append(f"only {artists} artists: the intervals are wide, and rough")
@@ -200,4 +246,6 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as e:
-        raise IndexerError(f"{path}: the report cannot be written ({e.strerror}); name another place with --report") from e
+        raise IndexerError(
+            f"{path}: the report cannot be written ({e.strerror}); name another place with --report"
+        ) from e

@@ -37,7 +37,9 @@ class Labels:
 
     label_of: dict[int, str] = field(default_factory=dict)  # recording -> label
     source_of: dict[int, str] = field(default_factory=dict)  # recording -> the source that decided
-    artist_of: dict[int, str] = field(default_factory=dict)  # every recording -> artist, or folder where that is unknown
+    artist_of: dict[int, str] = field(
+        default_factory=dict
+    )  # every recording -> artist, or folder where that is unknown
     unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text that means no label -> files
     contradictions: dict[str, int] = field(default_factory=dict)  # "tags" or "tags against folders" -> recordings
     unknown_rows: int = 0  # rows of the CSV that name no recording of the library
@@ -84,7 +86,11 @@ class Aliases:
             unknown: list[str] = []
             for value in (v.strip() for v in text.split(";")):
                 whole = self.label(value)
-                parts = [whole] if whole is not None else [self.label(p) for p in re.split(r"[,/|]", _BRACKETS.sub(" ", value)) if p.strip()]
+                parts = (
+                    [whole]
+                    if whole is not None
+                    else [self.label(p) for p in re.split(r"[,/|]", _BRACKETS.sub(" ", value)) if p.strip()]
+                )
                 labels.update(p for p in parts if p)
                 if value and all(p is None for p in parts):
                     unknown.append(value)
@@ -130,8 +136,14 @@ def _csv_row(line: Mapping[str, str | None], columns: Mapping[str, str], folder:
     return CsvRow(path, value("audio_sha256").casefold() or None, value("genre"))
 
 
-def gather(files: Iterable[FileFacts], aliases: Aliases, *, sources: Sequence[str] = SOURCES,
-           corrections: Mapping[int, str] | None = None, rows: Sequence[CsvRow] = ()) -> Labels:
+def gather(
+    files: Iterable[FileFacts],
+    aliases: Aliases,
+    *,
+    sources: Sequence[str] = SOURCES,
+    corrections: Mapping[int, str] | None = None,
+    rows: Sequence[CsvRow] = (),
+) -> Labels:
     """One label a recording from the chosen sources; the most trusted source that knows the recording decides.
 
     Within a source the majority of the recording's files decides; a tie, or a tag with two genres, is no label.
@@ -139,7 +151,10 @@ def gather(files: Iterable[FileFacts], aliases: Aliases, *, sources: Sequence[st
     found = Labels()
     files = sorted(files, key=lambda f: (f.recording_id, f.path))
     said = {recording: text for recording, text in (corrections or {}).items() if "corrections" in sources}
-    explicit: dict[str, list[tuple[int, str]]] = {"corrections": sorted(said.items()), "csv": _match(rows, files, found) if "csv" in sources else []}
+    explicit: dict[str, list[tuple[int, str]]] = {
+        "corrections": sorted(said.items()),
+        "csv": _match(rows, files, found) if "csv" in sources else [],
+    }
     aliases.add(Counter(text for pairs in explicit.values() for _, text in pairs))
     votes: dict[str, dict[int, Counter[str]]] = {source: defaultdict(Counter) for source in SOURCES}
     for source, pairs in explicit.items():
@@ -177,7 +192,9 @@ def _match(rows: Sequence[CsvRow], files: Sequence[FileFacts], found: Labels) ->
     return pairs
 
 
-def _implied(file: FileFacts, aliases: Aliases, sources: Sequence[str]) -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
+def _implied(
+    file: FileFacts, aliases: Aliases, sources: Sequence[str]
+) -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
     """(labels, texts that mean nothing) by source, of what nobody said outright."""
     implied = {}
     if "tags" in sources and file.genre:
@@ -193,10 +210,15 @@ def _folders(file: FileFacts) -> list[str]:
     """Names of the folders that hold a file: the root's own, then those below; without a root the parent alone."""
     folder = os.path.dirname(file.path)  # noqa: PTH120 - bytes
     above = os.path.dirname(file.root) if file.root else os.path.dirname(folder)  # noqa: PTH120
-    return [os.fsdecode(name) for name in folder[len(above):].split(b"/") if name]
+    return [os.fsdecode(name) for name in folder[len(above) :].split(b"/") if name]
 
 
-def _decide(found: Labels, votes: Mapping[str, Mapping[int, Counter[str]]], confused: Mapping[str, set[int]], contradictions: Counter[str]) -> None:
+def _decide(
+    found: Labels,
+    votes: Mapping[str, Mapping[int, Counter[str]]],
+    confused: Mapping[str, set[int]],
+    contradictions: Counter[str],
+) -> None:
     verdicts: dict[int, dict[str, str]] = defaultdict(dict)
     for source in SOURCES:
         undecided = set(confused.get(source, ()))
@@ -218,7 +240,7 @@ def _decide(found: Labels, votes: Mapping[str, Mapping[int, Counter[str]]], conf
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(a, b) for n, a in enumerate(names) for b in names[n + 1:]]
+    return [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
 
 
 def artist_group(file: FileFacts) -> str:

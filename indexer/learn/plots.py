@@ -68,14 +68,19 @@ class Plane:
 
     def frame(self, x_name: str, y_name: str, x_text: Any = percent) -> Markup:
         """Grid, the numbers along it, and what they are."""
-        parts = [element("text", y_name, x=0, y=13), element("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 6, text_anchor="end")]
+        parts = [
+            element("text", y_name, x=0, y=13),
+            element("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 6, text_anchor="end"),
+        ]
         for value in ticks_of(*self.xs):
             x, y = self.at(value, self.ys[0])
             parts.append(element("text", x_text(value), x=x, y=y + 17, text_anchor="middle", class_="soft"))
         for value in ticks_of(*self.ys):
             x, y = self.at(self.xs[0], value)
-            parts += [line((x, y), (WIDTH - RIGHT, y), "rule"),
-                      element("text", percent(value), x=x - 6, y=y + 4, text_anchor="end", class_="soft")]
+            parts += [
+                line((x, y), (WIDTH - RIGHT, y), "rule"),
+                element("text", percent(value), x=x - 6, y=y + 4, text_anchor="end", class_="soft"),
+            ]
         return joined(parts)
 
 
@@ -86,8 +91,12 @@ def bars_of(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> Markup:
         parts.append(element("text", element("title", name), clip(name, 48), x=0, y=y + 16))
         y += 22
         for colour, share, interval, text in bars:
-            parts += [_bar(1, y, "track"), _bar(share or 0, y, colour),
-                      element("text", text, x=BAR_WIDTH + 8, y=y + 11.5, class_="soft"), *_whisker(interval, y)]
+            parts += [
+                _bar(1, y, "track"),
+                _bar(share or 0, y, colour),
+                element("text", text, x=BAR_WIDTH + 8, y=y + 11.5, class_="soft"),
+                *_whisker(interval, y),
+            ]
             y += BAR_HEIGHT + 3
         y += 8
     told = "; ".join(f"{name}: {', '.join(text for *_, text in bars)}" for name, bars in groups)
@@ -103,8 +112,10 @@ def _whisker(interval: Interval, y: float) -> list[Markup]:
     if len(ends) != 2:
         return []
     middle = y + BAR_HEIGHT / 2
-    return [line((ends[0], middle), (ends[1], middle), "whisker"),
-            *(line((x, middle - 4), (x, middle + 4), "whisker") for x in ends)]
+    return [
+        line((ends[0], middle), (ends[1], middle), "whisker"),
+        *(line((x, middle - 4), (x, middle + 4), "whisker") for x in ends),
+    ]
 
 
 def path(plane: Plane, points: Sequence[Place]) -> list[Markup]:
@@ -114,7 +125,9 @@ def path(plane: Plane, points: Sequence[Place]) -> list[Markup]:
 
 
 def dot(place: Place, radius: float, about: str) -> Markup:
-    return element("circle", element("title", about) if about else Markup(), cx=place[0], cy=place[1], r=radius, class_="dot")
+    return element(
+        "circle", element("title", about) if about else Markup(), cx=place[0], cy=place[1], r=radius, class_="dot"
+    )
 
 
 def line(one: Place, other: Place, kind: str) -> Markup:
@@ -123,8 +136,15 @@ def line(one: Place, other: Place, kind: str) -> Markup:
 
 def plot(title: str, about: str, *parts: Markup, height: int = HEIGHT) -> Markup:
     name = title.lower().replace(" ", "-")
-    return element("svg", element("title", title, id=name), element("desc", about, id=f"{name}-text"), *parts,
-               viewBox=f"0 0 {WIDTH} {height}", role="img", aria_labelledby=f"{name} {name}-text")
+    return element(
+        "svg",
+        element("title", title, id=name),
+        element("desc", about, id=f"{name}-text"),
+        *parts,
+        viewBox=f"0 0 {WIDTH} {height}",
+        role="img",
+        aria_labelledby=f"{name} {name}-text",
+    )
 
 
 def share_range(shares: Iterable[float | None]) -> tuple[float, float]:
@@ -146,8 +166,11 @@ def ticks_of(low: float, high: float) -> list[float]:
 
 def element(tag: str, *children: str, **attributes: Any) -> Markup:
     """An element; attributes and children that are not Markup are escaped. class_ is class, text_anchor text-anchor."""
-    values = ((name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
-              for name, value in attributes.items() if value is not None)
+    values = (
+        (name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
+        for name, value in attributes.items()
+        if value is not None
+    )
     written = "".join(f' {name}="{html.escape(plain(value))}"' for name, value in values)
     inner = joined(child if isinstance(child, Markup) else Markup(html.escape(plain(child))) for child in children)
     return Markup(f"<{tag}{written}/>" if tag in ("meta", "link") else f"<{tag}{written}>{inner}</{tag}>")

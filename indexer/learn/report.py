@@ -32,8 +32,10 @@ from indexer.learn.plots import (
 from indexer.wording import count
 
 TITLE = "How well the genres of this library are recognised"
-PAPER = ("For context only, not comparable: the published system reports 76.0% test accuracy for frozen M2D with a "
-         "linear head and 61.5% for a CNN, on its own music of five genres.")
+PAPER = (
+    "For context only, not comparable: the published system reports 76.0% test accuracy for frozen M2D with a "
+    "linear head and 61.5% for a CNN, on its own music of five genres."
+)
 THIS_LIBRARY = "The figures hold for this library, its labels and its genres only."
 FIGURES = ("accuracy", "95% interval", "balanced", "calibration error", "decided", "of these right")
 
@@ -92,15 +94,25 @@ def to_html(found: Found) -> str:
     """The page; ``found`` as `evaluate --json` prints it."""
     best = best_learner(found)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    head = element("head", element("meta", charset="utf-8"),
-               element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-               element("meta", http_equiv="Content-Security-Policy", content=policy),
-               element("link", rel="icon", href="data:,"), element("title", TITLE), element("style", Markup(CSS)))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("link", rel="icon", href="data:,"),
+        element("title", TITLE),
+        element("style", Markup(CSS)),
+    )
     judged = [_learners(found), _confusion(best), _genres(best), _reliability(best), _tradeoff(best)] if best else []
-    body = element("main", _header(found, best), _list("Notes", found["notes"]), *judged[:2],
-               element("div", *judged[2:], _curve(found["learning_curve"] or []), class_="columns"),
-               _list("How this was measured", _measured(found)),
-               element("footer", f"Made by indexer {plain(found['version'])}. This page loads nothing from anywhere."))
+    body = element(
+        "main",
+        _header(found, best),
+        _list("Notes", found["notes"]),
+        *judged[:2],
+        element("div", *judged[2:], _curve(found["learning_curve"] or []), class_="columns"),
+        _list("How this was measured", _measured(found)),
+        element("footer", f"Made by indexer {plain(found['version'])}. This page loads nothing from anywhere."),
+    )
     return "<!doctype html>\n" + element("html", head, element("body", body), lang="en") + "\n"
 
 
@@ -109,10 +121,17 @@ def to_text(found: Found) -> str:
     library, best = found["library"] or {}, best_learner(found)
     lines = [f"judged on {_size(library)}: {_counts(library.get('labels'))}", _measured(found)[0]]
     if best:
-        rows = [[clip(learner["name"], 34) + (" *" if learner is best else ""), *_figures(learner)]
-                for learner in found["learners"]]
-        lines += ["", *_columns([["learner", *FIGURES], *rows]), "", f"* {plain(best['name'])}:",
-                  *(f"  {line}" for line in [*_columns(_genre_rows(best)), _calibration(best), _decided(best)])]
+        rows = [
+            [clip(learner["name"], 34) + (" *" if learner is best else ""), *_figures(learner)]
+            for learner in found["learners"]
+        ]
+        lines += [
+            "",
+            *_columns([["learner", *FIGURES], *rows]),
+            "",
+            f"* {plain(best['name'])}:",
+            *(f"  {line}" for line in [*_columns(_genre_rows(best)), _calibration(best), _decided(best)]),
+        ]
     if curve := found["learning_curve"]:
         points = [f"{percent(p['accuracy'], 1)} from {_number(p['recordings'])}" for p in curve]
         lines.append(f"learning curve: {', '.join(points)} recordings")
@@ -128,11 +147,17 @@ def best_learner(found: Found) -> Found | None:
 
 # ---- words and numbers
 
+
 def _figures(learner: Found) -> list[str]:
     """One text for each of FIGURES."""
-    return [percent(learner["accuracy"], 1), _span(learner["accuracy_95"]), percent(learner["balanced_accuracy"], 1),
-            percent(learner["calibration_error"], 1), percent(learner["coverage"]),
-            percent(learner["precision_decided"])]
+    return [
+        percent(learner["accuracy"], 1),
+        _span(learner["accuracy_95"]),
+        percent(learner["balanced_accuracy"], 1),
+        percent(learner["calibration_error"], 1),
+        percent(learner["coverage"]),
+        percent(learner["precision_decided"]),
+    ]
 
 
 def _genre_rows(best: Found) -> list[list[str]]:
@@ -140,35 +165,51 @@ def _genre_rows(best: Found) -> list[list[str]]:
     confusion = best["confusion"] or []
     rows = [["genre", "recordings", "precision", "recall", "", *(f"as {i + 1}" for i in range(len(confusion)))]]
     for i, (label, m) in enumerate((best["labels"] or {}).items()):
-        rows.append([clip(label, 24), _number(m["recordings"]), percent(m["precision"]), percent(m["recall"]),
-                     f"{i + 1}:", *(_number(n) for row in confusion[i:i + 1] for n in row)])
+        rows.append(
+            [
+                clip(label, 24),
+                _number(m["recordings"]),
+                percent(m["precision"]),
+                percent(m["recall"]),
+                f"{i + 1}:",
+                *(_number(n) for row in confusion[i : i + 1] for n in row),
+            ]
+        )
     return rows
 
 
 def _calibration(learner: Found) -> str:
-    return (f"confidence is off by {percent(learner['calibration_error'], 1)} on average, by "
-            f"{percent(learner['calibration_error_before'], 1)} before calibration "
-            f"(temperature {_number(learner['temperature'])})")
+    return (
+        f"confidence is off by {percent(learner['calibration_error'], 1)} on average, by "
+        f"{percent(learner['calibration_error_before'], 1)} before calibration "
+        f"(temperature {_number(learner['temperature'])})"
+    )
 
 
 def _decided(learner: Found) -> str:
-    return (f"decided from {percent(learner['threshold'])} confidence on: {percent(learner['coverage'])} of the "
-            f"recordings, {percent(learner['precision_decided'])} of these right")
+    return (
+        f"decided from {percent(learner['threshold'])} confidence on: {percent(learner['coverage'])} of the "
+        f"recordings, {percent(learner['precision_decided'])} of these right"
+    )
 
 
 def _measured(found: Found) -> list[str]:
     """How it was measured, a sentence or two each; the first says how learning and judging were kept apart."""
     library, method = found["library"] or {}, found["method"] or {}
-    how = (f"Dealt into {_number(method.get('folds'))} folds, each judged by what was learned from the others."
-           if method.get("held_out") is None else f"{percent(method['held_out'])} held out and judged by what was "
-           "learned from the others.")
+    how = (
+        f"Dealt into {_number(method.get('folds'))} folds, each judged by what was learned from the others."
+        if method.get("held_out") is None
+        else f"{percent(method['held_out'])} held out and judged by what was learned from the others."
+    )
     copies = _number(library.get("near_duplicates_removed"))
     missing = f"{_number(library.get('not_embedded'))} not embedded yet, {_number(library.get('damaged'))} damaged"
     labels = {label: n for label, n in (library.get("labels") or {}).items() if n}
-    facts = [f"{how} No artist is on both sides, unless a note says otherwise.",
-             f"{_size(library)}. Genres, from your own labels: {_counts(library.get('labels'))}.",
-             f"Where the labels come from: {_counts(library.get('sources'))}.",
-             f"Near-duplicates removed, so that no recording is judged by its own copy: {copies}. Left out: {missing}."]
+    facts = [
+        f"{how} No artist is on both sides, unless a note says otherwise.",
+        f"{_size(library)}. Genres, from your own labels: {_counts(library.get('labels'))}.",
+        f"Where the labels come from: {_counts(library.get('sources'))}.",
+        f"Near-duplicates removed, so that no recording is judged by its own copy: {copies}. Left out: {missing}.",
+    ]
     if labels:
         most = max(labels, key=labels.__getitem__)
         share = labels[most] / sum(labels.values())
@@ -178,11 +219,15 @@ def _measured(found: Found) -> list[str]:
     if library.get("contradictions"):
         facts.append(f"Labels that contradict each other: {_counts(library['contradictions'])}.")
     target, epochs, seed = percent(method.get("target_precision")), method.get("epochs"), method.get("seed")
-    return [*facts, f"The threshold aims at {target} of the decided recordings right; the rest stays undecided.",
-            "Threshold and temperature were chosen without the judged recordings; shown are medians over the folds.",
-            f"At most {_number(epochs)} epochs; seed {plain(seed)}: it divides the same library the same way again.",
-            "Where the 95% intervals of two learners overlap much, this library cannot tell which one is better.",
-            THIS_LIBRARY, PAPER]
+    return [
+        *facts,
+        f"The threshold aims at {target} of the decided recordings right; the rest stays undecided.",
+        "Threshold and temperature were chosen without the judged recordings; shown are medians over the folds.",
+        f"At most {_number(epochs)} epochs; seed {plain(seed)}: it divides the same library the same way again.",
+        "Where the 95% intervals of two learners overlap much, this library cannot tell which one is better.",
+        THIS_LIBRARY,
+        PAPER,
+    ]
 
 
 def _size(about: Found) -> str:
@@ -206,11 +251,14 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines: the first column on the left, the others on the right."""
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     gaps = [[" " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return ["  ".join([row[0] + gap[0], *(g + cell for cell, g in zip(row[1:], gap[1:], strict=True))])
-            for row, gap in zip(rows, gaps, strict=True)]
+    return [
+        "  ".join([row[0] + gap[0], *(g + cell for cell, g in zip(row[1:], gap[1:], strict=True))])
+        for row, gap in zip(rows, gaps, strict=True)
+    ]
 
 
 # ---- sections of the page
+
 
 def _header(found: Found, best: Found | None) -> Markup:
     made = plain(found["made"]).replace("T", " ").replace("Z", " UTC")
@@ -218,26 +266,45 @@ def _header(found: Found, best: Found | None) -> Markup:
     title = element("h1", TITLE)
     if not best:
         return element("header", title, element("p", about + "No learner was judged."))
-    tiles = [("Accuracy", percent(best["accuracy"], 1), f"95% interval: {_span(best['accuracy_95'])}"),
-             ("Balanced accuracy", percent(best["balanced_accuracy"], 1), "every genre counts the same"),
-             ("Decided", percent(best["coverage"]), f"from {percent(best['threshold'])} confidence on"),
-             ("Right where decided", percent(best["precision_decided"]), "the rest is left to you")]
-    return element("header", title, element("p", about + f"Best learner: {plain(best['name'])}."),
-               element("dl", *(element("div", element("dt", name), element("dd", figure, class_="figure"), element("dd", meaning))
-                           for name, figure, meaning in tiles)))
+    tiles = [
+        ("Accuracy", percent(best["accuracy"], 1), f"95% interval: {_span(best['accuracy_95'])}"),
+        ("Balanced accuracy", percent(best["balanced_accuracy"], 1), "every genre counts the same"),
+        ("Decided", percent(best["coverage"]), f"from {percent(best['threshold'])} confidence on"),
+        ("Right where decided", percent(best["precision_decided"]), "the rest is left to you"),
+    ]
+    return element(
+        "header",
+        title,
+        element("p", about + f"Best learner: {plain(best['name'])}."),
+        element(
+            "dl",
+            *(
+                element("div", element("dt", name), element("dd", figure, class_="figure"), element("dd", meaning))
+                for name, figure, meaning in tiles
+            ),
+        ),
+    )
 
 
 def _learners(found: Found) -> Markup:
     learners, best = found["learners"], best_learner(found)
     bars: list[tuple[str, list[Bar]]] = [
-        (plain(learner["name"]),
-         [("blue", learner["accuracy"], learner["accuracy_95"], "{} ({})".format(*_figures(learner)))])
-        for learner in learners]
-    rows = [[element("span", learner["name"], element("small", _about(learner))), *_figures(learner)] for learner in learners]
-    return _section("Learners side by side",
-                    "Each bar is the share of recordings that a learner named right, the thin line its 95% interval.",
-                    bars_of("Accuracy of every learner", bars),
-                    _table(["learner", *FIGURES], rows, best=next(i for i, row in enumerate(learners) if row is best)))
+        (
+            plain(learner["name"]),
+            [("blue", learner["accuracy"], learner["accuracy_95"], "{} ({})".format(*_figures(learner)))],
+        )
+        for learner in learners
+    ]
+    rows = [
+        [element("span", learner["name"], element("small", _about(learner))), *_figures(learner)]
+        for learner in learners
+    ]
+    return _section(
+        "Learners side by side",
+        "Each bar is the share of recordings that a learner named right, the thin line its 95% interval.",
+        bars_of("Accuracy of every learner", bars),
+        _table(["learner", *FIGURES], rows, best=next(i for i, row in enumerate(learners) if row is best)),
+    )
 
 
 def _about(learner: Found) -> str:
@@ -251,46 +318,93 @@ def _confusion(best: Found) -> Markup:
     for i, (label, counts) in enumerate(zip(labels, best["confusion"] or [], strict=False)):
         total = sum(n or 0 for n in counts)
         shares = [n / total if n is not None and total else None for n in counts]
-        cells = [element("td", _number(n), element("small", percent(share)), class_="right" if i == j else None,
-                     style=f"--share: {share or 0:.3f}")
-                 for j, (n, share) in enumerate(zip(counts, shares, strict=True))]
+        cells = [
+            element(
+                "td",
+                _number(n),
+                element("small", percent(share)),
+                class_="right" if i == j else None,
+                style=f"--share: {share or 0:.3f}",
+            )
+            for j, (n, share) in enumerate(zip(counts, shares, strict=True))
+        ]
         lines.append(element("tr", element("th", label, scope="row"), *cells))
-    head = element("tr", element("th", "is ↓, was called →", scope="col"),
-               *(element("th", clip(name, 28), scope="col", title=name) for name in labels))
-    table = element("table", element("caption", "Recordings, and their share of the row"), element("thead", head),
-                element("tbody", *lines), class_="confusion")
-    return _section("What is taken for what", "A row is a genre as labelled, a column what it was called: the framed "
-                    "diagonal is right, and colour beside it shows genres that are mixed up.",
-                    _scroll("Confusion matrix", table) if lines else nothing())
+    head = element(
+        "tr",
+        element("th", "is ↓, was called →", scope="col"),
+        *(element("th", clip(name, 28), scope="col", title=name) for name in labels),
+    )
+    table = element(
+        "table",
+        element("caption", "Recordings, and their share of the row"),
+        element("thead", head),
+        element("tbody", *lines),
+        class_="confusion",
+    )
+    return _section(
+        "What is taken for what",
+        "A row is a genre as labelled, a column what it was called: the framed "
+        "diagonal is right, and colour beside it shows genres that are mixed up.",
+        _scroll("Confusion matrix", table) if lines else nothing(),
+    )
 
 
 def _genres(best: Found) -> Markup:
     labels = best["labels"] or {}
     bars: list[tuple[str, list[Bar]]] = [
-        (f"{clip(label, 36)} ({_number(m['recordings'])})",
-         [("blue", m["precision"], None, f"precision {percent(m['precision'])}"),
-          ("green", m["recall"], None, f"recall {percent(m['recall'])}")]) for label, m in labels.items()]
-    rows = [[label, _number(m["recordings"]), percent(m["precision"], 1), percent(m["recall"], 1)]
-            for label, m in labels.items()]
-    return _section("Genre by genre", "Precision: how many of those called this genre are it. Recall: how many of this "
-                    "genre were found.", bars_of("Precision and recall of every genre", bars),
-                    _numbers(["genre", "recordings", "precision", "recall"], rows))
+        (
+            f"{clip(label, 36)} ({_number(m['recordings'])})",
+            [
+                ("blue", m["precision"], None, f"precision {percent(m['precision'])}"),
+                ("green", m["recall"], None, f"recall {percent(m['recall'])}"),
+            ],
+        )
+        for label, m in labels.items()
+    ]
+    rows = [
+        [label, _number(m["recordings"]), percent(m["precision"], 1), percent(m["recall"], 1)]
+        for label, m in labels.items()
+    ]
+    return _section(
+        "Genre by genre",
+        "Precision: how many of those called this genre are it. Recall: how many of this genre were found.",
+        bars_of("Precision and recall of every genre", bars),
+        _numbers(["genre", "recordings", "precision", "recall"], rows),
+    )
 
 
 def _reliability(best: Found) -> Markup:
     bins = best["reliability"] or []
-    points = [(b["confidence"], b["accuracy"], b["recordings"] or 0)
-              for b in bins if None not in (b["confidence"], b["accuracy"])]
+    points = [
+        (b["confidence"], b["accuracy"], b["recordings"] or 0)
+        for b in bins
+        if None not in (b["confidence"], b["accuracy"])
+    ]
     plane, most = Plane((0, 1), (0, 1)), max([1, *(n for *_, n in points)])
-    dots = [dot(plane.at(x, y), 3 + 8 * math.sqrt(n / most),
-                 f"{percent(x)} sure, {percent(y)} right, {count(n, 'recording')}") for x, y, n in points]
-    drawn = plot("Reliability diagram", _sentence(_calibration(best)), plane.frame("confidence", "right"),
-                 line(plane.at(0, 0), plane.at(1, 1), "dashed"), *dots)
+    dots = [
+        dot(
+            plane.at(x, y),
+            3 + 8 * math.sqrt(n / most),
+            f"{percent(x)} sure, {percent(y)} right, {count(n, 'recording')}",
+        )
+        for x, y, n in points
+    ]
+    drawn = plot(
+        "Reliability diagram",
+        _sentence(_calibration(best)),
+        plane.frame("confidence", "right"),
+        line(plane.at(0, 0), plane.at(1, 1), "dashed"),
+        *dots,
+    )
     rows = [[percent(b["confidence"], 1), percent(b["accuracy"], 1), _number(b["recordings"])] for b in bins]
-    return _section("Is it as sure as it should be?", "On the dashed line, 80% sure means right 80% of the time; below "
-                    "it the learner is too sure of itself. A larger dot is more recordings.",
-                    drawn if points else nothing(), element("p", _sentence(_calibration(best))),
-                    _numbers(["confidence", "right", "recordings"], rows))
+    return _section(
+        "Is it as sure as it should be?",
+        "On the dashed line, 80% sure means right 80% of the time; below "
+        "it the learner is too sure of itself. A larger dot is more recordings.",
+        drawn if points else nothing(),
+        element("p", _sentence(_calibration(best))),
+        _numbers(["confidence", "right", "recordings"], rows),
+    )
 
 
 def _tradeoff(best: Found) -> Markup:
@@ -300,30 +414,56 @@ def _tradeoff(best: Found) -> Markup:
     if None not in chosen:
         x, y = plane.at(*chosen)
         aside = {"x": x - 6, "text_anchor": "end"} if chosen[0] > 0.5 else {"x": x + 6}
-        marked = [line((x, y), (x, HEIGHT - BOTTOM), "dashed"), element("circle", cx=x, cy=y, r=7, class_="ring"),
-                  element("text", f"threshold {percent(best['threshold'])}", y=HEIGHT - BOTTOM - 8, **aside)]
-    drawn = plot("Coverage against precision", _sentence(_decided(best)), plane.frame("decided", "of these right"),
-                 *path(plane, points), *marked)
+        marked = [
+            line((x, y), (x, HEIGHT - BOTTOM), "dashed"),
+            element("circle", cx=x, cy=y, r=7, class_="ring"),
+            element("text", f"threshold {percent(best['threshold'])}", y=HEIGHT - BOTTOM - 8, **aside),
+        ]
+    drawn = plot(
+        "Coverage against precision",
+        _sentence(_decided(best)),
+        plane.frame("decided", "of these right"),
+        *path(plane, points),
+        *marked,
+    )
     rows = [[percent(s["threshold"]), percent(s["coverage"], 1), percent(s["precision"], 1)] for s in steps]
-    return _section("How much to decide", "To the left fewer recordings are decided and more of these are right; the "
-                    "ring is the threshold that was chosen.", drawn if points else nothing(),
-                    element("p", _sentence(_decided(best))), _numbers(["threshold", "decided", "of these right"], rows))
+    return _section(
+        "How much to decide",
+        "To the left fewer recordings are decided and more of these are right; the "
+        "ring is the threshold that was chosen.",
+        drawn if points else nothing(),
+        element("p", _sentence(_decided(best))),
+        _numbers(["threshold", "decided", "of these right"], rows),
+    )
 
 
 def _curve(curve: list[Found]) -> Markup:
     points = [(p["recordings"], p["accuracy"]) for p in curve if None not in (p["recordings"], p["accuracy"])]
-    spans = [(p["recordings"], *p["accuracy_95"]) for p in curve
-             if None not in (p["recordings"], *(p["accuracy_95"] or [None]))]
-    plane = Plane((0, max([1, *(x for x, _ in points)])),
-                  share_range([*(y for _, y in points), *(low for _, low, _ in spans)]))
+    spans = [
+        (p["recordings"], *p["accuracy_95"])
+        for p in curve
+        if None not in (p["recordings"], *(p["accuracy_95"] or [None]))
+    ]
+    plane = Plane(
+        (0, max([1, *(x for x, _ in points)])), share_range([*(y for _, y in points), *(low for _, low, _ in spans)])
+    )
     whiskers = [line(plane.at(x, low), plane.at(x, high), "whisker") for x, low, high in spans]
     told = ", ".join(f"{percent(y, 1)} from {_number(x)} recordings" for x, y in points)
-    drawn = plot("Learning curve", f"Accuracy: {told}.", plane.frame("recordings learned from", "accuracy", _number),
-                 *whiskers, *path(plane, points))
+    drawn = plot(
+        "Learning curve",
+        f"Accuracy: {told}.",
+        plane.frame("recordings learned from", "accuracy", _number),
+        *whiskers,
+        *path(plane, points),
+    )
     rows = [[_number(p["recordings"]), percent(p["accuracy"], 1), _span(p["accuracy_95"])] for p in curve]
-    return _section("Would more labels help?", "Where the line still rises at its right end, more labelled recordings "
-                    "should help; the upright lines are 95% intervals.", drawn if points else nothing(),
-                    _numbers(["recordings", "accuracy", "95% interval"], rows))
+    return _section(
+        "Would more labels help?",
+        "Where the line still rises at its right end, more labelled recordings "
+        "should help; the upright lines are 95% intervals.",
+        drawn if points else nothing(),
+        _numbers(["recordings", "accuracy", "95% interval"], rows),
+    )
 
 
 def _list(title: str, lines: list[str] | None) -> Markup:
@@ -344,8 +484,15 @@ def _numbers(header: list[str], rows: list[list[str]]) -> Markup:
 
 
 def _table(header: list[str], rows: Sequence[Sequence[str]], best: int | None = None) -> Markup:
-    lines = [element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:]),
-                 class_="best" if i == best else None) for i, row in enumerate(rows)]
+    lines = [
+        element(
+            "tr",
+            element("th", row[0], scope="row"),
+            *(element("td", cell) for cell in row[1:]),
+            class_="best" if i == best else None,
+        )
+        for i, row in enumerate(rows)
+    ]
     head = element("tr", *(element("th", name, scope="col") for name in header))
     return _scroll("Table: " + ", ".join(header), element("table", element("thead", head), element("tbody", *lines)))
 

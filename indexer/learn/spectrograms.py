@@ -28,14 +28,24 @@ FRONT_END = front_end(16_000)
 CLIP_SHAPE = (FRONT_END.n_mels, CLIP_FRAMES)
 
 # Only its frames matter to the cutter: no encoder follows.
-_GEOMETRY = Geometry(width=0, depth=0, heads=0, mlp_width=0, patch_mels=0, patch_frames=1, rows=0, columns=CLIP_FRAMES,
-                     unit_frames=CLIP_FRAMES)
+_GEOMETRY = Geometry(
+    width=0,
+    depth=0,
+    heads=0,
+    mlp_width=0,
+    patch_mels=0,
+    patch_frames=1,
+    rows=0,
+    columns=CLIP_FRAMES,
+    unit_frames=CLIP_FRAMES,
+)
 # Part of the file's name, so that clips made in another way are never taken for these.
 _RECIPE = hashlib.sha256(repr((FRONT_END, CLIPS, CLIP_FRAMES)).encode()).hexdigest()[:8]
 
 
-def make_all(paths: Mapping[str, bytes], folder: Path, jobs: int,
-             on_done: Callable[[], None] = lambda: None) -> tuple[list[str], dict[str, FileError]]:
+def make_all(
+    paths: Mapping[str, bytes], folder: Path, jobs: int, on_done: Callable[[], None] = lambda: None
+) -> tuple[list[str], dict[str, FileError]]:
     """Make what is missing: (keys whose clips are there now, why the others' are not), in the order given.
 
     paths: audio_sha256 -> a file that holds this recording, which is not checked. jobs: child processes at a time.
@@ -98,8 +108,10 @@ def load(folder: Path, keys: Sequence[str]) -> list[np.ndarray]:
     for key in keys:
         clips = _read(_file(folder, key))
         if clips is None:
-            raise IndexerError(f"{_file(folder, key)}: the spectrogram is missing or damaged; "
-                               "run `indexer evaluate --cnn` again to make it")
+            raise IndexerError(
+                f"{_file(folder, key)}: the spectrogram is missing or damaged; "
+                "run `indexer evaluate --cnn` again to make it"
+            )
         found.append(clips)
     return found
 
@@ -172,5 +184,6 @@ def _write(path: Path, clips: np.ndarray) -> None:
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as e:
-        raise IndexerError(f"{path.parent}: spectrograms cannot be kept there ({e.strerror or e}); "
-                           "make room, or leave --cnn away") from e
+        raise IndexerError(
+            f"{path.parent}: spectrograms cannot be kept there ({e.strerror or e}); make room, or leave --cnn away"
+        ) from e

@@ -49,9 +49,12 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
 
 def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], count: int) -> list[dict[str, Any]]:
     """Uncertain, unlike the labelled ones, and unlike each other."""
-    rows = reader.execute("SELECT recording_id, genre, confidence FROM predictions p WHERE head_id = ? AND EXISTS"
-                          " (SELECT 1 FROM files f WHERE f.recording_id = p.recording_id AND f.state = 'ready')"
-                          " ORDER BY confidence, recording_id", (head.id,)).fetchall()
+    rows = reader.execute(
+        "SELECT recording_id, genre, confidence FROM predictions p WHERE head_id = ? AND EXISTS"
+        " (SELECT 1 FROM files f WHERE f.recording_id = p.recording_id AND f.state = 'ready')"
+        " ORDER BY confidence, recording_id",
+        (head.id,),
+    ).fetchall()
     open_rows = {row["recording_id"]: row for row in rows if row["recording_id"] not in labelled}
     some = list(open_rows)[:CONSIDERED]
     known = sorted(labelled)
@@ -65,16 +68,27 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
         return []
     candidates, others = unit[of_some], unit[~of_some]
     probabilities = head.scores(vectors[of_some].astype(np.float32))  # (n, labels)
-    uncertainty = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1) / np.log(len(head.labels))  # 0 to 1
+    uncertainty = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1) / np.log(
+        len(head.labels)
+    )  # 0 to 1
     # Cosine distance of centred vectors to the nearest labelled one, 0 to 2; 1, that of a stranger, where nothing is labelled.
     distance = 1 - (candidates @ others.T).max(axis=1) if len(others) else np.ones(len(candidates))
     entries = []
     for _ in range(min(count, len(some))):
         best = int(np.argmax(uncertainty * distance))
         first, second = np.argsort(-probabilities[best])[:2]
-        reason = (f"{head.labels[first]} {probabilities[best, first]:.0%} or {head.labels[second]} {probabilities[best, second]:.0%}"
-                  + (f"; the nearest labelled track is {1 - distance[best]:.0%} alike" if len(others) else ""))
-        entries.append({**_track(reader, some[best]), "genre": head.labels[first], "confidence": round(float(probabilities[best, first]), 4), "reason": reason})
+        reason = (
+            f"{head.labels[first]} {probabilities[best, first]:.0%} or {head.labels[second]} {probabilities[best, second]:.0%}"
+            + (f"; the nearest labelled track is {1 - distance[best]:.0%} alike" if len(others) else "")
+        )
+        entries.append(
+            {
+                **_track(reader, some[best]),
+                "genre": head.labels[first],
+                "confidence": round(float(probabilities[best, first]), 4),
+                "reason": reason,
+            }
+        )
         distance = np.minimum(distance, 1 - candidates @ candidates[best])  # the next one should tell something else
         distance[best] = -1
     return entries
@@ -95,7 +109,9 @@ def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, 
     features = dataset.features[0]
     data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
     fold, _ = crossvalidation.make_folds(dataset.y, dataset.groups, FOLDS, seed)
-    pooled = crossvalidation.cross_validate(crossvalidation.linear(data, TrainingSettings(seed=seed), settings.device), fold)
+    pooled = crossvalidation.cross_validate(
+        crossvalidation.linear(data, TrainingSettings(seed=seed), settings.device), fold
+    )
     said, own = pooled.scores.argmax(axis=1), pooled.scores[np.arange(len(dataset.y)), dataset.y]
     sure = pooled.scores.max(axis=1)
     doubtful = np.flatnonzero((said != dataset.y) & (sure >= pooled.thresholds))
@@ -103,15 +119,26 @@ def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, 
     for row in doubtful[np.argsort(-(sure - own)[doubtful], kind="stable")][:count]:
         recording, label = dataset.recordings[row], dataset.names[dataset.y[row]]
         genre, source = dataset.names[said[row]], dataset.labels.source_of[dataset.recordings[row]]
-        entries.append({**_track(reader, recording), "label": label, "source": source, "genre": genre, "confidence": round(float(sure[row]), 4),
-                        "reason": f"{source} say {label}; heads that learned from other artists say {genre} {sure[row]:.0%}, {label} {own[row]:.0%}"})
+        entries.append(
+            {
+                **_track(reader, recording),
+                "label": label,
+                "source": source,
+                "genre": genre,
+                "confidence": round(float(sure[row]), 4),
+                "reason": f"{source} say {label}; heads that learned from other artists say {genre} {sure[row]:.0%}, {label} {own[row]:.0%}",
+            }
+        )
     return entries
 
 
 def _track(reader: Reader, recording: int) -> dict[str, Any]:
     """One file of a recording, for people."""
-    row = reader.execute("SELECT f.path, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ?"
-                         " ORDER BY f.state = 'ready' DESC, f.path LIMIT 1", (recording,)).fetchone()
+    row = reader.execute(
+        "SELECT f.path, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ?"
+        " ORDER BY f.state = 'ready' DESC, f.path LIMIT 1",
+        (recording,),
+    ).fetchone()
     return {"path": printable(row["path"]), "title": row["title"], "artist": row["artist"]}
 
 

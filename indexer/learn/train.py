@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "trained"
 HEADS_FOLDER = "heads"  # beside the database
 SHOWN_UNMAPPED = 50  # values of a source that the result lists
-HONEST = ("These recordings were held out from learning, but they chose when to stop, the temperature and the threshold: "
-          "expect somewhat less on music that decided nothing.")
+HONEST = (
+    "These recordings were held out from learning, but they chose when to stop, the temperature and the threshold: "
+    "expect somewhat less on music that decided nothing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class Request:
         self.labels.check()
         check_numbers(self.seed, self.epochs, self.target_precision)
         if self.name is not None and not re.fullmatch(r"\w[\w .+-]{0,99}", self.name):
-            raise ConfigError(f"--name: '{self.name}' must be letters, digits, space, '.', '+', '-' and '_' (at most 100)")
+            raise ConfigError(
+                f"--name: '{self.name}' must be letters, digits, space, '.', '+', '-' and '_' (at most 100)"
+            )
 
 
 def check_numbers(seed: int, epochs: int, target_precision: float) -> None:
@@ -75,7 +79,9 @@ class _Learned:
         return found
 
 
-def train(settings: Settings, request: Request, on_epoch: Callable[["Epoch"], None] = lambda _epoch: None) -> dict[str, Any]:
+def train(
+    settings: Settings, request: Request, on_epoch: Callable[["Epoch"], None] = lambda _epoch: None
+) -> dict[str, Any]:
     """Learn a head from the library's labels, save it, and put it in use; returns everything that `train --json` prints.
 
     Where no encoder is asked for and the library is embedded by several, all are tried, alone and joined with the built-in
@@ -93,14 +99,19 @@ def train(settings: Settings, request: Request, on_epoch: Callable[["Epoch"], No
         best = min(learned, key=lambda one: one.metrics["log_loss"])
         trained, path = _save(store, best.trained, folder, request.name)
         _put_in_use(store, replace(best, trained=trained), path)
-        return _result(settings, dataset, learned, replace(best, trained=trained), options, path, time.monotonic() - started)
+        return _result(
+            settings, dataset, learned, replace(best, trained=trained), options, path, time.monotonic() - started
+        )
 
 
-def _learn(settings: Settings, request: Request, dataset: Dataset, folder: Path,
-           on_epoch: Callable[["Epoch"], None]) -> tuple[list[_Learned], "TrainingSettings"]:
+def _learn(
+    settings: Settings, request: Request, dataset: Dataset, folder: Path, on_epoch: Callable[["Epoch"], None]
+) -> tuple[list[_Learned], "TrainingSettings"]:
     from indexer.heads import training
 
-    options = training.TrainingSettings(seed=request.seed, epochs=request.epochs, target_precision=request.target_precision)
+    options = training.TrainingSettings(
+        seed=request.seed, epochs=request.epochs, target_precision=request.target_precision
+    )
     base = request.name or DEFAULT_NAME
     about = {"sources": list(request.labels.chosen())}
     try:
@@ -109,10 +120,25 @@ def _learn(settings: Settings, request: Request, dataset: Dataset, folder: Path,
         raise ModelError(f"cannot make {folder}: {e.strerror}") from e
     learned = []
     for features in dataset.features:
-        data = training.Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
+        data = training.Data(
+            features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups
+        )
         checkpoint = folder / f".{base}.{features.encoder_id[:8]}.training"
-        learned.append(_Learned(features, training.train(data, options, name=base, device=settings.device, checkpoint=checkpoint,
-                                                         resume=request.resume, about=about, on_epoch=on_epoch)))
+        learned.append(
+            _Learned(
+                features,
+                training.train(
+                    data,
+                    options,
+                    name=base,
+                    device=settings.device,
+                    checkpoint=checkpoint,
+                    resume=request.resume,
+                    about=about,
+                    on_epoch=on_epoch,
+                ),
+            )
+        )
     return learned, options
 
 
@@ -142,28 +168,71 @@ def _same_file(source: str | None, head_id: str) -> bool:
 def _put_in_use(store: Store, best: _Learned, path: Path) -> None:
     head, features = best.trained.head, best.features
     if len(features.parts) > 1:
-        store.put_encoder(features.encoder_id, name=features.name, width=features.vectors.shape[1],
-                          unit_s=store.encoder_unit_s(features.parts[0]), parts=features.parts)
+        store.put_encoder(
+            features.encoder_id,
+            name=features.name,
+            width=features.vectors.shape[1],
+            unit_s=store.encoder_unit_s(features.parts[0]),
+            parts=features.parts,
+        )
     counts = head.training["recordings"]
-    store.put_head(head.id, name=head.name, kind=head.kind, encoder_id=head.encoder_id, labels=head.labels, threshold=head.threshold, source=str(path))
-    store.describe_head(head.id, trained_on=", ".join(f"{label} {n}" for label, n in counts.items()), metrics=json.dumps(head.training["metrics"]))
+    store.put_head(
+        head.id,
+        name=head.name,
+        kind=head.kind,
+        encoder_id=head.encoder_id,
+        labels=head.labels,
+        threshold=head.threshold,
+        source=str(path),
+    )
+    store.describe_head(
+        head.id,
+        trained_on=", ".join(f"{label} {n}" for label, n in counts.items()),
+        metrics=json.dumps(head.training["metrics"]),
+    )
     store.use_encoder(head.encoder_id)
     store.use_head(head.id)
 
 
-def _result(settings: Settings, dataset: Dataset, learned: list[_Learned], best: _Learned, options: "TrainingSettings", path: Path,
-            elapsed_s: float) -> dict[str, Any]:
+def _result(
+    settings: Settings,
+    dataset: Dataset,
+    learned: list[_Learned],
+    best: _Learned,
+    options: "TrainingSettings",
+    path: Path,
+    elapsed_s: float,
+) -> dict[str, Any]:
     head, labels = best.trained.head, dataset.labels
     return {
-        "head": head.name, "id": head.id, "file": str(path), "encoder": best.features.name, "labels": head.training["recordings"],
-        "recordings": len(dataset.y), "artists": len(np.unique(dataset.groups)), "sources": dataset.sources(head.training["sources"]),
-        "threshold": head.threshold, "temperature": head.training["settings"]["temperature"], "target_precision": options.target_precision,
+        "head": head.name,
+        "id": head.id,
+        "file": str(path),
+        "encoder": best.features.name,
+        "labels": head.training["recordings"],
+        "recordings": len(dataset.y),
+        "artists": len(np.unique(dataset.groups)),
+        "sources": dataset.sources(head.training["sources"]),
+        "threshold": head.threshold,
+        "temperature": head.training["settings"]["temperature"],
+        "target_precision": options.target_precision,
         "validation": best.metrics,
-        "compared": [{"encoder": one.features.name, **{key: one.metrics[key] for key in ("log_loss", "accuracy", "balanced_accuracy")}} for one in learned],
+        "compared": [
+            {
+                "encoder": one.features.name,
+                **{key: one.metrics[key] for key in ("log_loss", "accuracy", "balanced_accuracy")},
+            }
+            for one in learned
+        ],
         "unmapped": {s: dict(list(v.items())[:SHOWN_UNMAPPED]) for s, v in labels.unmapped.items()},
-        "contradictions": labels.contradictions, "too_few": dataset.too_few, "not_embedded": dataset.not_embedded, "damaged": dataset.damaged,
-        "near_duplicates": dataset.near_duplicates, "csv_rows_unknown": labels.unknown_rows,
-        "notes": _notes(settings, dataset, best.trained, options), "elapsed_s": round(elapsed_s, 3),
+        "contradictions": labels.contradictions,
+        "too_few": dataset.too_few,
+        "not_embedded": dataset.not_embedded,
+        "damaged": dataset.damaged,
+        "near_duplicates": dataset.near_duplicates,
+        "csv_rows_unknown": labels.unknown_rows,
+        "notes": _notes(settings, dataset, best.trained, options),
+        "elapsed_s": round(elapsed_s, 3),
     }
 
 
@@ -173,17 +242,25 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
     for label, n in dataset.too_few.items():
         notes.append(f"'{label}' was not learned: {n} recordings, {MIN_RECORDINGS - n} more needed")
     if dataset.damaged:
-        notes.append(f"{dataset.damaged:,} embeddings are damaged (NaN or of another width) and were left out; repair them with `indexer scan --force`")
+        notes.append(
+            f"{dataset.damaged:,} embeddings are damaged (NaN or of another width) and were left out; repair them with `indexer scan --force`"
+        )
     if dataset.not_embedded:
-        notes.append(f"{dataset.not_embedded:,} labelled recordings are not embedded yet and were left out; `indexer scan` embeds them")
+        notes.append(
+            f"{dataset.not_embedded:,} labelled recordings are not embedded yet and were left out; `indexer scan` embeds them"
+        )
     if trained.not_separated:
-        notes.append(f"recordings of {', '.join(repr(label) for label in trained.not_separated)} come from too few artists (or from one folder of unknown "
-                     "artists) to part them, so learning and validation share an artist there: the figures flatter")
+        notes.append(
+            f"recordings of {', '.join(repr(label) for label in trained.not_separated)} come from too few artists (or from one folder of unknown "
+            "artists) to part them, so learning and validation share an artist there: the figures flatter"
+        )
     if not trained.target_reached:
-        notes.append(f"no threshold is shown to reach {options.target_precision:.0%} precision on {trained.head.training['metrics']['recordings']} validation "
-                     f"recordings, so genres count as decided from {trained.head.threshold:.0%} confidence; more labels help")
+        notes.append(
+            f"no threshold is shown to reach {options.target_precision:.0%} precision on {trained.head.training['metrics']['recordings']} validation "
+            f"recordings, so genres count as decided from {trained.head.threshold:.0%} confidence; more labels help"
+        )
     if settings.head:
-        notes.append(f"the setting head = \"{settings.head}\" wins over this head: remove it to use what was learned")
+        notes.append(f'the setting head = "{settings.head}" wins over this head: remove it to use what was learned')
     if settings.min_confidence is not None:
         notes.append(f"the setting min_confidence = {settings.min_confidence} wins over this head's threshold")
     return notes
@@ -192,25 +269,39 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
 def report(found: dict[str, Any]) -> str:
     """The result as a person reads it."""
     v = found["validation"]
-    lines = [f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, embedded by {found['encoder']}: "
-             + ", ".join(f"{label} {n:,}" for label, n in found["labels"].items()),
-             "labels from " + ", ".join(f"{source} {n:,}" for source, n in found["sources"].items())]
+    lines = [
+        f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, embedded by {found['encoder']}: "
+        + ", ".join(f"{label} {n:,}" for label, n in found["labels"].items()),
+        "labels from " + ", ".join(f"{source} {n:,}" for source, n in found["sources"].items()),
+    ]
     lines += [f"  contradictory: {pair}: {n:,}" for pair, n in found["contradictions"].items()]
     if found["csv_rows_unknown"]:
         lines.append(f"  {found['csv_rows_unknown']:,} rows of the CSV name no recording of this library")
     for source, values in found["unmapped"].items():
-        shown = ", ".join(f"\"{escaped(text)}\" {n:,}" for text, n in list(values.items())[:8])
+        shown = ", ".join(f'"{escaped(text)}" {n:,}' for text, n in list(values.items())[:8])
         if shown:
-            lines.append(f"  {source} that mean no label here ([aliases] can map them): {shown}{', ...' if len(values) > 8 else ''}")
+            lines.append(
+                f"  {source} that mean no label here ([aliases] can map them): {shown}{', ...' if len(values) > 8 else ''}"
+            )
     low, high = v["accuracy_95"]
-    lines.append(f"validation: {v['accuracy']:.1%} right (95 %: {low:.0%} to {high:.0%}), balanced {v['balanced_accuracy']:.1%}, on {v['recordings']:,} recordings "
-                 f"of {v['artists']:,} artists; best of {v['epochs']} epochs: {v['best_epoch']}")
-    lines += [f"  {label:15} recall {_percent(m['recall'])}  precision {_percent(m['precision'])}  of {m['recordings']:,}" for label, m in v["labels"].items()]
-    lines.append(f"  decided from {found['threshold']:.1%} confidence: {_percent(v['coverage'])} of them, {_percent(v['precision_decided'])} of those right")
+    lines.append(
+        f"validation: {v['accuracy']:.1%} right (95 %: {low:.0%} to {high:.0%}), balanced {v['balanced_accuracy']:.1%}, on {v['recordings']:,} recordings "
+        f"of {v['artists']:,} artists; best of {v['epochs']} epochs: {v['best_epoch']}"
+    )
+    lines += [
+        f"  {label:15} recall {_percent(m['recall'])}  precision {_percent(m['precision'])}  of {m['recordings']:,}"
+        for label, m in v["labels"].items()
+    ]
+    lines.append(
+        f"  decided from {found['threshold']:.1%} confidence: {_percent(v['coverage'])} of them, {_percent(v['precision_decided'])} of those right"
+    )
     lines.append(f"  {HONEST}")
     if len(found["compared"]) > 1:
-        lines.append("compared on the same recordings: " + ", ".join(f"{c['encoder']} {c['accuracy']:.1%} (log loss {c['log_loss']:.3f})" for c in found["compared"])
-                     + f"; the lowest log loss is taken: {found['encoder']}")
+        lines.append(
+            "compared on the same recordings: "
+            + ", ".join(f"{c['encoder']} {c['accuracy']:.1%} (log loss {c['log_loss']:.3f})" for c in found["compared"])
+            + f"; the lowest log loss is taken: {found['encoder']}"
+        )
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append(f"in use: {found['file']} ({found['elapsed_s']:.1f} s); next: indexer relabel")
     return "\n".join(lines)

@@ -34,10 +34,19 @@ def files(reader: Reader) -> Iterator[FileFacts]:
         "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre, t.artist, t.album_artist"
         " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN tags t ON t.file_id = f.id"
         " WHERE f.state <> 'missing' OR NOT EXISTS"
-        " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"):
+        " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"
+    ):
         ours = _is_ours(row["genre"], row["indexer_genre"])
         genre = "; ".join(before.get(row["id"], ())) or None if ours else row["genre"]
-        yield FileFacts(row["recording_id"], row["audio_sha256"], row["path"], row["root"], genre, row["artist"], row["album_artist"])
+        yield FileFacts(
+            row["recording_id"],
+            row["audio_sha256"],
+            row["path"],
+            row["root"],
+            genre,
+            row["artist"],
+            row["album_artist"],
+        )
 
 
 def _is_ours(genre: str | None, indexer_genre: str | None) -> bool:
@@ -56,7 +65,9 @@ def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
     """By file: the genres that the user had there before the newest of our writes that found genres not ours."""
     users: dict[int, list[str]] = {}
     ours: dict[int, list[str]] = {}
-    for row in reader.execute("SELECT file_id, before, after FROM tag_writes WHERE state = 'done' AND file_id IS NOT NULL ORDER BY id"):
+    for row in reader.execute(
+        "SELECT file_id, before, after FROM tag_writes WHERE state = 'done' AND file_id IS NOT NULL ORDER BY id"
+    ):
         before = json.loads(row["before"] or "[]")
         if before != ours.get(row["file_id"]):
             users[row["file_id"]] = before
@@ -67,18 +78,27 @@ def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
 def corrections(reader: Reader) -> dict[int, str]:
     """By recording: what a person said last, or what a file still says that a person said."""
     found: dict[int, str] = {}
-    for row in reader.execute("SELECT f.recording_id, t.genre, t.indexer_genre FROM tags t JOIN files f ON f.id = t.file_id"
-                              " WHERE f.recording_id IS NOT NULL AND t.indexer_genre LIKE ? ORDER BY f.id", (f'%"{CORRECTION}"%',)):
+    for row in reader.execute(
+        "SELECT f.recording_id, t.genre, t.indexer_genre FROM tags t JOIN files f ON f.id = t.file_id"
+        " WHERE f.recording_id IS NOT NULL AND t.indexer_genre LIKE ? ORDER BY f.id",
+        (f'%"{CORRECTION}"%',),
+    ):
         ours = json.loads(row["indexer_genre"])
         if ours.get("model") == CORRECTION and _same(str(ours.get("genre", "")), row["genre"] or ""):
             found[row["recording_id"]] = str(ours["label"])
-    return found | {row["recording_id"]: row["genre"] for row in reader.execute("SELECT recording_id, genre FROM corrections ORDER BY id")}
+    return found | {
+        row["recording_id"]: row["genre"]
+        for row in reader.execute("SELECT recording_id, genre FROM corrections ORDER BY id")
+    }
 
 
 def known_labels(reader: Reader) -> set[str]:
     """Labels of the head in use and of all corrections."""
     head = reader.execute("SELECT labels FROM heads WHERE in_use = 1").fetchone()
-    return {*(json.loads(head["labels"]) if head else ()), *(row["genre"] for row in reader.execute("SELECT DISTINCT genre FROM corrections"))}
+    return {
+        *(json.loads(head["labels"]) if head else ()),
+        *(row["genre"] for row in reader.execute("SELECT DISTINCT genre FROM corrections")),
+    }
 
 
 def digests(reader: Reader) -> dict[int, str]:
@@ -86,7 +106,9 @@ def digests(reader: Reader) -> dict[int, str]:
     return {row["id"]: row["audio_sha256"] for row in reader.execute("SELECT id, audio_sha256 FROM recordings")}
 
 
-def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
+def vectors(
+    reader: Reader, encoder_id: str, width: int, recordings: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, int]:
     """(places in ``recordings`` that have a sound embedding, their vectors (n, width) float16, how many are damaged).
 
     Damaged are vectors of another width, or with NaN or infinity.
@@ -95,7 +117,9 @@ def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[in
     places: list[int] = []
     damaged = 0
     for place, recording in enumerate(recordings):
-        row = reader.execute("SELECT vector FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording, encoder_id)).fetchone()
+        row = reader.execute(
+            "SELECT vector FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording, encoder_id)
+        ).fetchone()
         if row is None:
             continue
         blob = row["vector"]
@@ -111,12 +135,16 @@ def vectors(reader: Reader, encoder_id: str, width: int, recordings: Sequence[in
 def sound_vectors(blobs: Sequence[bytes], width: int) -> tuple[list[int], np.ndarray]:
     """(places of those that are not damaged, their vectors (n, width) float32)."""
     whole = [place for place, blob in enumerate(blobs) if len(blob) == 2 * width]
-    found = np.frombuffer(b"".join(blobs[place] for place in whole), "<f2").reshape(len(whole), width).astype(np.float32)
+    found = (
+        np.frombuffer(b"".join(blobs[place] for place in whole), "<f2").reshape(len(whole), width).astype(np.float32)
+    )
     sound = np.isfinite(found).all(axis=1)
     return [whole[i] for i in np.flatnonzero(sound)], found[sound]
 
 
-def joined_vectors(reader: Reader, encoder_ids: Sequence[str], recordings: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def joined_vectors(
+    reader: Reader, encoder_ids: Sequence[str], recordings: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """(places in ``recordings`` that all these encoders have soundly embedded, their vectors (n, width) side by side)."""
     places = np.arange(len(recordings))
     parts: list[np.ndarray] = []
@@ -132,7 +160,9 @@ def one_file_of_each(reader: Reader, recordings: Sequence[int]) -> dict[int, byt
     """By recording: the path of a readable file that holds it, where there is one."""
     found: dict[int, bytes] = {}
     for recording in recordings:
-        row = reader.execute("SELECT path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT 1", (recording,)).fetchone()
+        row = reader.execute(
+            "SELECT path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT 1", (recording,)
+        ).fetchone()
         if row is not None:
             found[recording] = row["path"]
     return found

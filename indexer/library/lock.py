@@ -14,12 +14,17 @@ def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
 
     Raises LockedError naming the owner's process id when another process holds it.
     """
-    return _held(_lock_path(db_path, "lock"), f"{db_path}: another indexer (process {{owner}}) is working on this library")
+    return _held(
+        _lock_path(db_path, "lock"), f"{db_path}: another indexer (process {{owner}}) is working on this library"
+    )
 
 
 def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
     """Be the one that watches for this library. Raises LockedError as ``library_lock`` does."""
-    return _held(_lock_path(db_path, "watch.lock"), f"{db_path}: `indexer watch` (process {{owner}}) already watches for this library")
+    return _held(
+        _lock_path(db_path, "watch.lock"),
+        f"{db_path}: `indexer watch` (process {{owner}}) already watches for this library",
+    )
 
 
 def export_lock(workshop: Path) -> contextlib.AbstractContextManager[None]:
@@ -60,7 +65,9 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise LockedError(taken.format(owner=owner)) from None
-        if not _names(lock_path, handle):  # its holder removed it with its folder just now, and another may have made it anew
+        if not _names(
+            lock_path, handle
+        ):  # its holder removed it with its folder just now, and another may have made it anew
             raise LockedError(taken.format(owner="gone just now"))
         try:
             os.ftruncate(handle, 0)

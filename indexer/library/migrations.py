@@ -17,7 +17,9 @@ from indexer.library.readonly import is_damage
 def schema_files() -> list[tuple[str, str]]:
     """(name, SQL) of every migration in order; ``001_initial`` is the first."""
     folder = resources.files("indexer.schema")
-    found = [(f.name.removesuffix(".sql"), f) for f in folder.iterdir() if f.name[:1].isdigit() and f.name.endswith(".sql")]
+    found = [
+        (f.name.removesuffix(".sql"), f) for f in folder.iterdir() if f.name[:1].isdigit() and f.name.endswith(".sql")
+    ]
     return [(name, f.read_text(encoding="utf-8")) for name, f in sorted(found, key=lambda item: item[0])]
 
 

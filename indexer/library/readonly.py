@@ -46,7 +46,9 @@ def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterat
         yield
     except sqlite3.DatabaseError as e:
         if is_damage(e):
-            raise StoreError(f"{path}: the library is damaged ({e}); `indexer doctor --rebuild` saves what can be read") from e
+            raise StoreError(
+                f"{path}: the library is damaged ({e}); `indexer doctor --rebuild` saves what can be read"
+            ) from e
         if not isinstance(e, sqlite3.OperationalError):
             raise
         raise StoreError(f"{path}: {what} ({reason_of(path, e)})") from e
@@ -79,6 +81,8 @@ def open_readonly(path: Path) -> sqlite3.Connection:
             conn.execute("SELECT dev FROM roots LIMIT 1").fetchone()  # of the newest migration with a column
         except sqlite3.OperationalError as e:
             if "no such column" in str(e):
-                raise StoreError(f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date") from e
+                raise StoreError(
+                    f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date"
+                ) from e
             raise
     return conn

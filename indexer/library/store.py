@@ -48,19 +48,28 @@ class Lacking:
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL over ``files f`` with its values."""
-        embedded = " AND ".join(["EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"] * len(self.encoder_ids))
+        embedded = " AND ".join(
+            ["EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"]
+            * len(self.encoder_ids)
+        )
         lacks: list[str] = []
         values: list[Any] = []
         if self.encoder_ids:
-            lacks.append(f"(NOT ({embedded}) AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)")
+            lacks.append(
+                f"(NOT ({embedded}) AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)"
+            )
             values += self.encoder_ids
         if self.encoder_ids and self.head_id:
-            lacks.append(f"({embedded} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
-                         " AND p.head_id = ? AND p.threshold = ?))")
+            lacks.append(
+                f"({embedded} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
+                " AND p.head_id = ? AND p.threshold = ?))"
+            )
             values += [*self.encoder_ids, self.head_id, self.threshold]
         if self.tag_policy is not None:
-            lacks.append("(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
-                         " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ? AND p.decided)))")
+            lacks.append(
+                "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
+                " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ? AND p.decided)))"
+            )
             values += [self.tag_policy, self.head_id]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
         # The plus keeps SQLite from the index of states: by path it need not sort the whole library for every page.
@@ -68,13 +77,22 @@ class Lacking:
 
 
 # What is missing now was there when its root was last scanned to the end, if not later.
-_LAST_THERE = "last_seen = max(last_seen, coalesce((SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen))"
+_LAST_THERE = (
+    "last_seen = max(last_seen, coalesce((SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen))"
+)
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
 
 
 def _file_row(row: sqlite3.Row) -> FileRow:
-    return FileRow(row["id"], row["recording_id"], row["path"], row["container"],
-                   Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"]), row["state"], row["tag_policy"])
+    return FileRow(
+        row["id"],
+        row["recording_id"],
+        row["path"],
+        row["container"],
+        Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"]),
+        row["state"],
+        row["tag_policy"],
+    )
 
 
 def subtree(prefix: bytes) -> tuple[bytes, bytes]:
@@ -100,10 +118,14 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
     cursor.row_factory = None  # plain tuples: this runs once for every file of the library
     yield from cursor.execute(
         "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND recording_id IS NULL THEN 'deferred' ELSE state END"
-        " FROM files WHERE path >= ? AND path < ? ORDER BY path", (low, high))
+        " FROM files WHERE path >= ? AND path < ? ORDER BY path",
+        (low, high),
+    )
 
 
-def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None, threshold: float) -> Iterator[sqlite3.Row]:
+def labelled_files(
+    conn: sqlite3.Connection, target: bytes, head_id: str | None, threshold: float
+) -> Iterator[sqlite3.Row]:
     """Readable files of a target whose genre is decided or was said by a person, by path.
 
     With ``label`` and ``confidence`` of the head, ``corrected`` and ``corrected_at`` of the person, what stands in their tags
@@ -118,7 +140,8 @@ def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None,
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
         "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
         "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path",
-        (head_id, threshold, target, low, high))
+        (head_id, threshold, target, low, high),
+    )
 
 
 class Store:
@@ -205,7 +228,9 @@ class Store:
 
     def root_for(self, path: bytes) -> sqlite3.Row | None:
         """The innermost known root that is ``path`` or holds it."""
-        found = [r for r in self._run("SELECT * FROM roots") if path == r["path"] or path.startswith(subtree(r["path"])[0])]
+        found = [
+            r for r in self._run("SELECT * FROM roots") if path == r["path"] or path.startswith(subtree(r["path"])[0])
+        ]
         return max(found, key=lambda r: len(r["path"]), default=None)
 
     def add_root(self, path: bytes) -> int:
@@ -218,8 +243,10 @@ class Store:
 
     def set_root_health(self, root_id: int, reason: str | None) -> None:
         """Offline for ``reason``, or online when it is None."""
-        self._run("UPDATE roots SET state = ?, reason = ?, checked_at = ? WHERE id = ?",
-                  ("offline" if reason else "online", reason, now(), root_id))
+        self._run(
+            "UPDATE roots SET state = ?, reason = ?, checked_at = ? WHERE id = ?",
+            ("offline" if reason else "online", reason, now(), root_id),
+        )
 
     def root_scanned(self, root_id: int, dev: int | None) -> None:
         """The root was walked to its end just now and is all there, on a drive with this device number."""
@@ -229,9 +256,12 @@ class Store:
 
     def count_known(self, folder: bytes) -> tuple[int, int, int]:
         """(rows that are not missing, these and what went missing since its last healthy scan, all rows) below a folder."""
-        row = self._one("SELECT sum(state <> 'missing') AS present, count(*) AS n,"
-                        " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?), '')) AS were_there"
-                        " FROM files WHERE path >= ? AND path < ?", (folder, *subtree(folder)))
+        row = self._one(
+            "SELECT sum(state <> 'missing') AS present, count(*) AS n,"
+            " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?), '')) AS were_there"
+            " FROM files WHERE path >= ? AND path < ?",
+            (folder, *subtree(folder)),
+        )
         assert row is not None
         return int(row["present"] or 0), int(row["were_there"] or 0), int(row["n"])
 
@@ -259,7 +289,9 @@ class Store:
     def changed(self) -> Iterator[tuple[bytes, int | None]]:
         """(path, root id) of what was spooled, in walking order; a page at a time, so that writing between is fine."""
         last = 0
-        while page := self._run("SELECT id, path, root_id FROM changed WHERE id > ? ORDER BY id LIMIT 500", (last,)).fetchall():
+        while page := self._run(
+            "SELECT id, path, root_id FROM changed WHERE id > ? ORDER BY id LIMIT 500", (last,)
+        ).fetchall():
             for row in page:
                 yield row["path"], row["root_id"]
             last = page[-1]["id"]
@@ -267,28 +299,38 @@ class Store:
     def mark_vanished_missing(self) -> int:
         """Rows of vanished files become ``missing``; nothing is deleted. Returns how many were not so before."""
         cursor = self._run(
-            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)")
+            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)"
+        )
         return cursor.rowcount
 
     def mark_below_missing(self, folder: bytes) -> None:
         """The folder is not there, so nothing below it is; nothing is deleted."""
-        self._run(f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state <> 'missing' AND path >= ? AND path < ?",
-                  subtree(folder))
+        self._run(
+            f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state <> 'missing' AND path >= ? AND path < ?",
+            subtree(folder),
+        )
 
     def mark_missing(self, file_ids: Sequence[int]) -> None:
         """These files are not there any more; nothing is deleted."""
-        self.db.conn.executemany(f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <> 'missing' AND id = ?",
-                                 [(i,) for i in file_ids])
+        self.db.conn.executemany(
+            f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <> 'missing' AND id = ?",
+            [(i,) for i in file_ids],
+        )
 
     def mark_present(self, file_ids: Sequence[int]) -> None:
         """Missing files that were read before are back unchanged."""
-        self.db.conn.executemany("UPDATE files SET state = 'ready', reason = NULL, last_seen = ? WHERE id = ?", [(now(), i) for i in file_ids])
+        self.db.conn.executemany(
+            "UPDATE files SET state = 'ready', reason = NULL, last_seen = ? WHERE id = ?",
+            [(now(), i) for i in file_ids],
+        )
 
     def forget_files(self, file_ids: Sequence[int]) -> None:
         """Remove these rows, and recordings that no file holds any more with all that belongs to them."""
         with self.transaction():
             self.db.conn.executemany("DELETE FROM files WHERE id = ?", [(i,) for i in file_ids])
-            self._run("DELETE FROM recordings WHERE id NOT IN (SELECT recording_id FROM files WHERE recording_id IS NOT NULL)")
+            self._run(
+                "DELETE FROM recordings WHERE id NOT IN (SELECT recording_id FROM files WHERE recording_id IS NOT NULL)"
+            )
 
     def forget_unused(self, embeddings: str, heads: str) -> None:
         """Remove embeddings, predictions, scores and timelines that fit these conditions; the file shrinks."""
@@ -311,39 +353,86 @@ class Store:
         assert row is not None
         return _file_row(row)
 
-    def recording(self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None) -> int:
+    def recording(
+        self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None
+    ) -> int:
         """The id of the recording with this identity, made when it is new."""
         row = self._one("SELECT id FROM recordings WHERE audio_sha256 = ?", (audio_sha256,))
         if row:
             return int(row["id"])
         return self._insert(
             "INSERT INTO recordings (audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, ?, ?, ?)",
-            (audio_sha256, codec, sample_rate_hz, channels, duration_s))
+            (audio_sha256, codec, sample_rate_hz, channels, duration_s),
+        )
 
-    def put_file(self, path: bytes, stat: Stat, *, root_id: int | None, state: str, reason: str | None = None,
-                 container: str | None = None, recording_id: int | None = None, deaths: int = 0) -> int:
+    def put_file(
+        self,
+        path: bytes,
+        stat: Stat,
+        *,
+        root_id: int | None,
+        state: str,
+        reason: str | None = None,
+        container: str | None = None,
+        recording_id: int | None = None,
+        deaths: int = 0,
+    ) -> int:
         """Insert or update the row of a path. ``deaths``: of readers of this content. A missing row of the same recording is taken over: the file was moved."""
         row = self._one("SELECT id FROM files WHERE path = ?", (path,))
         if row is None and recording_id is not None:
-            row = self._one("SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
-                            (recording_id, stat.size))
+            row = self._one(
+                "SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
+                (recording_id, stat.size),
+            )
         at = now()
         if row is None:
             return self._insert(
                 "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, reason,"
                 " deaths, first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
-                 state, reason, deaths, at, at))
+                (
+                    recording_id,
+                    root_id,
+                    path,
+                    printable(path),
+                    container,
+                    stat.dev,
+                    stat.ino,
+                    stat.size,
+                    stat.mtime_ns,
+                    state,
+                    reason,
+                    deaths,
+                    at,
+                    at,
+                ),
+            )
         self._run(
             "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?, container), dev = ?,"
             " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, deaths = ?, tag_policy = NULL, last_seen = ? WHERE id = ?",
-            (recording_id, root_id, path, printable(path), container, stat.dev, stat.ino, stat.size, stat.mtime_ns,
-             state, reason, deaths, at, row["id"]))
+            (
+                recording_id,
+                root_id,
+                path,
+                printable(path),
+                container,
+                stat.dev,
+                stat.ino,
+                stat.size,
+                stat.mtime_ns,
+                state,
+                reason,
+                deaths,
+                at,
+                row["id"],
+            ),
+        )
         return int(row["id"])
 
     def deaths(self, path: bytes, stat: Stat) -> int:
         """How often reading this content of a path killed or hung the reader."""
-        row = self._one("SELECT deaths FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", (path, stat.size, stat.mtime_ns))
+        row = self._one(
+            "SELECT deaths FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", (path, stat.size, stat.mtime_ns)
+        )
         return int(row["deaths"]) if row else 0
 
     def drop_run(self, run_id: int) -> None:
@@ -354,8 +443,10 @@ class Store:
         """What stands in the file, one value a column of ``tags``."""
         names = ", ".join(values)
         settings = ", ".join(f"{name} = excluded.{name}" for name in values)
-        self._run(f"INSERT INTO tags (file_id, {names}) VALUES (?{', ?' * len(values)}) ON CONFLICT (file_id) DO UPDATE SET {settings}",
-                  (file_id, *values.values()))
+        self._run(
+            f"INSERT INTO tags (file_id, {names}) VALUES (?{', ?' * len(values)}) ON CONFLICT (file_id) DO UPDATE SET {settings}",
+            (file_id, *values.values()),
+        )
 
     def set_genre(self, file_id: int, genre: str | None, indexer_genre: str | None) -> None:
         """The genre and our own field as they stand in the file after a write of ours."""
@@ -371,8 +462,10 @@ class Store:
 
     def set_file_stat(self, file_id: int, stat: Stat) -> None:
         """The file was rewritten by us."""
-        self._run("UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE id = ?",
-                  (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id))
+        self._run(
+            "UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE id = ?",
+            (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id),
+        )
 
     def set_decoded_length(self, recording_id: int, duration_s: float) -> None:
         """The length that decoding found, to the end and without a death of the reader."""
@@ -387,9 +480,11 @@ class Store:
 
     def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float, parts: Sequence[str] = ()) -> None:
         """Register an encoder, or its new name. ``parts``: ids of the encoders that it joins."""
-        self._run("INSERT INTO encoders (id, name, width, unit_s, parts) VALUES (?, ?, ?, ?, ?) "
-                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name",
-                  (encoder_id, name, width, unit_s, json.dumps(list(parts)) if parts else None))
+        self._run(
+            "INSERT INTO encoders (id, name, width, unit_s, parts) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+            (encoder_id, name, width, unit_s, json.dumps(list(parts)) if parts else None),
+        )
 
     def use_encoder(self, encoder_id: str) -> None:
         """Make this the library's encoder."""
@@ -405,39 +500,66 @@ class Store:
 
     def has_embedding(self, recording_id: int, encoder_id: str) -> bool:
         """Whether the recording is embedded already."""
-        return self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id)) is not None
+        return (
+            self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
+            is not None
+        )
 
-    def put_embedding(self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, course: bytes | None = None) -> None:
+    def put_embedding(
+        self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, course: bytes | None = None
+    ) -> None:
         """Cache a track vector (little-endian float16) and the course of its units; an existing one is replaced."""
-        self._run("INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?) "
-                  "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course",
-                  (recording_id, encoder_id, vector_f16, units, course))
+        self._run(
+            "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course",
+            (recording_id, encoder_id, vector_f16, units, course),
+        )
 
     def embedding(self, recording_id: int, encoder_id: str) -> sqlite3.Row | None:
         """The cached ``vector`` (little-endian float16) and ``course``."""
-        return self._one("SELECT vector, course FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
+        return self._one(
+            "SELECT vector, course FROM embeddings WHERE recording_id = ? AND encoder_id = ?",
+            (recording_id, encoder_id),
+        )
 
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
         """(recording id, [(vector, course) of each encoder]) of everything that all encoders have embedded, a page at a time."""
         first, *others = encoder_ids
         columns = "".join(f", e{n}.vector AS vector{n}, e{n}.course AS course{n}" for n in range(len(encoder_ids)))
-        joins = "".join(f" JOIN embeddings e{n} ON e{n}.recording_id = e0.recording_id AND e{n}.encoder_id = ?" for n in range(1, len(encoder_ids)))
+        joins = "".join(
+            f" JOIN embeddings e{n} ON e{n}.recording_id = e0.recording_id AND e{n}.encoder_id = ?"
+            for n in range(1, len(encoder_ids))
+        )
         last = 0
-        while page := self._run(f"SELECT e0.id, e0.recording_id{columns} FROM embeddings e0{joins} WHERE e0.encoder_id = ? AND e0.id > ? "
-                                "ORDER BY e0.id LIMIT 500", (*others, first, last)).fetchall():
+        while page := self._run(
+            f"SELECT e0.id, e0.recording_id{columns} FROM embeddings e0{joins} WHERE e0.encoder_id = ? AND e0.id > ? "
+            "ORDER BY e0.id LIMIT 500",
+            (*others, first, last),
+        ).fetchall():
             for row in page:
                 yield row["recording_id"], [(row[f"vector{n}"], row[f"course{n}"]) for n in range(len(encoder_ids))]
             last = page[-1]["id"]
 
     # ---- heads and predictions
 
-    def put_head(self, head_id: str, *, name: str, kind: str, encoder_id: str, labels: Sequence[str], threshold: float,
-                 source: str) -> None:
+    def put_head(
+        self,
+        head_id: str,
+        *,
+        name: str,
+        kind: str,
+        encoder_id: str,
+        labels: Sequence[str],
+        threshold: float,
+        source: str,
+    ) -> None:
         """Register a head, or its new name and file, and the variant of its encoder that it is used with."""
-        self._run("INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                  "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold, "
-                  "encoder_id = excluded.encoder_id",
-                  (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()))
+        self._run(
+            "INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold, "
+            "encoder_id = excluded.encoder_id",
+            (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()),
+        )
 
     def describe_head(self, head_id: str, *, trained_on: str, metrics: str) -> None:
         """What a head learned from, and its figures (JSON)."""
@@ -458,57 +580,96 @@ class Store:
         """genre, confidence, threshold and decided of a recording under a head."""
         return self._one("SELECT * FROM predictions WHERE recording_id = ? AND head_id = ?", (recording_id, head_id))
 
-    def put_prediction(self, recording_id: int, head_id: str, scores: Mapping[str, float], threshold: float, *,
-                       reason: str | None = None, second_genre: str | None = None) -> None:
+    def put_prediction(
+        self,
+        recording_id: int,
+        head_id: str,
+        scores: Mapping[str, float],
+        threshold: float,
+        *,
+        reason: str | None = None,
+        second_genre: str | None = None,
+    ) -> None:
         """Store all scores and the winner, decided unless there is a ``reason`` against it; call inside a transaction."""
         genre = max(scores, key=lambda label: scores[label])
-        self._run("INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided, reason, second_genre)"
-                  " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                  (recording_id, head_id, genre, scores[genre], threshold, int(scores[genre] >= threshold and not reason), reason, second_genre))
-        self.db.conn.executemany("INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
-                                 [(recording_id, head_id, label, p) for label, p in scores.items()])
+        self._run(
+            "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided, reason, second_genre)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                recording_id,
+                head_id,
+                genre,
+                scores[genre],
+                threshold,
+                int(scores[genre] >= threshold and not reason),
+                reason,
+                second_genre,
+            ),
+        )
+        self.db.conn.executemany(
+            "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
+            [(recording_id, head_id, label, p) for label, p in scores.items()],
+        )
 
     def put_timeline(self, recording_id: int, head_id: str, unit_s: float, scores: bytes) -> None:
         """Store the scores of every unit: one byte a probability, units x labels."""
-        self._run("INSERT OR REPLACE INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
-                  (recording_id, head_id, unit_s, scores))
+        self._run(
+            "INSERT OR REPLACE INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
+            (recording_id, head_id, unit_s, scores),
+        )
 
     # ---- corrections
 
     def correct(self, recording_id: int, genre: str, *, by: str | None = None) -> None:
         """A person said the genre; the next scan puts it into the tags of all files of the recording."""
         with self.transaction():
-            self._run("INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
-                      (recording_id, genre, now(), by))
+            self._run(
+                "INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
+                (recording_id, genre, now(), by),
+            )
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
     def withdraw_correction(self, recording_id: int) -> None:
         """Forget what a person said last; what was said before counts again, and the next scan looks at the tags."""
         with self.transaction():
-            self._run("DELETE FROM corrections WHERE id = (SELECT max(id) FROM corrections WHERE recording_id = ?)", (recording_id,))
+            self._run(
+                "DELETE FROM corrections WHERE id = (SELECT max(id) FROM corrections WHERE recording_id = ?)",
+                (recording_id,),
+            )
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
     def files_with_tag_of(self, recording_id: int, model: str) -> list[str]:
         """Paths of readable files of a recording in which our own field names this model."""
-        rows = self._run("SELECT f.path FROM files f JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ? AND f.state = 'ready'"
-                         " AND json_extract(t.indexer_genre, '$.model') = ? ORDER BY f.path", (recording_id, model))
+        rows = self._run(
+            "SELECT f.path FROM files f JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ? AND f.state = 'ready'"
+            " AND json_extract(t.indexer_genre, '$.model') = ? ORDER BY f.path",
+            (recording_id, model),
+        )
         return [os.fsdecode(row["path"]) for row in rows]
 
     def files_of(self, recording_id: int, at_most: int = -1) -> list[tuple[int, bytes]]:
         """(id, path) of the readable files that hold a recording."""
-        rows = self._run("SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT ?", (recording_id, at_most))
+        rows = self._run(
+            "SELECT id, path FROM files WHERE recording_id = ? AND state = 'ready' ORDER BY path LIMIT ?",
+            (recording_id, at_most),
+        )
         return [(row["id"], row["path"]) for row in rows]
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:
         """What a person said last: genre, corrected_at."""
-        return self._one("SELECT genre, corrected_at FROM corrections WHERE recording_id = ? ORDER BY id DESC LIMIT 1", (recording_id,))
+        return self._one(
+            "SELECT genre, corrected_at FROM corrections WHERE recording_id = ? ORDER BY id DESC LIMIT 1",
+            (recording_id,),
+        )
 
     # ---- questions about targets: folders with all below them, or single files
 
     def count_states(self, targets: Sequence[bytes]) -> dict[str, int]:
         """How many files of each state there are among the targets: folders with all below them, or single files."""
         found: dict[str, int] = {}
-        columns = ", ".join(f"sum(f.state = '{state}')" for state in STATES)  # in one pass: grouping would sort all rows
+        columns = ", ".join(
+            f"sum(f.state = '{state}')" for state in STATES
+        )  # in one pass: grouping would sort all rows
         for low, high in _ranges(targets):
             row = self._one(f"SELECT {columns} FROM files f WHERE f.path >= ? AND f.path < ?", (low, high))
             for state, n in zip(STATES, row or (), strict=False):
@@ -519,7 +680,12 @@ class Store:
     def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
         """How many files ``backlog`` gives."""
         sql, values = lacking.condition()
-        rows = [self._one(f"SELECT count(*) AS n FROM files f WHERE f.path >= ? AND f.path < ? AND {sql}", (*places, *values)) for places in _ranges(targets)]
+        rows = [
+            self._one(
+                f"SELECT count(*) AS n FROM files f WHERE f.path >= ? AND f.path < ? AND {sql}", (*places, *values)
+            )
+            for places in _ranges(targets)
+        ]
         return sum(int(row["n"]) for row in rows if row)
 
     def backlog(self, targets: Sequence[bytes], lacking: "Lacking") -> Iterator[int]:
@@ -530,33 +696,61 @@ class Store:
         sql, values = lacking.condition()
         for low, high in _ranges(targets):
             after = low
-            while page := self._run(f"SELECT f.id, f.path FROM files f WHERE f.path >= ? AND f.path < ? AND {sql} ORDER BY f.path LIMIT 500",
-                                    (after, high, *values)).fetchall():
+            while page := self._run(
+                f"SELECT f.id, f.path FROM files f WHERE f.path >= ? AND f.path < ? AND {sql} ORDER BY f.path LIMIT 500",
+                (after, high, *values),
+            ).fetchall():
                 for row in page:
                     yield row["id"]
                 after = page[-1]["path"] + b"\0"
 
     # ---- the journal of tag writes
 
-    def intend_write(self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, before: Sequence[str],
-                     after: Sequence[str], stat_before: Stat, stat_after: Stat, evidence: Mapping[str, Any]) -> int:
+    def intend_write(
+        self,
+        *,
+        file_id: int | None,
+        run_id: int | None,
+        path: bytes,
+        action: str,
+        before: Sequence[str],
+        after: Sequence[str],
+        stat_before: Stat,
+        stat_after: Stat,
+        evidence: Mapping[str, Any],
+    ) -> int:
         """Announce a write before its rename; durable when this returns."""
         return self._insert(
             "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, before, after, stat_before, stat_after, evidence,"
             " written_at) VALUES (?, ?, ?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?)",
-            (file_id, run_id, path, printable(path), action, json.dumps(list(before)), json.dumps(list(after)),
-             dump_stat(stat_before), dump_stat(stat_after), json.dumps(evidence), now()))
+            (
+                file_id,
+                run_id,
+                path,
+                printable(path),
+                action,
+                json.dumps(list(before)),
+                json.dumps(list(after)),
+                dump_stat(stat_before),
+                dump_stat(stat_after),
+                json.dumps(evidence),
+                now(),
+            ),
+        )
 
     def settle_write(self, write_id: int, state: str, reason: str | None = None) -> None:
         """The announced write was done, dropped or superseded."""
         self._run("UPDATE tag_writes SET state = ?, reason = ? WHERE id = ?", (state, reason, write_id))
 
-    def refuse_write(self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, stat: Stat, reason: str) -> None:
+    def refuse_write(
+        self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, stat: Stat, reason: str
+    ) -> None:
         """Remember that a file's tag is not written, so that it is not tried again until the file changes."""
         self._insert(
             "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, reason, stat_before, written_at) "
             "VALUES (?, ?, ?, ?, ?, 'refused', ?, ?, ?)",
-            (file_id, run_id, path, printable(path), action, reason, dump_stat(stat), now()))
+            (file_id, run_id, path, printable(path), action, reason, dump_stat(stat), now()),
+        )
 
     def open_writes(self) -> list[sqlite3.Row]:
         """Writes that were announced and never settled: a crash came between."""
@@ -564,17 +758,25 @@ class Store:
 
     def last_write(self, file_id: int) -> sqlite3.Row | None:
         """The newest journal entry of a file that took effect or was refused."""
-        return self._one("SELECT * FROM tag_writes WHERE file_id = ? AND state IN ('done', 'refused') ORDER BY id DESC LIMIT 1", (file_id,))
+        return self._one(
+            "SELECT * FROM tag_writes WHERE file_id = ? AND state IN ('done', 'refused') ORDER BY id DESC LIMIT 1",
+            (file_id,),
+        )
 
     def written_files(self, *, run_id: int | None = None, since: str | None = None) -> list[FileRow]:
         """Files that carry a genre of ours: of one run, since a time, or (neither given) all, copies by other programs included."""
         if run_id is None and since is None:
             condition = "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL)"
         else:
-            condition = ("id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run IS NULL OR w.run_id = :run)"
-                         " AND (:since IS NULL OR w.written_at >= :since)"
-                         " AND w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = w.file_id AND x.state = 'done'))")
-        rows = self._run(f"SELECT {_FILE_COLUMNS} FROM files WHERE state <> 'missing' AND {condition} ORDER BY path", {"run": run_id, "since": since})
+            condition = (
+                "id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run IS NULL OR w.run_id = :run)"
+                " AND (:since IS NULL OR w.written_at >= :since)"
+                " AND w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = w.file_id AND x.state = 'done'))"
+            )
+        rows = self._run(
+            f"SELECT {_FILE_COLUMNS} FROM files WHERE state <> 'missing' AND {condition} ORDER BY path",
+            {"run": run_id, "since": since},
+        )
         return [_file_row(r) for r in rows]
 
     # ---- runs
@@ -590,7 +792,10 @@ class Store:
 
     def finish_run(self, run_id: int, state: str, summary: Mapping[str, Any]) -> None:
         """A scan ends."""
-        self._run("UPDATE runs SET state = ?, finished_at = ?, summary = ? WHERE id = ?", (state, now(), json.dumps(summary), run_id))
+        self._run(
+            "UPDATE runs SET state = ?, finished_at = ?, summary = ? WHERE id = ?",
+            (state, now(), json.dumps(summary), run_id),
+        )
 
     # ---- the view that people look at
 

@@ -20,7 +20,9 @@ def status(db: Path) -> dict[str, Any]:
         return found[0] if found else None
 
     # None in use: scans took the built-in one by default; it is the one that has embedded something.
-    encoder = one("SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1")
+    encoder = one(
+        "SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1"
+    )
     parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
     if last:
@@ -29,17 +31,28 @@ def status(db: Path) -> dict[str, Any]:
         "db": str(db),
         "db_bytes": db.stat().st_size,
         "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
-        "files": {r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")},
+        "files": {
+            r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")
+        },
         "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
-        "embedded": min((_count(one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", part)) for part in parts), default=0),
+        "embedded": min(
+            (_count(one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", part)) for part in parts),
+            default=0,
+        ),
         "encoder": encoder,
-        "head": one("SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id = heads.id LIMIT 1), threshold) "
-                    "AS decided_from FROM heads WHERE in_use = 1"),
-        "genres": rows("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
-                       "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"),
+        "head": one(
+            "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id = heads.id LIMIT 1), threshold) "
+            "AS decided_from FROM heads WHERE in_use = 1"
+        ),
+        "genres": rows(
+            "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
+            "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"
+        ),
         "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),
-        "failures": rows("SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "
-                         "GROUP BY reason ORDER BY files DESC LIMIT 20"),
+        "failures": rows(
+            "SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "
+            "GROUP BY reason ORDER BY files DESC LIMIT 20"
+        ),
         "last_run": last,
     }
     conn.close()
@@ -56,6 +69,11 @@ def history(db: Path, path: Path) -> list[dict[str, Any]]:
     exact = os.path.realpath(os.fsencode(path))
     rows = conn.execute(
         "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE path = ? OR file_id = "
-        "(SELECT id FROM files WHERE path = ?) ORDER BY id", (exact, exact)).fetchall()
+        "(SELECT id FROM files WHERE path = ?) ORDER BY id",
+        (exact, exact),
+    ).fetchall()
     conn.close()
-    return [{**dict(r), "before": json.loads(r["before"] or "null"), "after": json.loads(r["after"] or "null")} for r in rows]
+    return [
+        {**dict(r), "before": json.loads(r["before"] or "null"), "after": json.loads(r["after"] or "null")}
+        for r in rows
+    ]

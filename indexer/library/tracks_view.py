@@ -3,8 +3,31 @@
 from collections.abc import Sequence
 
 _TRACK_COLUMNS = (
-    "id", "path", "title", "artist", "album", "duration_s", "tag_genre", "genre", "confidence", "decided", "second_genre", "corrected", "bpm", "musical_key", "year",
-    "record_label", "dj_data", "container", "codec", "sample_rate_hz", "size", "state", "reason", "first_seen", "recording_id",
+    "id",
+    "path",
+    "title",
+    "artist",
+    "album",
+    "duration_s",
+    "tag_genre",
+    "genre",
+    "confidence",
+    "decided",
+    "second_genre",
+    "corrected",
+    "bpm",
+    "musical_key",
+    "year",
+    "record_label",
+    "dj_data",
+    "container",
+    "codec",
+    "sample_rate_hz",
+    "size",
+    "state",
+    "reason",
+    "first_seen",
+    "recording_id",
 )
 
 
@@ -17,8 +40,10 @@ def tracks_view(labels: Sequence[str]) -> str:
         while name.casefold() in taken:
             name += " score"
         taken.add(name.casefold())
-        columns += (",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id"
-                    " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"'))
+        columns += (
+            ",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id"
+            " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"')
+        )
     return f"""CREATE VIEW tracks AS
 SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,

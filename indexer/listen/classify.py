@@ -42,7 +42,9 @@ class Looker:
         self.chosen = chosen
         self._settings = settings
         self.worker = Worker()
-        self._embedders = [Embedder(part.load(), part.units) for part in models.pipeline_model(self.chosen, settings).parts]
+        self._embedders = [
+            Embedder(part.load(), part.units) for part in models.pipeline_model(self.chosen, settings).parts
+        ]
 
     @property
     def encoders(self) -> int:
@@ -57,13 +59,20 @@ class Looker:
             embedder.close()
         self.worker.close()
 
-    def feed(self, path: bytes, watch: Watch = lambda blocks, _rate: blocks) -> "list[Future[TrackEmbedding]] | FileError":
+    def feed(
+        self, path: bytes, watch: Watch = lambda blocks, _rate: blocks
+    ) -> "list[Future[TrackEmbedding]] | FileError":
         """Decode a file into every encoder: one future each, or why it cannot be decoded.
 
         ``watch(blocks, sample_rate_hz)`` may look at the decoded blocks on their way; what it raises passes through.
         """
         try:
-            return [e.embed(watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz)) for e in self._embedders]
+            return [
+                e.embed(
+                    watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz)
+                )
+                for e in self._embedders
+            ]
         except FileError as e:
             return e
 
@@ -73,7 +82,10 @@ class Looker:
             return {"path": name, "error": fed.reason}
         for error in (future.exception() for future in fed):
             if error is not None:
-                return {"path": name, "error": error.reason if isinstance(error, FileError) else " ".join(str(error).split())}
+                return {
+                    "path": name,
+                    "error": error.reason if isinstance(error, FileError) else " ".join(str(error).split()),
+                }
         head = self.chosen.head
         assert head is not None
         embeddings = [future.result() for future in fed]
@@ -81,11 +93,21 @@ class Looker:
         verdict = judge(head, threshold, [e.vector for e in embeddings], [e.course for e in embeddings])
         rows = () if verdict.timeline is None else verdict.timeline
         return {
-            "path": name, "genre": verdict.genre, "confidence": round(verdict.confidence, 4), "threshold": threshold, "decided": verdict.decided,
-            "reason": verdict.reason, "second_genre": verdict.second_genre, "scores": {label: round(p, 4) for label, p in verdict.scores.items()},
-            "timeline": [{"start_s": round(i * verdict.segment_s, 2),
-                          "scores": {label: round(int(p) / 255, 3) for label, p in zip(head.labels, row, strict=True)}}
-                         for i, row in enumerate(rows)],
+            "path": name,
+            "genre": verdict.genre,
+            "confidence": round(verdict.confidence, 4),
+            "threshold": threshold,
+            "decided": verdict.decided,
+            "reason": verdict.reason,
+            "second_genre": verdict.second_genre,
+            "scores": {label: round(p, 4) for label, p in verdict.scores.items()},
+            "timeline": [
+                {
+                    "start_s": round(i * verdict.segment_s, 2),
+                    "scores": {label: round(int(p) / 255, 3) for label, p in zip(head.labels, row, strict=True)},
+                }
+                for i, row in enumerate(rows)
+            ],
         }
 
 

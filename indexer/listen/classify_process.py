@@ -45,12 +45,16 @@ class _Orders:
                 self.cancelled.add(order["cancel"])
             else:
                 self.queue.put(order)
-        os._exit(0)  # the reading child ends with this process; the upload has no name and is gone with the last that holds it
+        os._exit(
+            0
+        )  # the reading child ends with this process; the upload has no name and is gone with the last that holds it
 
 
 def main() -> None:
     """Work until stdin ends, or nothing came for ``unload_after_s``."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C is for the server too, which then need not wait: end without a traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a terminal's Ctrl-C is for the server too, which then need not wait: end without a traceback
     settings = from_json(json.loads(sys.stdin.readline()))
     orders = _Orders()
     looker: Looker | None = None
@@ -73,7 +77,12 @@ def _current(looker: Looker | None, settings: Settings) -> Looker:
     chosen = chosen_model(settings)
     assert chosen.head is not None
     before = looker.chosen if looker else None
-    if looker and before and before.head and (before.info.encoder_id, before.head.id) == (chosen.info.encoder_id, chosen.head.id):
+    if (
+        looker
+        and before
+        and before.head
+        and (before.info.encoder_id, before.head.id) == (chosen.info.encoder_id, chosen.head.id)
+    ):
         return looker
     following = Looker(settings, chosen)
     if looker:
@@ -119,11 +128,21 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
             return
         head = looker.chosen.head
         assert head is not None
-        _tell(order_id, result={**found, "labels": list(head.labels), "duration_s": round(duration_s, 2), "encoder": looker.chosen.info.name, "head": head.name})
+        _tell(
+            order_id,
+            result={
+                **found,
+                "labels": list(head.labels),
+                "duration_s": round(duration_s, 2),
+                "encoder": looker.chosen.info.name,
+                "head": head.name,
+            },
+        )
 
 
-def _watched(blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool],
-             tell: Callable[[float], None]) -> Iterator[tuple[float, np.ndarray]]:
+def _watched(
+    blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool], tell: Callable[[float], None]
+) -> Iterator[tuple[float, np.ndarray]]:
     """(seconds so far, block) of every block; stops at what is too long or not wanted any more."""
     frames, told_s = 0, time.monotonic()
     for block in blocks:

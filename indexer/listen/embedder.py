@@ -100,7 +100,9 @@ class Embedder:
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
 
-    def embed(self, blocks: Iterable[np.ndarray], *, waited: Callable[[float], None] = lambda _seconds: None) -> Future[TrackEmbedding]:
+    def embed(
+        self, blocks: Iterable[np.ndarray], *, waited: Callable[[float], None] = lambda _seconds: None
+    ) -> Future[TrackEmbedding]:
         """Feed one recording's audio; returns its future when all is handed over.
 
         Blocks while the encoder is behind, and tells ``waited`` for how long. An error of ``blocks`` passes through and drops

@@ -134,8 +134,11 @@ class LocalExecutor:
     def load(self) -> dict[str, float]:
         """As the protocol says: of reading, the encoder, and loading its weights."""
         elapsed_s = time.monotonic() - self._started_s
-        return {"reading": self._readers.busy_s / self._readers.count / elapsed_s,
-                "encoder": sum(embedder.busy_s for embedder in self._embedders.values()) / elapsed_s, LOADING: self._loading_s / elapsed_s}
+        return {
+            "reading": self._readers.busy_s / self._readers.count / elapsed_s,
+            "encoder": sum(embedder.busy_s for embedder in self._embedders.values()) / elapsed_s,
+            LOADING: self._loading_s / elapsed_s,
+        }
 
     def news(self) -> list[tuple[str, str]]:
         """Nothing: every failure here is a file's."""
@@ -164,7 +167,9 @@ class LocalExecutor:
         """Decode into the encoder; the future is settled when it has heard everything."""
         failure: FileError | None = None
         try:
-            result = embedder.embed(worker.decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz), waited=self._readers.waited)
+            result = embedder.embed(
+                worker.decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz), waited=self._readers.waited
+            )
         except FileError as e:
             failure = e
         try:

@@ -66,9 +66,7 @@ KNOWN: tuple[KnownModel, ...] = (
     KnownModel(
         "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0", "AudioSet head: genres without training", 300
     ),
-    KnownModel(
-        "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0", "AudioSet head, older training", 300
-    ),
+    KnownModel("m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0", "AudioSet head, older training", 300),
     KnownModel("m2d_as_vit_base-80x608p16x16p32k-240413_enconly", "v0.1.0", "general features at 32 kHz", 300),
 )
 

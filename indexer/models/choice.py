@@ -83,29 +83,43 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
     if settings.head and settings.head != "audioset":
         head, source = load_head(Path(settings.head).expanduser()), Path(settings.head).expanduser()
         if info.variant_of(head.encoder_id) is None:
-            raise ModelError(f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder")
+            raise ModelError(
+                f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder"
+            )
         return Chosen(info, head, source)
-    if not settings.head and head_in_use is not None and head_in_use["kind"] == "linear" and info.variant_of(head_in_use["encoder_id"]):
+    if (
+        not settings.head
+        and head_in_use is not None
+        and head_in_use["kind"] == "linear"
+        and info.variant_of(head_in_use["encoder_id"])
+    ):
         source = Path(head_in_use["source"])
         return Chosen(info, load_head(source), source)
     if info.head_width is not None:
         source = Path(info.source)
         return Chosen(info, audioset_head(source), source)
     if settings.head == "audioset":
-        raise ModelError(f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) or a trained head")
+        raise ModelError(
+            f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) or a trained head"
+        )
     return Chosen(info, None, None, by_default)
 
 
 def _variant(settings: Settings, info: EncoderInfo, encoder_in_use: Any) -> Variant:
     """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far."""
-    former = (info.variant_of(encoder_in_use["id"]) if encoder_in_use and encoder_in_use["embedded"] else None) or Variant()
+    former = (
+        info.variant_of(encoder_in_use["id"]) if encoder_in_use and encoder_in_use["embedded"] else None
+    ) or Variant()
     units = {None: former.units, "all": None}.get(settings.units, settings.units)  # type: ignore[arg-type]
     return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
 def in_use(reader: Any) -> tuple[Any, Any]:
     """(encoder, head) that a library uses, for ``choose``: rows or None. ``reader``: a connection with named rows."""
-    return (reader.execute(_ENCODER_IN_USE).fetchone(), reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone())
+    return (
+        reader.execute(_ENCODER_IN_USE).fetchone(),
+        reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone(),
+    )
 
 
 def _encoder(settings: Settings, in_use: Any) -> tuple[EncoderInfo | None, bool]:
@@ -116,14 +130,18 @@ def _encoder(settings: Settings, in_use: Any) -> tuple[EncoderInfo | None, bool]
         return known(in_use["id"], in_use["parts"], settings.models), False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
     if len(usable) > 1:
-        raise ModelError(f"several models are installed ({', '.join(m.name for m in usable)}): choose with `indexer models use NAME`")
+        raise ModelError(
+            f"several models are installed ({', '.join(m.name for m in usable)}): choose with `indexer models use NAME`"
+        )
     return (_checkpoint_info(usable[0].path), False) if usable else (built_in_info(), True)
 
 
 def named(spec: str, models_dir: Path) -> EncoderInfo:
     """The encoder of a name or path, or several joined by '+'. Raises ModelError for one that is not there, or named twice."""
     specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
-    parts = [built_in_info() if part == BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir)) for part in specs]
+    parts = [
+        built_in_info() if part == BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir)) for part in specs
+    ]
     if len({part.encoder_id for part in parts}) < len(parts):
         raise ModelError(f"{spec}: joins an encoder with itself; name two different ones")
     return join(parts)
@@ -146,8 +164,15 @@ def _that_is(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
 
 def _checkpoint_info(path: Path) -> EncoderInfo:
     found = inspect(path)
-    return EncoderInfo(found.encoder_id, found.name, found.geometry.vector_width, found.front_end.sample_rate_hz, found.unit_s,
-                       found.path, found.head_width)
+    return EncoderInfo(
+        found.encoder_id,
+        found.name,
+        found.geometry.vector_width,
+        found.front_end.sample_rate_hz,
+        found.unit_s,
+        found.path,
+        found.head_width,
+    )
 
 
 def register(store: Store, chosen: Chosen) -> None:
@@ -155,12 +180,21 @@ def register(store: Store, chosen: Chosen) -> None:
     info, head = chosen.info, chosen.head
     for part in info.parts:
         store.put_encoder(part.encoder_id, name=part.name, width=part.width, unit_s=part.unit_s)
-    store.put_encoder(info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s, parts=[p.encoder_id for p in info.joins])
+    store.put_encoder(
+        info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s, parts=[p.encoder_id for p in info.joins]
+    )
     if not chosen.by_default:
         store.use_encoder(info.encoder_id)
     if head is not None:
-        store.put_head(head.id, name=head.name, kind=head.kind, encoder_id=info.encoder_id, labels=head.labels,
-                       threshold=head.threshold, source=str(chosen.head_source))
+        store.put_head(
+            head.id,
+            name=head.name,
+            kind=head.kind,
+            encoder_id=info.encoder_id,
+            labels=head.labels,
+            threshold=head.threshold,
+            source=str(chosen.head_source),
+        )
     store.use_head(head.id if head else None)
 
 
@@ -172,17 +206,36 @@ def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
 def part_of(info: EncoderInfo, settings: Settings) -> Part:
     """A plain encoder for an executor, with loading postponed."""
     precision = "int8" if info.variant.int8 else settings.precision
-    return Part(info.encoder_id, partial(load_encoder, info.source, device=settings.device, precision=precision), info.variant.units)
+    return Part(
+        info.encoder_id,
+        partial(load_encoder, info.source, device=settings.device, precision=precision),
+        info.variant.units,
+    )
 
 
 def overview(models_dir: Path) -> dict[str, Any]:
     """Built-in, installed and published models, for `models list`."""
     built_in = built_in_info()
     return {
-        "built_in": [{"name": built_in.name, "encoder_id": built_in.encoder_id,
-                      "use": "no download: rhythm and loudness statistics, for training your own heads"}],
-        "installed": [{"name": m.name, "path": str(m.path), "encoder_id": m.encoder_id, "size": m.size, "source": m.source,
-                       "licence_accepted": m.licence_accepted, "problem": m.problem} for m in catalogue.installed(models_dir)],
+        "built_in": [
+            {
+                "name": built_in.name,
+                "encoder_id": built_in.encoder_id,
+                "use": "no download: rhythm and loudness statistics, for training your own heads",
+            }
+        ],
+        "installed": [
+            {
+                "name": m.name,
+                "path": str(m.path),
+                "encoder_id": m.encoder_id,
+                "size": m.size,
+                "source": m.source,
+                "licence_accepted": m.licence_accepted,
+                "problem": m.problem,
+            }
+            for m in catalogue.installed(models_dir)
+        ],
         "published": [{"name": m.name, "tag": m.tag, "use": m.use, "about_mb": m.about_mb} for m in catalogue.KNOWN],
     }
 
@@ -191,14 +244,27 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
     """Everything that is known of a model without loading it, for `models info`."""
     if spec == BUILT_IN:
         info = built_in_info()
-        return {"name": info.name, "path": None, "encoder_id": info.encoder_id, "sample_rate_hz": info.sample_rate_hz,
-                "unit_s": info.unit_s, "vector_width": info.width, "head": None}
+        return {
+            "name": info.name,
+            "path": None,
+            "encoder_id": info.encoder_id,
+            "sample_rate_hz": info.sample_rate_hz,
+            "unit_s": info.unit_s,
+            "vector_width": info.width,
+            "head": None,
+        }
     path = catalogue.resolve(spec, settings.models)
     found = inspect(path)
     return {
-        "name": found.name, "path": str(path), "encoder_id": found.encoder_id, "source_sha256": found.source_sha256,
-        "sample_rate_hz": found.front_end.sample_rate_hz, "unit_s": found.unit_s, "vector_width": found.geometry.vector_width,
-        "front_end": asdict(found.front_end), "geometry": asdict(found.geometry),
+        "name": found.name,
+        "path": str(path),
+        "encoder_id": found.encoder_id,
+        "source_sha256": found.source_sha256,
+        "sample_rate_hz": found.front_end.sample_rate_hz,
+        "unit_s": found.unit_s,
+        "vector_width": found.geometry.vector_width,
+        "front_end": asdict(found.front_end),
+        "geometry": asdict(found.geometry),
         "head": f"audioset ({found.head_width} inputs)" if found.head_width else None,
     }
 
@@ -209,7 +275,9 @@ def use(settings: Settings, spec: str) -> str:
         chosen = choose(replace(settings, encoder=spec), None, in_use(store.connection)[1])
         assert chosen is not None
         register(store, chosen)
-    return f"in use: {chosen.info.name}, " + (f"head {chosen.head.name}" if chosen.head else "no head: genres need one (--head FILE)")
+    return f"in use: {chosen.info.name}, " + (
+        f"head {chosen.head.name}" if chosen.head else "no head: genres need one (--head FILE)"
+    )
 
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:

@@ -195,9 +195,7 @@ class _Transfer:
             why = reason.strerror or type(reason).__name__
         else:
             why = str(reason)
-        return ModelError(
-            f"cannot reach {self.url} ({why}): download it elsewhere and run `indexer models add FILE`"
-        )
+        return ModelError(f"cannot reach {self.url} ({why}): download it elsewhere and run `indexer models add FILE`")
 
     def _refused(self, error: urllib.error.HTTPError, have: int) -> None:
         code = error.code
@@ -234,8 +232,10 @@ class _Transfer:
         elif response.status == 200:
             length = headers.get("Content-Length", "")
             if not re.fullmatch(r"[0-9]{1,19}", length) or headers.get("Content-Encoding", "identity") != "identity":
-                raise ModelError(f"{self.url} does not say how large the file is: download it elsewhere and "
-                                 "run `indexer models add FILE`")
+                raise ModelError(
+                    f"{self.url} does not say how large the file is: download it elsewhere and "
+                    "run `indexer models add FILE`"
+                )
             first, total = 0, int(length)
         else:
             raise ModelError(f"{self.url} answers {response.status}, which is no file")

@@ -38,7 +38,9 @@ class Difference:
         return self.new + self.changed + self.unchanged + self.back
 
 
-def compare(rows: Iterator[tuple[int, bytes, int, int, int, int, str]], walked: Iterator[Walked]) -> Iterator[tuple[str, bytes, int]]:
+def compare(
+    rows: Iterator[tuple[int, bytes, int, int, int, int, str]], walked: Iterator[Walked]
+) -> Iterator[tuple[str, bytes, int]]:
     """Merge rows (id, path, dev, ino, size, mtime_ns, state) with a walk, both in path order.
 
     Yields (kind, path, file id or 0): new, changed, unchanged, back (was missing, same content), vanished, unlisted.
@@ -121,8 +123,15 @@ class Before:
     offline: bool = False  # a root that is
 
 
-def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore: Sequence[str] = (), force: bool = False,
-                     leave_busy: bool = False) -> Difference:
+def spool_difference(
+    store: Store,
+    folder: bytes,
+    *,
+    root_id: int | None,
+    ignore: Sequence[str] = (),
+    force: bool = False,
+    leave_busy: bool = False,
+) -> Difference:
     """Walk one folder, mark rows that are back, and spool what is new, changed or vanished in the store.
 
     With ``force`` unchanged files are spooled as changed; with ``leave_busy`` files that somebody is writing are not.
@@ -130,7 +139,9 @@ def spool_difference(store: Store, folder: bytes, *, root_id: int | None, ignore
     difference = Difference()
     root = store.root_for(folder)
     is_root = root is not None and root["path"] == folder
-    before = Before(*store.count_known(folder), *((root["dev"], root["state"] == "offline") if root and is_root else ()))
+    before = Before(
+        *store.count_known(folder), *((root["dev"], root["state"] == "offline") if root and is_root else ())
+    )
     with contextlib.suppress(OSError):
         difference.dev = os.stat(folder).st_dev  # noqa: PTH116 - bytes
     changed: list[tuple[bytes, int | None]] = []
@@ -187,12 +198,12 @@ def why_offline(folder: bytes, difference: Difference, before: Before) -> str | 
         return f"{name} is not there or cannot be read: is the drive mounted?"
     if before.known and not difference.present and not difference.unlisted:
         return f"{name} is empty but held {before.known:,} files: is the drive mounted?"
-    gone = min(difference.vanished, before.were_there - (difference.present - difference.new))  # what cannot be listed is not gone
+    gone = min(
+        difference.vanished, before.were_there - (difference.present - difference.new)
+    )  # what cannot be listed is not gone
     if before.dev not in (None, difference.dev) and gone > 0 and 5 * gone >= before.were_there:
         return f"{name} lacks {gone:,} of its {before.were_there:,} files: is another drive mounted there?"
     expected = before.were_there if before.offline else before.present
     if difference.vanished and 2 * difference.present < expected:
         return f"{name} has lost {expected - difference.present:,} of its {expected:,} files: is the drive mounted?"
     return None
-
-

@@ -23,14 +23,24 @@ from indexer.scan import policy
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
     """The columns of the table ``tags`` for what was read from a file."""
     return {
-        "title": found.title, "artist": found.artist, "album": found.album, "album_artist": found.album_artist,
-        "year": found.year, "bpm": found.bpm, "musical_key": found.musical_key, "record_label": found.record_label,
-        "comment": found.comment, "genre": found.genre, "indexer_genre": found.ours.to_text() if found.ours else None,
+        "title": found.title,
+        "artist": found.artist,
+        "album": found.album,
+        "album_artist": found.album_artist,
+        "year": found.year,
+        "bpm": found.bpm,
+        "musical_key": found.musical_key,
+        "record_label": found.record_label,
+        "comment": found.comment,
+        "genre": found.genre,
+        "indexer_genre": found.ours.to_text() if found.ours else None,
         "dj_data": ", ".join(found.dj_data) or None,
     }
 
 
-def commit_write(store: Store, prepared: Prepared, *, file_id: int | None, run_id: int | None, ours: str | None) -> None:
+def commit_write(
+    store: Store, prepared: Prepared, *, file_id: int | None, run_id: int | None, ours: str | None
+) -> None:
     """Put a prepared copy in its file's place, journalled. Raises DeferredError when the file changed meanwhile.
 
     ours: our own field as the copy carries it; None for an undo.
@@ -38,9 +48,17 @@ def commit_write(store: Store, prepared: Prepared, *, file_id: int | None, run_i
     path = os.fsencode(prepared.path)
 
     def intend(p: Prepared) -> int:
-        return store.intend_write(file_id=file_id, run_id=run_id, path=path, action="write" if ours else "undo", before=p.before_genres,
-                                  after=p.after_genres, stat_before=p.before, stat_after=p.after,
-                                  evidence={**p.evidence, "indexer_genre": ours})
+        return store.intend_write(
+            file_id=file_id,
+            run_id=run_id,
+            path=path,
+            action="write" if ours else "undo",
+            before=p.before_genres,
+            after=p.after_genres,
+            stat_before=p.before,
+            stat_after=p.after,
+            evidence={**p.evidence, "indexer_genre": ours},
+        )
 
     def done(write_id: int) -> None:
         with store.transaction():
@@ -88,7 +106,9 @@ class Undone:
     refused: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
 
 
-def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False, preserve_mtime: bool = False) -> Undone:
+def undo(
+    store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False, preserve_mtime: bool = False
+) -> Undone:
     """Restore the former genre and remove our fields, file by file; works from the file's own fields, rows or none.
 
     A genre that the user changed since is left alone unless ``force``.
@@ -106,7 +126,9 @@ def undo(store: Store, targets: Iterable[FileRow | bytes], *, force: bool = Fals
     return result
 
 
-def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, result: Undone, *, force: bool, preserve_mtime: bool) -> None:
+def _undo_one(
+    store: Store, worker: Worker, path: bytes, row: FileRow | None, result: Undone, *, force: bool, preserve_mtime: bool
+) -> None:
     name = os.fsdecode(path)
     try:
         inspected = worker.call("read_tags", path)
@@ -115,8 +137,14 @@ def _undo_one(store: Store, worker: Worker, path: bytes, row: FileRow | None, re
             result.nothing.append(name)
             return
         if not force and not policy.is_ours(found):
-            raise WriteRefusedError(name, "the genre was changed since we wrote it (use --force to restore the former one all the same)")
-        prepared = Prepared.from_json(worker.call("prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=preserve_mtime))
+            raise WriteRefusedError(
+                name, "the genre was changed since we wrote it (use --force to restore the former one all the same)"
+            )
+        prepared = Prepared.from_json(
+            worker.call(
+                "prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=preserve_mtime
+            )
+        )
         commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)
         result.restored.append(name)
     except FileError as e:

@@ -22,13 +22,17 @@ class Counts:
     audio_s: float = 0.0  # seconds of audio that were embedded
     engine: Engine | None = None  # that embedded them
     workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster, with what each did
-    busy: dict[str, float] = field(default_factory=dict)  # share of the run's time, 0 to 1, that each of its parts worked
+    busy: dict[str, float] = field(
+        default_factory=dict
+    )  # share of the run's time, 0 to 1, that each of its parts worked
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
     deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
 
     def any(self) -> bool:
         """Whether any file was worked on."""
-        return bool(self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed)
+        return bool(
+            self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed
+        )
 
 
 class Watcher(Protocol):
@@ -59,12 +63,25 @@ class ScanResult:
         """The counts under the names of the contract."""
         c = self.counts
         return {
-            "files": self.files, "embedded": c.embedded, "cached": c.cached, "classified": c.classified, "undecided": c.undecided,
-            "tags_written": c.tags_written, "tags_refused": c.tags_refused, "unreadable": self.unreadable,
-            "unsupported": self.unsupported, "missing": self.missing, "failed": c.failed,
+            "files": self.files,
+            "embedded": c.embedded,
+            "cached": c.cached,
+            "classified": c.classified,
+            "undecided": c.undecided,
+            "tags_written": c.tags_written,
+            "tags_refused": c.tags_refused,
+            "unreadable": self.unreadable,
+            "unsupported": self.unsupported,
+            "missing": self.missing,
+            "failed": c.failed,
             **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
-            "busy": {part: round(share, 3) for part, share in c.busy.items()}, "elapsed_s": round(self.elapsed_s, 3), "audio_s": round(c.audio_s, 3), "interrupted": self.interrupted,
-            **({"workers": c.workers} if c.workers else {}), "notes": self.notes, "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
+            "busy": {part: round(share, 3) for part, share in c.busy.items()},
+            "elapsed_s": round(self.elapsed_s, 3),
+            "audio_s": round(c.audio_s, 3),
+            "interrupted": self.interrupted,
+            **({"workers": c.workers} if c.workers else {}),
+            "notes": self.notes,
+            "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }
 
     @property

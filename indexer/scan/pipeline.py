@@ -84,8 +84,19 @@ class _Job:
 class Pipeline:
     """Takes work items and sees each file through; see ``run``."""
 
-    def __init__(self, store: Store, settings: Settings, model: Model | None, *, run_id: int, watcher: Watcher, executor: Executor | None = None,
-                 write_tags: bool = True, force: bool = False, explicit_tags: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        model: Model | None,
+        *,
+        run_id: int,
+        watcher: Watcher,
+        executor: Executor | None = None,
+        write_tags: bool = True,
+        force: bool = False,
+        explicit_tags: bool = False,
+    ) -> None:
         """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back.
 
         ``executor``: where the heavy steps run; this machine when None. It is closed at the end of ``run``.
@@ -109,7 +120,9 @@ class Pipeline:
         self._heard_s = float("-inf")
         self._events: queue.Queue[_Event] = queue.Queue()
         self._in_flight = 0
-        self._to_embed: list[tuple[_Job, list[Part]]] = []  # not begun yet: loading the weights must hold up nobody who wants to write
+        self._to_embed: list[
+            tuple[_Job, list[Part]]
+        ] = []  # not begun yet: loading the weights must hold up nobody who wants to write
         self._embedding: dict[int, list[_Job]] = {}  # recording -> files that wait for its vector
         self._embedded_now: set[int] = set()
         self._stop = threading.Event()
@@ -127,7 +140,12 @@ class Pipeline:
     def _lacking(self) -> Lacking:
         # No stored digest is empty: asked for in so many words, every labelled file is looked at again.
         policy = "" if self._explicit_tags and self._tag_policy else self._tag_policy
-        return Lacking(self._model.encoder_ids if self._model else (), self._head.id if self._head else None, self._threshold, policy)
+        return Lacking(
+            self._model.encoder_ids if self._model else (),
+            self._head.id if self._head else None,
+            self._threshold,
+            policy,
+        )
 
     def stop(self) -> None:
         """Begin no new file; a tag write in work is finished. Safe to call from a signal handler."""
@@ -163,7 +181,10 @@ class Pipeline:
             elapsed_s = time.monotonic() - started_s
             load = self._executor.load()
             self.counts.workers = self._executor.workers()
-            self.counts.busy = {**load, "library": max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0))}  # it loads in this thread
+            self.counts.busy = {
+                **load,
+                "library": max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0)),
+            }  # it loads in this thread
             self._close()
 
     def _hear(self) -> None:
@@ -228,16 +249,26 @@ class Pipeline:
         audio = found["audio"]
         with self._store.transaction():
             recording_id = self._store.recording(
-                found["audio_sha256"], codec=audio["codec"], sample_rate_hz=audio["sample_rate_hz"], channels=audio["channels"],
-                duration_s=audio["duration_s"])
+                found["audio_sha256"],
+                codec=audio["codec"],
+                sample_rate_hz=audio["sample_rate_hz"],
+                channels=audio["channels"],
+                duration_s=audio["duration_s"],
+            )
             # Moved, and the old place was not looked at yet: missing, so that this file takes over its row.
             new = self._store.file_at(job.path) is None
             if new:
                 known = self._store.files_of(recording_id, MAX_COPIES)
                 self._store.mark_missing([file_id for file_id, path in known if not os.path.lexists(path)])
-            file_id = self._store.put_file(job.path, Stat(**found["stat"]), root_id=root_id, state="ready",
-                                           container=found["container"], recording_id=recording_id,
-                                           deaths=0 if new else self._store.deaths(job.path, Stat(**found["stat"])))
+            file_id = self._store.put_file(
+                job.path,
+                Stat(**found["stat"]),
+                root_id=root_id,
+                state="ready",
+                container=found["container"],
+                recording_id=recording_id,
+                deaths=0 if new else self._store.deaths(job.path, Stat(**found["stat"])),
+            )
             self._store.put_tags(file_id, tag_columns(job.tags))
         job.file = self._store.file(file_id)
         self._embed(job)
@@ -263,7 +294,9 @@ class Pipeline:
         """Have the first of its missing encoders embed each file that waits; outside of any transaction."""
         waiting, self._to_embed = self._to_embed, []
         for job, missing in waiting:
-            self._then(self._executor.embed(job.path, _known(job.file).stat, missing[0]), partial(self._embedded, job, missing))
+            self._then(
+                self._executor.embed(job.path, _known(job.file).stat, missing[0]), partial(self._embedded, job, missing)
+            )
 
     def _not_read(self, job: _Job, stat: Stat, root_id: int | None, recording_id: int | None, error: FileError) -> None:
         """Store why a file was not read. One that is gone is missing, and one that killed the reader is tried once more."""
@@ -279,10 +312,19 @@ class Pipeline:
         if isinstance(error, ReaderDiedError):
             deaths = self._store.deaths(job.path, stat) + error.deaths
             state = "deferred" if deaths < MAX_DEATHS else "unreadable"
-            reason += "; the next scan tries once more" if deaths < MAX_DEATHS else ", again; left alone until it changes"
+            reason += (
+                "; the next scan tries once more" if deaths < MAX_DEATHS else ", again; left alone until it changes"
+            )
         with self._store.transaction():
-            self._store.put_file(job.path, stat, root_id=root_id, state=state, reason=reason, deaths=deaths,
-                                 recording_id=None if state == "unreadable" else recording_id)
+            self._store.put_file(
+                job.path,
+                stat,
+                root_id=root_id,
+                state=state,
+                reason=reason,
+                deaths=deaths,
+                recording_id=None if state == "unreadable" else recording_id,
+            )
         self._fail(job, reason)
 
     def _root_of(self, file: FileRow) -> int | None:
@@ -301,7 +343,9 @@ class Pipeline:
             return
         if error is not None:
             reason = f"no embedding: {error}"
-            if isinstance(error, ValueError):  # too short stays too short; anything else is tried again by the next scan
+            if isinstance(
+                error, ValueError
+            ):  # too short stays too short; anything else is tried again by the next scan
                 self._store.set_recording_reason(recording_id, reason)
             for other in self._embedding.pop(recording_id):
                 self._fail(other, reason)
@@ -328,8 +372,17 @@ class Pipeline:
     def _judge(self, recording_id: int) -> None:
         """Store the head's verdict from the cached embeddings; call inside a transaction."""
         if self._head:
-            cached = [_known(self._store.embedding(recording_id, encoder_id)) for encoder_id in _known(self._model).encoder_ids]
-            put_verdict(self._store, recording_id, self._head, self._threshold, [(row["vector"], row["course"]) for row in cached])
+            cached = [
+                _known(self._store.embedding(recording_id, encoder_id))
+                for encoder_id in _known(self._model).encoder_ids
+            ]
+            put_verdict(
+                self._store,
+                recording_id,
+                self._head,
+                self._threshold,
+                [(row["vector"], row["course"]) for row in cached],
+            )
 
     def _classify(self, job: _Job) -> None:
         if self._head is None:
@@ -363,7 +416,10 @@ class Pipeline:
         elif job.tags is not None:
             self._plan_tag(job, label)
         else:
-            self._then(self._readers.submit(lambda worker: worker.call("read_tags", job.path)), partial(self._tags_read, job, label))
+            self._then(
+                self._readers.submit(lambda worker: worker.call("read_tags", job.path)),
+                partial(self._tags_read, job, label),
+            )
 
     def _tags_read(self, job: _Job, label: Label, done: Future[dict[str, Any]]) -> None:
         try:
@@ -377,14 +433,23 @@ class Pipeline:
         file = _known(job.file)
         edit = edit_for(self._settings, self._head, _known(job.tags), label)
         last = self._store.last_write(file.id)
-        held = last is not None and not self._explicit_tags and held_back(
-            last["action"], last["state"], last["stat_before"], last["written_at"], file.stat, label)
+        held = (
+            last is not None
+            and not self._explicit_tags
+            and held_back(last["action"], last["state"], last["stat_before"], last["written_at"], file.stat, label)
+        )
         if edit is None or held:
             self._store.settle_tags(file.id, _known(self._tag_policy))
             self._finish(job)
             return
-        prepare = partial(Worker.call, op="prepare_write", path=job.path, container=file.container, edit=tagwriter.edit_to_json(edit),
-                          preserve_mtime=self._settings.preserve_mtime)
+        prepare = partial(
+            Worker.call,
+            op="prepare_write",
+            path=job.path,
+            container=file.container,
+            edit=tagwriter.edit_to_json(edit),
+            preserve_mtime=self._settings.preserve_mtime,
+        )
         self._then(self._readers.submit(prepare), partial(self._prepared, job, edit), alone=True)
 
     def _prepared(self, job: _Job, edit: GenreEdit, done: Future[dict[str, Any]]) -> None:
@@ -402,7 +467,9 @@ class Pipeline:
             with suppress(OSError):
                 tagwriter.remove_copies(job.path)  # of a reader that was killed
             with self._store.transaction():
-                self._store.refuse_write(file_id=file.id, run_id=self._run_id, path=job.path, action="write", stat=file.stat, reason=e.reason)
+                self._store.refuse_write(
+                    file_id=file.id, run_id=self._run_id, path=job.path, action="write", stat=file.stat, reason=e.reason
+                )
                 self._store.settle_tags(file.id, _known(self._tag_policy))
             self.counts.tags_refused += 1
             self._watcher.problem(job.name, f"genre not written: {e.reason}")
@@ -432,19 +499,25 @@ class Pipeline:
         task.add_done_callback(lambda f: None if f.cancelled() else self._events.put(_Event(then, f, alone)))
 
 
-def put_verdict(store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]) -> Verdict:
+def put_verdict(
+    store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]
+) -> Verdict:
     """Judge a recording by its cached (vector, course) of every encoder and store that; call inside a transaction.
 
     Raises ModelError for an embedding that is damaged.
     """
     try:
         vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
-        verdict = judge(head, threshold, vectors, [Course.from_bytes(course) if course else None for _, course in cached])
+        verdict = judge(
+            head, threshold, vectors, [Course.from_bytes(course) if course else None for _, course in cached]
+        )
     except (ValueError, ModelError) as e:
         raise ModelError(DAMAGED) from e
     if not np.isfinite(verdict.confidence):
         raise ModelError(DAMAGED)
-    store.put_prediction(recording_id, head.id, verdict.scores, threshold, reason=verdict.reason, second_genre=verdict.second_genre)
+    store.put_prediction(
+        recording_id, head.id, verdict.scores, threshold, reason=verdict.reason, second_genre=verdict.second_genre
+    )
     if verdict.timeline is not None:
         store.put_timeline(recording_id, head.id, verdict.segment_s, verdict.timeline.tobytes())
     return verdict

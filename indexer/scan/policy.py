@@ -70,7 +70,9 @@ def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def held_back(action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label) -> bool:
+def held_back(
+    action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label
+) -> bool:
     """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since.
 
     What a person said after that is written all the same.

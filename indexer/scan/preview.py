@@ -51,10 +51,23 @@ def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, expl
     threshold = settings.threshold(head.threshold) if head else 1.0
     for row in labelled_files(conn, target, head.id if head else None, threshold):
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
-        label = Label(row["label"] or "", row["confidence"] or 0.0) if row["corrected"] is None else Label(row["corrected"], 1.0, row["corrected_at"])
-        if not explicit and held_back(row["action"], row["write_state"], row["stat_before"], row["written_at"], stat, label):
+        label = (
+            Label(row["label"] or "", row["confidence"] or 0.0)
+            if row["corrected"] is None
+            else Label(row["corrected"], 1.0, row["corrected_at"])
+        )
+        if not explicit and held_back(
+            row["action"], row["write_state"], row["stat_before"], row["written_at"], stat, label
+        ):
             continue
-        found = Tags(genres=(row["tag_genre"],) if row["tag_genre"] else (), ours=parse_ours(row["indexer_genre"] or ""))
+        found = Tags(
+            genres=(row["tag_genre"],) if row["tag_genre"] else (), ours=parse_ours(row["indexer_genre"] or "")
+        )
         edit = edit_for(settings, head, found, label)
         if edit is not None:
-            yield {"path": row["path_text"], "before": list(found.genres), "after": list(edit.genres), "confidence": round(label.confidence, 4)}
+            yield {
+                "path": row["path_text"],
+                "before": list(found.genres),
+                "after": list(edit.genres),
+                "confidence": round(label.confidence, 4),
+            }

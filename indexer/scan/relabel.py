@@ -34,4 +34,10 @@ def relabel(settings: Settings) -> dict[str, Any]:
                         classified += 1
                     except ModelError:
                         damaged += 1
-    return {"head": head.name, "classified": classified, "undecided": undecided, "damaged": damaged, "elapsed_s": round(time.monotonic() - started, 3)}
+    return {
+        "head": head.name,
+        "classified": classified,
+        "undecided": undecided,
+        "damaged": damaged,
+        "elapsed_s": round(time.monotonic() - started, 3),
+    }

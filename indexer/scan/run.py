@@ -71,8 +71,15 @@ class Scan:
         left, self._named = list(self._named), deque()
         return left
 
-    def run(self, paths: Sequence[Path], *, write_tags: bool = True, force: bool = False, explicit_tags: bool = False,
-            on_start: OnStart = lambda _total, _chosen: None) -> ScanResult:
+    def run(
+        self,
+        paths: Sequence[Path],
+        *,
+        write_tags: bool = True,
+        force: bool = False,
+        explicit_tags: bool = False,
+        on_start: OnStart = lambda _total, _chosen: None,
+    ) -> ScanResult:
         """Scan folders and files. ``on_start(total, chosen)`` is told how many files there are to work on.
 
         Raises LockedError, ConfigError, ModelError or StoreError before any work.
@@ -83,22 +90,36 @@ class Scan:
             for target in targets:
                 if store.root_for(target) is None and not os.path.exists(target):  # noqa: PTH110 - bytes
                     raise ConfigError(f"{printable(target)}: no such folder or file")
-            return self._run(store, "scan", targets, on_start, write_tags=write_tags, force=force, explicit_tags=explicit_tags)
+            return self._run(
+                store, "scan", targets, on_start, write_tags=write_tags, force=force, explicit_tags=explicit_tags
+            )
 
     def run_named(self, paths: Iterable[bytes]) -> ScanResult:
         """Look at files and folders of known roots that may have changed, appeared or gone. Raises as ``run`` does."""
         self.add(paths)
         with library_lock(self._settings.db), Store(self._settings.db) as store:
             settle_open_writes(store)
-            return self._run(store, "watch", (), lambda _total, _chosen: None, write_tags=True, force=False, explicit_tags=False)
+            return self._run(
+                store, "watch", (), lambda _total, _chosen: None, write_tags=True, force=False, explicit_tags=False
+            )
 
-    def _run(self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: Any) -> ScanResult:
+    def _run(
+        self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: Any
+    ) -> ScanResult:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
         live = _LiveRun(store, run_id, self._watcher, started)
-        pipeline = self._pipeline = Pipeline(store, self._settings, models.pipeline_model(chosen, self._settings) if chosen else None,
-                                             run_id=run_id, watcher=live, executor=self._executor(chosen, targets), force=force, **how)
+        pipeline = self._pipeline = Pipeline(
+            store,
+            self._settings,
+            models.pipeline_model(chosen, self._settings) if chosen else None,
+            run_id=run_id,
+            watcher=live,
+            executor=self._executor(chosen, targets),
+            force=force,
+            **how,
+        )
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
             self._look(store, targets, result, force=force)
@@ -125,7 +146,9 @@ class Scan:
     def _place(self, store: Store, chosen: Chosen) -> None:
         """Bring the map up to date. What goes wrong there is said and fails no scan: the next one tries again."""
         try:
-            projection.update(store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped)
+            projection.update(
+                store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped
+            )
         except Exception as e:  # the map is a picture; the scan is through
             self._watcher.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
@@ -156,9 +179,14 @@ class Scan:
             root_id = int(root["id"]) if root else store.add_root(target)
             # Where no events come (and every file looks as if it were being written, as on NFS) nothing may be left for later.
             leave_busy = self._watched and watch_mode(target)[0] == "events + scan"
-            difference = spool_difference(store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy)
-            result.notes += [f"{folder}: this folder cannot be read; its files are kept as they were" for folder in difference.unlisted
-                             if not (difference.offline and folder == printable(target))]
+            difference = spool_difference(
+                store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy
+            )
+            result.notes += [
+                f"{folder}: this folder cannot be read; its files are kept as they were"
+                for folder in difference.unlisted
+                if not (difference.offline and folder == printable(target))
+            ]
             if not os.path.isdir(target):  # noqa: PTH112 - bytes
                 store.mark_below_missing(target)
             if difference.offline:
@@ -192,7 +220,9 @@ class _LiveRun:
         if moment_s - self._noted_s >= NOTE_S:
             self._noted_s = moment_s
             self.result.elapsed_s = moment_s - self._started_s
-            self._store.note_run(self._run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)})
+            self._store.note_run(
+                self._run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)}
+            )
 
     def problem(self, path: str, reason: str) -> None:
         """One file was not handled, or not wholly."""

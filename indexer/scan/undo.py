@@ -15,8 +15,14 @@ from indexer.library.store import FileRow, Store
 from indexer.scan.journal import settle_open_writes, undo
 
 
-def undo_files(settings: Settings, files: Sequence[Path], *, run_id: int | None = None, since: str | None = None,
-               force: bool = False) -> dict[str, Any]:
+def undo_files(
+    settings: Settings,
+    files: Sequence[Path],
+    *,
+    run_id: int | None = None,
+    since: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Undo in the named files, or in those of a run, since a time, or (nothing given) in all: {restored, nothing, refused}.
 
     Named files need no library: where there is none, the fields in the file are enough.
@@ -27,7 +33,9 @@ def undo_files(settings: Settings, files: Sequence[Path], *, run_id: int | None 
             return asdict(undo(store, named, force=force, preserve_mtime=settings.preserve_mtime))
     with library_lock(settings.db), Store(settings.db) as store:
         settle_open_writes(store)
-        targets: Sequence[FileRow | bytes] = named or store.written_files(run_id=run_id, since=_utc(since) if since else None)
+        targets: Sequence[FileRow | bytes] = named or store.written_files(
+            run_id=run_id, since=_utc(since) if since else None
+        )
         return asdict(undo(store, targets, force=force, preserve_mtime=settings.preserve_mtime))
 
 

@@ -47,9 +47,18 @@ def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
     chosen = [next(rate for rate in encoders if rate["name"] == part.name and rate["chosen"]) for part in info.parts]
     encode_x = 1 / sum(1 / rate["times_real_time"] for rate in chosen)
     result = {
-        "files": [printable(os.fsencode(path)) for path in paths], "source": source, "encoder": info.name, "cores": os.cpu_count(), "decode": decode,
-        "encoders": encoders, "together": together,
-        "bottleneck": {"step": "decoding" if decode["all_jobs"] < encode_x else "encoder", "decoding": decode["all_jobs"], "encoder": round(encode_x, 1)},
+        "files": [printable(os.fsencode(path)) for path in paths],
+        "source": source,
+        "encoder": info.name,
+        "cores": os.cpu_count(),
+        "decode": decode,
+        "encoders": encoders,
+        "together": together,
+        "bottleneck": {
+            "step": "decoding" if decode["all_jobs"] < encode_x else "encoder",
+            "decoding": decode["all_jobs"],
+            "encoder": round(encode_x, 1),
+        },
     }
     return {**result, "library": _library(settings, together["times_real_time"])}
 
@@ -77,8 +86,11 @@ def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Pa
     found: list[Path] = []
     if settings.db.exists():
         with reading(settings.db) as conn:
-            rows = conn.execute("SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND r.duration_s > 60"
-                                " ORDER BY (f.id * 2654435761) % 4294967296 LIMIT ?", (LIBRARY_TRACKS,)).fetchall()
+            rows = conn.execute(
+                "SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND r.duration_s > 60"
+                " ORDER BY (f.id * 2654435761) % 4294967296 LIMIT ?",
+                (LIBRARY_TRACKS,),
+            ).fetchall()
         found = [path for row in rows if (path := Path(os.fsdecode(row["path"]))).is_file()]
     if found:
         yield found, "library"
@@ -103,6 +115,7 @@ def _made(folder: Path) -> list[Path]:
 
 def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The first AUDIO_S of each file as samples, and how fast whole files are decoded by one child process and by all."""
+
     def one(worker: Worker, path: Path) -> tuple[float, np.ndarray]:
         frames, kept = 0, []
         try:
@@ -124,8 +137,12 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
         worker.close()
     audio_s = sum(seconds for seconds, _ in found)
     jobs = settings.worker_count()
-    return [samples for _, samples in found], {"jobs": jobs, "audio_s": round(audio_s, 1), "one_job": round(audio_s / alone_s, 1),
-                                               "all_jobs": round(_all_jobs(jobs, paths, one, audio_s), 1)}
+    return [samples for _, samples in found], {
+        "jobs": jobs,
+        "audio_s": round(audio_s, 1),
+        "one_job": round(audio_s / alone_s, 1),
+        "all_jobs": round(_all_jobs(jobs, paths, one, audio_s), 1),
+    }
 
 
 def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> float:
@@ -157,9 +174,19 @@ def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray])
     exact = next((vectors for encoder, _, vectors in measured if encoder.precision == "fp32"), None)
     for encoder, rate, vectors in measured:
         n = min(len(vectors), len(exact)) if exact is not None else 0
-        differs = float(np.linalg.norm(vectors[:n] - exact[:n]) / np.linalg.norm(exact[:n])) if exact is not None else None
-        yield {"name": part.name, "device": encoder.device, "precision": encoder.precision, "engine": encoder.engine, "units_per_s": round(rate, 1),
-               "times_real_time": round(rate * encoder.unit_s, 1), "differs": differs if differs is None else round(differs, 6), "chosen": encoder is chosen}
+        differs = (
+            float(np.linalg.norm(vectors[:n] - exact[:n]) / np.linalg.norm(exact[:n])) if exact is not None else None
+        )
+        yield {
+            "name": part.name,
+            "device": encoder.device,
+            "precision": encoder.precision,
+            "engine": encoder.engine,
+            "units_per_s": round(rate, 1),
+            "times_real_time": round(rate * encoder.unit_s, 1),
+            "differs": differs if differs is None else round(differs, 6),
+            "chosen": encoder is chosen,
+        }
 
 
 def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
@@ -189,12 +216,17 @@ def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> d
     started = time.perf_counter()
     try:
         with ThreadPoolExecutor(len(workers)) as pool:
+
             def one(numbered: tuple[int, Path]) -> float:
                 number, path = numbered
                 worker = workers[number % len(workers)]
                 seconds = 0.0
                 for embedder in embedders:
-                    seconds = embedder.embed(worker.decode(os.fsencode(path), sample_rate_hz=embedder.encoder.sample_rate_hz)).result().duration_s
+                    seconds = (
+                        embedder.embed(worker.decode(os.fsencode(path), sample_rate_hz=embedder.encoder.sample_rate_hz))
+                        .result()
+                        .duration_s
+                    )
                 return seconds
 
             for start in range(0, len(paths), len(workers)):  # a worker serves one file at a time
@@ -214,21 +246,45 @@ def _library(settings: Settings, times_real_time: float) -> dict[str, Any] | Non
         return None
     with reading(settings.db) as conn:
         row = conn.execute("SELECT count(*) AS n, coalesce(sum(duration_s), 0) AS audio_s FROM recordings").fetchone()
-    return {"recordings": row["n"], "audio_s": round(row["audio_s"]), "expected_s": round(row["audio_s"] / times_real_time)} if row["n"] else None
+    return (
+        {
+            "recordings": row["n"],
+            "audio_s": round(row["audio_s"]),
+            "expected_s": round(row["audio_s"] / times_real_time),
+        }
+        if row["n"]
+        else None
+    )
 
 
 def to_text(found: dict[str, Any]) -> str:
     """As a person reads it."""
-    where = {"named": "your files", "library": "tracks of the library", "synthesised": "synthesised tracks (no library yet, no files named)"}[found["source"]]
+    where = {
+        "named": "your files",
+        "library": "tracks of the library",
+        "synthesised": "synthesised tracks (no library yet, no files named)",
+    }[found["source"]]
     decode, limit = found["decode"], found["bottleneck"]
-    lines = [f"measured on {wording.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time", "",
-             f"{decode['one_job']:10,.0f}  decoding, one child process", f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time"]
-    lines += [f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}"
-              + (f", vectors {rate['differs']:.1%} from fp32" if rate["differs"] else "") + (" (what a scan takes)" if rate["chosen"] else "")
-              for rate in found["encoders"]]
-    lines += [f"{found['together']['times_real_time']:10,.0f}  from files to embeddings, all together", "",
-              f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}"]
+    lines = [
+        f"measured on {wording.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time",
+        "",
+        f"{decode['one_job']:10,.0f}  decoding, one child process",
+        f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time",
+    ]
+    lines += [
+        f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}"
+        + (f", vectors {rate['differs']:.1%} from fp32" if rate["differs"] else "")
+        + (" (what a scan takes)" if rate["chosen"] else "")
+        for rate in found["encoders"]
+    ]
+    lines += [
+        f"{found['together']['times_real_time']:10,.0f}  from files to embeddings, all together",
+        "",
+        f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}",
+    ]
     if found["library"]:
         library = found["library"]
-        lines.append(f"your library ({wording.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew")
+        lines.append(
+            f"your library ({wording.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew"
+        )
     return "\n".join(lines)

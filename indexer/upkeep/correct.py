@@ -44,7 +44,9 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     with ExitStack() as stack:
         try:
             stack.enter_context(library_lock(settings.db))
-        except LockedError:  # a correction is one small transaction: SQLite's own lock is enough for that, the tags can wait
+        except (
+            LockedError
+        ):  # a correction is one small transaction: SQLite's own lock is enough for that, the tags can wait
             busy = True
         store = stack.enter_context(open_for_corrections(settings))
         label = label_for(store.connection, settings, genre, new=new)
@@ -62,13 +64,21 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
 def _recording(store: Store, path: Path) -> int:
     row = store.file_at(os.path.realpath(os.fsencode(path)))
     if row is None or row.recording_id is None:
-        raise ConfigError(f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): run `indexer scan` on it first")
+        raise ConfigError(
+            f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): run `indexer scan` on it first"
+        )
     return row.recording_id
 
 
 def _entry(settings: Settings, path: bytes, problems: _Problems) -> dict[str, Any]:
     """How it stands in a file now."""
     conn = open_readonly(settings.db)
-    row = conn.execute("SELECT t.genre FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (path,)).fetchone()
+    row = conn.execute(
+        "SELECT t.genre FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (path,)
+    ).fetchone()
     conn.close()
-    return {"path": printable(path), "tag_genre": row["genre"] if row else None, "reason": problems.reasons.get(os.fsdecode(path))}
+    return {
+        "path": printable(path),
+        "tag_genre": row["genre"] if row else None,
+        "reason": problems.reasons.get(os.fsdecode(path)),
+    }

@@ -36,8 +36,12 @@ DURATION_S = (20.0, 30.0)
 ALBUM = "indexer demo"
 # ending -> libsndfile's format, subtype, and the sample rate that it demands
 FORMATS = {
-    ".mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE_HZ), ".flac": ("FLAC", "PCM_16", SAMPLE_RATE_HZ), ".ogg": ("OGG", "VORBIS", SAMPLE_RATE_HZ),
-    ".opus": ("OGG", "OPUS", 48_000), ".wav": ("WAV", "PCM_16", SAMPLE_RATE_HZ), ".aiff": ("AIFF", "PCM_16", SAMPLE_RATE_HZ),
+    ".mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE_HZ),
+    ".flac": ("FLAC", "PCM_16", SAMPLE_RATE_HZ),
+    ".ogg": ("OGG", "VORBIS", SAMPLE_RATE_HZ),
+    ".opus": ("OGG", "OPUS", 48_000),
+    ".wav": ("WAV", "PCM_16", SAMPLE_RATE_HZ),
+    ".aiff": ("AIFF", "PCM_16", SAMPLE_RATE_HZ),
 }
 _NAMES = ("Nova", "Delta", "Pulse", "Vector", "Echo", "Lumen", "Orbit", "Static", "Prism", "Cobalt")
 _MORE = ("System", "Garden", "Unit", "Theory", "Machine", "Harbour")
@@ -70,7 +74,17 @@ def plan_tracks(folder: Path) -> list[Track]:
             seed = 100 * g + n
             artist = f"{_NAMES[(2 * g + n // 2) % len(_NAMES)]} {_MORE[n * ARTISTS_PER_GENRE // TRACKS_PER_GENRE]}"
             title = f"Study {seed:03}"
-            tracks.append(Track(folder / artist / f"{title}{endings[n % len(endings)]}", genre, seed, float(rng.uniform(*DURATION_S)), title, artist, labelled))
+            tracks.append(
+                Track(
+                    folder / artist / f"{title}{endings[n % len(endings)]}",
+                    genre,
+                    seed,
+                    float(rng.uniform(*DURATION_S)),
+                    title,
+                    artist,
+                    labelled,
+                )
+            )
     return tracks
 
 
@@ -94,8 +108,16 @@ def write_track(track: Track) -> Path:
 
 def id3_tag(track: Track) -> bytes:
     """An ID3v2.3 tag with some padding: libsndfile gives an MP3 an ID3v1 tag alone, which has no room for our fields."""
-    texts = {"TIT2": track.title, "TPE1": track.artist, "TALB": ALBUM, **({"TCON": track.genre.title()} if track.labelled else {})}
-    frames = b"".join(name.encode() + (1 + len(text)).to_bytes(4, "big") + b"\0\0\0" + text.encode("latin-1") for name, text in texts.items())
+    texts = {
+        "TIT2": track.title,
+        "TPE1": track.artist,
+        "TALB": ALBUM,
+        **({"TCON": track.genre.title()} if track.labelled else {}),
+    }
+    frames = b"".join(
+        name.encode() + (1 + len(text)).to_bytes(4, "big") + b"\0\0\0" + text.encode("latin-1")
+        for name, text in texts.items()
+    )
     content = frames.ljust(2048, b"\0")
     return b"ID3\x03\0\0" + bytes(len(content) >> shift & 0x7F for shift in (21, 14, 7, 0)) + content
 
@@ -122,16 +144,27 @@ def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str]
     trained = train(settings, Request(LabelRequest(("tags",))))
     judged = evaluate(settings, EvaluationRequest(LabelRequest(("tags",)), report=folder / "evaluation.html"))
     best = judged["learners"][0]
-    say(f"indexer evaluate: {best['accuracy']:.0%} right on labelled tracks by artists it did not learn from; the report: {judged['report']}")
+    say(
+        f"indexer evaluate: {best['accuracy']:.0%} right on labelled tracks by artists it did not learn from; the report: {judged['report']}"
+    )
     relabel(settings)
     accuracy, decided = _compare(settings.db, [t for t in tracks if not t.labelled])
-    say(f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right ({decided:.0%} sure enough to be decided)")
+    say(
+        f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right ({decided:.0%} sure enough to be decided)"
+    )
     say("this is synthetic music: it shows that the program works, not how well it knows real music")
     say("indexer tags apply: writing the decided genres into the files that have none")
     applied = Scan(settings, watcher).run([music])
     return {
-        "folder": str(folder), "tracks": len(tracks), "encoder": trained["encoder"], "embedded": found.counts.embedded, "audio_s": round(found.counts.audio_s, 1),
-        "accuracy": round(accuracy, 4), "decided": round(decided, 4), "tags_written": applied.counts.tags_written, "failed": found.counts.failed,
+        "folder": str(folder),
+        "tracks": len(tracks),
+        "encoder": trained["encoder"],
+        "embedded": found.counts.embedded,
+        "audio_s": round(found.counts.audio_s, 1),
+        "accuracy": round(accuracy, 4),
+        "decided": round(decided, 4),
+        "tags_written": applied.counts.tags_written,
+        "failed": found.counts.failed,
         "elapsed_s": round(time.monotonic() - started, 1),
     }
 

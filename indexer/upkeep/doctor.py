@@ -20,7 +20,11 @@ from indexer.files.walk import folders_to_scan, walk
 from indexer.wording import printable
 
 VERDICTS = ("writable", "refused", "unsupported", "truncated", "unreadable")
-FAILING = ("refused", "truncated", "unreadable")  # an unsupported kind of file is whole; its genre is kept in the library
+FAILING = (
+    "refused",
+    "truncated",
+    "unreadable",
+)  # an unsupported kind of file is whole; its genre is kept in the library
 CHUNK = 1000  # files handed to the workers at once
 USUAL = "where DJ programs and players look"
 # (container, kind of tag) -> who reads it, as far as it is known
@@ -71,7 +75,13 @@ def diagnose(settings: Settings, paths: Sequence[Path], watcher: Watcher) -> dic
             reports.append(report)
         watcher.advance(report["path"], report["verdict"])
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
-    return {"files": len(named) + len(inside), "folders": len(folders), "verdicts": verdicts, "contradicting": contradicting, "reports": reports}
+    return {
+        "files": len(named) + len(inside),
+        "folders": len(folders),
+        "verdicts": verdicts,
+        "contradicting": contradicting,
+        "reports": reports,
+    }
 
 
 def exit_code(found: dict[str, Any]) -> int:
@@ -109,8 +119,18 @@ def _reports(paths: Sequence[bytes], jobs: int) -> Iterator[Report]:
 
 
 def _unreadable(path: bytes, reason: str) -> Report:
-    return {"path": printable(path), "verdict": "unreadable", "reason": tags.clean(reason), "container": None, "genres": [],
-            "genre": None, "indexer": None, "original_genre": None, "dj_data": [], "contradictions": []}
+    return {
+        "path": printable(path),
+        "verdict": "unreadable",
+        "reason": tags.clean(reason),
+        "container": None,
+        "genres": [],
+        "genre": None,
+        "indexer": None,
+        "original_genre": None,
+        "dj_data": [],
+        "contradictions": [],
+    }
 
 
 def report_of(path: bytes, facts: dict[str, Any]) -> Report:
@@ -118,16 +138,38 @@ def report_of(path: bytes, facts: dict[str, Any]) -> Report:
     found = tags.from_json(facts["tags"]) if facts["tags"] else None
     verdict, reason = _verdict(facts)
     container = facts["container"]
-    genres = [{"place": p["name"], "exists": p["exists"], "values": p["values"], "problem": p["problem"],
-               "read_by": READ_BY.get((container, p["kind"])) if p["own"] else None} for p in facts["places"]]
-    report = {**_unreadable(path, reason or ""), "verdict": verdict, "reason": tags.clean(reason) if reason else None,
-              "container": container, "genres": genres, "contradictions": contradictions(container, facts["places"])}
+    genres = [
+        {
+            "place": p["name"],
+            "exists": p["exists"],
+            "values": p["values"],
+            "problem": p["problem"],
+            "read_by": READ_BY.get((container, p["kind"])) if p["own"] else None,
+        }
+        for p in facts["places"]
+    ]
+    report = {
+        **_unreadable(path, reason or ""),
+        "verdict": verdict,
+        "reason": tags.clean(reason) if reason else None,
+        "container": container,
+        "genres": genres,
+        "contradictions": contradictions(container, facts["places"]),
+    }
     if found:
         ours = found.ours
-        report["indexer"] = ours and {"genre": ours.genre, "label": ours.label, "confidence": ours.confidence, "model": ours.model,
-                                      "standing": found.genre_is_ours}
-        report |= {"genre": found.genre, "dj_data": list(found.dj_data),
-                   "original_genre": None if found.original_genres is None else list(found.original_genres)}
+        report["indexer"] = ours and {
+            "genre": ours.genre,
+            "label": ours.label,
+            "confidence": ours.confidence,
+            "model": ours.model,
+            "standing": found.genre_is_ours,
+        }
+        report |= {
+            "genre": found.genre,
+            "dj_data": list(found.dj_data),
+            "original_genre": None if found.original_genres is None else list(found.original_genres),
+        }
     return report
 
 
@@ -145,7 +187,9 @@ def _verdict(facts: dict[str, Any]) -> tuple[str, str | None]:
 
 def contradictions(container: str, places: Sequence[dict[str, Any]]) -> list[str]:
     """Sentences on places that do not say the same: each against the first that holds a genre."""
-    places = [p for p in places if p["kind"] != "asf library" and not p["problem"]]  # the library continues the ASF field
+    places = [
+        p for p in places if p["kind"] != "asf library" and not p["problem"]
+    ]  # the library continues the ASF field
     first = next((p for p in places if p["values"]), None)
     if first is None:
         return []
@@ -195,7 +239,13 @@ def _report_text(report: Report) -> str:
     says = reason if reason and reason.startswith(verdict) else ": ".join(filter(None, (verdict, reason)))
     lines = [f"{report['path']}{kind}: {says}"]
     for genre in report["genres"]:
-        value = f"unreadable: {genre['problem']}" if genre["problem"] else _joined(genre["values"]) if genre["exists"] else "(no such tag)"
+        value = (
+            f"unreadable: {genre['problem']}"
+            if genre["problem"]
+            else _joined(genre["values"])
+            if genre["exists"]
+            else "(no such tag)"
+        )
         lines.append(f"  {genre['place']:14}  {value}" + (f"  [{genre['read_by']}]" if genre["read_by"] else ""))
     if report["genre"] and not any(genre["values"] for genre in report["genres"]):
         lines.append(f"  {'read as':14}  {report['genre']}")
@@ -207,7 +257,10 @@ def _own_lines(report: Report) -> Iterator[tuple[str, str]]:
     ours: Callable[[str], str] = lambda key: tags.clean(str(report["indexer"][key]))  # noqa: E731
     if report["indexer"]:
         state = "stands" if report["indexer"]["standing"] else "changed since"
-        yield "by us", f"{ours('genre')} ({ours('label')} {report['indexer']['confidence']:.0%}, {ours('model')}), {state}"
+        yield (
+            "by us",
+            f"{ours('genre')} ({ours('label')} {report['indexer']['confidence']:.0%}, {ours('model')}), {state}",
+        )
     if report["original_genre"] is not None:
         yield "before us", _joined(report["original_genre"])
     if report["dj_data"]:

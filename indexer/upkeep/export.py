@@ -40,28 +40,60 @@ _PART = re.compile(r"part-\d{5}\.parquet")
 
 # name -> (SQL from FROM on, [(column, SQL, type)])
 TABLES = {
-    "recordings": ("recordings r ORDER BY r.id", [
-        ("audio_sha256", "r.audio_sha256", "string"), ("codec", "r.codec", "string"), ("sample_rate_hz", "r.sample_rate_hz", "int64"),
-        ("channels", "r.channels", "int64"), ("duration_s", "r.duration_s", "double"), ("reason", "r.reason", "string"),
-    ]),
-    "files": ("files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id ORDER BY f.id", [
-        ("path", "f.path_text", "string"), ("path_bytes", "f.path", "binary"), ("audio_sha256", "r.audio_sha256", "string"),
-        ("state", "f.state", "string"), ("reason", "f.reason", "string"), ("container", "f.container", "string"), ("size", "f.size", "int64"),
-        ("mtime_ns", "f.mtime_ns", "int64"), ("first_seen", "f.first_seen", "string"), ("last_seen", "f.last_seen", "string"),
-        ("title", "t.title", "string"), ("artist", "t.artist", "string"), ("album", "t.album", "string"), ("album_artist", "t.album_artist", "string"),
-        ("year", "t.year", "int64"), ("bpm", "t.bpm", "double"), ("musical_key", "t.musical_key", "string"),
-        ("record_label", "t.record_label", "string"), ("comment", "t.comment", "string"), ("tag_genre", "t.genre", "string"),
-        ("indexer_genre", "t.indexer_genre", "string"), ("dj_data", "t.dj_data", "string"),
-    ]),
-    "corrections": ("corrections c JOIN recordings r ON r.id = c.recording_id ORDER BY c.id", [
-        ("audio_sha256", "r.audio_sha256", "string"), ("genre", "c.genre", "string"), ("corrected_at", "c.corrected_at", "string"),
-        ("corrected_by", "c.corrected_by", "string"),
-    ]),
+    "recordings": (
+        "recordings r ORDER BY r.id",
+        [
+            ("audio_sha256", "r.audio_sha256", "string"),
+            ("codec", "r.codec", "string"),
+            ("sample_rate_hz", "r.sample_rate_hz", "int64"),
+            ("channels", "r.channels", "int64"),
+            ("duration_s", "r.duration_s", "double"),
+            ("reason", "r.reason", "string"),
+        ],
+    ),
+    "files": (
+        "files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id ORDER BY f.id",
+        [
+            ("path", "f.path_text", "string"),
+            ("path_bytes", "f.path", "binary"),
+            ("audio_sha256", "r.audio_sha256", "string"),
+            ("state", "f.state", "string"),
+            ("reason", "f.reason", "string"),
+            ("container", "f.container", "string"),
+            ("size", "f.size", "int64"),
+            ("mtime_ns", "f.mtime_ns", "int64"),
+            ("first_seen", "f.first_seen", "string"),
+            ("last_seen", "f.last_seen", "string"),
+            ("title", "t.title", "string"),
+            ("artist", "t.artist", "string"),
+            ("album", "t.album", "string"),
+            ("album_artist", "t.album_artist", "string"),
+            ("year", "t.year", "int64"),
+            ("bpm", "t.bpm", "double"),
+            ("musical_key", "t.musical_key", "string"),
+            ("record_label", "t.record_label", "string"),
+            ("comment", "t.comment", "string"),
+            ("tag_genre", "t.genre", "string"),
+            ("indexer_genre", "t.indexer_genre", "string"),
+            ("dj_data", "t.dj_data", "string"),
+        ],
+    ),
+    "corrections": (
+        "corrections c JOIN recordings r ON r.id = c.recording_id ORDER BY c.id",
+        [
+            ("audio_sha256", "r.audio_sha256", "string"),
+            ("genre", "c.genre", "string"),
+            ("corrected_at", "c.corrected_at", "string"),
+            ("corrected_by", "c.corrected_by", "string"),
+        ],
+    ),
 }
 _FOLDERS = (*TABLES, "embeddings", "predictions")
 
 
-def export(settings: Settings, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
+def export(
+    settings: Settings, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> dict[str, Any]:
     """Write the library into ``folder``, in the place of an earlier export.
 
     Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows, and embeddings that were left out.
@@ -86,9 +118,13 @@ def export(settings: Settings, folder: Path, progress: Callable[[int, int], None
     except OSError as e:
         raise StoreError(f"{folder}: cannot be written ({e.strerror or e})") from e
     return {
-        "folder": str(folder), **{table: manifest[table] for table in TABLES},
-        "embeddings": sum(e["rows"] for e in manifest["encoders"]), "predictions": sum(h["rows"] for h in manifest["heads"]),
-        "damaged": sum(e["damaged"] for e in manifest["encoders"]), "bytes": size_bytes, "elapsed_s": round(time.monotonic() - started, 3),
+        "folder": str(folder),
+        **{table: manifest[table] for table in TABLES},
+        "embeddings": sum(e["rows"] for e in manifest["encoders"]),
+        "predictions": sum(h["rows"] for h in manifest["heads"]),
+        "damaged": sum(e["damaged"] for e in manifest["encoders"]),
+        "bytes": size_bytes,
+        "elapsed_s": round(time.monotonic() - started, 3),
     }
 
 
@@ -102,9 +138,13 @@ def read_embeddings(folder: Path, encoder: str) -> tuple[list[str], np.ndarray]:
     found = [e for e in held if encoder in (e["name"], e["id"], e["partition"])]
     if len(found) != 1:
         names = ", ".join(e["partition"] for e in held) or "none"
-        raise ConfigError(f"'{encoder}' is {'more than one' if found else 'not one'} of the encoders in {folder}: {names}")
+        raise ConfigError(
+            f"'{encoder}' is {'more than one' if found else 'not one'} of the encoders in {folder}: {names}"
+        )
     partition, width = found[0]["partition"], found[0]["width"]
-    parts = [parquet.ParquetFile(path) for path in sorted((folder / "embeddings" / f"encoder={partition}").glob("*.parquet"))]
+    parts = [
+        parquet.ParquetFile(path) for path in sorted((folder / "embeddings" / f"encoder={partition}").glob("*.parquet"))
+    ]
     digests: list[str] = []
     vectors = np.empty((sum(part.metadata.num_rows for part in parts), width), np.float32)
     for part in parts:
@@ -156,8 +196,12 @@ def _refuse_other(folder: Path) -> None:
     _manifest(folder)
     for path in folder.rglob("*"):
         inside = path.relative_to(folder)
-        if path != folder / MANIFEST and (inside.parts[0] not in _FOLDERS or not (path.is_dir() or _PART.fullmatch(path.name))):
-            raise ConfigError(f"{folder}: holds {escaped(str(inside))}, which is not of an export; move it away or name another folder")
+        if path != folder / MANIFEST and (
+            inside.parts[0] not in _FOLDERS or not (path.is_dir() or _PART.fullmatch(path.name))
+        ):
+            raise ConfigError(
+                f"{folder}: holds {escaped(str(inside))}, which is not of an export; move it away or name another folder"
+            )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -197,17 +241,37 @@ class _Export:
 
     def write(self) -> dict[str, Any]:
         """Write all tables and the manifest, which is returned."""
-        encoders = [{**dict(row), "parts": json.loads(row["parts"] or "null"), "in_use": bool(row["in_use"])}
-                    for row in self._reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")]
-        heads = [{**dict(row), "labels": json.loads(row["labels"]), "in_use": bool(row["in_use"])} for row in self._reader.execute(
-            "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id")]
+        encoders = [
+            {**dict(row), "parts": json.loads(row["parts"] or "null"), "in_use": bool(row["in_use"])}
+            for row in self._reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")
+        ]
+        heads = [
+            {**dict(row), "labels": json.loads(row["labels"]), "in_use": bool(row["in_use"])}
+            for row in self._reader.execute(
+                "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id"
+            )
+        ]
         embedded = self._counts("SELECT encoder_id, count(*) FROM embeddings GROUP BY encoder_id")
         predicted = self._counts("SELECT head_id, count(*) FROM predictions GROUP BY head_id")
-        self._total = sum((*embedded.values(), *predicted.values(), *(self._counts(f"SELECT 0, count(*) FROM {table}")[0] for table in TABLES)))
+        self._total = sum(
+            (
+                *embedded.values(),
+                *predicted.values(),
+                *(self._counts(f"SELECT 0, count(*) FROM {table}")[0] for table in TABLES),
+            )
+        )
         manifest = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, **self._about, **{table: self._plain(table) for table in TABLES},
-            "encoders": [{**e, "partition": None, "rows": 0, "damaged": 0} if e["id"] not in embedded else self._embeddings(e) for e in encoders],
-            "heads": [{**h, "partition": None, "rows": 0} if h["id"] not in predicted else self._predictions(h) for h in heads],
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **self._about,
+            **{table: self._plain(table) for table in TABLES},
+            "encoders": [
+                {**e, "partition": None, "rows": 0, "damaged": 0} if e["id"] not in embedded else self._embeddings(e)
+                for e in encoders
+            ],
+            "heads": [
+                {**h, "partition": None, "rows": 0} if h["id"] not in predicted else self._predictions(h) for h in heads
+            ],
         }
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return manifest
@@ -223,17 +287,26 @@ class _Export:
 
     def _embeddings(self, encoder: dict[str, Any]) -> dict[str, Any]:
         pa, width, damaged = self._arrow, encoder["width"], 0
-        schema = self._schema(encoder, [("audio_sha256", pa.string()), ("units", pa.int64()), ("vector", pa.list_(pa.float32()))])
+        schema = self._schema(
+            encoder, [("audio_sha256", pa.string()), ("units", pa.int64()), ("vector", pa.list_(pa.float32()))]
+        )
 
         def columns() -> Iterator[list[Any]]:
             nonlocal damaged
-            for page in self._pages("SELECT r.audio_sha256, e.units, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
-                                    " WHERE e.encoder_id = ? ORDER BY e.id", (encoder["id"],), max(1, min(GROUP_ROWS, _GROUP_NUMBERS // width))):
+            for page in self._pages(
+                "SELECT r.audio_sha256, e.units, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
+                " WHERE e.encoder_id = ? ORDER BY e.id",
+                (encoder["id"],),
+                max(1, min(GROUP_ROWS, _GROUP_NUMBERS // width)),
+            ):
                 sound, vectors = sound_vectors([row["vector"] for row in page], width)
                 damaged += len(page) - len(sound)
                 ends = np.arange(0, vectors.size + 1, width, dtype=np.int32)
-                yield [[page[i]["audio_sha256"] for i in sound], [page[i]["units"] for i in sound],
-                       pa.ListArray.from_arrays(ends, pa.array(vectors.ravel()))]
+                yield [
+                    [page[i]["audio_sha256"] for i in sound],
+                    [page[i]["units"] for i in sound],
+                    pa.ListArray.from_arrays(ends, pa.array(vectors.ravel())),
+                ]
 
         partition = _partition(encoder)
         rows = self._write(f"embeddings/encoder={partition}", schema, columns(), use_dictionary=False)
@@ -241,22 +314,46 @@ class _Export:
 
     def _predictions(self, head: dict[str, Any]) -> dict[str, Any]:
         pa, labels = self._arrow, head["labels"]
-        schema = self._schema(head, [("audio_sha256", pa.string()), ("genre", pa.string()), ("confidence", pa.float64()), ("threshold", pa.float64()),
-                                     ("decided", pa.bool_()), ("reason", pa.string()), ("second_genre", pa.string()),
-                                     ("scores", pa.map_(pa.string(), pa.float64()))])
+        schema = self._schema(
+            head,
+            [
+                ("audio_sha256", pa.string()),
+                ("genre", pa.string()),
+                ("confidence", pa.float64()),
+                ("threshold", pa.float64()),
+                ("decided", pa.bool_()),
+                ("reason", pa.string()),
+                ("second_genre", pa.string()),
+                ("scores", pa.map_(pa.string(), pa.float64())),
+            ],
+        )
 
         def columns() -> Iterator[list[Any]]:
-            for page in self._pages("SELECT p.recording_id, r.audio_sha256, p.genre, p.confidence, p.threshold, p.decided, p.reason, p.second_genre"
-                                    " FROM predictions p JOIN recordings r ON r.id = p.recording_id WHERE p.head_id = ? ORDER BY p.recording_id",
-                                    (head["id"],), max(1, min(GROUP_ROWS, _GROUP_SCORES // len(labels)))):
+            for page in self._pages(
+                "SELECT p.recording_id, r.audio_sha256, p.genre, p.confidence, p.threshold, p.decided, p.reason, p.second_genre"
+                " FROM predictions p JOIN recordings r ON r.id = p.recording_id WHERE p.head_id = ? ORDER BY p.recording_id",
+                (head["id"],),
+                max(1, min(GROUP_ROWS, _GROUP_SCORES // len(labels))),
+            ):
                 scores: dict[int, dict[str, float]] = {row["recording_id"]: {} for row in page}
                 for recording, genre, probability in self._reader.execute(
-                        "SELECT recording_id, genre, probability FROM scores WHERE recording_id BETWEEN ? AND ? AND head_id = ?",
-                        (page[0]["recording_id"], page[-1]["recording_id"], head["id"])):
+                    "SELECT recording_id, genre, probability FROM scores WHERE recording_id BETWEEN ? AND ? AND head_id = ?",
+                    (page[0]["recording_id"], page[-1]["recording_id"], head["id"]),
+                ):
                     scores.setdefault(recording, {})[genre] = probability
-                recordings, digests, genres, confidences, thresholds, decided, reasons, seconds = zip(*page, strict=True)
-                yield [digests, genres, confidences, thresholds, [bool(d) for d in decided], reasons, seconds,
-                       [[(label, scores[r][label]) for label in labels if label in scores[r]] for r in recordings]]
+                recordings, digests, genres, confidences, thresholds, decided, reasons, seconds = zip(
+                    *page, strict=True
+                )
+                yield [
+                    digests,
+                    genres,
+                    confidences,
+                    thresholds,
+                    [bool(d) for d in decided],
+                    reasons,
+                    seconds,
+                    [[(label, scores[r][label]) for label in labels if label in scores[r]] for r in recordings],
+                ]
 
         partition = _partition(head)
         return {**head, "partition": partition, "rows": self._write(f"predictions/head={partition}", schema, columns())}
@@ -276,10 +373,17 @@ class _Export:
         """Batches of columns as part-00000.parquet and so on, a row group each; returns the rows. At least one part: there is something to open."""
         to = self._folder / folder
         to.mkdir(parents=True)
-        made = (self._arrow.record_batch([self._array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema) for columns in batches)
+        made = (
+            self._arrow.record_batch(
+                [self._array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema
+            )
+            for columns in batches
+        )
         batch, rows, part = next(made, None), 0, 0
         while batch is not None or part == 0:
-            with self._parquet.ParquetWriter(to / f"part-{part:05}.parquet", schema, compression="zstd", **options) as writer:
+            with self._parquet.ParquetWriter(
+                to / f"part-{part:05}.parquet", schema, compression="zstd", **options
+            ) as writer:
                 end = rows + FILE_ROWS
                 while batch is not None and rows + batch.num_rows <= end:
                     writer.write_batch(batch)

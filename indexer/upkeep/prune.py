@@ -18,8 +18,10 @@ from indexer.wording import printable
 MAX_LISTED = 1000  # paths that are named; the counts are whole
 _MISSING = "f.state = 'missing'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
-_UNUSED_EMBEDDINGS = ("encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use)"
-                      " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)")
+_UNUSED_EMBEDDINGS = (
+    "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use)"
+    " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)"
+)
 _UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (SELECT 1 FROM heads WHERE in_use)"
 
 
@@ -40,13 +42,22 @@ def plan(settings: Settings, paths: Sequence[Path], *, embeddings: bool = False)
         def one(sql: str, given: Sequence[bytes] = ()) -> int:
             return int(conn.execute(sql, given).fetchone()[0])
 
-        listed = conn.execute(f"SELECT f.path FROM files f WHERE {condition} ORDER BY f.path LIMIT {MAX_LISTED}", values).fetchall()
-        kept = conn.execute(f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND o.state = 'offline'"
-                            f" AND NOT ({condition}) GROUP BY o.id", values).fetchall()
+        listed = conn.execute(
+            f"SELECT f.path FROM files f WHERE {condition} ORDER BY f.path LIMIT {MAX_LISTED}", values
+        ).fetchall()
+        kept = conn.execute(
+            f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND o.state = 'offline'"
+            f" AND NOT ({condition}) GROUP BY o.id",
+            values,
+        ).fetchall()
         return {
-            "files": one(f"SELECT count(*) FROM files f WHERE {condition}", values), "paths": [printable(row["path"]) for row in listed],
-            "recordings": one(f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM files g"
-                              f" WHERE g.recording_id = f.recording_id AND g.id NOT IN (SELECT f.id FROM files f WHERE {condition}))", [*values, *values]),
+            "files": one(f"SELECT count(*) FROM files f WHERE {condition}", values),
+            "paths": [printable(row["path"]) for row in listed],
+            "recordings": one(
+                f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM files g"
+                f" WHERE g.recording_id = f.recording_id AND g.id NOT IN (SELECT f.id FROM files f WHERE {condition}))",
+                [*values, *values],
+            ),
             "embeddings": one(f"SELECT count(*) FROM embeddings WHERE {_UNUSED_EMBEDDINGS}") if embeddings else 0,
             "predictions": one(f"SELECT count(*) FROM predictions WHERE {_UNUSED_HEADS}") if embeddings else 0,
             "kept": {row["path_text"]: row["n"] for row in kept},
@@ -59,12 +70,18 @@ def forget(settings: Settings, paths: Sequence[Path], *, embeddings: bool = Fals
     """Remove the rows: {forgotten: files}. A file that is there again by now is kept."""
     with library_lock(settings.db), Store(settings.db) as store:
         condition, values = _condition(paths)
-        gone = [row["id"] for row in _rows(store.connection, f"SELECT f.id, f.path FROM files f WHERE {condition}", values)
-                if not os.path.lexists(row["path"])]
+        gone = [
+            row["id"]
+            for row in _rows(store.connection, f"SELECT f.id, f.path FROM files f WHERE {condition}", values)
+            if not os.path.lexists(row["path"])
+        ]
         store.forget_files(gone)
         if embeddings:
             store.forget_unused(_UNUSED_EMBEDDINGS, _UNUSED_HEADS)
-            remove_unused(settings.db, {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")})
+            remove_unused(
+                settings.db,
+                {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")},
+            )
     return {"forgotten": len(gone)}
 
 

@@ -27,8 +27,23 @@ from indexer.library.store import Store
 from indexer.models.choice import choose_and_register
 
 # Predictions, scores, timelines and places on the map are not among them: the next scan makes them from the embeddings. Parents come first.
-TABLES = ("encoders", "heads", "roots", "recordings", "runs", "files", "tags", "embeddings", "corrections", "tag_writes")
-_TRACES = (b"CREATE TABLE recordings", b"CREATE TABLE embeddings", b"CREATE TABLE tag_writes")  # on different pages of every library
+TABLES = (
+    "encoders",
+    "heads",
+    "roots",
+    "recordings",
+    "runs",
+    "files",
+    "tags",
+    "embeddings",
+    "corrections",
+    "tag_writes",
+)
+_TRACES = (
+    b"CREATE TABLE recordings",
+    b"CREATE TABLE embeddings",
+    b"CREATE TABLE tag_writes",
+)  # on different pages of every library
 _PAGE_ROWS = 500
 _ROWIDS_IN_VAIN = 100_000  # so many in a row hold nothing that can be read: the table ends here
 _MAX_VALUE_BYTES = 1 << 26  # a damaged length would ask for gigabytes
@@ -51,13 +66,17 @@ def check(db: Path) -> dict[str, Any]:
             strays = sum(1 for _ in conn.execute("PRAGMA foreign_key_check"))
             if strays:
                 problem(f"{strays:,} rows belong to rows that are not there")
-            (wrong,) = conn.execute("SELECT count(*) FROM embeddings e JOIN encoders c ON c.id = e.encoder_id WHERE length(e.vector) <> 2 * c.width").fetchone()
+            (wrong,) = conn.execute(
+                "SELECT count(*) FROM embeddings e JOIN encoders c ON c.id = e.encoder_id WHERE length(e.vector) <> 2 * c.width"
+            ).fetchone()
             if wrong:
                 problem(f"{wrong:,} embeddings are of another size than their encoder makes")
             with suppress(LockedError), library_lock(db):  # while somebody works, the entry in work is open
                 (left,) = conn.execute("SELECT count(*) FROM tag_writes WHERE state = 'intended'").fetchone()
                 if left:
-                    problem(f"{left:,} tag writes were announced and never settled", "the next `indexer scan` settles them")
+                    problem(
+                        f"{left:,} tag writes were announced and never settled", "the next `indexer scan` settles them"
+                    )
     except StoreError as e:
         if e.__cause__ is None or not is_damage(e.__cause__):
             raise
@@ -77,7 +96,9 @@ def rebuild(settings: Settings) -> dict[str, Any]:
     with library_lock(db):
         try:
             if not _is_library(db):
-                raise StoreError(f"{db}: nothing in it is of an indexer library; name another with --db, or move it away and start with: indexer scan FOLDER")
+                raise StoreError(
+                    f"{db}: nothing in it is of an indexer library; name another with --db, or move it away and start with: indexer scan FOLDER"
+                )
             _remove(new)  # of a run that was killed
             with closing(_open_damaged(db)) as old:
                 _refuse_newer(db, old)
@@ -121,7 +142,10 @@ def _open_damaged(db: Path) -> sqlite3.Connection:
 def _refuse_newer(db: Path, old: sqlite3.Connection) -> None:
     newest = max(name for name, _ in schema_files())
     with suppress(sqlite3.DatabaseError):
-        if any(name > newest for (name,) in old.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'indexer'")):
+        if any(
+            name > newest
+            for (name,) in old.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'indexer'")
+        ):
             raise StoreError(f"{db}: was written by a newer indexer: update indexer; nothing was changed")
 
 
@@ -137,12 +161,17 @@ def _save_all(old: sqlite3.Connection, store: Store, settings: Settings) -> dict
     for table in TABLES:
         expected[table], saved[table] = _save(old, store, table)
         if table == "heads":
-            with suppress(ModelError):  # what the next scan registers: embeddings outlive the loss of their encoder's row
+            with suppress(
+                ModelError
+            ):  # what the next scan registers: embeddings outlive the loss of their encoder's row
                 choose_and_register(store, settings)
     with store.transaction():
         _part_from_the_lost(conn, saved)
         conn.execute("UPDATE files SET state = 'deferred', reason = 'to be read again' WHERE state = 'ready'")
-    return {table: {"saved": saved[table], "lost": None if (n := expected[table]) is None else max(0, n - saved[table])} for table in TABLES}
+    return {
+        table: {"saved": saved[table], "lost": None if (n := expected[table]) is None else max(0, n - saved[table])}
+        for table in TABLES
+    }
 
 
 def _save(old: sqlite3.Connection, store: Store, table: str) -> tuple[int | None, int]:
@@ -172,7 +201,9 @@ def _save(old: sqlite3.Connection, store: Store, table: str) -> tuple[int | None
 
 def _extent(old: sqlite3.Connection, table: str) -> tuple[int | None, int]:
     """(rows, greatest rowid) of a table by itself, else by one of its indexes, which lie on other pages."""
-    indexes = [f'INDEXED BY "{name}"' for _, name, _, _, partial in old.execute(f"PRAGMA index_list({table})") if not partial]
+    indexes = [
+        f'INDEXED BY "{name}"' for _, name, _, _, partial in old.execute(f"PRAGMA index_list({table})") if not partial
+    ]
     for source in ("NOT INDEXED", *indexes):
         with suppress(sqlite3.DatabaseError):
             rows, end = old.execute(f"SELECT count(*), max(rowid) FROM {table} {source}").fetchone()
@@ -186,7 +217,9 @@ def _rows(old: sqlite3.Connection, table: str, columns: str, end: int) -> Iterat
     while last < end and vain < _ROWIDS_IN_VAIN:
         page: list[tuple[Any, ...]] = []
         with suppress(sqlite3.DatabaseError):
-            page = old.execute(f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE_ROWS}", (last,)).fetchall()
+            page = old.execute(
+                f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE_ROWS}", (last,)
+            ).fetchall()
             if not page:
                 return
         reached = max((row[0] for row in page), default=0)
@@ -204,7 +237,12 @@ def _rows(old: sqlite3.Connection, table: str, columns: str, end: int) -> Iterat
 def _is_sound(embedding: dict[str, Any], widths: dict[str, int]) -> bool:
     """Whether an embedding is of its encoder's size, all numbers finite, and its course readable."""
     vector, course, width = embedding["vector"], embedding.get("course"), widths.get(embedding["encoder_id"])
-    if width is None or not isinstance(vector, bytes) or len(vector) != 2 * width or not np.isfinite(np.frombuffer(vector, "<f2")).all():
+    if (
+        width is None
+        or not isinstance(vector, bytes)
+        or len(vector) != 2 * width
+        or not np.isfinite(np.frombuffer(vector, "<f2")).all()
+    ):
         return False
     if course is None:
         return True
@@ -212,7 +250,9 @@ def _is_sound(embedding: dict[str, Any], widths: dict[str, int]) -> bool:
         found = Course.from_bytes(course)
     except (ValueError, TypeError):
         return False
-    return found.basis.shape[1] == width and bool(np.isfinite(found.basis).all() and np.isfinite(found.coefficients).all())
+    return found.basis.shape[1] == width and bool(
+        np.isfinite(found.basis).all() and np.isfinite(found.coefficients).all()
+    )
 
 
 def _part_from_the_lost(conn: sqlite3.Connection, saved: dict[str, int]) -> None:
@@ -220,7 +260,11 @@ def _part_from_the_lost(conn: sqlite3.Connection, saved: dict[str, int]) -> None
     while strays := conn.execute("PRAGMA foreign_key_check").fetchall():
         for table, rowid, _, key in strays:
             column = next(row["from"] for row in conn.execute(f"PRAGMA foreign_key_list({table})") if row["id"] == key)
-            needed = next(row["notnull"] or row["pk"] for row in conn.execute(f"PRAGMA table_info({table})") if row["name"] == column)
+            needed = next(
+                row["notnull"] or row["pk"]
+                for row in conn.execute(f"PRAGMA table_info({table})")
+                if row["name"] == column
+            )
             if needed:
                 saved[table] -= conn.execute(f"DELETE FROM {table} WHERE rowid = ?", (rowid,)).rowcount
             else:

@@ -68,15 +68,30 @@ class Daemon:
         self._said: set[str] = set()  # standing problems that were said
         self._said_notes: set[str] = set()  # of the last scan
         self._said_failure: str | None = None  # that still stands
-        self._status: dict[str, Any] = {"pid": os.getpid(), "version": __version__, "started_at": now(), "state": "starting", "reason": None,
-                                        "done": 0, "total": None, "last_scan_at": None, "last_scan": None, "encoder": None, "device": None}
+        self._status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": now(),
+            "state": "starting",
+            "reason": None,
+            "done": 0,
+            "total": None,
+            "last_scan_at": None,
+            "last_scan": None,
+            "encoder": None,
+            "device": None,
+        }
         self._work_began_s = 0.0
         self._status_written_s = float("-inf")
 
     def run(self) -> int:
         """Watch until a signal says stop; the exit code. Raises LockedError, ConfigError or StoreError at the start."""
-        faulthandler.enable(sys.__stderr__ or sys.stderr)  # systemd's watchdog ends a process that hangs with SIGABRT: say where
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # who holds the lock is asked for scans, and must not die of it before it listens
+        faulthandler.enable(
+            sys.__stderr__ or sys.stderr
+        )  # systemd's watchdog ends a process that hangs with SIGABRT: say where
+        signal.signal(
+            signal.SIGUSR1, signal.SIG_IGN
+        )  # who holds the lock is asked for scans, and must not die of it before it listens
         with watch_lock(self._settings.db):
             self._settings = self._with_roots(self._settings)
             wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -118,11 +133,14 @@ class Daemon:
         """Begin to watch; scan-only folders are left to the scans."""
         roots = [os.fsencode(root) for root in self._settings.roots]
         self._event_roots = [root for root in roots if watch_mode(root)[0] == "events + scan"]
-        watcher = FolderWatcher(self._event_roots, ignore=self._settings.ignore,
-                                settle_s=self._settings.settle_s, is_ours=self._is_known)
+        watcher = FolderWatcher(
+            self._event_roots, ignore=self._settings.ignore, settle_s=self._settings.settle_s, is_ours=self._is_known
+        )
         watcher.start()
         self._watcher = watcher
-        self._retries = Retries(self._settings.settle_s, self._settings.scan_interval_s)  # what waits, the scan to come sees
+        self._retries = Retries(
+            self._settings.settle_s, self._settings.scan_interval_s
+        )  # what waits, the scan to come sees
 
         def bridge() -> None:
             while self._watcher is watcher:
@@ -167,7 +185,9 @@ class Daemon:
         self._write_status(moment_s)
         notify.notify("WATCHDOG=1")
         sources: list[Any] = [wake, *([self._runner.stdout] if self._runner else [])]
-        readable, _, _ = select.select(sources, [], self._mounts, self._sleep_s(moment_s))  # a change of mounts is an exception
+        readable, _, _ = select.select(
+            sources, [], self._mounts, self._sleep_s(moment_s)
+        )  # a change of mounts is an exception
         if wake in readable:
             with suppress(BlockingIOError):
                 os.read(wake, 4096)
@@ -181,7 +201,9 @@ class Daemon:
             if named:
                 runner.order("named", named)
             if moment_s - runner.heard_s > STALL_S:
-                self._say(f"the working process gave no sign of life for {STALL_S / 60:.0f} minutes and is started anew", 0)
+                self._say(
+                    f"the working process gave no sign of life for {STALL_S / 60:.0f} minutes and is started anew", 0
+                )
                 runner.kill()
             return
         self._left_over += named
@@ -257,8 +279,11 @@ class Daemon:
             self._set(last_scan_at=now(), last_scan=result)
         if result["embedded"] or result["tags_written"] or result["failed"]:
             files = f"{result['files']:,} files, " if order == "scan" else ""
-            self._say(f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, {result['failed']:,} failed"
-                      f" in {result['elapsed_s']:.0f} s", 0)
+            self._say(
+                f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, {result['failed']:,} failed"
+                f" in {result['elapsed_s']:.0f} s",
+                0,
+            )
 
     def _failed(self, message: str, *, locked: bool) -> None:
         """What was ordered is made good by a scan, tried later and later."""
@@ -313,7 +338,9 @@ class Daemon:
         """Whether the library knows this very content: our own write, or an event about nothing."""
         try:
             with reading(self._settings.db) as conn:
-                row = conn.execute("SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)).fetchone()
+                row = conn.execute(
+                    "SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)
+                ).fetchone()
         except IndexerError:
             return False
         return row is not None and Stat(*row) == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
@@ -331,12 +358,22 @@ class Daemon:
         done, total, elapsed_s = self._status["done"], self._status["total"], moment_s - self._work_began_s
         rate = done / elapsed_s if done and elapsed_s > 0 else None
         content = {
-            **self._status, "updated_at": now(),
-            "next_scan_at": (datetime.now(UTC) + timedelta(seconds=max(0.0, self._next_scan_s - moment_s))).isoformat(timespec="seconds"),
+            **self._status,
+            "updated_at": now(),
+            "next_scan_at": (datetime.now(UTC) + timedelta(seconds=max(0.0, self._next_scan_s - moment_s))).isoformat(
+                timespec="seconds"
+            ),
             "files_per_minute": round(60 * rate, 1) if rate else None,
             "eta_s": round((total - done) / rate) if rate and total and total > done else None,
-            "roots": [{"path": printable(os.fsencode(root)), "mode": watch_mode(os.fsencode(root))[0], "reason": watch_mode(os.fsencode(root))[1],
-                       "problems": [text for where, text in problems if where == os.fsencode(root)]} for root in self._settings.roots],
+            "roots": [
+                {
+                    "path": printable(os.fsencode(root)),
+                    "mode": watch_mode(os.fsencode(root))[0],
+                    "reason": watch_mode(os.fsencode(root))[1],
+                    "problems": [text for where, text in problems if where == os.fsencode(root)],
+                }
+                for root in self._settings.roots
+            ],
         }
         notify.notify(f"STATUS={self._status['state']}" + (f", {done:,} of {total:,} files" if total else ""))
         path = status_path(self._settings.db)

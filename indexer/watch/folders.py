@@ -127,7 +127,9 @@ class FolderWatcher:
     def due_s(self) -> float:
         """When, on the clock of ``now_s``, ``ready`` will watch something anew by itself; infinity when all is well."""
         with self._control, self._lock:
-            return min((due for root in self._roots.values() if (due := _due_s(root)) is not None), default=float("inf"))
+            return min(
+                (due for root in self._roots.values() if (due := _due_s(root)) is not None), default=float("inf")
+            )
 
     def is_waiting(self, path: bytes) -> bool:
         """Whether a path was named and is not still yet: whoever walks its folder leaves it to a later ``ready``."""
@@ -303,7 +305,8 @@ class FolderWatcher:
         except OSError as error:
             reason, remedy = _reason_and_remedy(error.errno or 0)
             root.standing.append(
-                f"{printable(root.path)} is not watched: {reason}; only scans find what changes. {remedy}".rstrip())
+                f"{printable(root.path)} is not watched: {reason}; only scans find what changes. {remedy}".rstrip()
+            )
 
     def _observe(self, root: _Root) -> BaseObserver:
         """A running observer of one root: each has its own queue and threads, so that one can fail and be replaced."""
@@ -439,5 +442,3 @@ def _same_but_for_spelling(a: bytes, b: bytes) -> bool:
     """Whether two names are one on a file system that regards neither case nor Unicode composition."""
     first, second = (unicodedata.normalize("NFC", os.fsdecode(name)).casefold() for name in (a, b))
     return first == second
-
-

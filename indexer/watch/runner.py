@@ -109,7 +109,12 @@ def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _T
     try:
         result = _run(scan, order, teller)
         late = orders.end()
-        teller.tell("result", order=order["do"], result=result.to_json(), deferred=[os.fsdecode(path) for path in result.counts.deferred])
+        teller.tell(
+            "result",
+            order=order["do"],
+            result=result.to_json(),
+            deferred=[os.fsdecode(path) for path in result.counts.deferred],
+        )
     except IndexerError as e:  # the scan that makes this good sees what was named, too
         orders.end()
         teller.tell("failed", message=str(e), exit_code=e.exit_code)

@@ -19,7 +19,9 @@ class _Runner:
     """The working process, seen from here."""
 
     def __init__(self, settings: Settings) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "indexer.watch.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "indexer.watch.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin = self._process.stdin

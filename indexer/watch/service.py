@@ -23,8 +23,18 @@ ELSEWHERE = "run `indexer watch` in the foreground or under another supervisor"
 
 
 _PLAIN_ARGUMENT = re.compile(r"[A-Za-z0-9_@+=:,./-]+")  # needs no quotes in a unit
-_PROPERTIES = ("FragmentPath", "UnitFileState", "ActiveState", "SubState", "Result", "NRestarts", "MainPID",
-               "MemoryCurrent", "ActiveEnterTimestamp", "StatusText")
+_PROPERTIES = (
+    "FragmentPath",
+    "UnitFileState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "NRestarts",
+    "MainPID",
+    "MemoryCurrent",
+    "ActiveEnterTimestamp",
+    "StatusText",
+)
 
 _UNIT_TEXT = """\
 {marker}
@@ -96,7 +106,11 @@ def own_command() -> list[str]:
 
 
 def unit_text(
-    executable: Sequence[str], *, config: Path | None = None, db: Path | None = None, roots: Sequence[Path] = (),
+    executable: Sequence[str],
+    *,
+    config: Path | None = None,
+    db: Path | None = None,
+    roots: Sequence[Path] = (),
 ) -> str:
     """The unit that runs ``executable watch`` with these options; relative paths are taken from the current folder.
 
@@ -104,8 +118,10 @@ def unit_text(
     """
     program = os.fspath(Path(executable[0]).absolute())
     if not program.isprintable() or any(c in program for c in "\"'\\"):
-        raise ConfigError(f"{escaped(program)}: systemd starts no program with a quote, backslash or control "
-                          f"character in its path; install indexer in another folder, or {ELSEWHERE}")
+        raise ConfigError(
+            f"{escaped(program)}: systemd starts no program with a quote, backslash or control "
+            f"character in its path; install indexer in another folder, or {ELSEWHERE}"
+        )
     arguments: list[str | Path] = [program, *executable[1:], "watch"]
     for option, path in (("--config", config), ("--db", db)):
         arguments += [] if path is None else [option, path.absolute()]
@@ -136,7 +152,10 @@ def unit_path() -> Path:
 
 
 def install(
-    executable: Sequence[str] | None = None, *, config: Path | None = None, db: Path | None = None,
+    executable: Sequence[str] | None = None,
+    *,
+    config: Path | None = None,
+    db: Path | None = None,
     roots: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write, enable and start the unit: {unit, changed, logs, without_login}; the same call again changes nothing.
@@ -155,8 +174,12 @@ def install(
     else:
         _systemctl("enable", UNIT)
         _systemctl("restart", UNIT)  # what runs was started from the old text
-    return {"unit": str(path), "changed": text != before, "logs": "journalctl --user -u indexer -f",
-            "without_login": "loginctl enable-linger lets it run while nobody is logged in"}
+    return {
+        "unit": str(path),
+        "changed": text != before,
+        "logs": "journalctl --user -u indexer -f",
+        "without_login": "loginctl enable-linger lets it run while nobody is logged in",
+    }
 
 
 def remove() -> dict[str, Any]:
@@ -214,8 +237,11 @@ def _iso_time(timestamp: str) -> str | None:
 
 def to_text(result: Mapping[str, Any]) -> str:
     """What install, remove or status returned, a line a fact; facts that do not apply are left out."""
-    return "\n".join(f"{name.removesuffix('_bytes').replace('_', ' ')}: {_readable(name, value)}"
-                     for name, value in result.items() if value is not None)
+    return "\n".join(
+        f"{name.removesuffix('_bytes').replace('_', ' ')}: {_readable(name, value)}"
+        for name, value in result.items()
+        if value is not None
+    )
 
 
 def _readable(name: str, value: Any) -> str:
@@ -265,17 +291,26 @@ def _systemctl(*arguments: str) -> str:
     if not any(os.environ.get(name) for name in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")):
         raise _no_manager("neither XDG_RUNTIME_DIR nor DBUS_SESSION_BUS_ADDRESS is set")
     done = subprocess.run(
-        [tool, "--user", "--quiet", "--no-pager", *arguments], check=False, capture_output=True, encoding="utf-8",
-        errors="replace", stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C", "TZ": "UTC"})
+        [tool, "--user", "--quiet", "--no-pager", *arguments],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+    )
     if done.returncode:
         reason = next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         if "connect to bus" in reason or "connect to user scope bus" in reason:
             raise _no_manager(reason)
-        raise ConfigError(f"systemctl --user {' '.join(arguments)}: {reason}; "
-                          "`journalctl --user -u indexer` may say why")
+        raise ConfigError(
+            f"systemctl --user {' '.join(arguments)}: {reason}; `journalctl --user -u indexer` may say why"
+        )
     return done.stdout
 
 
 def _no_manager(reason: str) -> ConfigError:
-    return ConfigError(f"systemd runs no user manager for this session ({reason}); log in as the user, not through su "
-                       f"or sudo, or {ELSEWHERE}")
+    return ConfigError(
+        f"systemd runs no user manager for this session ({reason}); log in as the user, not through su "
+        f"or sudo, or {ELSEWHERE}"
+    )

@@ -21,7 +21,11 @@ def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
     """Our pages; Datasette asks them before its own."""
     if settings_of(datasette) is None:
         return []
-    return [route for module in (overview, track, review, library_map, classify, sound, neighbours, playlist) for route in module.ROUTES]
+    return [
+        route
+        for module in (overview, track, review, library_map, classify, sound, neighbours, playlist)
+        for route in module.ROUTES
+    ]
 
 
 @hookimpl  # type: ignore[untyped-decorator]

@@ -33,8 +33,13 @@ MAX_UPLOAD_BYTES = 500 * 1024 * 1024
 MAX_UPLOADS = 8  # being received, waiting or in work, in the whole server
 RETRY_AFTER_S = 20
 UPLOAD_PREFIX = ".indexer-upload-"
-STALL_LIMIT_S, STALL_BYTES = 60.0, 64 * 1024  # an upload that brings less in this time is dropped: a byte now and then holds no place
-SILENCE_LIMIT_S = 300.0  # of the classifying process while somebody waits for it; loading a large model from a slow disk takes long
+STALL_LIMIT_S, STALL_BYTES = (
+    60.0,
+    64 * 1024,
+)  # an upload that brings less in this time is dropped: a byte now and then holds no place
+SILENCE_LIMIT_S = (
+    300.0  # of the classifying process while somebody waits for it; loading a large model from a slow disk takes long
+)
 _STATUS = {"file": 422, "model": 409, "cancelled": 499, "died": 500}
 
 
@@ -99,7 +104,13 @@ class Classifier:
                 if "cancel" in message:
                     return
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "indexer.listen.classify_process", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26)
+                    sys.executable,
+                    "-m",
+                    "indexer.listen.classify_process",
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    limit=1 << 26,
+                )
                 self._reader = asyncio.create_task(self._read(self._process))
                 self._write(config.to_json(self._settings))
             self._write(message)
@@ -152,7 +163,11 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
     """Write an upload (the part ``file`` of a form, or the whole body) into a file; its name for people. Raises UploadError."""
     kind, options = parse_options_header(headers.get("content-type", ""))
     try:
-        sink = _Form(options[b"boundary"], out) if kind == b"multipart/form-data" and b"boundary" in options else _Body(out)
+        sink = (
+            _Form(options[b"boundary"], out)
+            if kind == b"multipart/form-data" and b"boundary" in options
+            else _Body(out)
+        )
     except FormParserError:
         raise UploadError(400, "the form cannot be read") from None
     received = counted = 0
@@ -162,7 +177,9 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
         try:
             message = await asyncio.wait_for(receive(), until_s - time.monotonic())
         except TimeoutError:
-            raise UploadError(408, f"nothing came for {STALL_LIMIT_S:.0f} s, or next to nothing; the upload was dropped") from None
+            raise UploadError(
+                408, f"nothing came for {STALL_LIMIT_S:.0f} s, or next to nothing; the upload was dropped"
+            ) from None
         if message["type"] == "http.disconnect":
             raise UploadError(499, "the client went away")
         received += len(message.get("body", b""))
@@ -176,7 +193,9 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
         except FormParserError:
             raise UploadError(400, "the form cannot be read") from None
         except OSError as e:
-            raise UploadError(507, "the disk is full" if e.errno == errno.ENOSPC else f"the upload cannot be kept ({e.strerror})") from e
+            raise UploadError(
+                507, "the disk is full" if e.errno == errno.ENOSPC else f"the upload cannot be kept ({e.strerror})"
+            ) from e
     if out.tell() == 0:
         raise UploadError(400, "no file came: send it as the field `file` of a form, or as the body")
     if out.tell() > MAX_UPLOAD_BYTES:
@@ -207,9 +226,17 @@ class _Form:
         self._headers: dict[bytes, bytes] = {}
         self._is_file = False
         self._files = 0
-        self._parser = MultipartParser(boundary, {
-            "on_part_begin": self._begin, "on_header_field": self._on_field, "on_header_value": self._on_value, "on_header_end": self._header,
-            "on_headers_finished": self._body, "on_part_data": self._data})
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_field,
+                "on_header_value": self._on_value,
+                "on_header_end": self._header,
+                "on_headers_finished": self._body,
+                "on_part_data": self._data,
+            },
+        )
 
     def push(self, piece: bytes) -> None:
         self._parser.write(piece)
@@ -249,7 +276,10 @@ def temporary_file(settings: Settings) -> IO[bytes]:
     if Path("/proc/self/fd").exists():
         return tempfile.TemporaryFile(dir=settings.db.parent)
     for left in settings.db.parent.glob(f"{UPLOAD_PREFIX}*"):
-        with suppress(OSError), left.open("rb") as file:  # elsewhere a server that was killed leaves its own, which nobody locks any more
+        with (
+            suppress(OSError),
+            left.open("rb") as file,
+        ):  # elsewhere a server that was killed leaves its own, which nobody locks any more
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     made = tempfile.NamedTemporaryFile(dir=settings.db.parent, prefix=UPLOAD_PREFIX)  # noqa: SIM115 - the caller closes it
@@ -287,7 +317,11 @@ async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -
             told = [message async for message in news]
             return _answer(told[-1] if told else {"error": "the client went away", "kind": "cancelled"})
     except UploadError as e:
-        return Response.json({"error": e.reason}, status=e.status, headers={"retry-after": str(RETRY_AFTER_S)} if e.status == 503 else None)
+        return Response.json(
+            {"error": e.reason},
+            status=e.status,
+            headers={"retry-after": str(RETRY_AFTER_S)} if e.status == 503 else None,
+        )
     except OSError as e:
         return Response.json({"error": f"the upload cannot be kept ({e.strerror})"}, status=507)
 
@@ -342,7 +376,12 @@ async def classify_page(request: Any, datasette: Any) -> Any:
     """`/-/classify`: choose or drop files."""
     settings = settings_of(datasette)
     assert settings is not None
-    shown = await page(datasette, request, "classify.html", {"lacking": await asyncio.to_thread(lacking, settings), "max_mb": MAX_UPLOAD_BYTES >> 20})
+    shown = await page(
+        datasette,
+        request,
+        "classify.html",
+        {"lacking": await asyncio.to_thread(lacking, settings), "max_mb": MAX_UPLOAD_BYTES >> 20},
+    )
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 

@@ -41,7 +41,9 @@ async def page(datasette: Any, request: Any, template: str, values: dict[str, An
     from datasette.utils.asgi import Response
 
     name = library(datasette).name
-    shown = await datasette.render_template(template, {**values, "database": name, "static": lambda file: static_path(datasette, file)}, request=request)
+    shown = await datasette.render_template(
+        template, {**values, "database": name, "static": lambda file: static_path(datasette, file)}, request=request
+    )
     return Response.html(shown, status=status)
 
 

@@ -32,7 +32,10 @@ class HarmlessCsv:
         end = len(text) if last else _end_of_rows(text)
         self._rest = text[end:]
         out = io.StringIO()
-        csv.writer(out).writerows([harmless(cell) for cell in row] for row in csv.reader(io.StringIO(text[:end].decode("utf-8", "replace"), newline="")))
+        csv.writer(out).writerows(
+            [harmless(cell) for cell in row]
+            for row in csv.reader(io.StringIO(text[:end].decode("utf-8", "replace"), newline=""))
+        )
         return out.getvalue().encode()
 
 

@@ -22,11 +22,15 @@ UNDECIDED = 128  # is added to a label that is not sure enough
 _POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("genre", np.uint8)])
 
 # The plus keeps SQLite from the index of states: by recording it need not sort the whole library.
-_POINTS = ("SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id = l.recording_id AND +f.state = 'ready'"
-           " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP BY l.recording_id")
+_POINTS = (
+    "SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id = l.recording_id AND +f.state = 'ready'"
+    " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP BY l.recording_id"
+)
 # The encoder whose vectors the head takes; without a head the one in use, else any that has a map.
-_ENCODER = ("SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encoder_id = j.encoder_id AND h.in_use = 1 JOIN encoders e ON e.id = j.encoder_id"
-            " ORDER BY h.id IS NULL, e.in_use DESC, j.made_at DESC LIMIT 1")
+_ENCODER = (
+    "SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encoder_id = j.encoder_id AND h.in_use = 1 JOIN encoders e ON e.id = j.encoder_id"
+    " ORDER BY h.id IS NULL, e.in_use DESC, j.made_at DESC LIMIT 1"
+)
 
 
 def points(conn: Any) -> tuple[list[str], Iterable[Any]]:
@@ -45,7 +49,9 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     """A line of JSON {labels, points}, padded to a multiple of 4 bytes; then of all points, little-endian: the step of the file id
     from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
     """
-    place = {label: n for n, label in enumerate(labels[:NO_GENRE])}  # a head with more: the rest have no colour of their own
+    place = {
+        label: n for n, label in enumerate(labels[:NO_GENRE])
+    }  # a head with more: the rest have no colour of their own
 
     def colour(genre: Any, decided: int | None) -> int:
         return place.get(genre, NO_GENRE) + (0 if decided or genre not in place else UNDECIDED)
@@ -59,15 +65,28 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     scaled = np.rint((xy - (low + high) / 2) / scale * 65_535 + 32_767.5).clip(0, 65_535).astype("<u2")
     header = json.dumps({"labels": labels, "points": len(table)}).encode()
     header += b" " * (-(len(header) + 1) % 4) + b"\n"
-    return b"".join([header, np.diff(ids, prepend=0).astype("<u4").tobytes(), scaled[:, 0].tobytes(), scaled[:, 1].tobytes(), genres.tobytes()])
+    return b"".join(
+        [
+            header,
+            np.diff(ids, prepend=0).astype("<u4").tobytes(),
+            scaled[:, 0].tobytes(),
+            scaled[:, 1].tobytes(),
+            genres.tobytes(),
+        ]
+    )
 
 
-_built: dict[Path, tuple[Any, bytes, str]] = {}  # by library: the state of its files, the compressed points, their digest
+_built: dict[
+    Path, tuple[Any, bytes, str]
+] = {}  # by library: the state of its files, the compressed points, their digest
 
 
 def _state(db: Path) -> list[tuple[int, int] | None]:
     """Changes with everything that is written into a library."""
-    return [(found.st_mtime_ns, found.st_size) if found else None for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))]
+    return [
+        (found.st_mtime_ns, found.st_size) if found else None
+        for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))
+    ]
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -103,9 +122,13 @@ async def map_data(request: Any, datasette: Any) -> Any:
 
 async def map_track(request: Any, datasette: Any) -> Any:
     """`/-/map/track/<file id>.json`: what a point is, in a few words."""
-    found = await rows(datasette, "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS playable FROM files f"
-                       " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
-                       " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?", [int(request.url_vars["id"])])
+    found = await rows(
+        datasette,
+        "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS playable FROM files f"
+        " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
+        " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?",
+        [int(request.url_vars["id"])],
+    )
     if not found:
         return Response.json({"error": "there is no track with this number"}, status=404)
     track = found[0]
@@ -115,9 +138,15 @@ async def map_track(request: Any, datasette: Any) -> Any:
 
 async def map_page(request: Any, datasette: Any) -> Any:
     """`/-/map`."""
-    counts = await rows(datasette, "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE h.in_use = 1 GROUP BY p.genre")
-    made = await rows(datasette, "SELECT e.name, j.made_at, j.recordings FROM projections j JOIN encoders e ON e.id = j.encoder_id"
-                      f" WHERE j.encoder_id = ({_ENCODER})")
+    counts = await rows(
+        datasette,
+        "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE h.in_use = 1 GROUP BY p.genre",
+    )
+    made = await rows(
+        datasette,
+        "SELECT e.name, j.made_at, j.recordings FROM projections j JOIN encoders e ON e.id = j.encoder_id"
+        f" WHERE j.encoder_id = ({_ENCODER})",
+    )
     shown = await page(datasette, request, "map.html", {"counts": counts, "made": made[0] if made else None})
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown

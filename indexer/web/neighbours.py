@@ -47,14 +47,19 @@ class Maker:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
-            began, failure = max((self._last.get((db, encoder_id), (-MADE_ANEW_AFTER_S, None)) for encoder_id in encoder_ids), key=lambda last: last[0])
+            began, failure = max(
+                (self._last.get((db, encoder_id), (-MADE_ANEW_AFTER_S, None)) for encoder_id in encoder_ids),
+                key=lambda last: last[0],
+            )
             ago_s = time.monotonic() - began
             if failure and ago_s < TRIED_AGAIN_AFTER_S:
                 if urgent:
                     raise StoreError(failure)
                 return
             if urgent or ago_s >= MADE_ANEW_AFTER_S:
-                self._thread = threading.Thread(target=self._run, args=(db, encoder_ids), name="neighbours", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(db, encoder_ids), name="neighbours", daemon=True
+                )
                 self._thread.start()
 
     def wait(self) -> None:
@@ -65,7 +70,10 @@ class Maker:
 
     def _run(self, db: Path, encoder_ids: Sequence[str]) -> None:
         for encoder_id in encoder_ids:
-            self._last[db, encoder_id] = (time.monotonic(), "the vectors could not be prepared; the server's log says why")
+            self._last[db, encoder_id] = (
+                time.monotonic(),
+                "the vectors could not be prepared; the server's log says why",
+            )
             try:
                 with reading(db) as conn:
                     made = open_directions(conn, db, encoder_id)
@@ -91,7 +99,10 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[
     db = settings.db
 
     def find(conn: Any) -> list[dict[str, Any]] | None:
-        row = conn.execute("SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE f.id = ?", (file_id,)).fetchone()
+        row = conn.execute(
+            "SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE f.id = ?",
+            (file_id,),
+        ).fetchone()
         if row is None or row["recording_id"] is None:
             raise NotEmbeddedError("the library holds no such track, or could not read it")
         encoder = encoder_of(conn)
@@ -123,7 +134,9 @@ async def similar_json(request: Any, datasette: Any) -> Any:
         return Response.json({"error": str(e)}, status=503)
     if tracks is None:
         return Response.json({"state": "preparing"}, status=202)
-    return Response.json({"state": "ready", "tracks": [{**track, "path": printable(os.fsencode(track["path"]))} for track in tracks]})
+    return Response.json(
+        {"state": "ready", "tracks": [{**track, "path": printable(os.fsencode(track["path"]))} for track in tracks]}
+    )
 
 
 ROUTES = [(r"/-/similar/(?P<id>\d{1,18})\.json$", similar_json)]

@@ -18,13 +18,19 @@ LATEST = 12  # tracks listed as added lately
 SHOWN_DISAGREEMENTS = 8
 LOOKED_AT = 20_000  # newest recordings that are searched for them: where none disagrees, a search of all would run into the time limit
 
-_GENRES = ("SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON p.head_id = h.id"
-           " WHERE h.in_use = 1 GROUP BY p.genre")
-_LATEST = ("SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence, p.decided FROM files f"
-           " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
-           " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n")
-_DISAGREEMENTS = (f"SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence {FROM_PREDICTIONS}{DISAGREEMENT}"
-                  " AND p.recording_id > (SELECT max(id) FROM recordings) - :newest LIMIT :n").replace("p.head_id = h.id", "+p.head_id = h.id")
+_GENRES = (
+    "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON p.head_id = h.id"
+    " WHERE h.in_use = 1 GROUP BY p.genre"
+)
+_LATEST = (
+    "SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence, p.decided FROM files f"
+    " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
+    " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n"
+)
+_DISAGREEMENTS = (
+    f"SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence {FROM_PREDICTIONS}{DISAGREEMENT}"
+    " AND p.recording_id > (SELECT max(id) FROM recordings) - :newest LIMIT :n"
+).replace("p.head_id = h.id", "+p.head_id = h.id")
 
 
 async def figures(datasette: Any) -> dict[str, Any]:
@@ -32,15 +38,26 @@ async def figures(datasette: Any) -> dict[str, Any]:
     head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
     labels = json.loads(head[0]["labels"]) if head else []
     counted = {row["genre"]: row for row in await rows(datasette, _GENRES)}
-    states = {row["state"]: row["n"] for row in await rows(datasette, "SELECT state, count(*) AS n FROM files GROUP BY state")}
+    states = {
+        row["state"]: row["n"] for row in await rows(datasette, "SELECT state, count(*) AS n FROM files GROUP BY state")
+    }
     return {
-        "files": sum(states.values()), "states": states,
-        "head": head[0]["name"] if head else None, "labels": labels,
-        "genres": [{"genre": label, "decided": counted[label]["decided"] if label in counted else 0,
-                    "undecided": counted[label]["recordings"] - counted[label]["decided"] if label in counted else 0} for label in labels],
+        "files": sum(states.values()),
+        "states": states,
+        "head": head[0]["name"] if head else None,
+        "labels": labels,
+        "genres": [
+            {
+                "genre": label,
+                "decided": counted[label]["decided"] if label in counted else 0,
+                "undecided": counted[label]["recordings"] - counted[label]["decided"] if label in counted else 0,
+            }
+            for label in labels
+        ],
         "undecided": sum(row["recordings"] - row["decided"] for row in counted.values()),
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
-        "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}), "looked_at": LOOKED_AT,
+        "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),
+        "looked_at": LOOKED_AT,
         "roots": await rows(datasette, "SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
     }
 
@@ -48,7 +65,9 @@ async def figures(datasette: Any) -> dict[str, Any]:
 async def going_on(datasette: Any) -> dict[str, Any]:
     """The newest run with its counts so far, the rate, and what the daemon says of itself: {run, watch}."""
     settings = settings_of(datasette)
-    found = await rows(datasette, "SELECT id, command, state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
+    found = await rows(
+        datasette, "SELECT id, command, state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1"
+    )
     run = found[0] if found else None
     if run:
         run["summary"] = json.loads(run["summary"]) if run["summary"] else {}

@@ -23,12 +23,16 @@ _CHUNK = 500  # ids in one question
 
 async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
     """{path (exact, as os.fsdecode gives it), path_text, title, artist, duration_s} of files, in this order; missing ones left out."""
+
     def find(conn: Any) -> dict[int, dict[str, Any]]:
         found = {}
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
-            for row in conn.execute("SELECT f.id, f.path, f.path_text, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
-                                    f" ON r.id = f.recording_id WHERE f.state <> 'missing' AND f.id IN ({','.join('?' * len(chunk))})", list(chunk)):
+            for row in conn.execute(
+                "SELECT f.id, f.path, f.path_text, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
+                f" ON r.id = f.recording_id WHERE f.state <> 'missing' AND f.id IN ({','.join('?' * len(chunk))})",
+                list(chunk),
+            ):
                 found[row["id"]] = {**dict(row), "path": os.fsdecode(row["path"])}
         return found
 
@@ -38,8 +42,14 @@ async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
 
 def answer(tracks: list[dict[str, Any]], name: str, *, more: bool = False) -> Any:
     """A playlist as a download; ``more``: there were more tracks than one may hold."""
-    content = to_m3u({"tracks": tracks}) + (f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b"")
-    return Response(content, content_type="audio/x-mpegurl; charset=utf-8", headers={"content-disposition": f'attachment; filename="{name}.m3u8"'})
+    content = to_m3u({"tracks": tracks}) + (
+        f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b""
+    )
+    return Response(
+        content,
+        content_type="audio/x-mpegurl; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="{name}.m3u8"'},
+    )
 
 
 def _numbers(text: str) -> list[int] | None:
@@ -55,7 +65,11 @@ async def playlist(request: Any, datasette: Any) -> Any:
         if similar and similar.isdigit() and len(similar) < 19:
             found = await similar_tracks(datasette, int(similar), MAX_SIMILAR)
             if found is None:
-                return Response.text("the library is being prepared for this; try again in a moment", status=503, headers={"retry-after": "10"})
+                return Response.text(
+                    "the library is being prepared for this; try again in a moment",
+                    status=503,
+                    headers={"retry-after": "10"},
+                )
             return answer(found, f"similar to {similar}")
     except StoreError as e:
         return Response.text(str(e), status=404)
@@ -75,7 +89,15 @@ def can_render(columns: Sequence[str], table: str | None) -> bool:
     return {"id", "path"} <= {*columns} and table in (None, *_TABLES)
 
 
-async def render(datasette: Any, request: Any, rows: Iterable[Any], columns: Sequence[str], table: str | None, view_name: str, data: Mapping[str, Any]) -> Any:
+async def render(
+    datasette: Any,
+    request: Any,
+    rows: Iterable[Any],
+    columns: Sequence[str],
+    table: str | None,
+    view_name: str,
+    data: Mapping[str, Any],
+) -> Any:
     """All tracks of a filtered table, not only those of the page shown; all that a query gives."""
     if not can_render(columns, table):
         return Response.text("this is no list of tracks: it needs the columns id and path", status=400)
@@ -88,18 +110,35 @@ async def render(datasette: Any, request: Any, rows: Iterable[Any], columns: Seq
     told = {row["id"]: row["path"] for row in rows if isinstance(row["id"], int)}
     tracks = await tracks_of(datasette, [*told][:MAX_TRACKS])
     # A query may call anything id and path; only what agrees with a file is one.
-    return answer([track for track in tracks if told[track["id"]] in (track["path_text"], os.fsencode(track["path"]))], data.get("query_name") or "query",
-                  more=len(told) > MAX_TRACKS)
+    return answer(
+        [track for track in tracks if told[track["id"]] in (track["path_text"], os.fsencode(track["path"]))],
+        data.get("query_name") or "query",
+        more=len(told) > MAX_TRACKS,
+    )
 
 
 async def _table(datasette: Any, request: Any, table: str) -> Any:
     headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
-    asked = [(key, value) for key in request.args for value in request.args.getlist(key) if key not in ("_next", "_size", "_shape", "_facet")]
+    asked = [
+        (key, value)
+        for key in request.args
+        for value in request.args.getlist(key)
+        if key not in ("_next", "_size", "_shape", "_facet")
+    ]
     path = request.path.removesuffix(".m3u8") + ".json"
     ids: list[int] = []
     following: str | None = ""
     while following is not None and len(ids) <= MAX_TRACKS:
-        query = urlencode([*asked, ("_size", "max"), ("_shape", "objects"), ("_nofacet", "1"), ("_nocount", "1"), *([("_next", following)] if following else [])])
+        query = urlencode(
+            [
+                *asked,
+                ("_size", "max"),
+                ("_shape", "objects"),
+                ("_nofacet", "1"),
+                ("_nocount", "1"),
+                *([("_next", following)] if following else []),
+            ]
+        )
         found = await datasette.client.get(f"{path}?{query}", headers=headers)
         if found.status_code != 200:
             return Response.text("that table cannot be told just now; try again, or filter it further", status=503)

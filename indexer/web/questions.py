@@ -6,12 +6,16 @@ from typing import Any
 from indexer.learn.labels import Aliases
 
 # Tracks whose tag, not written by us and said by nobody here, names another genre than the one that was decided.
-DISAGREEMENT = ("p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
-                " AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)")
+DISAGREEMENT = (
+    "p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
+    " AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
+)
 UNDECIDED = "p.decided = 0 AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
 # The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their order.
-FROM_PREDICTIONS = ("FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND +f.state = 'ready'"
-                    " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND ")
+FROM_PREDICTIONS = (
+    "FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND +f.state = 'ready'"
+    " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND "
+)
 
 
 def add_functions(conn: Any, aliases: Mapping[str, str]) -> None:

@@ -15,7 +15,9 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
 
 PAGE_TRACKS = 20  # told at once
-LOOKED_AT = 20_000  # recordings in one question: where nothing is to be reviewed, one about all would run into the time limit
+LOOKED_AT = (
+    20_000  # recordings in one question: where nothing is to be reviewed, one about all would run into the time limit
+)
 KINDS = {"undecided": UNDECIDED, "disagreements": DISAGREEMENT}
 
 
@@ -28,7 +30,11 @@ async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, A
         found += await _among(datasette, what, after, after + LOOKED_AT, PAGE_TRACKS - len(found))
         after += LOOKED_AT
     for track in found:
-        scores = await rows(datasette, "SELECT genre, probability FROM scores WHERE recording_id = ? AND head_id = ?", [track["recording_id"], track.pop("head_id")])
+        scores = await rows(
+            datasette,
+            "SELECT genre, probability FROM scores WHERE recording_id = ? AND head_id = ?",
+            [track["recording_id"], track.pop("head_id")],
+        )
         track["scores"] = {row["genre"]: round(row["probability"], 4) for row in scores}
         track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
     return found
@@ -36,20 +42,32 @@ async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, A
 
 async def _among(datasette: Any, what: str, after: int, until: int, count: int) -> list[dict[str, Any]]:
     # The plus keeps SQLite from the index by genre: by recording it need not look at more than it tells.
-    tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(" WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE")
+    tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(
+        " WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE"
+    )
     return await rows(
-        datasette, "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
+        datasette,
+        "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
         f" p.reason, r.duration_s, h.id AS head_id {tables}{KINDS[what]}"
         " AND p.recording_id > :after AND p.recording_id <= :until GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n",
-        {"after": after, "until": until, "n": count})
+        {"after": after, "until": until, "n": count},
+    )
 
 
 async def review_page(request: Any, datasette: Any) -> Any:
     """`/-/review?what=undecided|disagreements`."""
     what = request.args.get("what") if request.args.get("what") in KINDS else "undecided"
     head = await rows(datasette, "SELECT labels FROM heads WHERE in_use = 1")
-    shown = await page(datasette, request, "review.html", {
-        "what": what, "genres": await ask(datasette, corrections.genres), "labels": json.loads(head[0]["labels"]) if head else []})
+    shown = await page(
+        datasette,
+        request,
+        "review.html",
+        {
+            "what": what,
+            "genres": await ask(datasette, corrections.genres),
+            "labels": json.loads(head[0]["labels"]) if head else [],
+        },
+    )
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 
@@ -58,7 +76,9 @@ async def review_json(request: Any, datasette: Any) -> Any:
     """`/-/review.json?what=&after=<recording id>`: the next tracks to ask about."""
     what, after = request.args.get("what") or "undecided", request.args.get("after") or "0"
     if what not in KINDS or not after.isdigit():
-        return Response.json({"error": f"what is one of {', '.join(KINDS)}, after the number of a recording"}, status=400)
+        return Response.json(
+            {"error": f"what is one of {', '.join(KINDS)}, after the number of a recording"}, status=400
+        )
     return Response.json({"tracks": await next_tracks(datasette, what, int(after))})
 
 

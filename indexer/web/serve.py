@@ -18,8 +18,15 @@ from indexer.library.readonly import open_readonly
 
 # The limits keep one page from holding the library, and one open reader from holding its write-ahead log for long.
 DATASETTE_SETTINGS = {
-    "sql_time_limit_ms": 1000, "facet_time_limit_ms": 200, "facet_suggest_time_limit_ms": 50, "max_returned_rows": 1000,
-    "max_csv_mb": 20, "allow_download": False, "truncate_cells_html": 300, "default_page_size": 50, "suggest_facets": False,
+    "sql_time_limit_ms": 1000,
+    "facet_time_limit_ms": 200,
+    "facet_suggest_time_limit_ms": 50,
+    "max_returned_rows": 1000,
+    "max_csv_mb": 20,
+    "allow_download": False,
+    "truncate_cells_html": 300,
+    "default_page_size": 50,
+    "suggest_facets": False,
 }
 
 
@@ -44,11 +51,17 @@ def make_datasette(settings: Settings) -> Any:
 
     here = is_loopback(settings.host)
     if not here and not settings.password:
-        raise ConfigError(f"{settings.host} can be reached from other machines: set a password for the pages first (INDEXER_PASSWORD, or password in "
-                          "the settings file)")
+        raise ConfigError(
+            f"{settings.host} can be reached from other machines: set a password for the pages first (INDEXER_PASSWORD, or password in "
+            "the settings file)"
+        )
     ask_sql = here if settings.allow_sql == "auto" else settings.allow_sql == "always"
     # Mutable, not immutable: an immutable database is read without its write-ahead log, that is without the last scan.
-    return Library([str(settings.db)], metadata=metadata(settings.db), settings={**DATASETTE_SETTINGS, "default_allow_sql": ask_sql})
+    return Library(
+        [str(settings.db)],
+        metadata=metadata(settings.db),
+        settings={**DATASETTE_SETTINGS, "default_allow_sql": ask_sql},
+    )
 
 
 def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[[str], None] = lambda _: None) -> None:
@@ -66,7 +79,9 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     if open_browser:
         webbrowser.open(url)
     # An upload in work is given up when the server is to end: nothing of it is kept anyway.
-    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning", timeout_graceful_shutdown=2)).run(
+        sockets=[listener]
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

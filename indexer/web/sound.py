@@ -16,8 +16,19 @@ from indexer.web.context import rows
 
 PIECE_BYTES = 1 << 18
 # What browsers are told; by the container that the content showed, never by the file's name.
-TYPES = {"mp3": "audio/mpeg", "flac": "audio/flac", "vorbis": "audio/ogg", "opus": "audio/ogg", "oggflac": "audio/ogg", "mp4": "audio/mp4", "wav": "audio/wav",
-         "aiff": "audio/aiff", "aac": "audio/aac", "asf": "audio/x-ms-wma", "wavpack": "audio/x-wavpack"}
+TYPES = {
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "vorbis": "audio/ogg",
+    "opus": "audio/ogg",
+    "oggflac": "audio/ogg",
+    "mp4": "audio/mp4",
+    "wav": "audio/wav",
+    "aiff": "audio/aiff",
+    "aac": "audio/aac",
+    "asf": "audio/x-ms-wma",
+    "wavpack": "audio/x-wavpack",
+}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
 
 
@@ -25,8 +36,11 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
     """GET `/-/sound/<id>`: the file's bytes, whole or one range of them."""
     if request.method not in ("GET", "HEAD"):
         return Response.text("only to be read", status=405, headers={"allow": "GET, HEAD"})
-    found = await rows(datasette, "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
-                       [int(request.url_vars["id"])])
+    found = await rows(
+        datasette,
+        "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
+        [int(request.url_vars["id"])],
+    )
     if not found:
         return Response.text("no track with this number lies inside a music folder", status=404)
     try:
@@ -38,16 +52,29 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
         tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
         asked = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
         wanted = parse_range(asked, stat.st_size)
-        headers = {"content-type": TYPES.get(found[0]["container"], "application/octet-stream"), "accept-ranges": "bytes", "etag": tag,
-                   "cache-control": "private, no-cache", "content-security-policy": "sandbox; default-src 'none'"}
+        headers = {
+            "content-type": TYPES.get(found[0]["container"], "application/octet-stream"),
+            "accept-ranges": "bytes",
+            "etag": tag,
+            "cache-control": "private, no-cache",
+            "content-security-policy": "sandbox; default-src 'none'",
+        }
         if wanted is None:
-            return Response.text("that range is not in the file", status=416, headers={"content-range": f"bytes */{stat.st_size}"})
+            return Response.text(
+                "that range is not in the file", status=416, headers={"content-range": f"bytes */{stat.st_size}"}
+            )
         start, end = wanted
         if asked and (start, end) != (0, stat.st_size):
             headers["content-range"] = f"bytes {start}-{end - 1}/{stat.st_size}"
         status = 206 if "content-range" in headers else 200
         headers["content-length"] = str(end - start)
-        await send({"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+            }
+        )
         await _send_bytes(send, handle, start, start if request.method == "HEAD" else end)
     finally:
         os.close(handle)
@@ -57,7 +84,9 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
 async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
     while start < end:
         piece = await asyncio.to_thread(os.pread, handle, min(PIECE_BYTES, end - start), start)
-        if not piece:  # cut short meanwhile: the connection ends before the promised length, which a player takes for an error
+        if (
+            not piece
+        ):  # cut short meanwhile: the connection ends before the promised length, which a player takes for an error
             return
         start += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -43,18 +43,39 @@ async def told(datasette: Any, file_id: int) -> dict[str, Any] | None:
     recording = {"recording": track["recording_id"]}
     track["labels"] = json.loads(track["labels"] or "[]")
     track["indexer_genre"] = json.loads(track["indexer_genre"]) if track["indexer_genre"] else None
-    scores = await rows(datasette, "SELECT s.genre, s.probability FROM scores s JOIN heads h ON h.id = s.head_id AND h.in_use = 1"
-                        " WHERE s.recording_id = :recording", recording)
+    scores = await rows(
+        datasette,
+        "SELECT s.genre, s.probability FROM scores s JOIN heads h ON h.id = s.head_id AND h.in_use = 1"
+        " WHERE s.recording_id = :recording",
+        recording,
+    )
     track["scores"] = {row["genre"]: round(row["probability"], 4) for row in scores}
-    track["timeline"] = _segments(track["labels"], await rows(
-        datasette, "SELECT l.unit_s, l.scores FROM timeline l JOIN heads h ON h.id = l.head_id AND h.in_use = 1 WHERE l.recording_id = :recording", recording))
+    track["timeline"] = _segments(
+        track["labels"],
+        await rows(
+            datasette,
+            "SELECT l.unit_s, l.scores FROM timeline l JOIN heads h ON h.id = l.head_id AND h.in_use = 1 WHERE l.recording_id = :recording",
+            recording,
+        ),
+    )
     track["corrections"] = await rows(
-        datasette, "SELECT genre, corrected_at, corrected_by FROM corrections WHERE recording_id = :recording ORDER BY id DESC", recording)
+        datasette,
+        "SELECT genre, corrected_at, corrected_by FROM corrections WHERE recording_id = :recording ORDER BY id DESC",
+        recording,
+    )
     track["also_at"] = await rows(
-        datasette, "SELECT id, path_text AS path, state FROM files WHERE recording_id = :recording AND id <> :id ORDER BY path LIMIT 50", {**recording, "id": file_id})
+        datasette,
+        "SELECT id, path_text AS path, state FROM files WHERE recording_id = :recording AND id <> :id ORDER BY path LIMIT 50",
+        {**recording, "id": file_id},
+    )
     track["journal"] = [
-        {**row, "before": json.loads(row["before"] or "[]"), "after": json.loads(row["after"] or "[]")} for row in await rows(
-            datasette, "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE file_id = :id ORDER BY id DESC LIMIT 100", {"id": file_id})]
+        {**row, "before": json.loads(row["before"] or "[]"), "after": json.loads(row["after"] or "[]")}
+        for row in await rows(
+            datasette,
+            "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE file_id = :id ORDER BY id DESC LIMIT 100",
+            {"id": file_id},
+        )
+    ]
     return track
 
 
@@ -63,8 +84,13 @@ def _segments(labels: list[str], found: list[dict[str, Any]]) -> list[dict[str, 
     if not found or not labels:
         return []
     scores, unit_s = found[0]["scores"], found[0]["unit_s"]
-    return [{"start_s": round(n * unit_s, 2), "scores": {label: round(scores[n * len(labels) + place] / 255, 3) for place, label in enumerate(labels)}}
-            for n in range(len(scores) // len(labels))]
+    return [
+        {
+            "start_s": round(n * unit_s, 2),
+            "scores": {label: round(scores[n * len(labels) + place] / 255, 3) for place, label in enumerate(labels)},
+        }
+        for n in range(len(scores) // len(labels))
+    ]
 
 
 async def track_page(request: Any, datasette: Any) -> Any:
@@ -79,9 +105,18 @@ async def track_page(request: Any, datasette: Any) -> Any:
     settings = settings_of(datasette)
     genres = await ask(datasette, corrections.genres)
     name = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people, not a path
-    shown = await page(datasette, request, "track.html", {
-        "track": track, "name": name, "genres": genres, "writes_tags": settings is not None and settings.write_tags != "off",
-        "chart": {key: track[key] for key in ("scores", "threshold", "labels", "timeline", "duration_s", "id")}})
+    shown = await page(
+        datasette,
+        request,
+        "track.html",
+        {
+            "track": track,
+            "name": name,
+            "genres": genres,
+            "writes_tags": settings is not None and settings.write_tags != "off",
+            "chart": {key: track[key] for key in ("scores", "threshold", "labels", "timeline", "duration_s", "id")},
+        },
+    )
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 
@@ -99,6 +134,7 @@ def address(datasette: Any, file_id: int) -> str:
 
 
 # ---- what a person says
+
 
 async def correct(request: Any, datasette: Any) -> Any:
     """POST `/-/correct` {id, genre} as JSON or form: a person's word; genre null takes the last one back. Answers what holds now."""
@@ -124,7 +160,9 @@ async def correct(request: Any, datasette: Any) -> Any:
     except IndexerError as e:
         return Response.json({"error": str(e)}, status=400)
     tags = "off" if settings.write_tags == "off" else "soon" if ask_for_scan(settings.db) else "with the next scan"
-    return _done(request, datasette, int(str(file_id)), {"id": int(str(file_id)), "genre": label, "tags": tags, **undone})
+    return _done(
+        request, datasette, int(str(file_id)), {"id": int(str(file_id)), "genre": label, "tags": tags, **undone}
+    )
 
 
 async def undo_tags(request: Any, datasette: Any) -> Any:
@@ -169,11 +207,22 @@ def _done(request: Any, datasette: Any, file_id: int, result: dict[str, Any], *,
 
 async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
     """`indexer tags undo` in a process of its own: this one never writes into a file. {undone} or {error}."""
-    environ = {**os.environ, "INDEXER_DB": os.fspath(settings.db), "INDEXER_PRESERVE_MTIME": str(settings.preserve_mtime).lower()}
+    environ = {
+        **os.environ,
+        "INDEXER_DB": os.fspath(settings.db),
+        "INDEXER_PRESERVE_MTIME": str(settings.preserve_mtime).lower(),
+    }
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "indexer", "tags", "undo", "--json", "--", *paths], env=environ, capture_output=True, text=True,
-                              check=False, timeout=UNDO_LIMIT_S, errors="replace")
+        return subprocess.run(
+            [sys.executable, "-m", "indexer", "tags", "undo", "--json", "--", *paths],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=UNDO_LIMIT_S,
+            errors="replace",
+        )
 
     try:
         done = await asyncio.to_thread(run)
@@ -181,7 +230,11 @@ async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
         return {"error": f"the undo took longer than {UNDO_LIMIT_S:.0f} s and was stopped; nothing is half written"}
     if done.returncode == 0:
         return {"undone": len(json.loads(done.stdout)["restored"])}
-    return {"error": done.stderr.strip().removeprefix("indexer: ").splitlines()[-1] if done.stderr.strip() else "the undo failed"}
+    return {
+        "error": done.stderr.strip().removeprefix("indexer: ").splitlines()[-1]
+        if done.stderr.strip()
+        else "the undo failed"
+    }
 
 
 ROUTES = [

@@ -64,7 +64,9 @@ class Instant:
     def close(self) -> None: ...
 
 
-def scan(folder: Path, music: Path, cluster: str | None = None, executor: object = None, jobs: int = 0) -> tuple[float, float, dict]:
+def scan(
+    folder: Path, music: Path, cluster: str | None = None, executor: object = None, jobs: int = 0
+) -> tuple[float, float, dict]:
     """(wall seconds, CPU seconds of this process, the scan's JSON) of a new library."""
     db = folder / f"{time.monotonic_ns()}.db"
     settings = Settings(db=db, models=folder / "models", encoder="rhythm", cluster=cluster, jobs=jobs)
@@ -90,7 +92,13 @@ def ready(cluster: DaskCluster, count: int) -> None:
     """Wait until all workers are there and have agreed once, so that neither their start nor loading is measured."""
     env = {**os.environ, "INDEXER_DB": str(cluster.folder / "none.db"), "INDEXER_ENCODER": "rhythm"}
     while True:
-        out = subprocess.run([sys.executable, "-m", "indexer", "cluster", "check", "--cluster", cluster.address, "--json"], capture_output=True, text=True, env=env, check=False)
+        out = subprocess.run(
+            [sys.executable, "-m", "indexer", "cluster", "check", "--cluster", cluster.address, "--json"],
+            capture_output=True,
+            text=True,
+            env=env,
+            check=False,
+        )
         if out.stdout and json.loads(out.stdout)["agree"] == count:
             return
         time.sleep(1)
@@ -109,8 +117,11 @@ def ceiling(args: argparse.Namespace) -> None:
                     ready(cluster, cluster_size)
                     wall, cpu, found = scan(folder, folder / "music", cluster.address)
             assert found["embedded"] == args.files, found
-            print(f"{label}: {args.files:,} recordings in {wall:.1f} s: {args.files / wall:,.0f} a second stored; CPU of the coordinator {cpu:.1f} s"
-                  f" ({args.files / cpu:,.0f} a second of CPU); busy {found['busy']}", flush=True)
+            print(
+                f"{label}: {args.files:,} recordings in {wall:.1f} s: {args.files / wall:,.0f} a second stored; CPU of the coordinator {cpu:.1f} s"
+                f" ({args.files / cpu:,.0f} a second of CPU); busy {found['busy']}",
+                flush=True,
+            )
 
 
 def simulated(args: argparse.Namespace) -> None:
@@ -121,14 +132,19 @@ def simulated(args: argparse.Namespace) -> None:
             count = workers * args.files_each
             music = folder / f"music{workers}"
             make_files(music, count)
-            with DaskCluster(folder / f"cluster{workers}", workers, bend={"instant": True, "decode_s": args.cost}, INDEXER_JOBS="1") as cluster:
+            with DaskCluster(
+                folder / f"cluster{workers}", workers, bend={"instant": True, "decode_s": args.cost}, INDEXER_JOBS="1"
+            ) as cluster:
                 ready(cluster, workers)
                 wall, _, found = scan(folder, music, cluster.address)
             assert found["embedded"] == count, found
             rate = count / wall
             alone = alone or rate / workers
-            print(f"{workers:3} workers: {count:4} files of {args.cost} s in {wall:6.1f} s, {rate:6.2f} a second, efficiency {rate / workers / alone:.0%}"
-                  f" of one worker's, {rate * args.cost / workers:.0%} of the cost alone; files by worker {sorted(w['embedded'] for w in found['workers'])}", flush=True)
+            print(
+                f"{workers:3} workers: {count:4} files of {args.cost} s in {wall:6.1f} s, {rate:6.2f} a second, efficiency {rate / workers / alone:.0%}"
+                f" of one worker's, {rate * args.cost / workers:.0%} of the cost alone; files by worker {sorted(w['embedded'] for w in found['workers'])}",
+                flush=True,
+            )
 
 
 def real(args: argparse.Namespace) -> None:
@@ -139,11 +155,17 @@ def real(args: argparse.Namespace) -> None:
             write_audio(folder / "music" / f"{n:03}.mp3", "mp3", args.seconds, seed=n)
         for jobs in (1, 2):
             wall, _, found = scan(folder, folder / "music", jobs=jobs)
-            print(f"local, {jobs} jobs: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}", flush=True)
+            print(
+                f"local, {jobs} jobs: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
+                flush=True,
+            )
             with DaskCluster(folder / f"cluster{jobs}", jobs, INDEXER_JOBS="1") as cluster:
                 ready(cluster, jobs)
                 wall, _, found = scan(folder, folder / "music", cluster.address)
-            print(f"{jobs} workers of one reader: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}", flush=True)
+            print(
+                f"{jobs} workers of one reader: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
+                flush=True,
+            )
 
 
 def main() -> None:

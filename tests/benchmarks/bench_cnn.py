@@ -53,8 +53,10 @@ def main(tracks: int, rounds: int) -> None:
             times[name].append(time.perf_counter() - started)
     learn_s, validate_s = (statistics.median(times[name][1:]) for name in ("learn", "validate"))
     ratios = sorted(b / a for a, b in zip(times["learn"][1:], times["plain"][1:], strict=True))
-    print(f"an epoch of {tracks} tracks: {learn_s:.2f} s ({tracks / learn_s:.0f} half clips/s forward and backward), "
-          f"{validate_s:.2f} s to validate on {len(validation)}: {(learn_s + validate_s) * 100 / tracks:.2f} s for 100")
+    print(
+        f"an epoch of {tracks} tracks: {learn_s:.2f} s ({tracks / learn_s:.0f} half clips/s forward and backward), "
+        f"{validate_s:.2f} s to validate on {len(validation)}: {(learn_s + validate_s) * 100 / tracks:.2f} s for 100"
+    )
     print(f"plain way / ours: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {rounds} rounds)")
 
 

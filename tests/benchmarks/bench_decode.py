@@ -58,8 +58,14 @@ def compare(path: Path, name: str, rounds: int) -> None:
         if readable:
             ratios.append(seconds / cpu_s(soundfile_and_soxr, path)[0])
     speed = frames / RATE_HZ / statistics.median(mine)
-    ratio = f"{statistics.median(ratios):5.2f}  ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else "    -  (libsndfile cannot)"
-    print(f"{name:<24} {probe(path).codec:<12} {statistics.median(mine) * 1000:8.1f} ms  {speed:7.0f} x real time  {ratio}")
+    ratio = (
+        f"{statistics.median(ratios):5.2f}  ({min(ratios):.2f}-{max(ratios):.2f})"
+        if ratios
+        else "    -  (libsndfile cannot)"
+    )
+    print(
+        f"{name:<24} {probe(path).codec:<12} {statistics.median(mine) * 1000:8.1f} ms  {speed:7.0f} x real time  {ratio}"
+    )
 
 
 def write_vorbis(path: Path, seconds: float) -> None:
@@ -76,7 +82,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="length of each synthesised track")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    print(f"{'file':<24} {'codec':<12} {'CPU':>8}      {'speed':>7}              ratio to soundfile + soxr, median (spread)")
+    print(
+        f"{'file':<24} {'codec':<12} {'CPU':>8}      {'speed':>7}              ratio to soundfile + soxr, median (spread)"
+    )
     if args.files:
         for path in args.files:
             compare(path, path.name[:24], args.rounds)

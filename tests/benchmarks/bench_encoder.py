@@ -58,7 +58,9 @@ class Plain(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.register_buffer("window", torch.hann_window(400), persistent=False)
-        self.register_buffer("bank", melscale_fbanks(201, 50.0, 8000.0, 80, 16_000, "slaney", "slaney"), persistent=False)
+        self.register_buffer(
+            "bank", melscale_fbanks(201, 50.0, 8000.0, 80, 16_000, "slaney", "slaney"), persistent=False
+        )
 
     @torch.no_grad()
     def forward(self, samples):
@@ -88,12 +90,20 @@ def products(precision, device, units):
     gflop = 12 * sum(2e-9 * tokens * inputs * outputs for inputs, outputs in SIZES)
     x = rng.normal(0, 1, (1, tokens, 768)).astype(np.float32)
     if device == "cpu" and openvino.serves(precision):
-        seen = {name: Seen(np.full(1, -5, np.float32), np.full(1, 5, np.float32)) for name in names} if precision == "int8" else None
+        seen = (
+            {name: Seen(np.full(1, -5, np.float32), np.full(1, 5, np.float32)) for name in names}
+            if precision == "int8"
+            else None
+        )
         build = openvino._Builder(weights, 0, seen)
         start = y = build.op.parameter([1, tokens, 768], np.float32)
         for name in names:
             y = build.linear(y, name)
-        request = openvino._compiled(openvino._engine().Model([y], [start], "products"), {"bf16": "bf16"}.get(precision, "f32"), torch.get_num_threads())
+        request = openvino._compiled(
+            openvino._engine().Model([y], [start], "products"),
+            {"bf16": "bf16"}.get(precision, "f32"),
+            torch.get_num_threads(),
+        )
         return (lambda: request.infer([x])), gflop
     if precision == "int8":
         return None
@@ -158,15 +168,22 @@ def compare(encoder, plain, options):
     bare()
     ratios, shares, rates = [], [], []
     for _ in range(options.rounds):
-        theirs_s, ours_s, bare_s = seconds(theirs) / len(few), seconds(lambda: encoder.encode(units)) / count, seconds(bare)
+        theirs_s, ours_s, bare_s = (
+            seconds(theirs) / len(few),
+            seconds(lambda: encoder.encode(units)) / count,
+            seconds(bare),
+        )
         rates.append(1 / ours_s)
         ratios.append(theirs_s / ours_s)
         if gflop:
             shares.append(GFLOP_PER_UNIT / ours_s / (gflop / bare_s))
     rate = statistics.median(rates)
-    print(f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}): {spread(ratios)} times the plain way; {rate:.1f} units/s, "
-          f"{rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s" + (f", {spread(shares)} of the bare products" if shares else "")
-          + f"; {torch.get_num_threads()} threads; vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's")
+    print(
+        f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}): {spread(ratios)} times the plain way; {rate:.1f} units/s, "
+        f"{rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s"
+        + (f", {spread(shares)} of the bare products" if shares else "")
+        + f"; {torch.get_num_threads()} threads; vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's"
+    )
 
 
 if __name__ == "__main__":

@@ -34,15 +34,30 @@ def fill(db: Path, recordings: int, width: int) -> None:
         store.put_head(HEAD, name="made", kind="linear", encoder_id=ENCODER, labels=LABELS, threshold=0.5, source="")
         for sql, values in (
             ("recordings VALUES (?, ?, 'mp3', 44100, 2, 300.0, NULL)", ((i, f"{i:064x}") for i in ids)),
-            (("files (id, recording_id, path, path_text, container, dev, ino, size, mtime_ns, state, first_seen, last_seen)"
-              " VALUES (?, ?, ?, ?, 'mp3', 1, ?, 9000000, 1700000000000000000, 'ready', '2026-01-01', '2026-01-01')"),
-             ((i, i, f"/music/{i}.mp3".encode(), f"/music/{i}.mp3", i) for i in ids)),
-            ("tags (file_id, title, artist, album, year, genre) VALUES (?, ?, ?, ?, 2020, 'Techno')",
-             ((i, f"Study {i}", f"Artist {i % 5000}", f"Album {i % 20000}") for i in ids)),
-            ("embeddings (recording_id, encoder_id, vector, units) VALUES (?, ?, ?, 50)",
-             ((i, ENCODER, rng.standard_normal(width, np.float32).astype("<f2").tobytes()) for i in ids)),
+            (
+                (
+                    "files (id, recording_id, path, path_text, container, dev, ino, size, mtime_ns, state, first_seen, last_seen)"
+                    " VALUES (?, ?, ?, ?, 'mp3', 1, ?, 9000000, 1700000000000000000, 'ready', '2026-01-01', '2026-01-01')"
+                ),
+                ((i, i, f"/music/{i}.mp3".encode(), f"/music/{i}.mp3", i) for i in ids),
+            ),
+            (
+                "tags (file_id, title, artist, album, year, genre) VALUES (?, ?, ?, ?, 2020, 'Techno')",
+                ((i, f"Study {i}", f"Artist {i % 5000}", f"Album {i % 20000}") for i in ids),
+            ),
+            (
+                "embeddings (recording_id, encoder_id, vector, units) VALUES (?, ?, ?, 50)",
+                ((i, ENCODER, rng.standard_normal(width, np.float32).astype("<f2").tobytes()) for i in ids),
+            ),
             ("predictions VALUES (?, ?, 'techno', 0.6, 0.5, 1, NULL, NULL)", ((i, HEAD) for i in ids)),
-            ("scores VALUES (?, ?, ?, ?)", ((i, HEAD, label, p) for i in ids for label, p in zip(LABELS, rng.dirichlet(np.ones(5)).tolist(), strict=True))),
+            (
+                "scores VALUES (?, ?, ?, ?)",
+                (
+                    (i, HEAD, label, p)
+                    for i in ids
+                    for label, p in zip(LABELS, rng.dirichlet(np.ones(5)).tolist(), strict=True)
+                ),
+            ),
         ):
             store.connection.executemany(f"INSERT INTO {sql}", values)
 
@@ -51,8 +66,15 @@ def read_all(db: Path) -> float:
     """Seconds to read what an export reads."""
     started = time.perf_counter()
     with reading(db) as conn:
-        for sql in (*(f"SELECT {', '.join(column for _, column, _ in columns)} FROM {source}" for source, columns in TABLES.values()),
-                    "SELECT * FROM embeddings", "SELECT * FROM predictions", "SELECT * FROM scores"):
+        for sql in (
+            *(
+                f"SELECT {', '.join(column for _, column, _ in columns)} FROM {source}"
+                for source, columns in TABLES.values()
+            ),
+            "SELECT * FROM embeddings",
+            "SELECT * FROM predictions",
+            "SELECT * FROM scores",
+        ):
             for _ in conn.execute(sql):
                 pass
     return time.perf_counter() - started
@@ -83,9 +105,11 @@ def main() -> None:
             found, read_s, before_mb, peak_mb = results.get()
             process.join()
             rows = sum(found[table] for table in (*TABLES, "embeddings", "predictions"))
-            print(f"{recordings:,} recordings x {arguments.width}: {rows:,} rows in {found['elapsed_s']:.1f} s, {rows / found['elapsed_s']:,.0f} a second,"
-                  f" {found['elapsed_s'] / read_s:.1f} times reading alone; {found['bytes'] / 1e6:.0f} MB of {db.stat().st_size / 1e6:.0f};"
-                  f" memory {before_mb:.0f} MB before, at most {peak_mb:.0f} MB: {peak_mb - before_mb:.0f} more")
+            print(
+                f"{recordings:,} recordings x {arguments.width}: {rows:,} rows in {found['elapsed_s']:.1f} s, {rows / found['elapsed_s']:,.0f} a second,"
+                f" {found['elapsed_s'] / read_s:.1f} times reading alone; {found['bytes'] / 1e6:.0f} MB of {db.stat().st_size / 1e6:.0f};"
+                f" memory {before_mb:.0f} MB before, at most {peak_mb:.0f} MB: {peak_mb - before_mb:.0f} more"
+            )
 
 
 if __name__ == "__main__":

@@ -52,17 +52,24 @@ def means(rows: list[np.ndarray], tracks: list[list[Unit]], chosen: list[list[Un
     found = []
     for vectors, units, few in zip(rows, tracks, chosen, strict=True):
         place = {id(unit): n for n, unit in enumerate(units)}
-        found.append(track_vector(vectors[[place[id(unit)] for unit in few]], np.asarray([unit.weight for unit in few])))
+        found.append(
+            track_vector(vectors[[place[id(unit)] for unit in few]], np.asarray([unit.weight for unit in few]))
+        )
     return np.stack(found).astype(np.float16)  # as the library keeps them
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of every track, the mean of all removed; else different tracks were alike already."""
-    a, b = a.astype(np.float64) - a.mean(axis=0, dtype=np.float64), b.astype(np.float64) - b.mean(axis=0, dtype=np.float64)
+    a, b = (
+        a.astype(np.float64) - a.mean(axis=0, dtype=np.float64),
+        b.astype(np.float64) - b.mean(axis=0, dtype=np.float64),
+    )
     return np.asarray((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
-def judged(exact: np.ndarray, varied: dict[str, tuple[np.ndarray, np.ndarray]], y: np.ndarray, labels: list[str]) -> dict[str, list[float]]:
+def judged(
+    exact: np.ndarray, varied: dict[str, tuple[np.ndarray, np.ndarray]], y: np.ndarray, labels: list[str]
+) -> dict[str, list[float]]:
     """variant -> [share of labels that change, share of right labels before, after]. varied: its (exact, varied) vectors."""
     tally: dict[str, list[tuple[float, float, float]]] = {name: [] for name in varied}
     for repeat in range(REPEATS):
@@ -76,7 +83,9 @@ def judged(exact: np.ndarray, varied: dict[str, tuple[np.ndarray, np.ndarray]], 
             head = train(data, TrainingSettings(seed=repeat), name="bench").head
             for name, (before, after) in varied.items():
                 a, b = (head.logits(vectors[~learned]).argmax(axis=1) for vectors in (before, after))
-                tally[name] += [(float(p != q), float(p == t), float(q == t)) for p, q, t in zip(a, b, y[~learned], strict=True)]
+                tally[name] += [
+                    (float(p != q), float(p == t), float(q == t)) for p, q, t in zip(a, b, y[~learned], strict=True)
+                ]
     return {name: [*np.mean(rows, axis=0), float(len(rows))] for name, rows in tally.items()}
 
 
@@ -88,7 +97,9 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="*", default=[])
     parser.add_argument("--units", nargs="*", type=int, default=[5, 10, 20, 30])
     parser.add_argument("--most", type=int, default=50, help="units of a track that stand for all")
-    parser.add_argument("--compared", type=int, default=4, help="units of a track that are encoded in another arithmetic")
+    parser.add_argument(
+        "--compared", type=int, default=4, help="units of a track that are encoded in another arithmetic"
+    )
     parser.add_argument("--emulate", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temp:
@@ -97,7 +108,12 @@ def main() -> None:
             openvino._CPUINFO = Path(temp, "cpuinfo")
             openvino._CPUINFO.write_text(FLAGS)
         encoder = load_encoder(source, device="cpu", precision="fp32")
-        files = [(label, path) for label, folder in enumerate(options.folders) for path in sorted(folder.rglob("*")) if path.suffix in (".ogg", ".mp3", ".flac")]
+        files = [
+            (label, path)
+            for label, folder in enumerate(options.folders)
+            for path in sorted(folder.rglob("*"))
+            if path.suffix in (".ogg", ".mp3", ".flac")
+        ]
         tracks, y = [], []
         for label, path in files:
             units = units_of(path, encoder, options.most)
@@ -106,18 +122,25 @@ def main() -> None:
                 y.append(label)
         rows = encoded(encoder, tracks)
         exact = means(rows, tracks, tracks)
-        varied = {f"{count} units": (exact, means(rows, tracks, [spread(units, count) for units in tracks])) for count in options.units}
+        varied = {
+            f"{count} units": (exact, means(rows, tracks, [spread(units, count) for units in tracks]))
+            for count in options.units
+        }
         few = [spread(units, options.compared) for units in tracks]
         for precision in options.precisions:
             other = load_encoder(source, device="cpu", precision=precision)
             varied[f"{precision} ({other.engine})"] = (means(rows, tracks, few), means(encoded(other, few), few, few))
         found = judged(exact, varied, np.asarray(y), [str(folder) for folder in options.folders])
-        print(f"{encoder.name}: {len(tracks)} tracks of {len(options.folders)} labels, {sum(map(len, tracks)):,} units, at most {options.most} a track; "
-              f"precisions on {options.compared} units a track")
+        print(
+            f"{encoder.name}: {len(tracks)} tracks of {len(options.folders)} labels, {sum(map(len, tracks)):,} units, at most {options.most} a track; "
+            f"precisions on {options.compared} units a track"
+        )
         for name, (before, after) in varied.items():
             cosine = cosines(before, after)
             changed, right, then_right, n = found[name]
-            print(f"{name:24} centred cosine {cosine.mean():.5f}, worst {cosine.min():.5f}; labels changed {changed:.1%} of {n:.0f}; right {right:.1%} -> {then_right:.1%}")
+            print(
+                f"{name:24} centred cosine {cosine.mean():.5f}, worst {cosine.min():.5f}; labels changed {changed:.1%} of {n:.0f}; right {right:.1%} -> {then_right:.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,14 @@ def main() -> None:
         settings = Settings(db=library / "library.db", encoder="rhythm")
         demo(settings, library, Progress(-1), lambda _: None)
         found = evaluate(settings, Request(LabelRequest(csv=library / "truth.csv"), cnn=True))
-        print(f"SYNTHETIC music: {found['library']['recordings']} tracks of {found['library']['artists']} made-up artists, {found['method']['folds']} folds")
+        print(
+            f"SYNTHETIC music: {found['library']['recordings']} tracks of {found['library']['artists']} made-up artists, {found['method']['folds']} folds"
+        )
         for row in found["learners"]:
             low, high = row["accuracy_95"]
-            print(f"{row['name']:20} {row['accuracy']:6.1%} right ({low:.0%} to {high:.0%}), {row['elapsed_s']:.1f} s of training and judging")
+            print(
+                f"{row['name']:20} {row['accuracy']:6.1%} right ({low:.0%} to {high:.0%}), {row['elapsed_s']:.1f} s of training and judging"
+            )
 
 
 if __name__ == "__main__":

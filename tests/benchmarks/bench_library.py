@@ -52,8 +52,15 @@ A_FOLDER, A_LABEL = 32, 64 * 32  # files in a folder, and below a folder of fold
 NEW = 2000  # recordings that are stored on top
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 ENCODER = "e" * 64
-PAGES = {"overview": "/", "tracks, first page": "/library/tracks?_size=50", "tracks, a genre": "/library/tracks?genre=techno&_size=50",
-         "search": "/library/tracks?_search=%22Title+77%22&_size=50", "one track": "/library/tracks/77", "review": "/-/review.json?after=77", "map, not built yet": "/-/map.bin"}
+PAGES = {
+    "overview": "/",
+    "tracks, first page": "/library/tracks?_size=50",
+    "tracks, a genre": "/library/tracks?genre=techno&_size=50",
+    "search": "/library/tracks?_search=%22Title+77%22&_size=50",
+    "one track": "/library/tracks/77",
+    "review": "/-/review.json?after=77",
+    "map, not built yet": "/-/map.bin",
+}
 
 Result = dict[str, Any]
 
@@ -66,7 +73,14 @@ def rounds(files: int) -> int:
 def chosen() -> models.Chosen:
     """An encoder that nobody loads, and a head for its vectors."""
     rng = np.random.default_rng(1)
-    head = LinearHead("made", ENCODER, LABELS, 0.5, rng.standard_normal((len(LABELS), WIDTH)).astype(np.float32) / 4, np.zeros(len(LABELS), np.float32))
+    head = LinearHead(
+        "made",
+        ENCODER,
+        LABELS,
+        0.5,
+        rng.standard_normal((len(LABELS), WIDTH)).astype(np.float32) / 4,
+        np.zeros(len(LABELS), np.float32),
+    )
     return models.Chosen(EncoderInfo(ENCODER, "made", WIDTH, 16_000, UNIT_S, "none"), head, Path("none"))
 
 
@@ -90,6 +104,7 @@ def course() -> bytes:
 
 
 # ---- steps: each measures itself; ``music`` and ``settings.db`` are what the steps before made
+
 
 def tree(music: Path, _settings: Settings, files: int) -> Result:
     """Make the files."""
@@ -122,22 +137,68 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
             vectors = rng.standard_normal((len(page), WIDTH), np.float32).astype("<f2")
             with store.transaction():
                 many = store.connection.executemany
-                many("INSERT INTO recordings (id, audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, 'mp3', 44100, 2, 300.0)",
-                     ((i, hashlib.sha256(str(i).encode()).hexdigest()) for i in ids))
-                many("INSERT INTO files (id, recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, tag_policy, first_seen,"
-                     " last_seen) VALUES (?, ?, ?, ?, ?, 'mp3', ?, ?, ?, ?, 'ready', ?, ?, ?)",
-                     ((i, i, root, path, printable(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, the_policy, at, at)
-                      for i, (path, stat) in zip(ids, page, strict=True)))
-                many("INSERT INTO tags (file_id, title, artist, album, bpm, genre) VALUES (?, ?, ?, ?, ?, ?)",
-                     ((i, f"Title {i}", f"Artist {i // 20}", f"Album {i // A_FOLDER}", 70.0 + i % 110, ("House", "Techno", None, None)[i % 4]) for i in ids))
-                many("INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?)",
-                     ((i, ENCODER, vectors[k].tobytes(), UNITS, the_course) for k, i in enumerate(ids)))
-                many("INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, 0.5, ?)",
-                     ((i, head, LABELS[best[k]], float(scores[k, best[k]]), int(scores[k, best[k]] >= 0.5)) for k, i in enumerate(ids)))
-                many("INSERT INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
-                     ((i, head, label, float(scores[k, j])) for k, i in enumerate(ids) for j, label in enumerate(LABELS)))
-                many("INSERT INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
-                     ((i, head, UNIT_S, timelines[k].tobytes()) for k, i in enumerate(ids)))
+                many(
+                    "INSERT INTO recordings (id, audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, 'mp3', 44100, 2, 300.0)",
+                    ((i, hashlib.sha256(str(i).encode()).hexdigest()) for i in ids),
+                )
+                many(
+                    "INSERT INTO files (id, recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, tag_policy, first_seen,"
+                    " last_seen) VALUES (?, ?, ?, ?, ?, 'mp3', ?, ?, ?, ?, 'ready', ?, ?, ?)",
+                    (
+                        (
+                            i,
+                            i,
+                            root,
+                            path,
+                            printable(path),
+                            stat.st_dev,
+                            stat.st_ino,
+                            stat.st_size,
+                            stat.st_mtime_ns,
+                            the_policy,
+                            at,
+                            at,
+                        )
+                        for i, (path, stat) in zip(ids, page, strict=True)
+                    ),
+                )
+                many(
+                    "INSERT INTO tags (file_id, title, artist, album, bpm, genre) VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        (
+                            i,
+                            f"Title {i}",
+                            f"Artist {i // 20}",
+                            f"Album {i // A_FOLDER}",
+                            70.0 + i % 110,
+                            ("House", "Techno", None, None)[i % 4],
+                        )
+                        for i in ids
+                    ),
+                )
+                many(
+                    "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?)",
+                    ((i, ENCODER, vectors[k].tobytes(), UNITS, the_course) for k, i in enumerate(ids)),
+                )
+                many(
+                    "INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, 0.5, ?)",
+                    (
+                        (i, head, LABELS[best[k]], float(scores[k, best[k]]), int(scores[k, best[k]] >= 0.5))
+                        for k, i in enumerate(ids)
+                    ),
+                )
+                many(
+                    "INSERT INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
+                    (
+                        (i, head, label, float(scores[k, j]))
+                        for k, i in enumerate(ids)
+                        for j, label in enumerate(LABELS)
+                    ),
+                )
+                many(
+                    "INSERT INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
+                    ((i, head, UNIT_S, timelines[k].tobytes()) for k, i in enumerate(ids)),
+                )
     return {"make the rows": time.perf_counter() - started}
 
 
@@ -181,10 +242,13 @@ def rescan(music: Path, settings: Settings, files: int) -> Result:
             differences.append(time.perf_counter() - at)
         walks.append(walked - started)
         scans.append(scanned - walked)
-    return {"bare walk with stat": statistics.median(walks), "rescan, nothing changed": statistics.median(scans),
-            "  its difference": statistics.median(differences),
-            "  rescan / walk": statistics.median(a / b for a, b in zip(scans, walks, strict=True)),
-            "  difference / walk": statistics.median(a / b for a, b in zip(differences, walks, strict=True))}
+    return {
+        "bare walk with stat": statistics.median(walks),
+        "rescan, nothing changed": statistics.median(scans),
+        "  its difference": statistics.median(differences),
+        "  rescan / walk": statistics.median(a / b for a, b in zip(scans, walks, strict=True)),
+        "  difference / walk": statistics.median(a / b for a, b in zip(differences, walks, strict=True)),
+    }
 
 
 def changed(music: Path, settings: Settings, files: int) -> Result:
@@ -223,7 +287,11 @@ def backlog(music: Path, settings: Settings, files: int) -> Result:
         decided = sum(1 for _ in store.backlog(target, all_decided))
         took = time.perf_counter() - started
         assert decided == store.backlog_count(target, all_decided) > files // 2
-    return {"backlog of nothing, counted": statistics.median(counts), "backlog of nothing, listed": statistics.median(lists), "backlog of all decided": took}
+    return {
+        "backlog of nothing, counted": statistics.median(counts),
+        "backlog of nothing, listed": statistics.median(lists),
+        "backlog of all decided": took,
+    }
 
 
 def status(_music: Path, settings: Settings, files: int) -> Result:
@@ -245,6 +313,7 @@ def classify(_music: Path, settings: Settings, files: int) -> Result:
 
 def pages(_music: Path, settings: Settings, files: int) -> Result:
     """Whole answers of the server, asked within the process."""
+
     async def ask() -> Result:
         datasette = make_datasette(settings)
         await datasette.invoke_startup()
@@ -255,7 +324,9 @@ def pages(_music: Path, settings: Settings, files: int) -> Result:
                 started = time.perf_counter()
                 answer = await datasette.client.get(path, headers={"host": "127.0.0.1:8001"}, follow_redirects=True)
                 times.append(time.perf_counter() - started)
-            found[f"page: {name}" + ("" if answer.status_code == 200 else f" ({answer.status_code})")] = statistics.median(times)
+            found[f"page: {name}" + ("" if answer.status_code == 200 else f" ({answer.status_code})")] = (
+                statistics.median(times)
+            )
         return found
 
     return asyncio.run(ask())
@@ -271,11 +342,23 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
         for n in range(NEW):
             path, stat = b"/new/%d/%d.mp3" % (n // A_FOLDER, n), Stat(1, n, 1, 1)
             with store.transaction():
-                recording = store.recording(hashlib.sha256(path).hexdigest(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0)
+                recording = store.recording(
+                    hashlib.sha256(path).hexdigest(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0
+                )
                 assert store.file_at(path) is None
                 assert store.files_of(recording, pipeline.MAX_COPIES) == []
-                file_id = store.put_file(path, stat, root_id=root, state="ready", container="mp3", recording_id=recording, deaths=store.deaths(path, stat))
-                store.put_tags(file_id, {"title": f"New {n}", "artist": f"Artist {n // 20}", "album": f"Album {n // A_FOLDER}"})
+                file_id = store.put_file(
+                    path,
+                    stat,
+                    root_id=root,
+                    state="ready",
+                    container="mp3",
+                    recording_id=recording,
+                    deaths=store.deaths(path, stat),
+                )
+                store.put_tags(
+                    file_id, {"title": f"New {n}", "artist": f"Artist {n // 20}", "album": f"Album {n // A_FOLDER}"}
+                )
             store.file(file_id)
             assert not store.has_embedding(recording, ENCODER)
             with store.transaction():
@@ -293,6 +376,7 @@ STEPS: dict[str, Callable[[Path, Settings, int], Result]] = {
 
 
 # ---- the measuring
+
 
 def _memory(field: str) -> float:
     """MB of VmRSS (now) or VmHWM (peak since it was last cleared)."""
@@ -315,8 +399,22 @@ def measured(folder: Path, files: int, steps: list[str]) -> Iterator[tuple[str, 
     (folder / "music").mkdir()
     for name in STEPS:
         if name in steps or name in ("tree", "rows", "map"):
-            done = subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_library", "--step", name, "--folder", str(folder), "--sizes", str(files)],
-                                  check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.benchmarks.bench_library",
+                    "--step",
+                    name,
+                    "--folder",
+                    str(folder),
+                    "--sizes",
+                    str(files),
+                ],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             found = json.loads(done.stdout)
             peak_mb = found.pop("peak_mb")
             for what, value in found.items():
@@ -330,10 +428,19 @@ def table(found: dict[str, dict[int, tuple[float, float]]], sizes: list[int]) ->
     yield "|---" * (len(sizes) + 2) + "|"
     for what, by_size in found.items():
         ratio = " / " in what
-        cells = [f"{by_size[n][0]:.2f}" if ratio else f"{by_size[n][0]:.3g} s, {by_size[n][1]:.0f} MB" if n in by_size else "" for n in sizes]
+        cells = [
+            f"{by_size[n][0]:.2f}"
+            if ratio
+            else f"{by_size[n][0]:.3g} s, {by_size[n][1]:.0f} MB"
+            if n in by_size
+            else ""
+            for n in sizes
+        ]
         growth = ""
         if not ratio and len(sizes) > 1 and sizes[-1] in by_size and sizes[-2] in by_size:
-            growth = f"n^{math.log(by_size[sizes[-1]][0] / by_size[sizes[-2]][0]) / math.log(sizes[-1] / sizes[-2]):.2f}"
+            growth = (
+                f"n^{math.log(by_size[sizes[-1]][0] / by_size[sizes[-2]][0]) / math.log(sizes[-1] / sizes[-2]):.2f}"
+            )
         yield f"| {what} | " + " | ".join(cells) + f" | {growth} |"
 
 
@@ -354,7 +461,11 @@ def main() -> None:
         try:
             for what, value, peak_mb in measured(folder, files, given.steps):
                 found.setdefault(what, {})[files] = (value, peak_mb)
-            print(f"{files:9,}  the library takes {(folder / 'library.db').stat().st_size / 1e6:,.0f} MB with vectors {WIDTH} numbers wide", file=sys.stderr, flush=True)
+            print(
+                f"{files:9,}  the library takes {(folder / 'library.db').stat().st_size / 1e6:,.0f} MB with vectors {WIDTH} numbers wide",
+                file=sys.stderr,
+                flush=True,
+            )
         finally:
             shutil.rmtree(folder)
     print("\n".join(table(found, given.sizes)))

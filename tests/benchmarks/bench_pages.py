@@ -37,7 +37,9 @@ def fill(db: Path, tracks: int) -> None:
     encoder = built_in_info()
     with Store(db) as store, store.transaction():
         store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
-        store.put_head("h", name="made", kind="linear", encoder_id=encoder.encoder_id, labels=LABELS, threshold=0.5, source="")
+        store.put_head(
+            "h", name="made", kind="linear", encoder_id=encoder.encoder_id, labels=LABELS, threshold=0.5, source=""
+        )
         root = store.add_root(b"/music")
         for n in range(tracks):
             put_track(store, rng, n, root, encoder.encoder_id, encoder.width)
@@ -50,10 +52,25 @@ def fill(db: Path, tracks: int) -> None:
 def put_track(store: Store, rng: np.random.Generator, n: int, root: int, encoder_id: str, width: int) -> None:
     """One track, as a scan stores it."""
     recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0)
-    file_id = store.put_file(b"/music/%d/%d.mp3" % (n // 100, n), Stat(1, n, 1, 1), root_id=root, state="ready", container="mp3", recording_id=recording)
+    file_id = store.put_file(
+        b"/music/%d/%d.mp3" % (n // 100, n),
+        Stat(1, n, 1, 1),
+        root_id=root,
+        state="ready",
+        container="mp3",
+        recording_id=recording,
+    )
     said = random.Random(n)
-    store.put_tags(file_id, {"title": f"Track {n}", "artist": f"Artist {n // 20}", "album": f"Album {n // 10}", "bpm": float(said.randint(70, 180)),
-                             "genre": said.choice([None, None, None, "House", "Techno", "Deep Something"])})
+    store.put_tags(
+        file_id,
+        {
+            "title": f"Track {n}",
+            "artist": f"Artist {n // 20}",
+            "album": f"Album {n // 10}",
+            "bpm": float(said.randint(70, 180)),
+            "genre": said.choice([None, None, None, "House", "Techno", "Deep Something"]),
+        },
+    )
     store.put_embedding(recording, encoder_id, rng.standard_normal(width, np.float32).astype("<f2").tobytes(), 50)
     scores = rng.dirichlet(np.full(5, 0.4))
     store.put_prediction(recording, "h", dict(zip(LABELS, scores.tolist(), strict=True)), 0.5)
@@ -91,7 +108,10 @@ def main(tracks: int, requests: int) -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         started = time.perf_counter()
-        server = subprocess.Popen([sys.executable, "-m", "indexer", "serve", "--db", str(cli.db), "--port", str(port)], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "indexer", "serve", "--db", str(cli.db), "--port", str(port)],
+            stderr=subprocess.DEVNULL,
+        )
         base = f"http://127.0.0.1:{port}"
         while True:
             try:
@@ -102,10 +122,17 @@ def main(tracks: int, requests: int) -> None:
         print(f"`indexer serve` answers {time.perf_counter() - started:.2f} s after its start")
         chosen = random.Random(0)
         some = [chosen.randint(1, tracks) for _ in range(requests)]
-        pages = {"Datasette's own table page": [BASELINE] * requests, "overview": ["/"] * requests, "overview, live part": ["/-/now.json"] * requests,
-                 "track page": [f"/library/tracks/{n}" for n in some], "similar tracks": [f"/-/similar/{n}.json" for n in some],
-                 "review, next 20": [f"/-/review.json?after={n}" for n in some], "classify page": ["/-/classify"] * requests,
-                 "map page": ["/-/map"] * requests, "map data": ["/-/map.bin"] * requests}
+        pages = {
+            "Datasette's own table page": [BASELINE] * requests,
+            "overview": ["/"] * requests,
+            "overview, live part": ["/-/now.json"] * requests,
+            "track page": [f"/library/tracks/{n}" for n in some],
+            "similar tracks": [f"/-/similar/{n}.json" for n in some],
+            "review, next 20": [f"/-/review.json?after={n}" for n in some],
+            "classify page": ["/-/classify"] * requests,
+            "map page": ["/-/map"] * requests,
+            "map data": ["/-/map.bin"] * requests,
+        }
         try:
             while urllib.request.urlopen(f"{base}/-/similar/1.json").status == 202:
                 time.sleep(0.5)
@@ -120,8 +147,11 @@ def main(tracks: int, requests: int) -> None:
                     found = sorted(pool.map(lambda path: timed(base + path), paths))
                 median, late = statistics.median(found), found[int(0.95 * len(found))]
                 baseline = baseline or median
-                print(f"{name:28} median {1000 * median:7.0f} ms, 95th percentile {1000 * late:7.0f} ms, {median / baseline:5.2f} times the table page;"
-                      f" alone {1000 * min(timed(base + path) for path in paths[:5]):6.0f} ms", flush=True)
+                print(
+                    f"{name:28} median {1000 * median:7.0f} ms, 95th percentile {1000 * late:7.0f} ms, {median / baseline:5.2f} times the table page;"
+                    f" alone {1000 * min(timed(base + path) for path in paths[:5]):6.0f} ms",
+                    flush=True,
+                )
             stop.set()
             writer.join()
         finally:

@@ -36,15 +36,27 @@ def fill(db: Path, recordings: int) -> None:
         store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
         for n in range(recordings):
             recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0)
-            store.put_embedding(recording, encoder.encoder_id, rng.standard_normal(encoder.width, np.float32).astype("<f2").tobytes(), UNITS, course)
+            store.put_embedding(
+                recording,
+                encoder.encoder_id,
+                rng.standard_normal(encoder.width, np.float32).astype("<f2").tobytes(),
+                UNITS,
+                course,
+            )
 
 
 def main(recordings: int) -> None:
     """Fill, read, relabel twice (the first time writes new rows, the second replaces them)."""
     encoder = built_in_info()
     rng = np.random.default_rng(1)
-    head = LinearHead("bench", encoder.encoder_id, LABELS, 0.5, rng.standard_normal((len(LABELS), encoder.width)).astype(np.float32) / 20,
-                      np.zeros(len(LABELS), np.float32))
+    head = LinearHead(
+        "bench",
+        encoder.encoder_id,
+        LABELS,
+        0.5,
+        rng.standard_normal((len(LABELS), encoder.width)).astype(np.float32) / 20,
+        np.zeros(len(LABELS), np.float32),
+    )
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder, "library.db")
         fill(db, recordings)
@@ -57,8 +69,10 @@ def main(recordings: int) -> None:
         print(f"reading {count:,} rows: {read_s:.1f} s ({db.stat().st_size / 1e9:.2f} GB)")
         for what in ("first", "again"):
             found = relabel(settings)
-            print(f"relabel, {what}: {found['elapsed_s']:.1f} s, {found['classified'] / found['elapsed_s']:,.0f} recordings a second,"
-                  f" {found['elapsed_s'] / read_s:.1f} times reading alone")
+            print(
+                f"relabel, {what}: {found['elapsed_s']:.1f} s, {found['classified'] / found['elapsed_s']:,.0f} recordings a second,"
+                f" {found['elapsed_s'] / read_s:.1f} times reading alone"
+            )
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

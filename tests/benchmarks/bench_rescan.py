@@ -42,9 +42,13 @@ def fill(store: Store, folder: Path) -> None:
         for top, _, names in os.walk(os.fsencode(folder)):
             for name in names:
                 path = os.path.join(top, name)
-                recording = store.recording(name.decode(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=1.0)
+                recording = store.recording(
+                    name.decode(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=1.0
+                )
                 store.put_embedding(recording, encoder.encoder_id, bytes(2 * encoder.width), 1)
-                store.put_file(path, Stat.of(path), root_id=root, state="ready", container="mp3", recording_id=recording)
+                store.put_file(
+                    path, Stat.of(path), root_id=root, state="ready", container="mp3", recording_id=recording
+                )
 
 
 def plain_walk(folder: Path) -> int:
@@ -79,8 +83,10 @@ def measure(files: int) -> None:
             scans.append(scanned - walked)
             ratios.append(scans[-1] / walks[-1])
         grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_kb) / 1024
-        print(f"{files:9,} files: walk {statistics.median(walks):.3f} s, rescan {statistics.median(scans):.3f} s, "
-              f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), memory +{grown_mb:.1f} MB")
+        print(
+            f"{files:9,} files: walk {statistics.median(walks):.3f} s, rescan {statistics.median(scans):.3f} s, "
+            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), memory +{grown_mb:.1f} MB"
+        )
 
 
 if __name__ == "__main__":

@@ -60,11 +60,18 @@ def main() -> None:
             write_audio(folder / container, container, 60.0, seed=n)
         files = [Path(shutil.copy(f, folder)) for f in options.files] or sorted(folder.iterdir())
         readable = [f for f in files if f.suffix != ".m4a"]  # what soundfile reads: the plain way gets only these
-        model = convert(checkpoints.write_pth(Path(temp) / "model.pth", checkpoints.published_state(weights)), Path(temp) / "out")
+        model = convert(
+            checkpoints.write_pth(Path(temp) / "model.pth", checkpoints.published_state(weights)), Path(temp) / "out"
+        )
         plain_rates, our_rates = [], []
         for n in range(options.rounds):
-            settings = Settings(db=Path(temp, f"{n}.db"), models=Path(temp, "models"), encoder=str(model), precision=options.precision,
-                                device=options.device)
+            settings = Settings(
+                db=Path(temp, f"{n}.db"),
+                models=Path(temp, "models"),
+                encoder=str(model),
+                precision=options.precision,
+                device=options.device,
+            )
             started = time.perf_counter()
             result = Scan(settings, Progress(-1)).run([folder], write_tags=False)
             ours = time.perf_counter()
@@ -74,8 +81,10 @@ def main() -> None:
             our_rates.append(result.counts.audio_s / (ours - started))
             plain_rates.append(audio_s / (plain - ours))
         ratios = [a / b for a, b in zip(our_rates, plain_rates, strict=True)]
-        print(f"plain way {statistics.median(plain_rates):.1f} s of audio per second; indexer scan ({options.precision}, {options.device}) "
-              f"{statistics.median(our_rates):.1f}; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(
+            f"plain way {statistics.median(plain_rates):.1f} s of audio per second; indexer scan ({options.precision}, {options.device}) "
+            f"{statistics.median(our_rates):.1f}; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 if __name__ == "__main__":

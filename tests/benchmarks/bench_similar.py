@@ -42,8 +42,12 @@ def scan(db: Path, width: int, written: Any, stop: Any) -> None:
     with Store(db) as store:
         while not stop.is_set():
             with store.transaction():
-                recording = store.recording(f"new {written.value}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0)
-                store.put_embedding(recording, ENCODER, rng.standard_normal(width, np.float32).astype("<f2").tobytes(), 50)
+                recording = store.recording(
+                    f"new {written.value}", codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0
+                )
+                store.put_embedding(
+                    recording, ENCODER, rng.standard_normal(width, np.float32).astype("<f2").tobytes(), 50
+                )
             written.value = recording
 
 
@@ -78,7 +82,9 @@ def main() -> None:
                 next(found)
             return time.perf_counter() - started
 
-        print(f"{arguments.tracks:,} x {arguments.width}; the first question, which makes the derived file: {ask(1):.1f} s")
+        print(
+            f"{arguments.tracks:,} x {arguments.width}; the first question, which makes the derived file: {ask(1):.1f} s"
+        )
         resident = np.random.default_rng(1).standard_normal((arguments.tracks, arguments.width), np.float32)
 
         def plain(row: int) -> float:
@@ -98,7 +104,9 @@ def main() -> None:
         rate = (written.value - first) / (time.perf_counter() - started)
         stop.set()
         scanning.join()
-        compare(f"while another process embeds {rate:.0f} recordings a second, of the newest one, from a stale file", pairs)
+        compare(
+            f"while another process embeds {rate:.0f} recordings a second, of the newest one, from a stale file", pairs
+        )
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB with the resident array")
         conn.close()
 
@@ -107,8 +115,10 @@ def compare(what: str, pairs: list[tuple[float, float]]) -> None:
     """Print the medians and the ratio of pairs that were measured in turn."""
     ours_s, plain_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(ours / other for ours, other in pairs)
-    print(f"{what}: {1000 * ours_s:.0f} ms (at most {1000 * max(ours for ours, _ in pairs):.0f}), a plain product: {1000 * plain_s:.0f} ms;"
-          f" ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    print(
+        f"{what}: {1000 * ours_s:.0f} ms (at most {1000 * max(ours for ours, _ in pairs):.0f}), a plain product: {1000 * plain_s:.0f} ms;"
+        f" ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
 
 
 if __name__ == "__main__":

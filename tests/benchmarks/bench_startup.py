@@ -1,6 +1,6 @@
 """How long the commands take that only look, as whole processes, against `python -c pass` in the same run, alternating.
 
-    python -m tests.benchmarks.bench_startup
+python -m tests.benchmarks.bench_startup
 """
 
 import statistics
@@ -34,8 +34,10 @@ def main() -> None:
                 plain.append(seconds("-c", "pass"))
                 ours.append(seconds("-m", "indexer", *arguments))
             ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-            print(f"indexer {name}: {statistics.median(ours):.3f} s ({min(ours):.3f} to {max(ours):.3f}), "
-                  f"{statistics.median(ratios):.1f} times `python -c pass` ({statistics.median(plain):.3f} s)")
+            print(
+                f"indexer {name}: {statistics.median(ours):.3f} s ({min(ours):.3f} to {max(ours):.3f}), "
+                f"{statistics.median(ratios):.1f} times `python -c pass` ({statistics.median(plain):.3f} s)"
+            )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def mutagens(path: Path, container: str) -> None:
     file.save()
 
 
-def timed(write: Callable[[Path, str], None], source: Path, folder: Path, container: str, writes: int) -> tuple[float, int]:
+def timed(
+    write: Callable[[Path, str], None], source: Path, folder: Path, container: str, writes: int
+) -> tuple[float, int]:
     """Writes per second over fresh copies, and by how many bytes each file grew."""
     copies = [folder / str(n) for n in range(writes)]
     for copy in copies:
@@ -68,7 +70,9 @@ def timed(write: Callable[[Path, str], None], source: Path, folder: Path, contai
 
 def compare(folder: Path, writes: int, rounds: int) -> None:
     """A row a container."""
-    print("| container | file | ours, writes/s | mutagen in place, writes/s | mutagen / ours | ours grows by | mutagen grows by |")
+    print(
+        "| container | file | ours, writes/s | mutagen in place, writes/s | mutagen / ours | ours grows by | mutagen grows by |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in CONTAINERS:
         if name == "aac":
@@ -83,7 +87,10 @@ def compare(folder: Path, writes: int, rounds: int) -> None:
             mine.append(own)
             theirs.append(plain)
             ratios.append(plain / own)
-        print(f"| {name} | {source.stat().st_size / 1e6:.1f} MB | {spread(mine, 0)} | {spread(theirs, 0)} | {spread(ratios, 1)} | {own_bytes:+,} | {plain_bytes:+,} |", flush=True)
+        print(
+            f"| {name} | {source.stat().st_size / 1e6:.1f} MB | {spread(mine, 0)} | {spread(theirs, 0)} | {spread(ratios, 1)} | {own_bytes:+,} | {plain_bytes:+,} |",
+            flush=True,
+        )
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -93,31 +100,64 @@ def spread(values: list[float], digits: int) -> str:
 
 def sparse_wav(path: Path, audio_bytes: int, *, tag_first: bool) -> None:
     """A WAV of silence that takes no room on the disk; ``tag_first``: a small LIST INFO stands before the audio."""
-    head = b"WAVEfmt \x10\0\0\0\1\0\2\0\x44\xac\0\0\x10\xb1\2\0\4\0\x10\0" + (b"LIST\x0e\0\0\0INFOINAM\2\0\0\0t\0" if tag_first else b"")
+    head = b"WAVEfmt \x10\0\0\0\1\0\2\0\x44\xac\0\0\x10\xb1\2\0\4\0\x10\0" + (
+        b"LIST\x0e\0\0\0INFOINAM\2\0\0\0t\0" if tag_first else b""
+    )
     with path.open("wb") as file:
-        file.write(b"RIFF" + (len(head) + 8 + audio_bytes).to_bytes(4, "little") + head + b"data" + audio_bytes.to_bytes(4, "little"))
+        file.write(
+            b"RIFF"
+            + (len(head) + 8 + audio_bytes).to_bytes(4, "little")
+            + head
+            + b"data"
+            + audio_bytes.to_bytes(4, "little")
+        )
         file.truncate(file.tell() + audio_bytes)
 
 
 def large(folder: Path) -> None:
     """Files around the limits of signed and unsigned 32 bits."""
     print("\n| WAV | tag | result | write, s | peak memory of the child |\n|---|---|---|---|---|")
-    for size, tag_first in ((2 * GIB - 4096, False), (2 * GIB - 4096, True), (2 * GIB + 4096, False), (4 * GIB - 512, False)):
+    for size, tag_first in (
+        (2 * GIB - 4096, False),
+        (2 * GIB - 4096, True),
+        (2 * GIB + 4096, False),
+        (4 * GIB - 512, False),
+    ):
         path = folder / "large.wav"
         sparse_wav(path, size, tag_first=tag_first)
         worker = Worker()
         started = time.perf_counter()
         try:
-            answer = worker.call("prepare_write", os.fsencode(path), container="wav", edit=tagwriter.edit_to_json(EDIT), preserve_mtime=False)
+            answer = worker.call(
+                "prepare_write",
+                os.fsencode(path),
+                container="wav",
+                edit=tagwriter.edit_to_json(EDIT),
+                preserve_mtime=False,
+            )
             tagwriter.commit(Prepared.from_json(answer), intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
             result = "written"
         except FileError as error:
             result = error.reason
         elapsed = time.perf_counter() - started
         child = worker._child  # the figure is the child's, and it is the only one who knows it
-        peak = next((line.split()[1] for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if line.startswith("VmHWM")), "0") if child else "0"
+        peak = (
+            next(
+                (
+                    line.split()[1]
+                    for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()
+                    if line.startswith("VmHWM")
+                ),
+                "0",
+            )
+            if child
+            else "0"
+        )
         worker.close()
-        print(f"| {size:,} bytes of audio | {'before' if tag_first else 'behind'} | {result} | {elapsed:.1f} | {int(peak) / 1024:.0f} MB |", flush=True)
+        print(
+            f"| {size:,} bytes of audio | {'before' if tag_first else 'behind'} | {result} | {elapsed:.1f} | {int(peak) / 1024:.0f} MB |",
+            flush=True,
+        )
         path.unlink()
 
 

@@ -29,7 +29,9 @@ def made(rows: int, seed: int = 0) -> training.Data:
     y = rng.integers(len(LABELS), size=rows)
     x = ((rng.standard_normal((rows, 200)).astype(np.float32) + means[y]) * strength) @ basis
     x += 0.05 * rng.standard_normal((rows, WIDTH), np.float32)
-    return training.Data("0" * 64, LABELS, tuple(f"{i:064x}" for i in range(rows)), x.astype(np.float16), y, np.arange(rows) // 5)
+    return training.Data(
+        "0" * 64, LABELS, tuple(f"{i:064x}" for i in range(rows)), x.astype(np.float16), y, np.arange(rows) // 5
+    )
 
 
 def main(rows: int, epochs: int) -> None:
@@ -41,7 +43,9 @@ def main(rows: int, epochs: int) -> None:
         head = training.train(data, settings, name="bench", checkpoint=Path(folder, "state")).head
         ours_s = time.perf_counter() - started
     right = evaluation.accuracy(test.y, head.scores(test.vectors).argmax(axis=1))
-    print(f"{rows:,} x {WIDTH}, {epochs} epochs, {torch.get_num_threads()} threads: {ours_s:.1f} s, {right:.1%} of 2,000 unseen made rows right")
+    print(
+        f"{rows:,} x {WIDTH}, {epochs} epochs, {torch.get_num_threads()} threads: {ours_s:.1f} s, {right:.1%} of 2,000 unseen made rows right"
+    )
     started = time.perf_counter()
     evaluation.near_duplicates(data.vectors)
     print(f"looking for near-duplicates among them: {time.perf_counter() - started:.1f} s")
@@ -53,12 +57,24 @@ def main(rows: int, epochs: int) -> None:
     parts = training.split(data, settings)
     mean, scale = training._standardisation(data.vectors[parts.train], settings.seed)
     x = ((data.vectors[parts.train].astype(np.float32) - mean) * scale).astype(np.float32)
-    other = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=settings.learning_rate, alpha=0, max_iter=epochs, tol=None, n_jobs=-1)
+    other = SGDClassifier(
+        loss="log_loss",
+        learning_rate="constant",
+        eta0=settings.learning_rate,
+        alpha=0,
+        max_iter=epochs,
+        tol=None,
+        n_jobs=-1,
+    )
     started = time.perf_counter()
     other.fit(x, data.y[parts.train])
     theirs_s = time.perf_counter() - started
-    right = evaluation.accuracy(test.y, other.predict(((test.vectors.astype(np.float32) - mean) * scale).astype(np.float32)))
-    print(f"scikit-learn's SGDClassifier (one against all): {theirs_s:.1f} s, {right:.1%} right; ours takes {ours_s / theirs_s:.2f} of its time")
+    right = evaluation.accuracy(
+        test.y, other.predict(((test.vectors.astype(np.float32) - mean) * scale).astype(np.float32))
+    )
+    print(
+        f"scikit-learn's SGDClassifier (one against all): {theirs_s:.1f} s, {right:.1%} right; ours takes {ours_s / theirs_s:.2f} of its time"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,14 @@ def cpu_s(pid: int) -> float:
 
 def rss_mb(pid: int) -> float:
     """Resident memory now."""
-    return int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+    return (
+        int(
+            next(
+                line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")
+            ).split()[1]
+        )
+        / 1024
+    )
 
 
 def waited(watch: Watching, condition) -> float:
@@ -55,15 +62,19 @@ def main(files: int, burst: int, idle_s: float) -> None:
         with Store(cli.db) as store:
             fill(store, music)
         with Watching(cli, music, verbose=False, settle_s=2, unload_after_s=5) as watch:
-            print(f"{files:,} known files in {files // 12:,} folders: watching and compared after {waited(watch, watch.idle):.1f} s,"
-                  f" daemon {rss_mb(watch.process.pid):.0f} MB")
+            print(
+                f"{files:,} known files in {files // 12:,} folders: watching and compared after {waited(watch, watch.idle):.1f} s,"
+                f" daemon {rss_mb(watch.process.pid):.0f} MB"
+            )
             latencies = []
             for n in range(10):
                 new = write_audio(elsewhere / f"{n}", "flac", 1.0, seed=n)
                 target = music / f"new {n}.flac"
                 shutil.move(new, target)
                 latencies.append(waited(watch, lambda t=target: watch.states_of(t) == "ready"))
-            print(f"a file moved in: {statistics.median(latencies):.1f} s ({min(latencies):.1f} to {max(latencies):.1f}) to its row, of which 2 s are settle_s")
+            print(
+                f"a file moved in: {statistics.median(latencies):.1f} s ({min(latencies):.1f} to {max(latencies):.1f}) to its row, of which 2 s are settle_s"
+            )
             one = write_audio(elsewhere / "one", "flac", 1.0, seed=99)
             os.kill(watch.process.pid, signal.SIGSTOP)
             for n in range(burst):
@@ -73,14 +84,21 @@ def main(files: int, burst: int, idle_s: float) -> None:
             os.kill(watch.process.pid, signal.SIGCONT)
             count = "SELECT count(*) FROM files WHERE state = 'ready' AND path_text LIKE '%/burst %'"
             took_s = waited(watch, lambda: watch.rows(count) == [(burst,)])
-            print(f"{burst:,} files while it was stopped: all {watch.rows(count)[0][0]:,} are rows {took_s:.0f} s after it went on")
+            print(
+                f"{burst:,} files while it was stopped: all {watch.rows(count)[0][0]:,} are rows {took_s:.0f} s after it went on"
+            )
             waited(watch, lambda: watch.idle() and not watch.runner_pids())
             before, started = cpu_s(watch.process.pid), time.monotonic()
             time.sleep(idle_s)
             share = (cpu_s(watch.process.pid) - before) / (time.monotonic() - started)
-            print(f"idle for {idle_s:.0f} s: {share:.3%} of one core, {rss_mb(watch.process.pid):.0f} MB, no other process")
+            print(
+                f"idle for {idle_s:.0f} s: {share:.3%} of one core, {rss_mb(watch.process.pid):.0f} MB, no other process"
+            )
 
 
 if __name__ == "__main__":
     numbers = [float(argument) for argument in sys.argv[1:]]
-    main(*(int(n) for n in (numbers + [20_000, 7_000, 120][len(numbers):])[:2]), (numbers + [20_000, 7_000, 120][len(numbers):])[2])
+    main(
+        *(int(n) for n in (numbers + [20_000, 7_000, 120][len(numbers) :])[:2]),
+        (numbers + [20_000, 7_000, 120][len(numbers) :])[2],
+    )

@@ -44,7 +44,9 @@ EDIT = tagwriter.edit_to_json(GenreEdit(("Drum & Bass",), "drum and bass", 0.93,
 OWN = {"genres", "ours", "original_genres"}
 TAGS_BEHIND = {"ape", "musepack", "mp3"}  # containers whose frames are followed by the tag with nothing between
 DEATH = re.compile(r"hung for|crashed the reader|ended unexpectedly")
-UNEXPECTED = re.compile(r"cannot be read \((\w+): ")  # from the child's last net: an error that no module of ours foresaw
+UNEXPECTED = re.compile(
+    r"cannot be read \((\w+): "
+)  # from the child's last net: an error that no module of ours foresaw
 COLUMNS = ("cases", "written", "refused", "unreadable", "decoded", "undone byte for byte", "child died")
 WORD = re.compile(rb"[A-Za-z\xa9][A-Za-z0-9 ]{3}")
 
@@ -71,7 +73,9 @@ class Result:
         total: Counter[str] = Counter()
         for counts in self.counts.values():
             total.update(counts)
-        rows = [(name, *(counts[c] for c in COLUMNS)) for name, counts in [*sorted(self.counts.items()), ("all", total)]]
+        rows = [
+            (name, *(counts[c] for c in COLUMNS)) for name, counts in [*sorted(self.counts.items()), ("all", total)]
+        ]
         lines = ["| container | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
         return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
@@ -117,7 +121,9 @@ def _fill_tags(path: Path, name: str) -> None:
             ape.save(path)
             return
     else:
-        key = {"m4a": ("\xa9gen", "\xa9nam"), "alac": ("\xa9gen", "\xa9nam"), "wma": ("WM/Genre", "Title")}.get(name, ("Genre", "Title"))
+        key = {"m4a": ("\xa9gen", "\xa9nam"), "alac": ("\xa9gen", "\xa9nam"), "wma": ("WM/Genre", "Title")}.get(
+            name, ("Genre", "Title")
+        )
         file.tags[key[0]], file.tags[key[1]] = ["House", "Acid"], ["Título ☃"]
     file.save()
 
@@ -150,7 +156,9 @@ def mutate(rng: random.Random, data: bytes, others: Sequence[Source]) -> bytes:
         elif kind in (2, 3):  # a size
             at, width = beside_a_word(rng, data), rng.choice((2, 3, 4, 4, 8))
             old = int.from_bytes(data[at : at + width], "big")
-            value = rng.choice((0, 1, old + 1, old - 1, old * 2, len(data), len(data) - at, 0x7FFFFFFF, (1 << 8 * width) - 1))
+            value = rng.choice(
+                (0, 1, old + 1, old - 1, old * 2, len(data), len(data) - at, 0x7FFFFFFF, (1 << 8 * width) - 1)
+            )
             number = (value % (1 << 8 * width)).to_bytes(width, rng.choice(("big", "little")))
             data = data[:at] + number + data[at + width :]
         elif kind == 4:
@@ -165,7 +173,9 @@ def mutate(rng: random.Random, data: bytes, others: Sequence[Source]) -> bytes:
             other = rng.choice(others).data
             start = rng.choice((0, max(0, len(other) - 128), place(rng, other)))
             piece = other[start : start + rng.choice((10, 128, 1000, 5000))]
-            data = (piece + data, data + piece, data[:at] + piece + data[at + len(piece) * (kind == 9) :])[rng.randrange(3)]
+            data = (piece + data, data + piece, data[:at] + piece + data[at + len(piece) * (kind == 9) :])[
+                rng.randrange(3)
+            ]
     return repair(data) if rng.random() < 0.5 else data
 
 
@@ -233,7 +243,9 @@ class Case:
     def write(self, container: str, edit: dict[str, Any] | None) -> Prepared:
         data = self.path.read_bytes()
         try:
-            prepared = Prepared.from_json(self.call("prepare_write", container=container, edit=edit, preserve_mtime=False))
+            prepared = Prepared.from_json(
+                self.call("prepare_write", container=container, edit=edit, preserve_mtime=False)
+            )
         finally:
             if self.path.read_bytes() != data:
                 raise Failed("the file itself was touched before the rename")
@@ -270,7 +282,15 @@ class Case:
             self.compare("after the undo", before, read, sound, genre=True)
         return "written"
 
-    def compare(self, when: str, before: dict[str, Any] | None, read: dict[str, Any], sound: tuple[str, int] | None, *, genre: bool) -> None:
+    def compare(
+        self,
+        when: str,
+        before: dict[str, Any] | None,
+        read: dict[str, Any],
+        sound: tuple[str, int] | None,
+        *,
+        genre: bool,
+    ) -> None:
         """Identity, samples, properties and tags against those of before."""
         now = self.call("read_tags")
         changed = [k for k, v in read["tags"].items() if v != now["tags"][k] and (genre or k not in OWN)]
@@ -293,7 +313,11 @@ class Case:
     def reads_on(self, sound: tuple[str, int]) -> bool:
         """Whether FFmpeg takes what follows a damaged last frame for more of it, whatever that is: then it is not we who changed it."""
         whole = self.path.read_bytes()
-        marks = [at for at in (whole.find(b"APETAGEX"), len(whole) - 128 if whole[-128:].startswith(b"TAG") else -1) if at >= 0]
+        marks = [
+            at
+            for at in (whole.find(b"APETAGEX"), len(whole) - 128 if whole[-128:].startswith(b"TAG") else -1)
+            if at >= 0
+        ]
         at = min(marks, default=len(whole))
         try:
             self.path.write_bytes(whole[:at] + bytes(range(1, 256)) + whole[at:])
@@ -359,12 +383,17 @@ def main() -> int:
         (top := Path(temp, "sources")).mkdir()
         fuzzer = Fuzzer([*fixture_sources(), *synthesised_sources(top)], options.seed, options.keep)
         numbers = range(options.start, options.start + options.count)
-        print(f"seed {options.seed}, cases {numbers.start} to {numbers.stop - 1}, {len(fuzzer.sources)} sources", flush=True)
+        print(
+            f"seed {options.seed}, cases {numbers.start} to {numbers.stop - 1}, {len(fuzzer.sources)} sources",
+            flush=True,
+        )
         folders = [Path(temp, f"job{job}") for job in range(options.jobs)]
         for folder in folders:
             folder.mkdir()
         with ThreadPoolExecutor(options.jobs) as pool:
-            for done in [pool.submit(fuzzer.run, numbers[job :: options.jobs], folder) for job, folder in enumerate(folders)]:
+            for done in [
+                pool.submit(fuzzer.run, numbers[job :: options.jobs], folder) for job, folder in enumerate(folders)
+            ]:
                 done.result()
     result = fuzzer.result
     print(result.table())

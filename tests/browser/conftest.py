@@ -14,15 +14,26 @@ from tests.conftest import Cli
 from tests.synth import write_audio
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--mute-audio",
+]
 
 
 @pytest.fixture(scope="module")
 def chromium():
     """The browser. Not for the whole session: while it is driven, an event loop runs in this thread, and other tests start their own."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the pages are not tried in a browser")
+        pytest.skip(
+            "no chromium on this machine (Debian: apt-get install chromium): the pages are not tried in a browser"
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -105,14 +116,23 @@ def tab(chromium):
     contexts, wrong = [], []
 
     def open_tab(served, path, *, width=1280, scheme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600)
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        page.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
+        page.on(
+            "console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None
+        )
         page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: None if request.url.startswith((served.url, "data:", "blob:")) else wrong.append(f"asked {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((served.url, "data:", "blob:")) else wrong.append(f"asked {request.url}")
+            ),
+        )
         page.goto(served.url + path)
         return page
 

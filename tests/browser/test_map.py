@@ -53,7 +53,11 @@ def test_without_a_pointer_the_middle_is_played(tab, shared):
         if place and abs(place["x"] - box["width"] / 2) < 40 and abs(place["y"] - box["height"] / 2) < 40:
             break
         right, down = (place["x"] - box["width"] / 2, place["y"] - box["height"] / 2) if place else (0, 0)
-        page.keyboard.press(("ArrowRight" if right > 0 else "ArrowLeft") if abs(right) > abs(down) else ("ArrowDown" if down > 0 else "ArrowUp"))
+        page.keyboard.press(
+            ("ArrowRight" if right > 0 else "ArrowLeft")
+            if abs(right) > abs(down)
+            else ("ArrowDown" if down > 0 else "ArrowUp")
+        )
         page.wait_for_timeout(80)
     page.keyboard.press("Enter")
     page.locator("#now a").wait_for()

@@ -12,7 +12,9 @@ PAGES = ["/", "/library/tracks/1", "/-/review", "/-/map", "/-/classify"]
 
 def corrections(served):
     with closing(sqlite3.connect(served.cli.db)) as conn:
-        return conn.execute("SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id ORDER BY c.id, f.id").fetchall()
+        return conn.execute(
+            "SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id ORDER BY c.id, f.id"
+        ).fetchall()
 
 
 def track_of(served, name):
@@ -28,10 +30,16 @@ def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path):
     for width, scheme in itertools.product((390, 1280), ("light", "dark")):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("() => document.scrollingElement.scrollWidth <= window.innerWidth"), f"wider than {width} pixels"
+        assert page.evaluate("() => document.scrollingElement.scrollWidth <= window.innerWidth"), (
+            f"wider than {width} pixels"
+        )
         found = Axe().run(page)
-        serious = [f"{width} {scheme} {rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for rule in found.response["violations"]
-                   if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
+        serious = [
+            f"{width} {scheme} {rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+            for rule in found.response["violations"]
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
         assert serious == []
 
 
@@ -59,7 +67,9 @@ def test_the_player_seeks_where_the_timeline_is_clicked(tab, shared, name):
     line = page.locator("svg.ix-timeline")
     box = line.bounding_box()
     line.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2})
-    page.wait_for_function("() => Math.abs(document.getElementById('player').currentTime - 15) < 1 && !document.getElementById('player').seeking")
+    page.wait_for_function(
+        "() => Math.abs(document.getElementById('player').currentTime - 15) < 1 && !document.getElementById('player').seeking"
+    )
     assert line.get_attribute("aria-valuenow") == "15"
     line.focus()
     page.keyboard.press("ArrowLeft")
@@ -90,7 +100,10 @@ def test_review_by_keyboard(own, tab):
         page.wait_for_function("() => !document.getElementById('card').hidden")
         name = page.locator("#name").text_content()
         page.keyboard.press("5")
-        page.wait_for_function("name => document.getElementById('card').hidden || document.getElementById('name').textContent !== name", arg=name)
+        page.wait_for_function(
+            "name => document.getElementById('card').hidden || document.getElementById('name').textContent !== name",
+            arg=name,
+        )
     assert "Nothing more to ask" in page.locator("#state").text_content()
     assert len(corrections(own)) == 8  # one recording lies in two files
 
@@ -124,7 +137,9 @@ def test_an_upload_is_heard_while_one_waits(tab, shared):
     page = tab(shared, "/-/classify")
     music = shared.cli.folder.parent / "music"
     page.locator("#files").set_input_files([music / "mp3 track.mp3", music / "flac track.flac"])
-    page.locator("#files").set_input_files({"name": "<b>not music</b>.mp3", "mimeType": "audio/mpeg", "buffer": b"no music" * 500})
+    page.locator("#files").set_input_files(
+        {"name": "<b>not music</b>.mp3", "mimeType": "audio/mpeg", "buffer": b"no music" * 500}
+    )
     page.locator("#results .ix-bars").nth(1).wait_for()
     page.locator("#results .ix-bad").wait_for()
     panels = page.locator("#results article")

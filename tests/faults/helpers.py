@@ -55,8 +55,14 @@ class Library:
         library = cls(path.parent, path, db)
         with Store(db) as store:
             root_id = store.add_root(os.fsencode(path.parent))
-            file_id = store.put_file(os.fsencode(path), Stat.of(path), root_id=root_id, state="ready", container=container_of(path),
-                                     recording_id=store.recording("00", codec="x", sample_rate_hz=1, channels=1, duration_s=None))
+            file_id = store.put_file(
+                os.fsencode(path),
+                Stat.of(path),
+                root_id=root_id,
+                state="ready",
+                container=container_of(path),
+                recording_id=store.recording("00", codec="x", sample_rate_hz=1, channels=1, duration_s=None),
+            )
             store.put_tags(file_id, tag_columns(tags.read_tags(path, container_of(path))))
         return library
 
@@ -95,7 +101,9 @@ class Library:
             found = tags.read_tags(self.path, row.container or "")
             known = store.db.execute("SELECT genre, indexer_genre FROM tags WHERE file_id = ?", (row.id,)).fetchone()
             assert tuple(known) == (found.genre, found.ours.to_text() if found.ours else None)
-            last = store.db.execute("SELECT state FROM tag_writes WHERE action = ? ORDER BY id DESC", (action,)).fetchone()
+            last = store.db.execute(
+                "SELECT state FROM tag_writes WHERE action = ? ORDER BY id DESC", (action,)
+            ).fetchone()
             return last["state"] if last else None
 
     def keep(self, name: str) -> Path:
@@ -115,7 +123,10 @@ class Library:
         connection = sqlite3.connect(self.db)
         stat = Stat.of(self.path)
         with connection:
-            connection.execute("UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ?", (stat.dev, stat.ino, stat.size, stat.mtime_ns))
+            connection.execute(
+                "UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ?",
+                (stat.dev, stat.ino, stat.size, stat.mtime_ns),
+            )
         connection.close()
 
 
@@ -212,8 +223,13 @@ class Nursery:
     """A process without torch that forks the victims."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.faults.helpers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         cwd=REPOSITORY)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.helpers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
 
     def write(self, library: Library, *, kill_at: int, undo: bool = False) -> tuple[int, list[str]]:
         """One write in a child that dies at call ``kill_at``: (exit status, negative for a signal; names of the calls if it lived)."""
@@ -282,8 +298,14 @@ def with_private_mounts(function: Callable[..., Any], *arguments: Path, environ:
     if (command := private_mounts()) is None:
         return None
     code = f"import json, sys; from tests.faults import helpers as h; print(json.dumps(h.{function.__name__}(*map(h.Path, sys.argv[1:]))))"
-    done = subprocess.run([*command, sys.executable, "-c", code, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True, check=False,
-                          env={**os.environ, **(environ or {})})
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environ or {})},
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -373,8 +395,17 @@ def read_only_folder(path: Path, db: Path) -> dict[str, str]:
             assert path.read_bytes() == old
         remount("rw")
         prepared = tagwriter.prepare(str(path), container_of(path), EDIT)
-        store.intend_write(file_id=1, run_id=None, path=os.fsencode(path), action="write", before=(), after=(), stat_before=prepared.before,
-                           stat_after=prepared.after, evidence={})  # and here the power went
+        store.intend_write(
+            file_id=1,
+            run_id=None,
+            path=os.fsencode(path),
+            action="write",
+            before=(),
+            after=(),
+            stat_before=prepared.before,
+            stat_after=prepared.after,
+            evidence={},
+        )  # and here the power went
         remount("ro")
         found["settled while read-only"] = str(settle_open_writes(store))
         remount("rw")
@@ -390,7 +421,13 @@ def scan_on_a_full_disk(source: Path, folder: Path) -> dict[str, Any]:
     untouched = [p.name for p in sorted(source.iterdir()) if (folder / p.name).read_bytes() == p.read_bytes()]
     hidden = [p.name for p in folder.glob(".*")]
     mount("-o", "remount,size=8m", folder)
-    return {"full": full, "untouched": untouched, "hidden": hidden, "with room": _cli("scan", folder, "--json"), "files": os.listdir(folder)}
+    return {
+        "full": full,
+        "untouched": untouched,
+        "hidden": hidden,
+        "with room": _cli("scan", folder, "--json"),
+        "files": os.listdir(folder),
+    }
 
 
 def scan_with_a_full_library_disk(source: Path, folder: Path) -> dict[str, Any]:
@@ -405,12 +442,19 @@ def scan_with_a_full_library_disk(source: Path, folder: Path) -> dict[str, Any]:
         runs.append(_cli("scan", source, "--json"))
     (folder / ".filler").unlink()
     untouched = [p.name for p in sorted(source.iterdir()) if old.get(p.name) == p.read_bytes()]
-    return {"full": runs, "untouched": untouched, "with room": _cli("scan", source, "--json"), "files": sorted(os.listdir(source))}
+    return {
+        "full": runs,
+        "untouched": untouched,
+        "with room": _cli("scan", source, "--json"),
+        "files": sorted(os.listdir(source)),
+    }
 
 
 def open_during_the_check(path: str) -> None:
     """Another process opens a file for writing while its lease is held, which asks the lease back with a signal."""
-    opener = "import os, sys\ntry: os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)\nexcept BlockingIOError: sys.exit(11)"
+    opener = (
+        "import os, sys\ntry: os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)\nexcept BlockingIOError: sys.exit(11)"
+    )
     real = fcntl.fcntl
 
     def meanwhile(handle: int, what: int, *args: Any) -> Any:
@@ -471,7 +515,11 @@ def _cli(*arguments: object) -> dict[str, Any]:
     result = click.testing.CliRunner().invoke(main, [str(a) for a in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         return {"exit_code": result.exit_code, "crash": repr(result.exception)}
-    return {"exit_code": result.exit_code, "stderr": result.stderr, **(json.loads(result.stdout) if result.stdout.startswith("{") else {})}
+    return {
+        "exit_code": result.exit_code,
+        "stderr": result.stderr,
+        **(json.loads(result.stdout) if result.stdout.startswith("{") else {}),
+    }
 
 
 if __name__ == "__main__":

@@ -99,7 +99,9 @@ def test_a_scheduler_that_comes_back_goes_on_and_one_that_does_not_is_said(quick
         (tracks / "new").mkdir()
         for n in range(6):
             write_audio(tracks / "new" / f"{n}.flac", "flac", 0.7, seed=100 + n)
-        scan = quick_cli.process("scan", tracks, "--no-tags", "--cluster", cluster.address, env_extra={"INDEXER_CLUSTER_WAIT_S": "2"})
+        scan = quick_cli.process(
+            "scan", tracks, "--no-tags", "--cluster", cluster.address, env_extra={"INDEXER_CLUSTER_WAIT_S": "2"}
+        )
         until(lambda: embedded(quick_cli) >= TRACKS + 1)
         cluster.scheduler.send_signal(signal.SIGKILL)
         _, err = scan.communicate(timeout=60)
@@ -126,9 +128,27 @@ def hosts():
 def test_a_host_whose_cable_is_pulled_in_the_middle_costs_its_files_nothing(quick_cli, tracks, tmp_path, hosts):
     """Two workers on hosts of their own; one goes silent without a word, which no connection tells before its timeout."""
     quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
-    with DaskCluster(tmp_path / "cluster", 2, hosts=hosts, bend={"delay_s": 0.3}, DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP="11s") as cluster:
-        scan = subprocess.Popen([*hosts.command("hub"), sys.executable, "-m", "indexer", "scan", str(tracks), "--no-tags", "--json", "--cluster", cluster.address],
-                                env={**cluster.environ, **quick_cli.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with DaskCluster(
+        tmp_path / "cluster", 2, hosts=hosts, bend={"delay_s": 0.3}, DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP="11s"
+    ) as cluster:
+        scan = subprocess.Popen(
+            [
+                *hosts.command("hub"),
+                sys.executable,
+                "-m",
+                "indexer",
+                "scan",
+                str(tracks),
+                "--no-tags",
+                "--json",
+                "--cluster",
+                cluster.address,
+            ],
+            env={**cluster.environ, **quick_cli.environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         until(lambda: embedded(quick_cli) >= 4)
         hosts.unplug("w1")
         out, err = scan.communicate(timeout=120)
@@ -171,15 +191,64 @@ def certificates(tmp_path_factory):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     for name in ("", "stranger-"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650", "-subj", f"/CN={name}authority",
-                "-keyout", f"{name}ca.key", "-out", f"{name}ca.pem")
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=indexer", "-keyout", f"{name}node.key", "-out", f"{name}node.csr")
-        openssl("x509", "-req", "-in", f"{name}node.csr", "-CA", f"{name}ca.pem", "-CAkey", f"{name}ca.key", "-CAcreateserial", "-days", "825", "-out", f"{name}node.pem")
+        openssl(
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "3650",
+            "-subj",
+            f"/CN={name}authority",
+            "-keyout",
+            f"{name}ca.key",
+            "-out",
+            f"{name}ca.pem",
+        )
+        openssl(
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=indexer",
+            "-keyout",
+            f"{name}node.key",
+            "-out",
+            f"{name}node.csr",
+        )
+        openssl(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}node.csr",
+            "-CA",
+            f"{name}ca.pem",
+            "-CAkey",
+            f"{name}ca.key",
+            "-CAcreateserial",
+            "-days",
+            "825",
+            "-out",
+            f"{name}node.pem",
+        )
     return folder
 
 
 def tls(folder, name=""):
-    return ("--tls-ca", f"{folder}/ca.pem", "--tls-cert", f"{folder}/{name}node.pem", "--tls-key", f"{folder}/{name}node.key")
+    return (
+        "--tls-ca",
+        f"{folder}/ca.pem",
+        "--tls-cert",
+        f"{folder}/{name}node.pem",
+        "--tls-key",
+        f"{folder}/{name}node.key",
+    )
 
 
 def dask_tls(folder):
@@ -192,7 +261,9 @@ def test_with_tls_only_who_has_a_certificate_gets_in(quick_cli, music_folder, tm
         assert found["embedded"] == 6
         (music_folder / "mp3.mp3").touch()
         wait = {"INDEXER_CLUSTER_WAIT_S": "1"}
-        stranger = quick_cli("scan", music_folder, "--cluster", cluster.address, *tls(certificates, "stranger-"), code=2, env=wait)
+        stranger = quick_cli(
+            "scan", music_folder, "--cluster", cluster.address, *tls(certificates, "stranger-"), code=2, env=wait
+        )
         assert "no scheduler answers" in stranger.stderr
         plain = quick_cli("scan", music_folder, "--cluster", cluster.address.replace("tls", "tcp"), code=2, env=wait)
         assert "no scheduler answers" in plain.stderr

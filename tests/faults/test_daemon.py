@@ -142,10 +142,7 @@ def sha256(path: Path) -> str:
 # --- files and their readers -----------------------------------------------------------------------------------------
 
 
-
-@pytest.mark.parametrize(
-    "deadly", [("crash in probe", "hang in probe"), ("crash in decode",)]
-)
+@pytest.mark.parametrize("deadly", [("crash in probe", "hang in probe"), ("crash in decode",)])
 def test_a_file_that_kills_its_reader_twice_is_left_alone_until_it_changes(cli, folder, spoiled, deadly):
     good = [audio(folder / f"good {n}.flac", n) for n in range(3)]
     deadly = [audio(folder / f"{name}.flac", 7 + n) for n, name in enumerate(deadly)]
@@ -318,7 +315,11 @@ def test_seven_thousand_files_that_came_while_it_was_stopped_are_all_found(cli, 
             there.rename(back)
             back.rename(there)
         os.kill(watch.process.pid, signal.SIGCONT)
-        watch.until(lambda: watch.rows("SELECT count(*) FROM files WHERE state = 'ready'") == [(7000,)], "all are rows", limit_s=400)
+        watch.until(
+            lambda: watch.rows("SELECT count(*) FROM files WHERE state = 'ready'") == [(7000,)],
+            "all are rows",
+            limit_s=400,
+        )
         watch.until(lambda: watch.said("dropped events"), "the loss is said")
         watch.until_idle()
         assert len(watch.embeddings()) == 1

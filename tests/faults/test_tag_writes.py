@@ -93,8 +93,11 @@ def nursery() -> Iterator[Nursery]:
 # --- killed at every step --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("library", "undo"), [*((name, False) for name in ALL), *((name, True) for name in ("mp3 with tags", "flac", "m4a", "wav"))],
-                         indirect=["library"])
+@pytest.mark.parametrize(
+    ("library", "undo"),
+    [*((name, False) for name in ALL), *((name, True) for name in ("mp3 with tags", "flac", "m4a", "wav"))],
+    indirect=["library"],
+)
 def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library, nursery: Nursery, undo: bool) -> None:
     """After a crash at any instant each file is wholly old or wholly new; the next start settles the rest."""
     if undo:
@@ -202,7 +205,9 @@ def test_a_scan_whose_library_has_no_room_says_so_and_the_next_one_goes_on(cli: 
 # --- the order, seen from outside ------------------------------------------------------------------------------------------
 
 
-def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_done(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_done(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     looking = sqlite3.connect(library.db)
 
@@ -224,7 +229,9 @@ def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_don
     assert looking.execute("SELECT state FROM tag_writes").fetchall() == [("done",)]
     looking.close()
     with Store(library.db) as store:
-        assert store.db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL: a commit returns when it is on the disk
+        assert (
+            store.db.execute("PRAGMA synchronous").fetchone()[0] == 2
+        )  # FULL: a commit returns when it is on the disk
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -233,19 +240,44 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
     library = Library.of(audio_file(tmp_path / "music", "flac"), tmp_path / "library.db")
     log = tmp_path / "log"
     code = "import sys; from pathlib import Path; from tests.faults.helpers import Library as L; p, d = map(Path, sys.argv[1:]); L(p.parent, p, d).write()"
-    traced = subprocess.run(["strace", "-f", "-y", "-o", log, "-e", "trace=fsync,fdatasync,rename,renameat,renameat2,pwrite64", sys.executable, "-c", code,
-                             library.path, library.db], capture_output=True, check=False, cwd=helpers.REPOSITORY)
+    traced = subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-o",
+            log,
+            "-e",
+            "trace=fsync,fdatasync,rename,renameat,renameat2,pwrite64",
+            sys.executable,
+            "-c",
+            code,
+            library.path,
+            library.db,
+        ],
+        capture_output=True,
+        check=False,
+        cwd=helpers.REPOSITORY,
+    )
     if traced.returncode != 0 and "ptrace" in traced.stderr.decode():
         pytest.skip("strace may not trace here")
     events = []
     for line in log.read_text().splitlines():
         kind = "rename" if "rename" in line else "write" if "pwrite64" in line else "sync"
-        place = "journal" if "library.db" in line else "copy" if tagwriter.TEMP_SUFFIX in line else "folder" if f"<{library.folder}>" in line else ""
+        place = (
+            "journal"
+            if "library.db" in line
+            else "copy"
+            if tagwriter.TEMP_SUFFIX in line
+            else "folder"
+            if f"<{library.folder}>" in line
+            else ""
+        )
         if place and events[-1:] != [f"{kind} {place}"]:
             events.append(f"{kind} {place}")
     renamed = events.index("rename copy")
     before, after = events[:renamed], events[renamed:]
-    announced = before[before.index("sync copy") + 1:]
+    announced = before[before.index("sync copy") + 1 :]
     assert set(announced) == {"write journal", "sync journal"}
     assert announced[-1] == "sync journal"
     assert after[:4] == ["rename copy", "sync folder", "write journal", "sync journal"]
@@ -288,7 +320,9 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("when", ["prepared", "announced"])
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_another_program_does_meanwhile_stands(library: Library, monkeypatch: pytest.MonkeyPatch, what: str, when: str) -> None:
+def test_what_another_program_does_meanwhile_stands(
+    library: Library, monkeypatch: pytest.MonkeyPatch, what: str, when: str
+) -> None:
     act, reason = OTHERS[what]
     with Store(library.db) as store:
         prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
@@ -322,7 +356,9 @@ HOLDER = "import sys, time; f = open(sys.argv[1], sys.argv[2]); print('open', fl
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are a Linux thing")
 def test_a_file_that_another_process_holds_open_for_writing_waits(library: Library) -> None:
     before = library.path.read_bytes()
-    with subprocess.Popen([sys.executable, "-c", HOLDER, library.path, "r+b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, library.path, "r+b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout
         assert holder.stdout.readline()
         with pytest.raises(DeferredError, match="another program has it open for writing"):
@@ -354,10 +390,20 @@ def test_a_player_that_has_the_file_mapped_keeps_its_bytes(library: Library) -> 
 def test_of_two_programs_at_one_file_one_writes_and_the_other_waits(library: Library, tmp_path: Path) -> None:
     second = Library.of(library.path, tmp_path / "second.db")
     prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
-    code = "import sys; from tests.faults.helpers import *; write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
-    other = subprocess.run([sys.executable, "-c", code, library.path, second.db], cwd=helpers.REPOSITORY, capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from tests.faults.helpers import *; write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code, library.path, second.db],
+        cwd=helpers.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert other.stdout == "1\n"
-    assert Stat.of(prepared.temp_path) == prepared.after  # each has a copy of its own: nobody renames what the other is still writing
+    assert (
+        Stat.of(prepared.temp_path) == prepared.after
+    )  # each has a copy of its own: nobody renames what the other is still writing
     whole = library.path.read_bytes()
     with Store(library.db) as store, pytest.raises(DeferredError, match="changed while"):
         commit_write(store, prepared, file_id=1, run_id=None, ours="x")
@@ -373,7 +419,14 @@ def test_two_programs_that_write_all_the_time_never_leave_a_broken_file(library:
         db = tmp_path / f"{number}.db"
         Library.of(library.path, db)
         code = f"from tests.faults import helpers as h; import sys; h.write_often(h.Path(sys.argv[1]), h.Path(sys.argv[2]), {genre!r}, {rounds})"
-        programs.append(subprocess.Popen([sys.executable, "-c", code, library.path, db], cwd=helpers.REPOSITORY, stdout=subprocess.PIPE, text=True))
+        programs.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, library.path, db],
+                cwd=helpers.REPOSITORY,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
     looks = 0
     while any(program.poll() is None for program in programs):
         assert fingerprint_of(library.path) == sound
@@ -438,7 +491,9 @@ def test_linked_files_are_left_alone_with_the_reason(library: Library) -> None:
     assert link.read_bytes() == library.path.read_bytes()  # the link still leads to the file
 
 
-@pytest.mark.parametrize("name", ["x" * 250 + ".flac", "ä" * 125 + ".flac", "🎵" * 62 + "a.flac", "-rf \n\x1b[31m.flac"])
+@pytest.mark.parametrize(
+    "name", ["x" * 250 + ".flac", "ä" * 125 + ".flac", "🎵" * 62 + "a.flac", "-rf \n\x1b[31m.flac"]
+)
 def test_the_longest_names_are_written_and_cleaned_up_after(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
@@ -477,8 +532,17 @@ def test_a_write_on_a_drive_that_is_away_stays_open_until_it_is_back(library: Li
     with Store(library.db) as store:
         prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
         elsewhere = replace(prepared.before, dev=prepared.before.dev + 1)  # as on a drive of its own
-        store.intend_write(file_id=1, run_id=None, path=os.fsencode(library.path), action="write", before=(), after=EDIT.genres, stat_before=elsewhere,
-                           stat_after=prepared.after, evidence={"indexer_genre": EDIT.describe()})
+        store.intend_write(
+            file_id=1,
+            run_id=None,
+            path=os.fsencode(library.path),
+            action="write",
+            before=(),
+            after=EDIT.genres,
+            stat_before=elsewhere,
+            stat_after=prepared.after,
+            evidence={"indexer_genre": EDIT.describe()},
+        )
         Path(prepared.temp_path).replace(library.path)
         away = library.folder.rename(library.folder.with_name("away"))
         assert settle_open_writes(store) == 0  # the mount point is gone
@@ -490,7 +554,9 @@ def test_a_write_on_a_drive_that_is_away_stays_open_until_it_is_back(library: Li
     assert library.settle() == "done"
 
 
-def test_a_folder_that_cannot_be_synced_leaves_the_intent_open(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_synced_leaves_the_intent_open(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.fsync
 
     def failing(handle: int) -> None:

@@ -102,7 +102,9 @@ def inspect(path: Path) -> CheckpointInfo:
         raise ModelError(f"{path}: {error}") from error
     if asdict(geometry) != about["geometry"] or numbers != expected or not all(isinstance(text, str) for text in texts):
         raise ModelError(f"{path}: its description does not fit its weights")
-    return CheckpointInfo(path, texts[0], texts[1], texts[2], FORMAT_VERSION, numbers, geometry, head_width, about.get("head_sha256"))
+    return CheckpointInfo(
+        path, texts[0], texts[1], texts[2], FORMAT_VERSION, numbers, geometry, head_width, about.get("head_sha256")
+    )
 
 
 def load_weights(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
@@ -149,7 +151,9 @@ def _copy(source: Path, dest: Path, name: str | None, sample_rate_hz: int | None
 def _write(found: "Published", dest: Path, name: str, sample_rate_hz: int | None) -> None:
     hints = (name, *found.names)
     weights = {key: tensor.numpy() for key, tensor in found.tensors.items()}
-    geometry = geometry_from_shapes({key: array.shape for key, array in weights.items()}, unit_frames=_claimed_frames(hints))
+    geometry = geometry_from_shapes(
+        {key: array.shape for key, array in weights.items()}, unit_frames=_claimed_frames(hints)
+    )
     rate_hz = sample_rate_hz or (32_000 if any("p32k" in hint for hint in hints) else 16_000)
     numbers = front_end(rate_hz, found.norm_stats or DEFAULT_NORM)
     head = {key: tensor.numpy() for key, tensor in found.head.items()}

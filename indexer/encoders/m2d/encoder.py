@@ -118,7 +118,9 @@ class M2DEncoder:
             return openvino.version(), lambda lms: torch.from_numpy(fast(lms.numpy()))
         with torch.inference_mode():
             tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
-            return "torch", model.build(self._info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units)
+            return "torch", model.build(
+                self._info.geometry, tensors, self._device, _DTYPES[self._precision], self._batch_units
+            )
 
     @torch.inference_mode()
     def _calibrated(self, weights: dict[str, np.ndarray]) -> dict[str, int8.Seen]:
@@ -127,7 +129,9 @@ class M2DEncoder:
         observer = openvino.Observer(info.geometry, weights, torch.get_num_threads())
         tensorfile.release(weights)
         units = np.stack(int8.calibration_units(self.cutter(), info.front_end.sample_rate_hz))  # (B, n)
-        lms = LogMel(info.front_end, "cpu")(torch.from_numpy(units))[:, :, : info.geometry.columns * info.geometry.patch_frames]
+        lms = LogMel(info.front_end, "cpu")(torch.from_numpy(units))[
+            :, :, : info.geometry.columns * info.geometry.patch_frames
+        ]
         return observer(lms.contiguous().numpy())
 
     def _encode_batch(self, units: list[Unit], columns: int) -> torch.Tensor:
@@ -158,7 +162,10 @@ class M2DEncoder:
     def _seconds(self, units: int) -> float:
         """How long a batch of full units takes on a GPU, from samples to vectors."""
         geometry = self._info.geometry
-        blank = Unit(np.zeros((geometry.unit_frames - 1) * self._info.front_end.hop + self._info.front_end.n_fft, np.float32), geometry.columns)
+        blank = Unit(
+            np.zeros((geometry.unit_frames - 1) * self._info.front_end.hop + self._info.front_end.n_fft, np.float32),
+            geometry.columns,
+        )
         self._encode_batch([blank] * units, geometry.columns).cpu()  # warms up
         started_s = time.perf_counter()
         self._encode_batch([blank] * units, geometry.columns).cpu()
@@ -207,11 +214,15 @@ def _precision(wanted: str, device: torch.device) -> str:
     if wanted not in PRECISIONS:
         raise ModelError(f"unknown precision {wanted!r}: use one of {', '.join(PRECISIONS)}")
     if wanted == "int8" and device.type != "cpu":
-        raise ModelError(f"int8 is for processors, and the device is {device.type}: use --precision bf16, or --device cpu")
+        raise ModelError(
+            f"int8 is for processors, and the device is {device.type}: use --precision bf16, or --device cpu"
+        )
     if wanted == "int8" and not openvino.is_installed():
         raise ModelError("int8 needs the extra: pip install 'edm-indexer[fast]', or use --precision fp32")
     if wanted == "int8" and not openvino.multiplies_int8():
-        raise ModelError("int8 is of no use here, as this processor has no integer products of its own (VNNI, AMX): use --precision fp32")
+        raise ModelError(
+            "int8 is of no use here, as this processor has no integer products of its own (VNNI, AMX): use --precision fp32"
+        )
     if wanted == "auto":
         has_bf16 = device.type == "cuda" or (device.type == "cpu" and openvino.multiplies_bf16())
         return "bf16" if has_bf16 else "fp32"

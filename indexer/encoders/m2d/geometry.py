@@ -109,7 +109,9 @@ def geometry_from_shapes(shapes: Mapping[str, Shape], *, unit_frames: int | None
     if not 0 < width <= MAX_WIDTH or width % HEAD_WIDTH or not 0 < mlp_width <= 8 * width:
         raise ModelError(f"cls_token: {width} is not a width of a ViT encoder (a multiple of {HEAD_WIDTH})")
     if not 0 < patch_mels <= N_MELS or N_MELS % patch_mels or not 0 < patch_frames <= 1024:
-        raise ModelError(f"patch_embed.proj.weight: patches of {patch_mels}x{patch_frames} do not tile {N_MELS} mel bands")
+        raise ModelError(
+            f"patch_embed.proj.weight: patches of {patch_mels}x{patch_frames} do not tile {N_MELS} mel bands"
+        )
     rows = N_MELS // patch_mels
     columns = (tokens - 1) // rows
     if not 0 < columns <= MAX_COLUMNS or (tokens - 1) % rows:
@@ -117,7 +119,14 @@ def geometry_from_shapes(shapes: Mapping[str, Shape], *, unit_frames: int | None
     if max(blocks) >= MAX_DEPTH:
         raise ModelError(f"blocks.{max(blocks)}: more blocks than any known model has")
     geometry = Geometry(
-        width, max(blocks) + 1, width // HEAD_WIDTH, mlp_width, patch_mels, patch_frames, rows, columns,
+        width,
+        max(blocks) + 1,
+        width // HEAD_WIDTH,
+        mlp_width,
+        patch_mels,
+        patch_frames,
+        rows,
+        columns,
         _unit_frames(columns, patch_frames, unit_frames),
     )
     check_shapes(shapes, geometry)

@@ -19,7 +19,11 @@ from indexer.errors import ModelError
 NORM_EPS = 1e-6
 _CPUINFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them bfloat16 products are emulated, or silently float32
-_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # without them sums of two products may overflow, and nothing is won
+_INT8_FLAGS = {
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+}  # without them sums of two products may overflow, and nothing is won
 _OBSERVED_UNITS = 5  # at a time
 
 
@@ -55,8 +59,14 @@ def _cpu_flags() -> set[str]:
 class OpenVinoM2D:
     """Log-mel units to features per patch column. For one thread at a time."""
 
-    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], precision: str, threads: int,
-                 seen: Mapping[str, Seen] | None = None) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        weights: Mapping[str, np.ndarray],
+        precision: str,
+        threads: int,
+        seen: Mapping[str, Seen] | None = None,
+    ) -> None:
         """Raises ModelError where OpenVINO is damaged.
 
         weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at most so
@@ -85,7 +95,9 @@ class Observer:
         batches = []
         for start in range(0, len(lms), _OBSERVED_UNITS):
             ends = list(self._request.infer([lms[start : start + _OBSERVED_UNITS]]).to_tuple())[1:]
-            batches.append({name: Seen(ends[2 * n].copy(), ends[2 * n + 1].copy()) for n, name in enumerate(self._layers)})
+            batches.append(
+                {name: Seen(ends[2 * n].copy(), ends[2 * n + 1].copy()) for n, name in enumerate(self._layers)}
+            )
         return join(batches)
 
 
@@ -111,7 +123,9 @@ def _engine() -> Any:
         import openvino
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"OpenVINO cannot be loaded ({reason}): pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino") from error
+        raise ModelError(
+            f"OpenVINO cannot be loaded ({reason}): pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino"
+        ) from error
     return openvino
 
 
@@ -121,7 +135,14 @@ class _Builder:
     seen: these layers multiply in integers. observed: the blocks' linear layers show their inputs, as further ends of the graph.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray], depth: int, seen: Mapping[str, Seen] | None = None, *, observed: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        depth: int,
+        seen: Mapping[str, Seen] | None = None,
+        *,
+        observed: bool = False,
+    ) -> None:
         _engine()
         from openvino import opset13
 
@@ -131,8 +152,12 @@ class _Builder:
         self.ends: list[Any] = []
         self._observed = observed
         self._seen = seen or {}
-        self._divisors = {name: smoothing(self._seen[linear], weights[f"{linear}.weight"])
-                          for norm, linear in smoothed_pairs(depth) if linear in self._seen for name in (norm, linear)}
+        self._divisors = {
+            name: smoothing(self._seen[linear], weights[f"{linear}.weight"])
+            for norm, linear in smoothed_pairs(depth)
+            if linear in self._seen
+            for name in (norm, linear)
+        }
 
     def weight(self, name: str, *shape: int) -> Any:
         """A tensor of the checkpoint, not copied; shape: another one to see it in."""
@@ -174,7 +199,10 @@ class _Builder:
         y = self.op.mvn(x, self.ints(2), True, NORM_EPS, "inside_sqrt")
         gain, bias = (self.weight(f"{name}.{part}", 1, 1, -1) for part in ("weight", "bias"))
         if name in self._divisors:
-            gain, bias = (self.op.constant(self.weights[f"{name}.{part}"].reshape(1, 1, -1) / self._divisors[name]) for part in ("weight", "bias"))
+            gain, bias = (
+                self.op.constant(self.weights[f"{name}.{part}"].reshape(1, 1, -1) / self._divisors[name])
+                for part in ("weight", "bias")
+            )
         return self.op.add(self.op.multiply(y, gain), bias)
 
     def attention(self, x: Any, name: str, heads: int, width: int) -> Any:
@@ -198,7 +226,9 @@ def _graph(build: _Builder, g: Geometry) -> Any:
     batch, frames = (op.gather(size, build.ints(axis), build.ints(0)) for axis in (0, 2))
     columns = op.divide(frames, build.ints(g.patch_frames))
     pos = op.constant(weights["pos_embed"][:, 1:].reshape(1, rows, g.columns, C))
-    pos = op.slice(pos, build.ints(0), columns, build.ints(1), build.ints(2))  # (1, rows, T, C): every row cut to T columns
+    pos = op.slice(
+        pos, build.ints(0), columns, build.ints(1), build.ints(2)
+    )  # (1, rows, T, C): every row cut to T columns
     x = op.add(x, build.reshape(pos, 1, -1, C))
 
     first = op.constant(weights["cls_token"] + weights["pos_embed"][:, :1])  # (1, 1, C)

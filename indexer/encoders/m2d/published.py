@@ -140,7 +140,9 @@ def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published
     prefix = next((prefix for prefix in PREFIXES if f"{prefix}cls_token" in state), None)
     if prefix is None:
         raise ModelError(f"{path}: not an M2D checkpoint: cls_token is missing")
-    named = {key[len(prefix) :]: value for key, value in state.items() if isinstance(key, str) and key.startswith(prefix)}
+    named = {
+        key[len(prefix) :]: value for key, value in state.items() if isinstance(key, str) and key.startswith(prefix)
+    }
     found = {key: value for key, value in named.items() if _ENCODER_KEY.fullmatch(key)}
     check = _tensor_checker(path, pth.stat().st_size)
     tensors = {key: check(key, value) for key, value in found.items()}

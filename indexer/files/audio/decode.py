@@ -68,7 +68,9 @@ def probe(path: AnyPath) -> AudioInfo:
     with _errors_named(path), _opened(path) as (file, container):
         stream = _sound_stream(path, file, container)
         context = stream.codec_context
-        return AudioInfo(context.codec.canonical_name, context.sample_rate, context.channels, claimed_s(file, container, stream))
+        return AudioInfo(
+            context.codec.canonical_name, context.sample_rate, context.channels, claimed_s(file, container, stream)
+        )
 
 
 def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0) -> Iterator[np.ndarray]:
@@ -201,7 +203,9 @@ def _frames(path: AnyPath) -> Iterator[Any]:
                     yield frame
         except av.error.PatchWelcomeError as error:
             end = _clock(tally.decoded_s)
-            raise UnsupportedError(path, f"from {end} on it goes on as another kind of stream (joined Ogg files?)") from error
+            raise UnsupportedError(
+                path, f"from {end} on it goes on as another kind of stream (joined Ogg files?)"
+            ) from error
         except av.FFmpegError as error:
             if isinstance(error, MemoryError) or not tally.decoded_s:
                 raise

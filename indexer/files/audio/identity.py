@@ -196,5 +196,3 @@ def _looks_like(head: bytes) -> str:
     if not any(byte < 9 or 13 < byte < 32 for byte in head) and sum(byte > 127 for byte in head) < len(head) // 2:
         return "it looks like text"
     return "no known sound format was recognised"
-
-

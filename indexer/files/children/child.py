@@ -60,8 +60,13 @@ def inspect(path: str, channel: Channel) -> dict[str, Any]:
         raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
     if before != after:
         raise DeferredError(path, "it changed while it was read")
-    return {"stat": asdict(before), "container": identity.container, "audio_sha256": identity.audio_sha256,
-            "tags": tags.to_json(found), "audio": asdict(info)}
+    return {
+        "stat": asdict(before),
+        "container": identity.container,
+        "audio_sha256": identity.audio_sha256,
+        "tags": tags.to_json(found),
+        "audio": asdict(info),
+    }
 
 
 def open_file(path: str) -> BinaryIO:
@@ -88,7 +93,9 @@ def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
     return {"container": container, "tags": tags.to_json(tags.read_tags(path, container))}
 
 
-def prepare_write(path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool) -> dict[str, Any]:
+def prepare_write(
+    path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool
+) -> dict[str, Any]:
     """Make and verify the edited copy beside the file; the parent renames it. ``edit`` None restores what stood before us."""
     wanted = tagwriter.edit_from_json(edit) if edit is not None else None
     prepared = tagwriter.prepare(path, container, wanted, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
@@ -135,7 +142,9 @@ def main() -> None:
         except FileError as e:
             channel.send("error", {"class": type(e).__name__, "reason": e.reason})
         except MemoryError:
-            channel.send("error", {"class": "ReadError", "reason": "reading it needs more memory than a music file should"})
+            channel.send(
+                "error", {"class": "ReadError", "reason": "reading it needs more memory than a music file should"}
+            )
         except Exception as e:  # the libraries below raise anything at all on damaged input; the next file must go on
             channel.send("error", {"class": "ReadError", "reason": f"cannot be read ({type(e).__name__}: {e})"})
 

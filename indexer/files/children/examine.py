@@ -117,11 +117,27 @@ def _place(path: str, load: Loader, *, filled: bool, own: bool) -> dict[str, Any
     except _DAMAGED as error:
         kind = getattr(load, "kind", "id3")
         problem = tags.clean(str(error) or type(error).__name__, MAX_SHOWN)
-        return {"kind": kind, "name": _NAMES[kind], "exists": True, "values": [], "problem": problem, "filled": filled, "own": own}
+        return {
+            "kind": kind,
+            "name": _NAMES[kind],
+            "exists": True,
+            "values": [],
+            "problem": problem,
+            "filled": filled,
+            "own": own,
+        }
     if not block.exists and not filled:
         return None
     values = [text for value in block.text_of(GENRE)[:MAX_VALUES] if (text := tags.clean(value, MAX_SHOWN))]
-    return {"kind": block.kind, "name": _name(block), "exists": block.exists, "values": values, "problem": None, "filled": filled, "own": own}
+    return {
+        "kind": block.kind,
+        "name": _name(block),
+        "exists": block.exists,
+        "values": values,
+        "problem": None,
+        "filled": filled,
+        "own": own,
+    }
 
 
 def _name(block: Block) -> str:

@@ -26,7 +26,9 @@ MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # address space; the child with all its
 STALL_LIMIT_S = 30.0  # no sign of life for so long is a hang; a child at work gives one every few MB
 HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 
-FILE_ERRORS = {c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)}
+FILE_ERRORS = {
+    c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)
+}
 
 
 def pack(message: dict[str, Any], raw_length: int = 0) -> bytes:
@@ -125,7 +127,9 @@ class Worker:
             self.kill()
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "indexer.files.children.child", str(self._memory_limit_bytes)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
                 # One thread: parallelism comes from several children, and each thread pool costs address space.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )

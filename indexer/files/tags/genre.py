@@ -197,7 +197,9 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
         block.fields = fields
         block.write(file, _number(state.get("room")))
         return
-    if is_main or (isinstance(state, dict) and block.text_of(GENRE)):  # rewritten in another form since: the text is all that can be given back
+    if is_main or (
+        isinstance(state, dict) and block.text_of(GENRE)
+    ):  # rewritten in another form since: the text is all that can be given back
         block.fields = [*others, *(block.encode(GENRE, record["genre"]) if record["genre"] else [])]
         block.write(file)
 
@@ -216,7 +218,9 @@ def _kept_original(blocks: list[Block]) -> str | None:
     read = next(filter(None, (block.text_of(GENRE) for block in _as_read(blocks))), [])
     if not ours.genre == joined(carrier.text_of(GENRE)) == joined(read):
         return None
-    added = {block.kind: _state(block) for block in blocks if _added_since(block, record) and not _holds(block, ours.genre)}
+    added = {
+        block.kind: _state(block) for block in blocks if _added_since(block, record) and not _holds(block, ours.genre)
+    }
     return _compact(record | added) if added else text
 
 
@@ -265,7 +269,9 @@ def _earlier_states(blocks: list[Block]) -> dict[str, dict[str, Any]]:
 
 def _holds(block: Block, genre: str) -> bool:
     standing = [field.raw for field in block.fields if field.name == GENRE]
-    return bool(standing) and (joined(block.text_of(GENRE)) == genre or standing == [f.raw for f in block.encode(GENRE, [genre])])
+    return bool(standing) and (
+        joined(block.text_of(GENRE)) == genre or standing == [f.raw for f in block.encode(GENRE, [genre])]
+    )
 
 
 def other_fields(path: FilePath, container: str) -> dict[str, str]:
@@ -284,7 +290,9 @@ def other_fields(path: FilePath, container: str) -> dict[str, str]:
             found |= {f"{block.kind} {name}": digest(raws) for name, raws in by_name.items()}
             if block.exists:
                 found |= {f"tag:{block.kind} {key}": value for key, value in block.rest.items()}
-                found[f"tag:{block.kind} order"] = digest(f.name.encode("utf-8", "replace") for f in _others(block.fields))
+                found[f"tag:{block.kind} order"] = digest(
+                    f.name.encode("utf-8", "replace") for f in _others(block.fields)
+                )
         if container in ("wav", "aiff"):
             found |= riff_block.other_chunks(file)
         if container == "mp4":
@@ -295,7 +303,11 @@ def other_fields(path: FilePath, container: str) -> dict[str, str]:
 def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Names of what differs between two ``other_fields``; a tag that came or went as a whole is no difference."""
     names = sorted(before.keys() | after.keys())
-    return [n for n in names if before.get(n) != after.get(n) and not (n.startswith("tag:") and (n in before) != (n in after))]
+    return [
+        n
+        for n in names
+        if before.get(n) != after.get(n) and not (n.startswith("tag:") and (n in before) != (n in after))
+    ]
 
 
 def standing_genres(path: FilePath, container: str) -> dict[str, list[str]]:
@@ -333,7 +345,9 @@ def _audio_follows(file: BinaryIO) -> bool:
     file.seek(0)
     file.seek(id3_block.tag_size(file.read(10)) or 0)
     data = file.read(1 << 16).lstrip(b"\x00")
-    return data[:3] == b"ID3" or data[:8] == b"APETAGEX" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
+    return (
+        data[:3] == b"ID3" or data[:8] == b"APETAGEX" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
+    )
 
 
 def _others(fields: list[Field]) -> list[Field]:
@@ -345,7 +359,9 @@ def _without_own_two(fields: list[Field]) -> list[Field]:
 
 
 @contextmanager
-def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
+def _open(
+    path: FilePath, container: str, mode: Literal["rb", "r+b"]
+) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
     places = PLACES.get(container)
     if places is None:
         raise UnsupportedError(path, f"tags of {container} files cannot be written")

@@ -28,7 +28,17 @@ from indexer.files.tags.genre import (
     set_genre,
 )
 
-__all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "other_fields", "read_tags", "restore_genre", "set_genre", "to_json"]
+__all__ = [
+    "GenreEdit",
+    "IndexerGenre",
+    "Tags",
+    "from_json",
+    "other_fields",
+    "read_tags",
+    "restore_genre",
+    "set_genre",
+    "to_json",
+]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
 CORRECTION = "correction"  # stands for the model in our field where a person said the genre
@@ -41,7 +51,9 @@ _FRAME_NAMES = {
     "TIT2", "TPE1", "TALB", "TPE2", "COMM", "TKEY", "TPUB", "TDRC", "TYER", "TBPM", "TCON", "TXXX", "GEOB", "PRIV", "TRCK",
     "TT2", "TP1", "TAL", "TP2", "COM", "TKE", "TPB", "TYE", "TBP", "TCO", "TXX", "GEO",
 }  # fmt: skip
-_FRAMES = {name: frame for frames in (id3.Frames, id3.Frames_2_2) for name, frame in frames.items() if name in _FRAME_NAMES}
+_FRAMES = {
+    name: frame for frames in (id3.Frames, id3.Frames_2_2) for name, frame in frames.items() if name in _FRAME_NAMES
+}
 
 Fields = dict[str, list[str]]  # lower-case names of ours -> values
 
@@ -94,13 +106,15 @@ def to_json(found: Tags) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> Tags:
     """The inverse of ``to_json``."""
     ours, original = data["ours"], data["original_genres"]
-    return Tags(**{
-        **data,
-        "genres": tuple(data["genres"]),
-        "dj_data": tuple(data["dj_data"]),
-        "ours": None if ours is None else IndexerGenre(**ours),
-        "original_genres": None if original is None else tuple(original),
-    })
+    return Tags(
+        **{
+            **data,
+            "genres": tuple(data["genres"]),
+            "dj_data": tuple(data["dj_data"]),
+            "ours": None if ours is None else IndexerGenre(**ours),
+            "original_genres": None if original is None else tuple(original),
+        }
+    )
 
 
 def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
@@ -154,7 +168,15 @@ def _bpm(text: str | None) -> float | None:
 
 # --- ID3 ---------------------------------------------------------------------------------------------------------------
 
-_ID3_NAMES = {"title": "TIT2", "artist": "TPE1", "album": "TALB", "album_artist": "TPE2", "key": "TKEY", "label": "TPUB", "bpm": "TBPM"}
+_ID3_NAMES = {
+    "title": "TIT2",
+    "artist": "TPE1",
+    "album": "TALB",
+    "album_artist": "TPE2",
+    "key": "TKEY",
+    "label": "TPUB",
+    "bpm": "TBPM",
+}
 _MIXED_IN_KEY = {"Key", "Energy", "CuePoints"}
 
 

@@ -164,7 +164,9 @@ def commit(
         if isinstance(error, IndexerError):
             drop(write_id, str(getattr(error, "reason", error)))
         raise
-    with _plain_errors(prepared.path, "its new tag may not be on the disk yet"):  # the next start settles the open intent
+    with _plain_errors(
+        prepared.path, "its new tag may not be on the disk yet"
+    ):  # the next start settles the open intent
         _sync_folder(prepared.path)
     done(write_id)
     return True
@@ -335,7 +337,9 @@ def _finish(name: str, temp: str, *, preserve_mtime: bool) -> Stat:
 
 
 def _reads_back(edit: GenreEdit, new: Tags) -> bool:
-    return new.genres == tuple(map(tags.clean, edit.genres)) and new.ours is not None and new.original_genres is not None
+    return (
+        new.genres == tuple(map(tags.clean, edit.genres)) and new.ours is not None and new.original_genres is not None
+    )
 
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:

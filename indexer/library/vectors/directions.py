@@ -51,7 +51,9 @@ def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
     """The directions of all that an encoder has soundly embedded. Raises StoreError when there is no room to keep them."""
     path = _path(db, encoder_id)
-    reader.execute("SAVEPOINT directions")  # one state of the library through both readings, whatever a scan writes meanwhile
+    reader.execute(
+        "SAVEPOINT directions"
+    )  # one state of the library through both readings, whatever a scan writes meanwhile
     try:
         about = _about(reader, encoder_id)
         found = _load(path, about)
@@ -68,8 +70,10 @@ def stored_directions(reader: Reader, db: Path, encoder_id: str) -> Directions |
 def _about(reader: Reader, encoder_id: str) -> dict[str, Any]:
     """What tells a file of this library, encoder and state from others."""
     # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
-    row = reader.execute("SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
-                         (encoder_id,)).fetchone()
+    row = reader.execute(
+        "SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
+        (encoder_id,),
+    ).fetchone()
     return {"version": _VERSION, "encoder": encoder_id, **dict(row)}
 
 
@@ -91,7 +95,9 @@ def _load(path: Path, about: dict[str, Any]) -> Directions | None:
         with path.open("rb") as file:
             header = json.loads(file.read(_HEADER_BYTES))
             n, changes = header.pop("rows"), header.pop("changes")
-            if header != {key: value for key, value in about.items() if key != "changes"} or os.fstat(file.fileno()).st_size != _size_bytes(n, about["width"]):
+            if header != {key: value for key, value in about.items() if key != "changes"} or os.fstat(
+                file.fileno()
+            ).st_size != _size_bytes(n, about["width"]):
                 return None
             found = _mapped(file, n, about["width"], current=changes == about["changes"])
         return found if (np.diff(found.recordings) > 0).all() else None
@@ -108,7 +114,12 @@ def _mapped(file: Any, n: int, width: int, *, current: bool = True) -> Direction
     mean = np.array(np.memmap(file, "<f4", "r", mean_at, (width,)))
     if n == 0:
         return Directions(np.empty(0, np.int64), np.empty((0, width), np.float32), mean, current)
-    return Directions(np.memmap(file, "<i8", "r", _HEADER_BYTES, (n,)), np.memmap(file, "<f4", "r", mean_at + 4 * width, (n, width)), mean, current)
+    return Directions(
+        np.memmap(file, "<i8", "r", _HEADER_BYTES, (n,)),
+        np.memmap(file, "<f4", "r", mean_at + 4 * width, (n, width)),
+        mean,
+        current,
+    )
 
 
 def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
@@ -158,8 +169,10 @@ def _remove_abandoned(path: Path) -> None:
 def _pages(reader: Reader, about: dict[str, Any]) -> Iterator[tuple[list[int], np.ndarray]]:
     """(recording ids, their vectors (rows, width) float32), ascending; damaged ones are left out."""
     width, last = about["width"], -1
-    while page := reader.execute("SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY recording_id LIMIT ?",
-                                 (about["encoder"], last, _PAGE_ROWS)).fetchall():
+    while page := reader.execute(
+        "SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY recording_id LIMIT ?",
+        (about["encoder"], last, _PAGE_ROWS),
+    ).fetchall():
         last = page[-1]["recording_id"]
         sound, vectors = sound_vectors([row["vector"] for row in page], width)
         yield [page[i]["recording_id"] for i in sound], vectors

@@ -16,7 +16,9 @@ from indexer.library.readonly import Reader, now
 from indexer.library.store import Store
 from indexer.library.vectors.directions import directions_of
 
-SAMPLE = 10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
+SAMPLE = (
+    10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
+)
 MAX_LATER = 0.2  # so great a share of recordings that came (or went) after the axes, and they are computed anew
 # Drift: the share of variance that the axes show is the places' mean squared distance from the middle, so it is known without reading a
 # vector. When it falls below this part of what it was, what is in the library now differs along other axes.
@@ -80,7 +82,9 @@ def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) ->
     """Of length 1; those of joined encoders side by side, each with the same weight."""
     cuts = np.cumsum(widths)[:-1]
     parts = zip(np.split(vectors, cuts, axis=1), np.split(mean, cuts), strict=True)
-    return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(np.sqrt(len(widths)))
+    return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(
+        np.sqrt(len(widths))
+    )
 
 
 def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
@@ -94,9 +98,17 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
     unplaced = _embedded(reader, parts, without_place=encoder_id)
     if row is None and not len(unplaced):
         return 0
-    placed, explained = reader.execute("SELECT count(*), coalesce(avg(x * x + y * y), 0) FROM places WHERE encoder_id = ?", (encoder_id,)).fetchone()
+    placed, explained = reader.execute(
+        "SELECT count(*), coalesce(avg(x * x + y * y), 0) FROM places WHERE encoder_id = ?", (encoder_id,)
+    ).fetchone()
     widths = [reader.execute("SELECT width FROM encoders WHERE id = ?", (part,)).fetchone()["width"] for part in parts]
-    former = None if row is None else Projection(tuple(widths), np.frombuffer(row["mean"], "<f4"), np.frombuffer(row["axes"], "<f4").reshape(2, -1))
+    former = (
+        None
+        if row is None
+        else Projection(
+            tuple(widths), np.frombuffer(row["mean"], "<f4"), np.frombuffer(row["axes"], "<f4").reshape(2, -1)
+        )
+    )
     try:
         if former is not None and not _aged(row, placed, len(unplaced)):
             ids, places = _project(reader, former, parts, unplaced, stopped)
@@ -128,21 +140,36 @@ def _squares(places: np.ndarray) -> float:
 def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> np.ndarray:
     """Ids (n,) of recordings that all parts have embedded; only those that have no place for an encoder, if one is named."""
     first, *others = parts
-    also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(others)
-    rows = reader.execute(f"SELECT e.recording_id FROM embeddings e WHERE e.encoder_id = ?{also} AND NOT EXISTS"
-                          " (SELECT 1 FROM places p WHERE p.recording_id = e.recording_id AND p.encoder_id = ?) ORDER BY e.recording_id",
-                          (first, *others, without_place))
-    return np.fromiter((row["recording_id"] for row in rows), np.int64)  # 8 bytes each: they are as many as the library has
+    also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(
+        others
+    )
+    rows = reader.execute(
+        f"SELECT e.recording_id FROM embeddings e WHERE e.encoder_id = ?{also} AND NOT EXISTS"
+        " (SELECT 1 FROM places p WHERE p.recording_id = e.recording_id AND p.encoder_id = ?) ORDER BY e.recording_id",
+        (first, *others, without_place),
+    )
+    return np.fromiter(
+        (row["recording_id"] for row in rows), np.int64
+    )  # 8 bytes each: they are as many as the library has
 
 
 def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> np.ndarray:
     """The vectors (n, width) of at most SAMPLE recordings, always the same ones of the same library."""
-    chosen = recordings if len(recordings) <= SAMPLE else np.sort(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False))
-    return np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)]) if len(chosen) else np.empty((0, 0))
+    chosen = (
+        recordings
+        if len(recordings) <= SAMPLE
+        else np.sort(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False))
+    )
+    return (
+        np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)])
+        if len(chosen)
+        else np.empty((0, 0))
+    )
 
 
-def _project(reader: Reader, projection: Projection, parts: Sequence[str], recordings: np.ndarray,
-             stopped: Callable[[], bool]) -> tuple[np.ndarray, np.ndarray]:
+def _project(
+    reader: Reader, projection: Projection, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]
+) -> tuple[np.ndarray, np.ndarray]:
     """(recordings with sound vectors (n,), their places (n, 2))."""
     ids = [np.empty(0, np.int64)]
     places = [np.empty((0, 2), np.float32)]
@@ -152,7 +179,9 @@ def _project(reader: Reader, projection: Projection, parts: Sequence[str], recor
     return np.concatenate(ids), np.concatenate(places)
 
 
-def _pages(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pages(
+    reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(recordings (n,), their vectors (n, width) side by side), damaged ones left out. Raises _StoppedError."""
     for first in range(0, len(recordings), _PAGE):
         if stopped():
@@ -166,7 +195,9 @@ def _keep(store: Store, encoder_id: str, ids: np.ndarray, places: np.ndarray) ->
     if len(ids):
         with store.transaction():
             _insert(store, encoder_id, ids, places)
-            store.connection.execute("UPDATE projections SET later = later + ? WHERE encoder_id = ?", (len(ids), encoder_id))
+            store.connection.execute(
+                "UPDATE projections SET later = later + ? WHERE encoder_id = ?", (len(ids), encoder_id)
+            )
 
 
 def _replace(store: Store, encoder_id: str, made: Projection, ids: np.ndarray, places: np.ndarray) -> None:
@@ -174,10 +205,20 @@ def _replace(store: Store, encoder_id: str, made: Projection, ids: np.ndarray, p
         store.connection.execute("DELETE FROM places WHERE encoder_id = ?", (encoder_id,))
         store.connection.execute(
             "INSERT OR REPLACE INTO projections (encoder_id, mean, axes, explained, recordings, made_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (encoder_id, made.mean.astype("<f4").tobytes(), made.axes.astype("<f4").tobytes(), _squares(places) / max(1, len(ids)), len(ids), now()))
+            (
+                encoder_id,
+                made.mean.astype("<f4").tobytes(),
+                made.axes.astype("<f4").tobytes(),
+                _squares(places) / max(1, len(ids)),
+                len(ids),
+                now(),
+            ),
+        )
         _insert(store, encoder_id, ids, places)
 
 
 def _insert(store: Store, encoder_id: str, ids: np.ndarray, places: np.ndarray) -> None:
-    store.connection.executemany("INSERT OR REPLACE INTO places (recording_id, encoder_id, x, y) VALUES (?, ?, ?, ?)",
-                                 ((int(recording), encoder_id, float(x), float(y)) for recording, (x, y) in zip(ids, places, strict=True)))
+    store.connection.executemany(
+        "INSERT OR REPLACE INTO places (recording_id, encoder_id, x, y) VALUES (?, ?, ?, ?)",
+        ((int(recording), encoder_id, float(x), float(y)) for recording, (x, y) in zip(ids, places, strict=True)),
+    )

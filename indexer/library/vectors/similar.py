@@ -38,18 +38,29 @@ def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
     exact = os.path.realpath(os.fsencode(file))
     conn = open_readonly(settings.db)
     try:
-        row = conn.execute("SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id = f.recording_id"
-                           " LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (exact,)).fetchone()
+        row = conn.execute(
+            "SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id = f.recording_id"
+            " LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?",
+            (exact,),
+        ).fetchone()
         if row is None or row["recording_id"] is None:
-            raise ConfigError(f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first")
+            raise ConfigError(
+                f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first"
+            )
         encoder = encoder_of(conn)
         found = list(islice(tracks_of(conn, nearest(conn, settings.db, encoder, row["recording_id"])), count))
     except NotEmbeddedError as e:
         raise StoreError(f"{printable(exact)}: {row['reason'] or f'{e}: run `indexer scan --force` on it'}") from e
     finally:
         conn.close()
-    return {"path": printable(exact), "title": row["title"], "artist": row["artist"], "encoder": encoder["name"], "tracks": found,
-            "elapsed_ms": round(1000 * (time.monotonic() - started), 1)}
+    return {
+        "path": printable(exact),
+        "title": row["title"],
+        "artist": row["artist"],
+        "encoder": encoder["name"],
+        "tracks": found,
+        "elapsed_ms": round(1000 * (time.monotonic() - started), 1),
+    }
 
 
 def encoder_of(reader: Reader) -> Any:
@@ -59,7 +70,12 @@ def encoder_of(reader: Reader) -> Any:
         raise StoreError("nothing is embedded yet: run `indexer scan` first")
     if rows[0]["in_use"] or len(rows) == 1:  # counting takes as long as the question itself
         return rows[0]
-    return max(rows, key=lambda row: reader.execute("SELECT count(*) FROM embeddings WHERE encoder_id = ?", (row["id"],)).fetchone()[0])
+    return max(
+        rows,
+        key=lambda row: reader.execute("SELECT count(*) FROM embeddings WHERE encoder_id = ?", (row["id"],)).fetchone()[
+            0
+        ],
+    )
 
 
 def parts_of(encoder: Any) -> list[str]:
@@ -99,7 +115,11 @@ def ranked(parts: Sequence[Directions], vector: np.ndarray, recording: int) -> I
     first = 0
     for part in parts:
         all_of_part = part.cosines(vector[first : first + len(part.mean)])
-        cosines += all_of_part if len(recordings) == len(part.recordings) else all_of_part[np.searchsorted(part.recordings, recordings)]
+        cosines += (
+            all_of_part
+            if len(recordings) == len(part.recordings)
+            else all_of_part[np.searchsorted(part.recordings, recordings)]
+        )
         first += len(part.mean)
     for place in _descending(cosines):
         if recordings[place] != recording:
@@ -108,10 +128,14 @@ def ranked(parts: Sequence[Directions], vector: np.ndarray, recording: int) -> I
 
 def _descending(values: np.ndarray) -> Iterator[int]:
     """Places by value, the largest first, equal ones in order. Few are asked for, and sorting all takes a quarter of the time of the product."""
-    first = np.flatnonzero(values >= np.partition(values, -_SORTED_FIRST)[-_SORTED_FIRST]) if len(values) > _SORTED_FIRST else np.arange(len(values))
+    first = (
+        np.flatnonzero(values >= np.partition(values, -_SORTED_FIRST)[-_SORTED_FIRST])
+        if len(values) > _SORTED_FIRST
+        else np.arange(len(values))
+    )
     yield from first[np.argsort(-values[first], kind="stable")]
     if len(first) < len(values):
-        yield from np.argsort(-values, kind="stable")[len(first):]
+        yield from np.argsort(-values, kind="stable")[len(first) :]
 
 
 def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[dict[str, Any]]:
@@ -128,10 +152,16 @@ def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
         "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
-        " WHERE f.recording_id = ? AND f.state <> 'missing' ORDER BY f.state <> 'ready', f.path LIMIT 1", (recording,)).fetchone()
+        " WHERE f.recording_id = ? AND f.state <> 'missing' ORDER BY f.state <> 'ready', f.path LIMIT 1",
+        (recording,),
+    ).fetchone()
     if row is None:
         return None
-    return {**dict(row), "path": os.fsdecode(row["path"]), "confidence": None if row["confidence"] is None else round(row["confidence"], 4)}
+    return {
+        **dict(row),
+        "path": os.fsdecode(row["path"]),
+        "confidence": None if row["confidence"] is None else round(row["confidence"], 4),
+    }
 
 
 def to_m3u(found: dict[str, Any]) -> bytes:
@@ -155,7 +185,9 @@ def to_text(found: dict[str, Any]) -> str:
         genre = escaped(f"{track['genre']} {track['confidence']:.0%}") if track["genre"] else ""
         path = printable(os.fsencode(track["path"]))
         lines.append(f"{track['similarity']:6.3f}  {genre:20}  {path}" + (f"  ({title})" if title else ""))
-    lines.append(f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms")
+    lines.append(
+        f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms"
+    )
     return "\n".join(lines)
 
 

@@ -86,7 +86,6 @@ class _Track:
     default_size: int = 0
 
 
-
 def walk_mp4(source: ByteSource) -> Iterator[Part]:
     """The codec and the samples of each audio track.
 

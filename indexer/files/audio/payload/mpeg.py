@@ -55,7 +55,9 @@ def _header_pattern() -> re.Pattern[bytes]:
     mpeg = bytes(byte for byte in range(256) if byte >> 4 not in {0, 15} and byte >> 2 & 3 != 3)
     adts = bytes(byte for byte in range(256) if byte >> 2 & 15 <= 12)
     layers = bytes(byte for byte in range(0xE0, 0x100) if byte >> 3 & 3 != 1 and byte >> 1 & 3)
-    return re.compile(b"\xff(?:[%b][%b]|[\xf0\xf1\xf8\xf9][%b])" % tuple(map(re.escape, (layers, mpeg, adts))), re.DOTALL)
+    return re.compile(
+        b"\xff(?:[%b][%b]|[\xf0\xf1\xf8\xf9][%b])" % tuple(map(re.escape, (layers, mpeg, adts))), re.DOTALL
+    )
 
 
 _HEADER = _header_pattern()
@@ -146,7 +148,9 @@ class _Search:
             return first._replace(position=tag_end)
         second = first.header >> 16 & 0xFE
         pattern = re.compile(b"\xff[" + re.escape(bytes((second, second | 1))) + b"]")
-        same = next((place for place in self.places(position + 1, self.end, pattern) if self._pair(place, first)), self.end)
+        same = next(
+            (place for place in self.places(position + 1, self.end, pattern) if self._pair(place, first)), self.end
+        )
         other = self.chain(position + 1, same)
         return other or (first._replace(position=same) if same < self.end else None)
 
@@ -317,5 +321,3 @@ def _check_claim(source: ByteSource, claim: Claim, frames: int, data_bytes: int)
     missing_s = min(missing) * total_s
     if missing_s > 0.2 and (min(missing) > 0.01 or missing_s > 2):
         raise source.error(f"truncated: {frames * claim.frame_s:.1f} s of {total_s:.1f} s are there")
-
-

@@ -57,7 +57,11 @@ class _Header:
         """Digest of all objects that hold no genre; the file's size, which stands in one, does not count."""
         skipped = (EXTENDED_CONTENT, HEADER_EXTENSION, METADATA_LIBRARY)
         content = [*self.objects, (b"extension", self.extension_head), *self.extensions]
-        return digest(guid + (data[:16] + data[24:] if guid == FILE_PROPERTIES else data) for guid, data in content if guid not in skipped)
+        return digest(
+            guid + (data[:16] + data[24:] if guid == FILE_PROPERTIES else data)
+            for guid, data in content
+            if guid not in skipped
+        )
 
     def write(self, file: BinaryIO) -> None:
         """Put the objects back, with all sizes right."""

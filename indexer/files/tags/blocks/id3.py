@@ -200,7 +200,9 @@ def decode_text(data: bytes) -> list[str]:
         return []
     text = data[1:].decode(codec, "replace").rstrip("\x00")
     parts = text.split("\x00") if text else []
-    if data[0] == 1:  # every string has its mark; the decoder has taken the first one, and a text may begin with another
+    if (
+        data[0] == 1
+    ):  # every string has its mark; the decoder has taken the first one, and a text may begin with another
         parts[1:] = [part.removeprefix("\ufeff") for part in parts[1:]]
     return parts
 
@@ -311,7 +313,11 @@ def load_dsf(file: BinaryIO) -> Id3Block:
             raise TagDamagedError("the DSF chunks are not where they belong")
     if header[:4] != b"DSD " or int.from_bytes(header[12:20], "little") != end or start != (at or end):
         raise TagDamagedError("the sizes in the DSF header contradict the file")
-    tag = parse_all(read_exactly(file, at, end - at, "the ID3 tag"), "the end of the DSF file") if at < end and at else None
+    tag = (
+        parse_all(read_exactly(file, at, end - at, "the ID3 tag"), "the end of the DSF file")
+        if at < end and at
+        else None
+    )
 
     def store(target: BinaryIO, _old: int, data: bytes) -> None:
         splice(target, start, file_size(target) - start, data)

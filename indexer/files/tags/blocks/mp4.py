@@ -110,7 +110,9 @@ class IlstBlock(Block):
                 return
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        data = b"".join(_atom(b"data", b"\x00\x00\x00\x01" + bytes(4) + value.encode("utf-8", "replace")) for value in values)
+        data = b"".join(
+            _atom(b"data", b"\x00\x00\x00\x01" + bytes(4) + value.encode("utf-8", "replace")) for value in values
+        )
         if name == GENRE:
             return [Field(name, _atom(b"\xa9gen", data))]
         mean, own = _atom(b"mean", bytes(4) + MEAN), _atom(b"name", bytes(4) + name.encode())
@@ -220,7 +222,9 @@ def other_atoms(file: BinaryIO) -> dict[str, str]:
     found: dict[str, str] = {}
     skipped = (b"mdat", b"free", b"skip", b"wide", b"stco", b"co64", b"ilst")
     leaves = walk(file, 0, file_size(file), "")
-    for number, (atom, path) in enumerate((a, p) for a, p in leaves if a.name not in skipped and p != ".moov.udta.meta"):
+    for number, (atom, path) in enumerate(
+        (a, p) for a, p in leaves if a.name not in skipped and p != ".moov.udta.meta"
+    ):
         found[f"atom {number} {path[1:]}"] = digest_range(file, atom.body, atom.size - atom.header)
     for meta, _ in ((a, p) for a, p in leaves if p == ".moov.udta.meta"):
         inside = atoms(file, meta.body + meta_head(file, meta), meta.end)

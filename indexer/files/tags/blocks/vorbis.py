@@ -120,7 +120,10 @@ class FlacBlock(_CommentBlock):
         if any(len(data) >= 1 << 24 for _, data in blocks):
             raise UnwritableError("a FLAC metadata block would become too large")
         last = len(blocks) - 1
-        out = b"".join(bytes([kind | 0x80 * (i == last)]) + len(data).to_bytes(3, "big") + data for i, (kind, data) in enumerate(blocks))
+        out = b"".join(
+            bytes([kind | 0x80 * (i == last)]) + len(data).to_bytes(3, "big") + data
+            for i, (kind, data) in enumerate(blocks)
+        )
         splice(file, self.start + 4, self.end - self.start - 4, out)
 
 
@@ -231,7 +234,10 @@ def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
         if total > MAX_TAG:
             raise TagDamagedError("the comment packet is larger than 64 MiB")
     file.seek(page.offset + page.size)
-    if file.read(4) not in (b"OggS", b""):  # decoders look for the next page, and what they find depends on where they began
+    if file.read(4) not in (
+        b"OggS",
+        b"",
+    ):  # decoders look for the next page, and what they find depends on where they began
         raise TagDamagedError("no Ogg page follows the comment packet")
     return pages, first
 
