@@ -184,7 +184,8 @@ def test_what_cannot_be_corrected_is_said(cli, music_folder):
 @pytest.fixture
 def labelled(library, monkeypatch):  # noqa: F811
     """The library of 90 recordings, its encoder taken for the built-in one."""
-    monkeypatch.setattr(models, "built_in_info", lambda: EncoderInfo(ENCODER, "made", WIDTH, 44_100, 6.0, "rhythm"))
+    info = EncoderInfo(ENCODER, "made", WIDTH, 44_100, 6.0, "rhythm", built_in=True)
+    monkeypatch.setattr(models, "built_in_info", lambda name="rhythm": info)
     return library
 
 

@@ -11,7 +11,7 @@ from tests.synth import write_audio
 from tests.test_scan import rows
 
 A = EncoderInfo("a" * 64, "a", 4, 16_000, 6.0, "a.safetensors")
-B = EncoderInfo("b" * 64, "rhythm", 4, 44_100, 6.0, "rhythm")
+B = EncoderInfo("b" * 64, "rhythm", 4, 44_100, 6.0, "rhythm", built_in=True)
 
 
 def test_ids_differ_and_the_plain_one_is_the_weights_own():

@@ -19,7 +19,6 @@ from indexer.config import MAX_UNITS
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 INT8_VERSION = 1  # counts changes of how weights and activations become integers
-BUILT_IN = "rhythm"  # the name of the encoder that needs no download
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +136,7 @@ class EncoderInfo:
     head_width: int | None = None  # inputs of the AudioSet head it carries; None: it carries none
     joins: tuple["EncoderInfo", ...] = ()  # of a joined encoder
     variant: Variant = Variant()
+    built_in: bool = False  # needs no download, runs in one arithmetic only
 
     @property
     def encoder_id(self) -> str:
@@ -156,9 +156,9 @@ class EncoderInfo:
         return self.joins or (self,)
 
     def varied(self, variant: Variant) -> "EncoderInfo":
-        """The same encoder used in another way; the built-in one has no int8."""
+        """The same encoder used in another way; a built-in one has no int8."""
         joins = tuple(part.varied(variant) for part in self.joins)
-        return replace(self, joins=joins, variant=replace(variant, int8=variant.int8 and self.source != BUILT_IN))
+        return replace(self, joins=joins, variant=replace(variant, int8=variant.int8 and not self.built_in))
 
     def variant_of(self, encoder_id: str) -> Variant | None:
         """The variant of this encoder that an id stands for; None: it is another encoder's."""

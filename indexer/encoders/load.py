@@ -1,29 +1,57 @@
-"""How a built-in name or a checkpoint becomes an encoder. Imports torch only inside ``load_encoder``."""
+"""The registry of built-in encoders, and how a name or a checkpoint's path becomes an encoder.
 
+A new built-in encoder is a module in this package and a line in ``BUILT_IN``. Imports an encoder's module only when that
+encoder is asked for, so that a command which only looks never imports torch.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from indexer.encoders.encoder import BUILT_IN, Encoder, EncoderInfo
+from indexer.encoders.encoder import Encoder, EncoderInfo
 
 
-def built_in_info() -> EncoderInfo:
-    """Describe the encoder that needs no download."""
-    from indexer.encoders.rhythm import RhythmEncoder
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """An encoder that needs no download."""
 
-    encoder = RhythmEncoder()
-    return EncoderInfo(encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, BUILT_IN)
+    module: str  # in indexer.encoders; to import it and to make the encoder must not import torch
+    encoder: str  # its class, made without arguments
+    use: str  # one phrase for `models list`
+
+
+# name, as in --encoder and in the library -> encoder
+BUILT_IN = {
+    "rhythm": BuiltIn(
+        "rhythm", "RhythmEncoder", "no download: rhythm and loudness statistics, for training your own heads"
+    ),
+}
+DEFAULT = "rhythm"  # taken while no model is installed and none was chosen
+
+
+def built_in_info(name: str = DEFAULT) -> EncoderInfo:
+    """Describe a built-in encoder. Raises KeyError for a name that is not in ``BUILT_IN``."""
+    encoder = _make(name)
+    return EncoderInfo(
+        encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, name, built_in=True
+    )
 
 
 def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Load the built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
+    """Load a built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
 
-    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda and on processors that multiply
-    it, fp32 elsewhere), fp32 or bf16. The built-in encoder runs on the CPU in float64 whatever they say. Raises ModelError
-    for a file that is damaged or not ours, an unknown option, or a device that is not there.
+    device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda and on processors that
+    multiply it, fp32 elsewhere), fp32, bf16 or int8. A built-in encoder ignores both. Raises ModelError for a file that
+    is damaged or not ours, an unknown option, or a device that is not there.
     """
-    if source == BUILT_IN:
-        from indexer.encoders.rhythm import RhythmEncoder
-
-        return RhythmEncoder()
+    if isinstance(source, str) and source in BUILT_IN:
+        return _make(source)
     from indexer.encoders.m2d.encoder import M2DEncoder
 
     return M2DEncoder(Path(source), device=device, precision=precision)
+
+
+def _make(name: str) -> Encoder:
+    entry = BUILT_IN[name]
+    encoder: Encoder = getattr(import_module(f"indexer.encoders.{entry.module}"), entry.encoder)()
+    return encoder

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.encoders.encoder import BUILT_IN, joined_id
+from indexer.encoders.encoder import joined_id
+from indexer.encoders.load import BUILT_IN
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
@@ -214,12 +215,12 @@ def _vectors(reader: Reader, rows: Sequence[Any], recordings: Sequence[int]) -> 
 
 
 def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
-    """What is compared: the library's own first (the first ``main`` parts), every plain encoder, and each joined with the built-in one."""
+    """What is compared: the library's own first (the first ``main`` parts), every plain encoder, and each joined with a built-in one."""
     own = parts[0] if main == 1 else Features.joined(parts[:main])
     if told:
         return [own]
-    built_in = [part for part in parts if part.name == BUILT_IN]
-    pairs = [Features.joined([part, *built_in]) for part in parts if built_in and part.name != BUILT_IN]
+    built_in = [part for part in parts if part.name in BUILT_IN]
+    pairs = [Features.joined([part, other]) for part in parts for other in built_in if part.name not in BUILT_IN]
     return [own, *(f for f in [*parts, *pairs] if f.encoder_id != own.encoder_id)]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from indexer import __version__
-from indexer.encoders.encoder import BUILT_IN
+from indexer.encoders.load import BUILT_IN
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
 from indexer.models.download import Progress, discard, fetch
@@ -195,8 +195,8 @@ def add(source: Path, models_dir: Path, *, name: str | None = None) -> Path:
     if name is not None and not _SAFE_NAME.fullmatch(name):
         raise ModelError(f"{name!r} cannot name a model: use letters, digits and . _ + - only")
     name = name or _name_of(source)
-    if name == BUILT_IN:
-        raise ModelError(f"'{BUILT_IN}' is the built-in encoder's name: choose another with --name")
+    if name in BUILT_IN:
+        raise ModelError(f"'{name}' is a built-in encoder's name: choose another with --name")
     with writing(models_dir), locked(models_dir, name):
         record = _local_source(source, _states(files), sha256_of(files))
         return _install(source, models_dir, name, record)

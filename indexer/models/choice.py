@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders.encoder import BUILT_IN, EncoderInfo, Part, Variant, join
-from indexer.encoders.load import built_in_info, load_encoder
+from indexer.encoders.encoder import EncoderInfo, Part, Variant, join
+from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
 from indexer.heads.head import Head
@@ -41,7 +41,7 @@ WITHOUT_MODEL = (
 )
 WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
 WITHOUT_WEIGHTS = (
-    f"no genres yet: {BUILT_IN}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each and "
+    "no genres yet: {name}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each and "
     "run `indexer train`, or "
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
 )
@@ -67,7 +67,8 @@ def without_genres(chosen: Chosen | None) -> str | None:
         return WITHOUT_MODEL
     if chosen.head is not None:
         return None
-    return WITHOUT_WEIGHTS if chosen.info.name == BUILT_IN else WITHOUT_HEAD.format(name=chosen.info.name)
+    reason = WITHOUT_WEIGHTS if chosen.info.name in BUILT_IN else WITHOUT_HEAD
+    return reason.format(name=chosen.info.name)
 
 
 def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = None) -> Chosen | None:
@@ -140,7 +141,8 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
     """The encoder of a name or path, or several joined by '+'. Raises ModelError for one that is not there, or named twice."""
     specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
     parts = [
-        built_in_info() if part == BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir)) for part in specs
+        built_in_info(part) if part in BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir))
+        for part in specs
     ]
     if len({part.encoder_id for part in parts}) < len(parts):
         raise ModelError(f"{spec}: joins an encoder with itself; name two different ones")
@@ -155,9 +157,10 @@ def known(encoder_id: str, parts: str | None, models_dir: Path) -> EncoderInfo |
 
 
 def _that_is(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
-    built_in = built_in_info()
-    if built_in.variant_of(encoder_id):
-        return built_in
+    for name in BUILT_IN:
+        info = built_in_info(name)
+        if info.variant_of(encoder_id):
+            return info
     usable = (_checkpoint_info(model.path) for model in catalogue.installed(models_dir) if model.problem is None)
     return next((info for info in usable if info.variant_of(encoder_id)), None)
 
@@ -215,14 +218,10 @@ def part_of(info: EncoderInfo, settings: Settings) -> Part:
 
 def overview(models_dir: Path) -> dict[str, Any]:
     """Built-in, installed and published models, for `models list`."""
-    built_in = built_in_info()
     return {
         "built_in": [
-            {
-                "name": built_in.name,
-                "encoder_id": built_in.encoder_id,
-                "use": "no download: rhythm and loudness statistics, for training your own heads",
-            }
+            {"name": name, "encoder_id": built_in_info(name).encoder_id, "use": entry.use}
+            for name, entry in BUILT_IN.items()
         ],
         "installed": [
             {
@@ -242,8 +241,8 @@ def overview(models_dir: Path) -> dict[str, Any]:
 
 def describe(settings: Settings, spec: str) -> dict[str, Any]:
     """Everything that is known of a model without loading it, for `models info`."""
-    if spec == BUILT_IN:
-        info = built_in_info()
+    if spec in BUILT_IN:
+        info = built_in_info(spec)
         return {
             "name": info.name,
             "path": None,

@@ -18,7 +18,7 @@ import numpy as np
 
 from indexer import wording
 from indexer.config import Settings
-from indexer.encoders.encoder import BUILT_IN, PRECISIONS, Encoder, EncoderInfo, Unit
+from indexer.encoders.encoder import PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.files.children.worker import Worker
@@ -166,7 +166,7 @@ def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray])
     """
     chosen = models.part_of(part, settings).load()
     measured = [(chosen, *_rate(chosen, decoded))]
-    for precision in PRECISIONS if part.source != BUILT_IN else ():
+    for precision in () if part.built_in else PRECISIONS:
         if precision not in ("auto", chosen.precision):
             with suppress(ModelError):  # this machine has no such products
                 encoder = load_encoder(part.source, device=settings.device, precision=precision)

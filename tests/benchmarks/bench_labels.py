@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.encoders.encoder import BUILT_IN, Encoder, Unit, track_vector
-from indexer.encoders.load import load_encoder
+from indexer.encoders.encoder import Encoder, Unit, track_vector
+from indexer.encoders.load import DEFAULT, load_encoder
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.files.audio import decode as audio
@@ -93,7 +93,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--encoder", default=BUILT_IN)
+    parser.add_argument("--encoder", default=DEFAULT)
     parser.add_argument("--precisions", nargs="*", default=[])
     parser.add_argument("--units", nargs="*", type=int, default=[5, 10, 20, 30])
     parser.add_argument("--most", type=int, default=50, help="units of a track that stand for all")

@@ -1,0 +1,78 @@
+"""Every encoder of the registry is known everywhere: by name, in the help, in `models list`, in the documentation."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.cli.scan import scan
+from indexer.config import Settings
+from indexer.encoders.encoder import Unit
+from indexer.encoders.load import BUILT_IN, DEFAULT, built_in_info, load_encoder
+from indexer.models import catalogue, choice
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_registered_encoder_loads_and_is_what_its_info_says(name):
+    info, encoder = built_in_info(name), load_encoder(name)
+    assert (info.name, info.source, info.built_in, info.joins) == (name, name, True, ())
+    for field in ("name", "width", "sample_rate_hz", "unit_s"):
+        assert getattr(encoder, field) == getattr(info, field)
+    assert encoder.id == info.weights_id == info.encoder_id == built_in_info(name).encoder_id  # stable, 64 digits
+    assert len(bytes.fromhex(encoder.id)) == 32
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_registered_encoder_keeps_the_interface(name):
+    encoder, noise = load_encoder(name), np.random.default_rng(1).standard_normal(200_000).astype(np.float32) / 4
+    cutter, units = encoder.cutter(), []
+    for start in range(0, len(noise), 70_000):
+        units += cutter.push(noise[start : start + 70_000])
+    units += cutter.finish()
+    whole = encoder.cutter()
+    again = [*whole.push(noise), *whole.finish()]
+    assert units
+    assert all(isinstance(unit, Unit) and unit.weight > 0 for unit in units)
+    assert len(units) == len(again)  # the size of the blocks changes nothing
+    vectors = encoder.encode(units)
+    assert (vectors.shape, vectors.dtype) == ((len(units), encoder.width), np.float32)
+    assert np.isfinite(vectors.astype(np.float16)).all()  # the form in which they are stored
+    np.testing.assert_array_equal(encoder.encode(again), vectors)
+    assert encoder.cutter().finish() == []  # nothing heard: too short to embed
+    assert encoder.batch_units > 0
+    assert all((encoder.device, encoder.precision, encoder.engine))
+
+
+def test_the_keys_of_all_places_agree(tmp_path):
+    help_text = next(option for option in scan.params if option.name == "encoder").help
+    setting = next(field for field in fields(Settings) if field.name == "encoder").metadata["help"]
+    document = (DOCS / "models.md").read_text()
+    assert [one["name"] for one in choice.overview(tmp_path)["built_in"]] == list(BUILT_IN)
+    for name, entry in BUILT_IN.items():
+        assert name in help_text, f"the help of --encoder does not name {name}"
+        assert name in setting, f"the setting `encoder` does not name {name}"
+        assert f"### {name}, built in" in document, f"docs/models.md has no section on {name}"
+        assert entry.use
+        assert choice.named(name, tmp_path) == built_in_info(name)  # --encoder NAME
+        assert choice.known(built_in_info(name).encoder_id, None, tmp_path) == built_in_info(name)  # from a library
+        assert choice.describe(Settings(models=tmp_path), name)["name"] == name
+    assert DEFAULT in BUILT_IN
+    assert not set(BUILT_IN) & {model.name for model in catalogue.KNOWN}
+    assert len({built_in_info(name).encoder_id for name in BUILT_IN}) == len(BUILT_IN)
+
+
+def test_looking_at_encoders_imports_no_torch():
+    code = """
+import sys
+from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
+for name in BUILT_IN:
+    built_in_info(name), load_encoder(name)
+print("torch" in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
