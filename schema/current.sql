@@ -217,6 +217,8 @@ CREATE VIEW tracks AS
 SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
+  coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(t.genre, '') END, CASE WHEN p.decided THEN p.genre END) AS label,
+  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(t.genre, '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'drum and bass') AS "drum and bass",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",

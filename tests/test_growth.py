@@ -98,7 +98,8 @@ def test_a_review_looks_on_until_it_has_found_enough(store, monkeypatch):
     store.use_head("h")
     with store.transaction():
         for n in range(1, 101):
-            store.put_prediction(n, "h", {"a": 0.9, "b": 0.1}, 0.95 if n in (4, 37, 38, 91, 100) else 0.5)
+            sure = n not in (4, 37, 38, 91, 100)
+            store.put_prediction(n, "h", {"a": 0.9, "b": 0.1}, 0.5 if sure else 0.95, decided=sure)
 
     async def rows(_datasette, sql, values=()):
         return [dict(row) for row in store.connection.execute(sql, values)]

@@ -90,13 +90,13 @@ def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):
 
     monkeypatch.setattr(scanner, "NOTE_S", 0.0)
     told = []
-    real = Pipeline._settle
+    real = Pipeline._resume_group
 
-    def settle(pipeline, event):
-        real(pipeline, event)
+    def resume_group(pipeline, finished):
+        real(pipeline, finished)
         told.append(Pages(cli.db).json("/-/now.json")["run"])
 
-    monkeypatch.setattr(Pipeline, "_settle", settle)
+    monkeypatch.setattr(Pipeline, "_resume_group", resume_group)
     cli("scan", music_folder, "--no-tags")
     assert {run["state"] for run in told} == {"running"}
     done = [run["summary"]["done"] for run in told if run["summary"]]

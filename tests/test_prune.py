@@ -82,7 +82,7 @@ def test_what_no_model_in_use_needs(library, tmp_path):
             )
             store._run("UPDATE heads SET in_use = ? WHERE id = ?", (in_use, name))
             with store.transaction():
-                store.put_prediction(1, name, {"a": 0.9, "b": 0.1}, 0.5)
+                store.put_prediction(1, name, {"a": 0.9, "b": 0.1}, 0.5, decided=True)
     (library.folder / "vectors" / "old.directions").write_bytes(b"1")
     found = library.json("prune", "--embeddings", "--yes")
     assert (found["embeddings"], found["predictions"], found["files"]) == (1, 1, 0)

@@ -202,7 +202,9 @@ def fill(store, scores=None, threshold=0.5):
     store.put_embedding(recording_id, "e", b"\0\0\0\0", 1)
     store.use_head("h")
     with store.transaction():
-        store.put_prediction(recording_id, "h", scores or {"house": 0.75, 'it\'s "x"': 0.25}, threshold)
+        store.put_prediction(
+            recording_id, "h", scores or {"house": 0.75, 'it\'s "x"': 0.25}, threshold, decided=threshold <= 0.75
+        )
     return file_id
 
 

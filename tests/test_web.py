@@ -56,7 +56,9 @@ def db(tmp_path):
             )
             store.put_embedding(recording, "e", b"\0\0\0\0", 1)
             with store.transaction():
-                store.put_prediction(recording, "h", {"house": 0.4 + n / 100, "drum and bass": 0.6 - n / 100}, 0.5)
+                store.put_prediction(
+                    recording, "h", {"house": 0.4 + n / 100, "drum and bass": 0.6 - n / 100}, 0.5, decided=n >= 10
+                )
     return path
 
 

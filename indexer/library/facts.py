@@ -12,6 +12,7 @@ import numpy as np
 
 from indexer.files.tags.read import CORRECTION
 from indexer.library.readonly import Reader
+from indexer.library.whose_word import is_ours, same_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def files(reader: Reader) -> Iterator[FileFacts]:
         " WHERE f.state <> 'missing' OR NOT EXISTS"
         " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"
     ):
-        ours = _is_ours(row["genre"], row["indexer_genre"])
+        ours = is_ours(row["genre"], row["indexer_genre"])
         genre = "; ".join(before.get(row["id"], ())) or None if ours else row["genre"]
         yield FileFacts(
             row["recording_id"],
@@ -47,18 +48,6 @@ def files(reader: Reader) -> Iterator[FileFacts]:
             row["artist"],
             row["album_artist"],
         )
-
-
-def _is_ours(genre: str | None, indexer_genre: str | None) -> bool:
-    """Whether the standing genre is the one we wrote for a head, unchanged (white space aside)."""
-    if not indexer_genre or not genre:
-        return False
-    ours = json.loads(indexer_genre)
-    return ours.get("model") != CORRECTION and _same(str(ours.get("genre", "")), genre)
-
-
-def _same(one: str, other: str) -> bool:
-    return " ".join(one.split()) == " ".join(other.split())
 
 
 def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
@@ -84,7 +73,7 @@ def corrections(reader: Reader) -> dict[int, str]:
         (f'%"{CORRECTION}"%',),
     ):
         ours = json.loads(row["indexer_genre"])
-        if ours.get("model") == CORRECTION and _same(str(ours.get("genre", "")), row["genre"] or ""):
+        if ours.get("model") == CORRECTION and same_text(str(ours.get("genre", "")), row["genre"] or ""):
             found[row["recording_id"]] = str(ours["label"])
     return found | {
         row["recording_id"]: row["genre"]

@@ -123,24 +123,22 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
     )
 
 
-def labelled_files(
-    conn: sqlite3.Connection, target: bytes, head_id: str | None, threshold: float
-) -> Iterator[sqlite3.Row]:
-    """Readable files of a target whose genre is decided or was said by a person, by path.
+def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None) -> Iterator[sqlite3.Row]:
+    """Readable files of a target that a head classified or a person labelled, by path.
 
-    With ``label`` and ``confidence`` of the head, ``corrected`` and ``corrected_at`` of the person, what stands in their tags
-    and their newest journal entry.
+    With ``predicted``, ``confidence`` and ``undecided_reason`` of the head, ``corrected`` and ``corrected_at`` of the person, what stands in
+    their tags and their newest journal entry.
     """
     low, high = subtree(target)
     yield from conn.execute(
-        "SELECT f.*, p.genre AS label, p.confidence, c.genre AS corrected, c.corrected_at, t.genre AS tag_genre, t.indexer_genre,"
-        " w.action, w.state AS write_state, w.stat_before, w.written_at "
-        "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? AND p.confidence >= ? AND p.reason IS NULL "
+        "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected, c.corrected_at,"
+        " t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.stat_before, w.written_at "
+        "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? "
         "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
         "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
         "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path",
-        (head_id, threshold, target, low, high),
+        (head_id, target, low, high),
     )
 
 
@@ -587,10 +585,14 @@ class Store:
         scores: Mapping[str, float],
         threshold: float,
         *,
+        decided: bool,
         reason: str | None = None,
         second_genre: str | None = None,
     ) -> None:
-        """Store all scores and the winner, decided unless there is a ``reason`` against it; call inside a transaction."""
+        """Store a prediction as heads/decide.py made it: all scores, the best of them, and whether it is decided.
+
+        Call it inside a transaction.
+        """
         genre = max(scores, key=lambda label: scores[label])
         self._run(
             "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided, reason, second_genre)"
@@ -601,7 +603,7 @@ class Store:
                 genre,
                 scores[genre],
                 threshold,
-                int(scores[genre] >= threshold and not reason),
+                int(decided),
                 reason,
                 second_genre,
             ),

@@ -1,6 +1,8 @@
-"""The view ``tracks``, which people look at: one row a file. Made anew when the head in use has other labels."""
+"""The view ``tracks`` that people look at: one row for each file. It is made anew when the head in use has other labels."""
 
 from collections.abc import Sequence
+
+from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
 _TRACK_COLUMNS = (
     "id",
@@ -15,6 +17,8 @@ _TRACK_COLUMNS = (
     "decided",
     "second_genre",
     "corrected",
+    "label",
+    "label_source",
     "bpm",
     "musical_key",
     "year",
@@ -32,7 +36,7 @@ _TRACK_COLUMNS = (
 
 
 def tracks_view(labels: Sequence[str]) -> str:
-    """The SQL of the view ``tracks``: a row a file, a column a label (its probability) of the head in use."""
+    """Return the SQL of the view: a row for each file, and for each label of the head in use a column with its probability."""
     taken = set(_TRACK_COLUMNS)
     columns = ""
     for label in labels:
@@ -47,7 +51,9 @@ def tracks_view(labels: Sequence[str]) -> str:
     return f"""CREATE VIEW tracks AS
 SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
-  (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected{columns},
+  {SAID} AS corrected,
+  {LABEL} AS label,
+  {LABEL_SOURCE} AS label_source{columns},
   t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
   f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f

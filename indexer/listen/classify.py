@@ -11,7 +11,7 @@ import numpy as np
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
-from indexer.heads.prediction import judge
+from indexer.heads.decide import decide
 from indexer.library.readonly import open_readonly
 from indexer.listen.embedder import Embedder, TrackEmbedding
 from indexer.models import choice as models
@@ -90,20 +90,20 @@ class Looker:
         assert head is not None
         embeddings = [future.result() for future in fed]
         threshold = self._settings.threshold(head.threshold)
-        verdict = judge(head, threshold, [e.vector for e in embeddings], [e.course for e in embeddings])
-        rows = () if verdict.timeline is None else verdict.timeline
+        prediction = decide(head, threshold, [e.vector for e in embeddings], [e.course for e in embeddings])
+        rows = () if prediction.timeline is None else prediction.timeline
         return {
             "path": name,
-            "genre": verdict.genre,
-            "confidence": round(verdict.confidence, 4),
+            "genre": prediction.genre,
+            "confidence": round(prediction.confidence, 4),
             "threshold": threshold,
-            "decided": verdict.decided,
-            "reason": verdict.reason,
-            "second_genre": verdict.second_genre,
-            "scores": {label: round(p, 4) for label, p in verdict.scores.items()},
+            "decided": prediction.decided,
+            "reason": prediction.reason,
+            "second_genre": prediction.second_genre,
+            "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
-                    "start_s": round(i * verdict.segment_s, 2),
+                    "start_s": round(i * prediction.segment_s, 2),
                     "scores": {label: round(int(p) / 255, 3) for label, p in zip(head.labels, row, strict=True)},
                 }
                 for i, row in enumerate(rows)

@@ -35,7 +35,7 @@ class Counts:
         )
 
 
-class Watcher(Protocol):
+class Listener(Protocol):
     """Who is told how a run goes."""
 
     def advance(self, path: str, outcome: str) -> None:

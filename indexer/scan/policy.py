@@ -1,4 +1,8 @@
-"""Decides which genre is written into a file, under the settings and what its tags hold already. Reads and writes no file."""
+"""Decides which genre is written into a file: what a person said, else what stands in the tag, else what the head decided.
+
+The setting ``write_tags`` says whether the tag comes before the head (fill) or not (replace, append). Reads and writes no file.
+The same order as SQL, for questions to the library, is library/whose_word.py.
+"""
 
 import hashlib
 import json
@@ -62,6 +66,11 @@ class Label:
     genre: str
     confidence: float
     corrected_at: str | None = None
+
+    @classmethod
+    def said(cls, genre: str, corrected_at: str) -> "Label":
+        """The label that a person gave."""
+        return cls(genre, 1.0, corrected_at)
 
 
 def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:

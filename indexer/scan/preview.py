@@ -10,6 +10,7 @@ from indexer.files.audio.identity import Stat
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
 from indexer.files.walk import folders_to_scan, walk
+from indexer.heads.decide import is_decided
 from indexer.library.readonly import open_readonly
 from indexer.library.store import known_files, labelled_files
 from indexer.models import choice as models
@@ -49,13 +50,11 @@ def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, expl
     chosen = models.choose(settings, *models.in_use(conn))
     head = chosen.head if chosen else None
     threshold = settings.threshold(head.threshold) if head else 1.0
-    for row in labelled_files(conn, target, head.id if head else None, threshold):
+    for row in labelled_files(conn, target, head.id if head else None):
+        label = _label(row, threshold)
+        if label is None:
+            continue
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
-        label = (
-            Label(row["label"] or "", row["confidence"] or 0.0)
-            if row["corrected"] is None
-            else Label(row["corrected"], 1.0, row["corrected_at"])
-        )
         if not explicit and held_back(
             row["action"], row["write_state"], row["stat_before"], row["written_at"], stat, label
         ):
@@ -71,3 +70,12 @@ def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, expl
                 "after": list(edit.genres),
                 "confidence": round(label.confidence, 4),
             }
+
+
+def _label(row: sqlite3.Row, threshold: float) -> Label | None:
+    """Return what a person said, else what the head decides at this threshold, which need not be the stored one."""
+    if row["corrected"] is not None:
+        return Label.said(row["corrected"], row["corrected_at"])
+    if row["predicted"] is not None and is_decided(row["confidence"], threshold, row["undecided_reason"]):
+        return Label(row["predicted"], row["confidence"])
+    return None

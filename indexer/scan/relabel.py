@@ -10,7 +10,7 @@ from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models import choice as models
 from indexer.models.choice import choose_and_register
-from indexer.scan.pipeline import put_verdict
+from indexer.scan.classify import classify_recording
 
 COMMIT_ROWS = 1000
 
@@ -30,7 +30,7 @@ def relabel(settings: Settings) -> dict[str, Any]:
             with store.transaction():
                 for recording_id, cached in page:
                     try:
-                        undecided += not put_verdict(store, recording_id, head, threshold, cached).decided
+                        undecided += not classify_recording(store, recording_id, head, threshold, cached).decided
                         classified += 1
                     except ModelError:
                         damaged += 1

@@ -1,6 +1,6 @@
 """The one-shot scan: lock, settle, difference, work, summary.
 
-Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Watcher it is given.
+Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Listener it is given.
 """
 
 import os
@@ -24,8 +24,9 @@ from indexer.models import choice as models
 from indexer.models.choice import Chosen, choose_and_register
 from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.journal import settle_open_writes
-from indexer.scan.outcome import ScanResult, Watcher
-from indexer.scan.pipeline import Backlog, Changed, Pipeline
+from indexer.scan.outcome import Listener, ScanResult
+from indexer.scan.pipeline import Pipeline
+from indexer.scan.stages import Backlog, Changed
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
@@ -35,11 +36,11 @@ NOTE_S = 2.0  # at most so often is a run's row brought up to date while it work
 class Scan:
     """One scan; ``stop`` and ``add`` may be called from another thread, ``stop`` also from a signal handler, while it works."""
 
-    def __init__(self, settings: Settings, watcher: Watcher, *, watched: bool = False) -> None:
+    def __init__(self, settings: Settings, listener: Listener, *, watched: bool = False) -> None:
         """``watched``: the folders are, so files that somebody is writing now will be named when that ends."""
         self._settings = settings
         self._watched = watched
-        self._watcher = watcher
+        self._listener = listener
         self._pipeline: Pipeline | None = None
         self._stopped = False
         self._named: deque[bytes] = deque()
@@ -109,13 +110,13 @@ class Scan:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
-        live = _LiveRun(store, run_id, self._watcher, started)
+        live = _LiveRun(store, run_id, self._listener, started)
         pipeline = self._pipeline = Pipeline(
             store,
             self._settings,
             models.pipeline_model(chosen, self._settings) if chosen else None,
             run_id=run_id,
-            watcher=live,
+            listener=live,
             executor=self._executor(chosen, targets),
             force=force,
             **how,
@@ -150,7 +151,7 @@ class Scan:
                 store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped
             )
         except Exception as e:  # the map is a picture; the scan is through
-            self._watcher.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
+            self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
         """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now.
@@ -203,18 +204,18 @@ class Scan:
 class _LiveRun:
     """Passes news of the files on, and keeps the run's row up to date, so that the pages can tell how far it is."""
 
-    def __init__(self, store: Store, run_id: int, watcher: Watcher, started_s: float) -> None:
+    def __init__(self, store: Store, run_id: int, listener: Listener, started_s: float) -> None:
         self.total = 0  # files to work on, as far as was known at the start
         self.result: ScanResult
         self._store = store
         self._run_id = run_id
-        self._watcher = watcher
+        self._listener = listener
         self._started_s = self._noted_s = started_s
         self._done = 0
 
     def advance(self, path: str, outcome: str) -> None:
         """One file is through."""
-        self._watcher.advance(path, outcome)
+        self._listener.advance(path, outcome)
         self._done += 1
         moment_s = time.monotonic()
         if moment_s - self._noted_s >= NOTE_S:
@@ -226,7 +227,7 @@ class _LiveRun:
 
     def problem(self, path: str, reason: str) -> None:
         """One file was not handled, or not wholly."""
-        self._watcher.problem(path, reason)
+        self._listener.problem(path, reason)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from indexer.learn.evaluate import Request as EvaluationRequest
 from indexer.learn.evaluate import evaluate
 from indexer.learn.train import Request, train
 from indexer.library.readonly import open_readonly
-from indexer.scan.outcome import Watcher
+from indexer.scan.outcome import Listener
 from indexer.scan.relabel import relabel
 from indexer.scan.run import Scan
 
@@ -122,7 +122,7 @@ def id3_tag(track: Track) -> bytes:
     return b"ID3\x03\0\0" + bytes(len(content) >> shift & 0x7F for shift in (21, 14, 7, 0)) + content
 
 
-def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str], None]) -> dict[str, Any]:
+def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[str], None]) -> dict[str, Any]:
     """Make the library in ``folder`` and run the program on it: {tracks, encoder, accuracy, ...}. Raises ConfigError for a folder in use."""
     started = time.monotonic()
     if folder.exists() and any(folder.iterdir()):
@@ -134,12 +134,12 @@ def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str]
     say(f"synthesising {len(tracks)} tracks of {', '.join(GENRES)} in {music}")
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         for path in pool.map(write_track, tracks):
-            watcher.advance(str(path), "written")
+            listener.advance(str(path), "written")
     with (folder / "truth.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "genre"), *((t.path, t.genre) for t in tracks)])
     settings = replace(settings, db=folder / "library.db", roots=(), head=None, min_confidence=None, write_tags="fill")
     say("indexer scan: reading tags, decoding, embedding")
-    found = Scan(settings, watcher).run([music], write_tags=False)
+    found = Scan(settings, listener).run([music], write_tags=False)
     say(f"indexer train: a linear head from the genres in the tags of {sum(t.labelled for t in tracks)} tracks")
     trained = train(settings, Request(LabelRequest(("tags",))))
     judged = evaluate(settings, EvaluationRequest(LabelRequest(("tags",)), report=folder / "evaluation.html"))
@@ -154,7 +154,7 @@ def demo(settings: Settings, folder: Path, watcher: Watcher, say: Callable[[str]
     )
     say("this is synthetic music: it shows that the program works, not how well it knows real music")
     say("indexer tags apply: writing the decided genres into the files that have none")
-    applied = Scan(settings, watcher).run([music])
+    applied = Scan(settings, listener).run([music])
     return {
         "folder": str(folder),
         "tracks": len(tracks),

@@ -43,7 +43,7 @@ READ_BY = {
 Report = dict[str, Any]
 
 
-class Watcher(Protocol):
+class Listener(Protocol):
     """Who is told how it goes."""
 
     def begin(self, total: int) -> None:
@@ -53,7 +53,7 @@ class Watcher(Protocol):
         """One file is through."""
 
 
-def diagnose(settings: Settings, paths: Sequence[Path], watcher: Watcher) -> dict[str, Any]:
+def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> dict[str, Any]:
     """Examine files and folders: counts by verdict, and a report of every named file and of each other one with something to say."""
     targets = folders_to_scan(paths, (), ())
     folders = [target for target in targets if os.path.isdir(target)]  # noqa: PTH112 - bytes
@@ -67,13 +67,13 @@ def diagnose(settings: Settings, paths: Sequence[Path], watcher: Watcher) -> dic
             inside.append(path)
     counts = Counter(report["verdict"] for report in reports)
     contradicting = 0
-    watcher.begin(len(named) + len(inside))
+    listener.begin(len(named) + len(inside))
     for number, report in enumerate(_reports([*named, *inside], settings.worker_count())):
         counts[report["verdict"]] += 1
         contradicting += bool(report["contradictions"])
         if number < len(named) or report["verdict"] != "writable" or report["contradictions"]:
             reports.append(report)
-        watcher.advance(report["path"], report["verdict"])
+        listener.advance(report["path"], report["verdict"])
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
     return {
         "files": len(named) + len(inside),

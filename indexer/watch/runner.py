@@ -22,7 +22,7 @@ ALIVE_S = 10.0  # at most so long between two messages while it works
 
 
 class _Teller:
-    """Tells the parent how a run goes; the pipeline's Watcher."""
+    """Tells the parent how a run goes; the pipeline's Listener."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -40,8 +40,9 @@ from indexer.library.readonly import now
 from indexer.library.store import Lacking, Store
 from indexer.library.vectors import projection
 from indexer.models import choice as models
-from indexer.scan import pipeline, relabel
+from indexer.scan import relabel, stages
 from indexer.scan import run as scanner
+from indexer.scan.classify import classify_recording
 from indexer.scan.difference import spool_difference
 from indexer.scan.policy import tag_policy_digest
 from indexer.web.serve import make_datasette
@@ -346,7 +347,7 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
                     hashlib.sha256(path).hexdigest(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0
                 )
                 assert store.file_at(path) is None
-                assert store.files_of(recording, pipeline.MAX_COPIES) == []
+                assert store.files_of(recording, stages.MAX_COPIES) == []
                 file_id = store.put_file(
                     path,
                     stat,
@@ -364,7 +365,7 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
             with store.transaction():
                 store.put_embedding(recording, ENCODER, vector(n), UNITS, the_course)
                 store.set_decoded_length(recording, 300.0)
-                pipeline.put_verdict(store, recording, head, 0.5, [(vector(n), the_course)])
+                classify_recording(store, recording, head, 0.5, [(vector(n), the_course)])
             store.settle_tags(file_id, the_policy)
         took = time.perf_counter() - started
     return {f"store {NEW:,} new recordings": took}

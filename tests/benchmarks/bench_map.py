@@ -58,6 +58,7 @@ def fill(store: Store, first: int, tracks: int, width: int) -> None:
                 "h",
                 {label: confidence if place == genre else rest for place, label in enumerate(LABELS)},
                 0.5,
+                decided=confidence >= 0.5,
             )
 
 

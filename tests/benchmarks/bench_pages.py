@@ -73,7 +73,9 @@ def put_track(store: Store, rng: np.random.Generator, n: int, root: int, encoder
     )
     store.put_embedding(recording, encoder_id, rng.standard_normal(width, np.float32).astype("<f2").tobytes(), 50)
     scores = rng.dirichlet(np.full(5, 0.4))
-    store.put_prediction(recording, "h", dict(zip(LABELS, scores.tolist(), strict=True)), 0.5)
+    store.put_prediction(
+        recording, "h", dict(zip(LABELS, scores.tolist(), strict=True)), 0.5, decided=scores.max() >= 0.5
+    )
     store.put_timeline(recording, "h", 6.0, rng.integers(0, 255, 250, np.uint8).tobytes())
 
 

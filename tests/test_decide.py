@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from indexer.encoders.trajectory import MAX_SEGMENTS, RANK, Collector, Course
+from indexer.heads.decide import UNLIKE, decide, is_decided
 from indexer.heads.linear import LinearHead
-from indexer.heads.prediction import UNLIKE, judge
 
 
 def course_of(units, weights=None, unit_s=6.0):
@@ -85,18 +85,18 @@ def test_a_damaged_course_is_refused(damage):
 
 def test_the_timeline_is_what_the_head_says_of_every_unit():
     units, head = units_of(4, width=300), head_for(300)
-    verdict = judge(head, 0.5, [units.mean(axis=0)], [course_of(units)])
-    assert np.abs(verdict.timeline / 255 - head.scores(units)).max() < 0.01
-    assert sum(verdict.scores.values()) == pytest.approx(1, abs=1e-6)
-    assert judge(head, 0.5, [units.mean(axis=0)], [None]).timeline is None
+    prediction = decide(head, 0.5, [units.mean(axis=0)], [course_of(units)])
+    assert np.abs(prediction.timeline / 255 - head.scores(units)).max() < 0.01
+    assert sum(prediction.scores.values()) == pytest.approx(1, abs=1e-6)
+    assert decide(head, 0.5, [units.mean(axis=0)], [None]).timeline is None
 
 
 def test_joined_courses_meet_on_the_first_ones_time():
     a, b = units_of(3, 40, 30), units_of(2, 20, 50, seed=1)  # 6 s and 12 s units
     head = head_for(80)
-    verdict = judge(head, 0.5, [a.mean(axis=0), b.mean(axis=0)], [course_of(a), course_of(b, unit_s=12.0)])
+    prediction = decide(head, 0.5, [a.mean(axis=0), b.mean(axis=0)], [course_of(a), course_of(b, unit_s=12.0)])
     expected = head.scores(np.concatenate([a, np.repeat(b, 2, axis=0)], axis=1))
-    assert np.abs(verdict.timeline / 255 - expected).max() < 0.01
+    assert np.abs(prediction.timeline / 255 - expected).max() < 0.01
 
 
 @pytest.mark.parametrize(("other", "expected"), [(10, "techno"), (4, None), (0, None)])
@@ -105,8 +105,8 @@ def test_a_recording_of_two_genres_is_flagged(other, expected):
         "h", "e", ("house", "techno"), 0.5, np.array([[5.0, 0], [0, 5.0]], np.float32), np.zeros(2, np.float32)
     )
     units = np.array([[1, 0]] * (30 - other) + [[0, 1]] * other, np.float32)
-    verdict = judge(head, 0.8, [units.mean(axis=0)], [course_of(units)])
-    assert (verdict.genre, verdict.second_genre) == ("house", expected)
+    prediction = decide(head, 0.8, [units.mean(axis=0)], [course_of(units)])
+    assert (prediction.genre, prediction.second_genre) == ("house", expected)
 
 
 def test_what_is_unlike_everything_is_never_decided():
@@ -118,6 +118,13 @@ def test_what_is_unlike_everything_is_never_decided():
 
     head = head_for(8, scale=9)
     vector = np.ones(8, np.float32)
-    assert judge(head, 0.5, [vector], [None]).decided
-    verdict = judge(Sceptic("h", "e", head.labels, 0.5, head.weight, head.bias), 0.0, [vector], [None])
-    assert (verdict.decided, verdict.reason) == (False, UNLIKE)
+    assert decide(head, 0.5, [vector], [None]).decided
+    prediction = decide(Sceptic("h", "e", head.labels, 0.5, head.weight, head.bias), 0.0, [vector], [None])
+    assert (prediction.decided, prediction.reason) == (False, UNLIKE)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "reason", "expected"), [(0.8, None, True), (0.79, None, False), (1.0, UNLIKE, False)]
+)
+def test_a_genre_is_decided_from_the_threshold_on_unless_a_reason_speaks_against_it(confidence, reason, expected):
+    assert is_decided(confidence, 0.8, reason) is expected

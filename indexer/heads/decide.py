@@ -1,0 +1,96 @@
+"""Decides the genre of one recording: scores, genre, whether it counts as decided, a timeline and a second genre.
+
+Pure arithmetic on cached embeddings, the same for a scan, `relabel` and `classify`. Never reads or stores anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.encoders.trajectory import Course
+from indexer.heads.head import Head, softmax
+
+UNLIKE = "unlike everything the head learned from"
+# A recording has a second genre when at least a quarter of its segments, and at least three, are decidedly of that other genre.
+# Fewer are a breakdown, an intro or a sample.
+SECOND_SHARE = 0.25
+SECOND_SEGMENTS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Everything that is stored about a recording under a head."""
+
+    scores: dict[str, float]  # label -> probability
+    genre: str  # the label with the highest probability
+    confidence: float  # that probability
+    decided: bool
+    reason: str | None = None  # why the genre is not decided although its confidence reaches the threshold
+    second_genre: str | None = None
+    segment_s: float = 0.0
+    timeline: np.ndarray | None = None  # (segments, labels) uint8, 255 = probability 1; None without trajectories
+
+
+def is_decided(confidence: float, threshold: float, reason: str | None) -> bool:
+    """Whether a genre counts as decided. This is the one place that says so; everything else stores or shows its answer."""
+    return confidence >= threshold and reason is None
+
+
+def decide(
+    head: Head, threshold: float, vectors: Sequence[np.ndarray], trajectories: Sequence[Course | None]
+) -> Prediction:
+    """Return the prediction for one recording.
+
+    ``vectors``: its vector (width,) under every encoder of the head, in the head's order. ``trajectories``: likewise; without
+    all of them there is no timeline and no second genre.
+    """
+    vector = np.concatenate(vectors).astype(np.float32)
+    scores = dict(zip(head.labels, head.scores(vector[None])[0].tolist(), strict=True))
+    genre = max(scores, key=lambda label: scores[label])
+    confidence = scores[genre]
+    reason = UNLIKE if head.novelty(vector[None])[0] > 1 else None
+    decided = is_decided(confidence, threshold, reason)
+    known = [trajectory for trajectory in trajectories if trajectory is not None]
+    if len(known) < len(trajectories):
+        return Prediction(scores, genre, confidence, decided, reason)
+    probabilities = _timeline(head, vector, known)
+    return Prediction(
+        scores,
+        genre,
+        confidence,
+        decided,
+        reason,
+        second_genre=None if reason else _second_genre(probabilities, head.labels, genre, threshold),
+        segment_s=known[0].segment_s,
+        timeline=np.rint(probabilities * 255).astype(np.uint8),
+    )
+
+
+def _timeline(head: Head, vector: np.ndarray, trajectories: Sequence[Course]) -> np.ndarray:
+    """Return probabilities (segments, labels) on the time grid of the first trajectory.
+
+    The head's logits are affine, so they are computed for the few directions instead of for every segment.
+    """
+    rank = sum(len(trajectory.basis) for trajectory in trajectories)
+    points = np.zeros((rank + 2, len(vector)), np.float32)  # the directions, the vector itself, zero
+    points[rank] = vector
+    row = column = 0
+    first = trajectories[0]
+    middles_s = (np.arange(len(first.coefficients)) + 0.5) * first.segment_s
+    coefficients = []  # (segments, rank of the trajectory)
+    for trajectory in trajectories:
+        points[row : row + len(trajectory.basis), column : column + trajectory.basis.shape[1]] = trajectory.basis
+        row, column = row + len(trajectory.basis), column + trajectory.basis.shape[1]
+        at = np.minimum((middles_s / trajectory.segment_s).astype(np.int64), len(trajectory.coefficients) - 1)
+        coefficients.append(trajectory.coefficients[at])
+    logits = head.logits(points)  # (rank + 2, labels)
+    return softmax(logits[rank] + np.concatenate(coefficients, axis=1) @ (logits[:rank] - logits[rank + 1]))
+
+
+def _second_genre(probabilities: np.ndarray, labels: Sequence[str], genre: str, threshold: float) -> str | None:
+    """Return the other genre that most segments are decidedly of, or None when they are too few."""
+    winners = np.where(probabilities.max(axis=1) >= threshold, probabilities.argmax(axis=1), -1)
+    counts = {label: int((winners == i).sum()) for i, label in enumerate(labels) if label != genre}
+    label = max(counts, key=lambda name: counts[name])
+    return label if counts[label] >= max(SECOND_SEGMENTS, SECOND_SHARE * len(winners)) else None

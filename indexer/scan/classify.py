@@ -1,0 +1,42 @@
+"""Classifies one recording from its cached embeddings and stores the prediction; the same for a scan and for `relabel`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from indexer.encoders.trajectory import Course
+from indexer.errors import ModelError
+from indexer.heads.decide import Prediction, decide
+from indexer.heads.head import Head
+from indexer.library.store import Store
+
+DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
+
+
+def classify_recording(
+    store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]
+) -> Prediction:
+    """Decide the genre from the cached (vector, trajectory) under every encoder of the head, and store it.
+
+    Call it inside a transaction. Raises ModelError for an embedding that is damaged.
+    """
+    try:
+        vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
+        trajectories = [Course.from_bytes(trajectory) if trajectory else None for _, trajectory in cached]
+        prediction = decide(head, threshold, vectors, trajectories)
+    except (ValueError, ModelError) as e:
+        raise ModelError(DAMAGED) from e
+    if not np.isfinite(prediction.confidence):
+        raise ModelError(DAMAGED)
+    store.put_prediction(
+        recording_id,
+        head.id,
+        prediction.scores,
+        threshold,
+        decided=prediction.decided,
+        reason=prediction.reason,
+        second_genre=prediction.second_genre,
+    )
+    if prediction.timeline is not None:
+        store.put_timeline(recording_id, head.id, prediction.segment_s, prediction.timeline.tobytes())
+    return prediction

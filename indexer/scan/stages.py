@@ -1,0 +1,404 @@
+"""What happens to one file of a scan, in order: read, embed, classify, write the genre.
+
+``process`` is the recipe. A stage that has to wait is a generator: it yields a ``Wait`` for a heavy step and goes on in the run's
+own thread when that step is done. All work with the library happens here, in that one thread; everything with the file's bytes
+happens in the executor and the reader processes. Whatever goes wrong with a file ends in ``FileFailedError``, never in the run.
+"""
+
+import os
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from indexer.config import Settings
+from indexer.encoders.encoder import Part
+from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
+from indexer.files.audio.identity import Stat
+from indexer.files.children.pool import Readers
+from indexer.files.children.worker import Worker
+from indexer.files.tags import read as tags
+from indexer.files.tags import write as tagwriter
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.read import Tags
+from indexer.files.tags.write import Prepared
+from indexer.library.store import FileRow, Store
+from indexer.listen.executor import Embedded, Executor
+from indexer.models.choice import Model
+from indexer.scan.classify import classify_recording
+from indexer.scan.journal import commit_write, tag_columns
+from indexer.scan.outcome import Counts, Listener
+from indexer.scan.policy import Label, edit_for, held_back
+
+MAX_DEATHS = 2  # of readers on one file, in different runs too; the first may have been bad luck
+MAX_DEFERRED = 10_000  # deferred files that the result lists
+MAX_COPIES = 50  # files of one recording that are checked when another file of it appears
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A file to be read: new, changed, or forced."""
+
+    path: bytes
+    root_id: int | None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A file that was read before and lacks a later stage."""
+
+    file_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a stage waits for.
+
+    ``outside``: start it outside any transaction, because starting may take long (an encoder loads its weights).
+    ``alone``: resume the stage outside any shared transaction, because it commits by itself.
+    """
+
+    start: Callable[[], "Future[Any]"]
+    outside: bool = False
+    alone: bool = False
+
+    @classmethod
+    def on(cls, future: "Future[Any]") -> "Wait":
+        """Wait for something that was started before."""
+        return cls(lambda: future)
+
+
+# Yields what it waits for, is sent the finished future, and returns the stage's result.
+Stage = Generator[Wait, Future[Any], _T]
+
+
+@dataclass
+class KnownFile:
+    """A file that has its row: read just now, or by an earlier run."""
+
+    row: FileRow
+    recording_id: int
+    tags: Tags | None = None  # None until they are read in this run
+    outcome: str = "known"  # for the line that is printed about the file
+
+
+class FileFailedError(Exception):
+    """The file cannot go on; the message is the reason."""
+
+
+class FileGoneError(Exception):
+    """The file is not there any more. ``noted``: its row says so, and the listener is told."""
+
+    def __init__(self, *, noted: bool) -> None:
+        super().__init__()
+        self.noted = noted
+
+
+@dataclass
+class Run:
+    """What all stages of a run share."""
+
+    store: Store
+    settings: Settings
+    model: Model | None
+    executor: Executor
+    readers: Readers
+    listener: Listener
+    run_id: int
+    threshold: float  # from which the head's genre counts as decided
+    tag_policy: str | None  # digest of what decides which genre is written; None: no tag is written
+    force: bool
+    explicit_tags: bool
+    stopped: Callable[[], bool]
+    counts: Counts = field(default_factory=Counts)
+    embedding: dict[int, "Future[bool]"] = field(default_factory=dict)  # recording in work -> whether it was embedded
+    embedded: set[int] = field(default_factory=set)  # recordings that this run embedded
+
+
+def process(run: Run, item: Changed | Backlog) -> Stage[str]:
+    """Take one file through all stages and return its outcome. Raises FileFailedError or FileGoneError."""
+    file = (yield from read(run, item)) if isinstance(item, Changed) else known_file(run.store, item.file_id)
+    yield from embed(run, file)
+    label = classify(run, file)
+    yield from write_genre(run, file, label)
+    return file.outcome
+
+
+# ---- read: the file's identity and tags, and its row
+
+
+def known_file(store: Store, file_id: int) -> KnownFile:
+    """Return a file of the backlog; reading it was done by an earlier run."""
+    row = store.file(file_id)
+    assert row.recording_id is not None
+    return KnownFile(row, row.recording_id)
+
+
+def read(run: Run, item: Changed) -> Stage[KnownFile]:
+    """Have the file inspected and store what was found."""
+    try:
+        before = Stat.of(item.path)
+    except OSError as e:  # gone since the walk; the next scan notes it
+        raise FileGoneError(noted=False) from e
+    done = yield Wait(partial(run.executor.inspect, item.path, before))
+    try:
+        found = done.result()
+    except FileError as e:
+        raise _not_read(run, item.path, None, before, item.root_id, None, e) from e
+    return _store_found(run.store, item, found)
+
+
+def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFile:
+    file_tags = tags.from_json(found["tags"])
+    audio = found["audio"]
+    stat = Stat(**found["stat"])
+    with store.transaction():
+        recording_id = store.recording(
+            found["audio_sha256"],
+            codec=audio["codec"],
+            sample_rate_hz=audio["sample_rate_hz"],
+            channels=audio["channels"],
+            duration_s=audio["duration_s"],
+        )
+        is_new = store.file_at(item.path) is None
+        if is_new:
+            # The file may have been moved from a place that the walk has not reached yet. That row is marked missing, so that this
+            # file takes it over.
+            copies = store.files_of(recording_id, MAX_COPIES)
+            store.mark_missing([file_id for file_id, path in copies if not os.path.lexists(path)])
+        file_id = store.put_file(
+            item.path,
+            stat,
+            root_id=item.root_id,
+            state="ready",
+            container=found["container"],
+            recording_id=recording_id,
+            deaths=0 if is_new else store.deaths(item.path, stat),
+        )
+        store.put_tags(file_id, tag_columns(file_tags))
+    return KnownFile(store.file(file_id), recording_id, file_tags)
+
+
+def _not_read(
+    run: Run,
+    path: bytes,
+    row: FileRow | None,
+    stat: Stat,
+    root_id: int | None,
+    recording_id: int | None,
+    error: FileError,
+) -> FileFailedError | FileGoneError:
+    """Store why a file was not read, and return the error to raise.
+
+    A file that is gone is missing. A file that killed its reader is tried once more.
+    """
+    if not os.path.lexists(path):
+        with run.store.transaction():
+            run.store.mark_missing([row.id] if row else [])
+        return FileGoneError(noted=True)
+    state, reason, deaths = error.state, error.reason, 0
+    if isinstance(error, DeferredError) and len(run.counts.deferred) < MAX_DEFERRED:
+        run.counts.deferred.append(path)
+    if isinstance(error, ReaderDiedError):
+        deaths = run.store.deaths(path, stat) + error.deaths
+        again = deaths < MAX_DEATHS
+        state = "deferred" if again else "unreadable"
+        reason += "; the next scan tries once more" if again else ", again; left alone until it changes"
+    with run.store.transaction():
+        run.store.put_file(
+            path,
+            stat,
+            root_id=root_id,
+            state=state,
+            reason=reason,
+            deaths=deaths,
+            recording_id=None if state == "unreadable" else recording_id,
+        )
+    return FileFailedError(reason)
+
+
+# ---- embed: the recording's vector under every encoder of the model
+
+
+def embed(run: Run, file: KnownFile) -> Stage[None]:
+    """See that the recording has its embeddings: cached, made by another file of this run, or made now from this file."""
+    if run.model is None:
+        return
+    while (other := run.embedding.get(file.recording_id)) is not None:
+        done = yield Wait.on(other)
+        if done.result():
+            run.counts.cached += 1
+            return
+        # The other file could not be read; this one may be whole.
+    again = run.force and file.tags is not None and file.recording_id not in run.embedded
+    missing = [
+        part for part in run.model.parts if again or not run.store.has_embedding(file.recording_id, part.encoder_id)
+    ]
+    if not missing:
+        run.counts.cached += 1
+        return
+    result: Future[bool] = Future()
+    run.embedding[file.recording_id] = result
+    try:
+        audio_s = yield from _embed_missing(run, file, missing)
+    except (FileFailedError, FileGoneError):
+        del run.embedding[file.recording_id]
+        result.set_result(False)
+        raise
+    except _RecordingFailedError as e:
+        del run.embedding[file.recording_id]
+        result.set_exception(FileFailedError(str(e)))
+        raise FileFailedError(str(e)) from e
+    del run.embedding[file.recording_id]
+    run.embedded.add(file.recording_id)
+    run.counts.embedded += 1
+    run.counts.audio_s += audio_s
+    file.outcome = "embedded"
+    result.set_result(True)
+
+
+class _RecordingFailedError(Exception):
+    """No file of the recording can be embedded; the message is the reason."""
+
+
+def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[float]:
+    """Embed the recording from this file with each encoder that it lacks; return the seconds of audio."""
+    audio_s = 0.0
+    for part in missing:
+        done = yield Wait(partial(run.executor.embed, file.row.path, file.row.stat, part), outside=True)
+        error = done.exception()
+        if isinstance(error, FileError):
+            root = run.store.root_for(file.row.path)
+            root_id = int(root["id"]) if root else None
+            raise _not_read(run, file.row.path, file.row, file.row.stat, root_id, file.recording_id, error)
+        if error is not None:
+            reason = f"no embedding: {error}"
+            if isinstance(error, ValueError):  # too short stays too short; the next scan tries anything else again
+                run.store.set_recording_reason(file.recording_id, reason)
+            raise _RecordingFailedError(reason)
+        result: Embedded = done.result()
+        audio_s = result.duration_s
+        run.counts.engine = run.executor.engine()
+        try:
+            with run.store.transaction():
+                run.store.put_embedding(file.recording_id, part.encoder_id, result.vector, result.units, result.course)
+                run.store.set_decoded_length(file.recording_id, result.duration_s)
+                if part is missing[-1]:
+                    _classify(run, file.recording_id)
+        except ModelError as e:
+            raise _RecordingFailedError(str(e)) from e
+    return audio_s
+
+
+# ---- classify: the genre that the head decides
+
+
+def classify(run: Run, file: KnownFile) -> Label | None:
+    """Return the genre that the head decided, if it did; classify the recording where it was not under this head and threshold."""
+    head = run.model.head if run.model else None
+    if head is None:
+        return None
+    prediction = run.store.prediction(file.recording_id, head.id)
+    if prediction is None or prediction["threshold"] != run.threshold:
+        try:
+            with run.store.transaction():
+                _classify(run, file.recording_id)
+        except ModelError as e:
+            raise FileFailedError(str(e)) from e
+        prediction = run.store.prediction(file.recording_id, head.id)
+        assert prediction is not None
+    run.counts.classified += 1
+    run.counts.undecided += not prediction["decided"]
+    sure = "" if prediction["decided"] else "?"
+    file.outcome = f"{file.outcome}, {prediction['genre']}{sure} {prediction['confidence']:.0%}"
+    return Label(prediction["genre"], prediction["confidence"]) if prediction["decided"] else None
+
+
+def _classify(run: Run, recording_id: int) -> None:
+    """Store the head's prediction from the cached embeddings; call it inside a transaction."""
+    if run.model is None or run.model.head is None:
+        return
+    rows = [run.store.embedding(recording_id, encoder_id) for encoder_id in run.model.encoder_ids]
+    cached = [(row["vector"], row["course"]) for row in rows if row is not None]
+    classify_recording(run.store, recording_id, run.model.head, run.threshold, cached)
+
+
+# ---- write_genre: into the file's own tag, through the one atomic writer
+
+
+def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
+    """Write the genre into the file's tag: what a person said, else what the head decided."""
+    said = run.store.correction(file.recording_id)
+    if said is not None:
+        label = Label.said(said["genre"], said["corrected_at"])
+    is_settled = file.row.tag_policy == run.tag_policy and not run.explicit_tags
+    if label is None or run.tag_policy is None or is_settled:
+        return
+    if file.tags is None:
+        done = yield Wait(partial(run.readers.submit, partial(Worker.call, op="read_tags", path=file.row.path)))
+        try:
+            file.tags = tags.from_json(done.result()["tags"])
+        except FileError as e:
+            raise FileFailedError(e.reason) from e
+    edit = _edit_to_write(run, file, file.tags, label)
+    if edit is None:
+        run.store.settle_tags(file.row.id, run.tag_policy)
+    else:
+        yield from _write(run, file, edit, run.tag_policy)
+
+
+def _edit_to_write(run: Run, file: KnownFile, found: Tags, label: Label) -> GenreEdit | None:
+    edit = edit_for(run.settings, run.model.head if run.model else None, found, label)
+    last = run.store.last_write(file.row.id)
+    if last is None or run.explicit_tags:
+        return edit
+    held = held_back(last["action"], last["state"], last["stat_before"], last["written_at"], file.row.stat, label)
+    return None if held else edit
+
+
+def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage[None]:
+    """Have the edited copy prepared and put it in the file's place, unless the run was stopped before that."""
+    prepare = partial(
+        Worker.call,
+        op="prepare_write",
+        path=file.row.path,
+        container=file.row.container,
+        edit=tagwriter.edit_to_json(edit),
+        preserve_mtime=run.settings.preserve_mtime,
+    )
+    done = yield Wait(partial(run.readers.submit, prepare), alone=True)
+    try:
+        prepared = Prepared.from_json(done.result())
+        if run.stopped():
+            tagwriter.discard(prepared)
+            return
+        commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=edit.describe())
+    except DeferredError as e:
+        raise FileFailedError(f"genre not written: {e.reason}") from e
+    except FileError as e:
+        _refuse(run, file, tag_policy, e)
+        return
+    run.store.settle_tags(file.row.id, tag_policy)
+    run.counts.tags_written += 1
+    file.outcome += ", tag written"
+
+
+def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> None:
+    """Remember that the tag is not written: until the file or the settings change, or `tags apply` asks for it."""
+    with suppress(OSError):
+        tagwriter.remove_copies(file.row.path)  # left by a reader that was killed
+    with run.store.transaction():
+        run.store.refuse_write(
+            file_id=file.row.id,
+            run_id=run.run_id,
+            path=file.row.path,
+            action="write",
+            stat=file.row.stat,
+            reason=error.reason,
+        )
+        run.store.settle_tags(file.row.id, tag_policy)
+    run.counts.tags_refused += 1
+    run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")

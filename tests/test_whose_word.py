@@ -1,0 +1,71 @@
+"""Whose word counts for a genre: said > tag > head, the same in SQL, in the view and in what a scan writes."""
+
+import json
+
+import pytest
+
+from indexer.files.audio.identity import Stat
+from indexer.files.tags.read import CORRECTION
+from indexer.library.store import Store
+from indexer.library.whose_word import is_ours
+
+OURS = json.dumps({"genre": "Techno", "label": "techno", "confidence": 0.9, "model": "head@1"})
+CORRECTED = json.dumps({"genre": "Techno", "label": "techno", "confidence": 1.0, "model": CORRECTION})
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "library.db") as store:
+        yield store
+
+
+def label_of(store, *, said=None, tag=None, indexer_genre=None, head="house", decided=True):
+    """(label, label_source) of the only file of a library."""
+    store.put_encoder("e", name="e", width=2, unit_s=6.0)
+    store.put_head("h", name="h", kind="linear", encoder_id="e", labels=["house", "techno"], threshold=0.5, source="s")
+    store.use_head("h")
+    recording = store.recording("a", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=1.0)
+    file_id = store.put_file(b"/m/a", Stat(1, 2, 3, 4), root_id=None, state="ready", recording_id=recording)
+    store.put_tags(file_id, {"genre": tag, "indexer_genre": indexer_genre})
+    if head:
+        with store.transaction():
+            store.put_prediction(recording, "h", {head: 0.75}, 0.5, decided=decided)
+    for genre in said or ():
+        store.correct(recording, genre)
+    return tuple(store.connection.execute("SELECT label, label_source FROM tracks").fetchone())
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"said": ["trance"], "tag": "Rock"}, ("trance", "said")),
+        ({"said": ["trance", "ambient"], "tag": "Rock"}, ("ambient", "said")),
+        ({"tag": "Progressive House"}, ("Progressive House", "tag")),
+        ({"tag": "Rock", "decided": False}, ("Rock", "tag")),
+        ({"tag": ""}, ("house", "head")),
+        ({}, ("house", "head")),
+        ({"decided": False}, (None, None)),
+        ({"head": None}, (None, None)),
+        ({"tag": "Techno", "indexer_genre": OURS}, ("house", "head")),  # we wrote it for an earlier head
+        ({"tag": "Deep Techno", "indexer_genre": OURS}, ("Deep Techno", "tag")),  # changed since by the user
+        ({"tag": None, "indexer_genre": OURS, "decided": False}, (None, None)),  # emptied since by the user
+        ({"tag": "Techno", "indexer_genre": CORRECTED}, ("Techno", "tag")),  # a person said it, and the library forgot
+    ],
+)
+def test_what_a_person_said_comes_before_the_tag_and_the_tag_before_the_head(store, known, expected):
+    assert label_of(store, **known) == expected
+
+
+@pytest.mark.parametrize(
+    ("genre", "indexer_genre", "expected"),
+    [
+        ("Techno", OURS, True),
+        (" Techno ", OURS, True),
+        ("Deep Techno", OURS, False),
+        ("Techno", CORRECTED, False),
+        ("Techno", None, False),
+        (None, OURS, False),
+    ],
+)
+def test_a_tag_is_ours_when_a_head_had_us_write_it_and_nobody_changed_it(genre, indexer_genre, expected):
+    assert is_ours(genre, indexer_genre) is expected
