@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import graphlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +44,13 @@ def floor_of(module: str) -> int:
 
 @functools.cache
 def imports(path: Path) -> set[str]:
+    """All that a module imports, in functions too."""
+    return imports_of(ast.parse(path.read_text()))
+
+
+def imports_of(tree: ast.AST) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {
                 f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in MODULES
@@ -53,10 +60,46 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def top_level_imports(path: Path) -> set[str]:
+    """What a module imports while it is imported itself."""
+    body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom | ast.Import)]
+    return imports_of(ast.Module(body, []))
+
+
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if floor_of(m)))
 def test_imports_point_downward(module):
     ours = [i for i in imports(MODULES[module]) if i.startswith("indexer.")]
     assert [i for i in ours if floor_of(i) > floor_of(module)] == []
+
+
+def test_no_module_needs_itself_to_be_imported():
+    """Imports at the top of modules form no circle; those inside functions are made when the function runs."""
+    modules = {name: path for name, path in MODULES.items() if path.name != "__init__.py"}
+    needs = {name: top_level_imports(path) & modules.keys() for name, path in modules.items()}
+    order = graphlib.TopologicalSorter(needs)
+    order.prepare()  # raises CycleError, which names the circle
+
+
+def test_directly_in_the_package_lies_only_the_ground_and_the_public_face():
+    assert {p.name for p in PACKAGE.iterdir() if p.suffix == ".py"} == {
+        "__init__.py", "__main__.py", "config.py", "errors.py", "wording.py", "export.py",
+    }  # fmt: skip
+    assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == {*TOWER, "schema"}
+
+
+def test_packages_are_empty_so_that_nothing_is_imported_by_the_way():
+    init_files = {name: path for name, path in MODULES.items() if path.name == "__init__.py" and name != "indexer"}
+    assert [name for name, path in init_files.items() if path.read_text().strip()] == [
+        "indexer.web"
+    ]  # Datasette's hooks
+
+
+def test_the_map_names_every_package_from_the_top_down_and_no_file_that_is_not_there():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == TOWER
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    assert named
+    assert [name for name in sorted(named) if not (PACKAGE / name).exists()] == []
 
 
 def users_of(library: str) -> set[str]:
