@@ -1,23 +1,16 @@
 """Shared fixtures: no test touches the user's own folders, settings or network."""
 
-import json
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import click.testing
 import numpy as np
 import pytest
 
-from indexer.cli.main import main
 from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
-from tests import checkpoints
-from tests.synth import write_audio
-
-FIXTURES = Path(__file__).parents[2] / "shared" / "tag-fixture"  # real odd files, beside the checkout where they exist
+from tests.helpers import checkpoints, labelled
+from tests.helpers.cli import FIXTURES, LABELS, Cli
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +31,6 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.write_folder(tmp_path_factory.mktemp("checkpoint"), state, name=checkpoints.NAME_1001)
 
 
-LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
-
-
 @pytest.fixture(scope="session")
 def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head with random weights for the encoder that needs none, so that genres cost no torch."""
@@ -56,51 +46,6 @@ def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.zeros(5, np.float32),
     ).save(path)
     return path
-
-
-@dataclass
-class Cli:
-    """The command line on a library of its own: every call gets --db, and the model (and head) where it embeds."""
-
-    folder: Path
-    model: Path | None
-    head: Path | None = None
-
-    @property
-    def db(self) -> Path:
-        return self.folder / "library.db"
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {
-            "INDEXER_DB": str(self.db),
-            "INDEXER_MODELS": str(self.folder / "models"),
-            "INDEXER_MIN_CONFIDENCE": "0",
-            "INDEXER_JOBS": "2",
-            **({"INDEXER_ENCODER": str(self.model)} if self.model else {}),
-            **({"INDEXER_HEAD": str(self.head)} if self.head else {}),
-        }
-
-    def __call__(self, *args: object, code: int = 0, env: dict[str, str] | None = None) -> click.testing.Result:
-        result = click.testing.CliRunner().invoke(main, [str(a) for a in args], env={**self.environ, **(env or {})})
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.output
-        return result
-
-    def json(self, *args: object, code: int = 0, env: dict[str, str] | None = None):
-        return json.loads(self(*args, "--json", code=code, env=env).stdout)
-
-    def process(self, *args: object, env_extra: dict[str, str] | None = None, **kwargs) -> "subprocess.Popen[str]":
-        """The command as a process of its own, to be killed or interrupted."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "indexer", *map(str, args)],
-            env={**os.environ, **self.environ, **(env_extra or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **kwargs,
-        )
 
 
 @pytest.fixture
@@ -134,3 +79,22 @@ def fixtures() -> Path:
     if not FIXTURES.is_dir():
         pytest.skip("the folder of real odd files (shared/tag-fixture) is not beside this checkout")
     return FIXTURES
+
+
+@pytest.fixture
+def track(tmp_path):
+    return write_audio(tmp_path / "track", "mp3", 20.0, seed=3)
+
+
+@pytest.fixture
+def scanned(quick_cli, music_folder):
+    quick_cli("scan", music_folder / "mp3.mp3", "--no-tags")
+    return quick_cli
+
+
+@pytest.fixture
+def labelled_library(cli, tmp_path):
+    """A library without files on disk: 90 recordings of 3 genres by 18 artists, tagged and embedded."""
+    cli.model = None
+    labelled.fill(cli.db, tmp_path)
+    return cli

@@ -165,3 +165,13 @@ def test_every_module_opens_with_what_it_owns():
     for name, path in MODULES.items():
         if path.read_text().strip():
             assert ast.get_docstring(ast.parse(path.read_text())), f"{name} has no docstring"
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("test", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
+def test_no_test_file_is_imported(test):
+    """What several test files use lies in tests/helpers, and fixtures lie in a conftest.py."""
+    named = re.findall(r"(?m)(?:from|import) (tests(?:\.\w+)*(?: import [\w, ]+)?)", test.read_text())
+    assert [n for n in named if re.search(r"\b(test_|conftest\b)", n)] == []

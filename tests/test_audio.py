@@ -18,7 +18,7 @@ from mutagen.id3 import APIC, ID3
 from indexer.errors import FileError, ReadError, UnsupportedError
 from indexer.files.audio import decode as audio
 from indexer.files.audio.decode import AudioInfo, decode, probe
-from tests.synth import CONTAINERS, music, write_audio
+from tests.helpers.synth import CONTAINERS, music, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
 # These two do not tell the delay of their encoder, so it stays in: at most 50 ms.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from indexer.files.audio.identity import AUDIO_SUFFIXES
-from tests.synth import CONTAINERS, write_audio
-from tests.test_scan import rows
+from tests.helpers.contents import rows
+from tests.helpers.synth import CONTAINERS, write_audio
 
 KINDS = {
     "empty": b"",

@@ -4,7 +4,7 @@ import pytest
 
 from indexer.encoders.m2d import openvino
 from indexer.upkeep import bench
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture(autouse=True)

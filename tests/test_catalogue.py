@@ -24,7 +24,7 @@ import pytest
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
 from indexer.models import catalogue, download, records
-from tests import checkpoints
+from tests.helpers import checkpoints
 
 NAME = "m2d_vit_base-80x608p16x16-221006-mr7_enconly"
 URL_PATH = f"/v0.1.0/{NAME}.zip"

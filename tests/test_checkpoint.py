@@ -19,7 +19,7 @@ from indexer.encoders.load import load_encoder
 from indexer.encoders.m2d import published
 from indexer.encoders.m2d.checkpoint import FILE_NAME, convert, inspect, load_head, load_weights
 from indexer.errors import ModelError
-from tests import checkpoints as made
+from tests.helpers import checkpoints as made
 
 
 @pytest.fixture(scope="module")

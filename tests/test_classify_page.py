@@ -13,49 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import load_settings
 from indexer.errors import FileError
 from indexer.listen import classify_process
 from indexer.web import classify
-from indexer.web.serve import make_datasette
-from tests.synth import write_audio
-
-
-@pytest.fixture
-def track(tmp_path):
-    return write_audio(tmp_path / "track", "mp3", 20.0, seed=3)
-
-
-@pytest.fixture
-def scanned(quick_cli, music_folder):
-    quick_cli("scan", music_folder / "mp3.mp3", "--no-tags")
-    return quick_cli
-
-
-def with_server(scanned, work, **settings):
-    """Run ``work(client, datasette)`` against our routes, without a network."""
-    values = load_settings(None, {"min_confidence": 0.0, **settings}, scanned.environ)
-
-    async def run():
-        datasette = make_datasette(values)
-        await datasette.invoke_startup()
-        try:
-            return await work(datasette.client, datasette)
-        finally:
-            process = getattr(datasette, "indexer_classifier", None) and datasette.indexer_classifier._process
-            if process:
-                process.stdin.close()
-                await asyncio.wait_for(process.wait(), 20)
-
-    return asyncio.run(run())
-
-
-def post(scanned, *, settings=None, **request):
-    async def work(client, _datasette):
-        headers = {"host": "127.0.0.1:8001", **request.pop("headers", {})}
-        return await client.post("/-/classify.json", headers=headers, timeout=60, **request)
-
-    return with_server(scanned, work, **(settings or {}))
+from tests.helpers.synth import write_audio
+from tests.helpers.uploads import post, post_all, with_server
 
 
 def test_an_upload_is_classified_as_the_command_line_does(cli, music_folder, track):
@@ -96,22 +58,6 @@ def test_progress_is_told_a_line_each(scanned, tmp_path, monkeypatch):
     shares = [line["progress"] for line in lines[:-1]]
     assert shares == sorted(shares)
     assert all(0 < share < 1 for share in shares)
-
-
-def post_all(scanned, requests):
-    """Several requests to one server, one after the other."""
-
-    async def work(client, _datasette):
-        return [
-            await client.post(
-                "/-/classify.json",
-                **{**request, "headers": {"host": "localhost", **request.get("headers", {})}},
-                timeout=60,
-            )
-            for request in requests
-        ]
-
-    return with_server(scanned, work)
 
 
 def test_what_is_no_sound_is_one_line(scanned, tmp_path):

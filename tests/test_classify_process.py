@@ -19,9 +19,9 @@ from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
 from indexer.listen.classify_process import _share
 from indexer.web import classify
-from tests.conftest import LABELS, Cli
-from tests.synth import write_audio
-from tests.test_classify_page import post, scanned, track, with_server  # noqa: F401 - fixtures
+from tests.helpers.cli import LABELS, Cli
+from tests.helpers.synth import write_audio
+from tests.helpers.uploads import post, with_server
 
 HERE = {"host": "localhost"}
 
@@ -96,7 +96,7 @@ def test_it_leaves_by_itself_without_a_word(quick_cli):
         assert (process.wait(30), process.stderr.read()) == (0, b"")
 
 
-def test_what_is_cancelled_leaves_the_next_order_alone(process, long_file, track):  # noqa: F811
+def test_what_is_cancelled_leaves_the_next_order_alone(process, long_file, track):
     tell(process, {"id": 1, "path": str(long_file), "name": "x"})
     tell(process, {"id": 2, "path": str(track), "name": "y"})
     assert heard(process)["progress"] is None
@@ -136,7 +136,7 @@ def test_several_encoders_share_the_progress(done, share):
     assert _share(*done) == share
 
 
-def test_a_head_that_was_trained_meanwhile_counts_at_once(tmp_path, music_folder, track):  # noqa: F811
+def test_a_head_that_was_trained_meanwhile_counts_at_once(tmp_path, music_folder, track):
     encoder = load_encoder("rhythm")
     heads = []
     for seed in (1, 2):
@@ -163,7 +163,7 @@ def test_a_head_that_was_trained_meanwhile_counts_at_once(tmp_path, music_folder
     assert first[2] == second[2]
 
 
-def test_only_the_upload_in_work_dies_with_the_process(scanned, long_file, track):  # noqa: F811
+def test_only_the_upload_in_work_dies_with_the_process(scanned, long_file, track):
     async def work(client, datasette):
         def ask(path):
             return asyncio.create_task(
@@ -182,7 +182,7 @@ def test_only_the_upload_in_work_dies_with_the_process(scanned, long_file, track
     assert with_server(scanned, work) == [500, 200, 200]
 
 
-def test_a_process_that_hangs_is_replaced(scanned, long_file, track, monkeypatch):  # noqa: F811
+def test_a_process_that_hangs_is_replaced(scanned, long_file, track, monkeypatch):
     monkeypatch.setattr(classify, "SILENCE_LIMIT_S", 4.0)
 
     async def work(client, datasette):
@@ -232,7 +232,7 @@ def test_without_genres_nothing_is_read(cli, music_folder):
     assert pieces == []
 
 
-def test_a_form_with_an_impossible_boundary_is_refused(scanned):  # noqa: F811
+def test_a_form_with_an_impossible_boundary_is_refused(scanned):
     answer = post(scanned, content=b"x", headers={"content-type": f"multipart/form-data; boundary={'x' * 300}"})
     assert (answer.status_code, answer.json()) == (400, {"error": "the form cannot be read"})
 

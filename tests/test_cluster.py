@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import sqlite3
 import subprocess
 import sys
 
@@ -18,9 +17,10 @@ from indexer.cluster.admission import Agreement
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
 from indexer.files.audio.identity import Stat
-from tests.clusters import until
-from tests.daemons import Watching
-from tests.synth import write_audio
+from tests.helpers.clusters import until
+from tests.helpers.contents import assert_same, scanned_contents
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
 
 needs_dask = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("distributed") is None,
@@ -235,47 +235,10 @@ def test_a_scan_without_a_cluster_never_imports_dask():
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     pytest.importorskip("distributed", reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
-    from tests.clusters import DaskCluster
+    from tests.helpers.clusters import DaskCluster
 
     with DaskCluster(tmp_path_factory.mktemp("cluster"), 2) as cluster:
         yield cluster
-
-
-def contents(db):
-    """What two scans of the same files must agree on."""
-    conn = sqlite3.connect(db)
-    found = {
-        "recordings": conn.execute(
-            "SELECT audio_sha256, codec, sample_rate_hz, channels, duration_s, reason FROM recordings ORDER BY 1"
-        ).fetchall(),
-        "files": conn.execute(
-            "SELECT f.path, f.state, f.reason, f.container, f.dev, f.ino, f.size, f.mtime_ns, r.audio_sha256 FROM files f"
-            " LEFT JOIN recordings r ON r.id = f.recording_id ORDER BY 1"
-        ).fetchall(),
-        "predictions": conn.execute(
-            "SELECT r.audio_sha256, p.genre, p.decided, p.second_genre FROM predictions p JOIN recordings r ON r.id = p.recording_id"
-            " ORDER BY 1"
-        ).fetchall(),
-        "tags": conn.execute(
-            "SELECT f.path, t.title, t.artist, t.genre FROM tags t JOIN files f ON f.id = t.file_id ORDER BY 1"
-        ).fetchall(),
-    }
-    vectors = conn.execute(
-        "SELECT r.audio_sha256, e.encoder_id, e.units, e.vector, e.course FROM embeddings e JOIN recordings r ON r.id = e.recording_id ORDER BY 1, 2"
-    ).fetchall()
-    conn.close()
-    return found, vectors
-
-
-def assert_same(one, other, tolerance=0.0):
-    """The same recordings, files and predictions, and vectors within a tolerance relative to their length."""
-    (found, vectors), (expected, theirs) = contents(one), contents(other)
-    assert found == expected
-    assert [row[:3] for row in vectors] == [row[:3] for row in theirs]
-    for row, their in zip(vectors, theirs, strict=True):
-        a, b = np.frombuffer(row[3], "<f2").astype(float), np.frombuffer(their[3], "<f2").astype(float)
-        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
-        assert tolerance or row[4] == their[4]
 
 
 @pytest.fixture
@@ -314,7 +277,7 @@ def test_a_few_units_are_taken_on_a_cluster_as_here(cluster, quick_cli, tmp_path
         == 1
     )
     assert_same(quick_cli.db, tmp_path / "local.db")
-    assert [row[2] for row in contents(quick_cli.db)[1]] == [2]
+    assert [row[2] for row in scanned_contents(quick_cli.db)[1]] == [2]
 
 
 def test_only_workers_that_offer_the_resource_embed_and_the_others_read(cluster, quick_cli, library, tmp_path):

@@ -16,7 +16,7 @@ from indexer.heads import cnn, evaluation
 from indexer.heads.cnn import CnnSettings, train_cnn
 from indexer.learn import spectrograms
 from indexer.learn.spectrograms import CLIP_FRAMES, CLIPS, load, make, make_all
-from tests.synth import music, write_audio
+from tests.helpers.synth import music, write_audio
 
 KEY, OTHER, THIRD = "ab" * 32, "cd" * 32, "ef" * 32
 UNIT = CLIP_FRAMES * 160  # samples

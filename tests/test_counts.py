@@ -18,7 +18,7 @@ import pytest
 from indexer.encoders.m2d.encoder import M2DEncoder
 from indexer.files.audio.identity import AUDIO_SUFFIXES
 from indexer.files.children.worker import Worker
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted by Linux")
 

@@ -13,8 +13,8 @@ from indexer.config import load_settings
 from indexer.learn import corrections
 from indexer.library.lock import watching_process
 from indexer.watch.status import ask_for_scan
-from tests.daemons import Watching
-from tests.synth import write_audio
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from indexer.encoders import synthesis
 from indexer.upkeep import demo
-from tests.test_scan import rows
+from tests.helpers.contents import rows
 
 
 @pytest.mark.parametrize("genre", synthesis.GENRES)

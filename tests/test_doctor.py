@@ -18,7 +18,7 @@ from indexer.files.children import examine as examination
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.write import GenreEdit
 from indexer.upkeep.doctor import contradictions, exit_code, report_of, to_text
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from indexer.heads import crossvalidation as cv
 from indexer.heads.crossvalidation import Fold
-from tests.test_training import WIDTH, library, sql  # noqa: F401 - the fixture
+from tests.helpers.labelled import WIDTH, sql
+
+
+@pytest.fixture
+def library(labelled_library):
+    return labelled_library
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,7 +83,7 @@ def test_coverage_and_precision_are_those_at_each_folds_own_threshold():
     assert found["tradeoff"][0] == {"threshold": pytest.approx(0.6, abs=1e-6), "coverage": 1.0, "precision": 0.8}
 
 
-def test_the_report_tells_how_well_heads_know_the_library(library):  # noqa: F811
+def test_the_report_tells_how_well_heads_know_the_library(library):
     before = sql(library.db, "SELECT name, in_use FROM heads")
     found = library.json("evaluate")
     (row,) = found["learners"]
@@ -109,7 +114,7 @@ def test_the_report_tells_how_well_heads_know_the_library(library):  # noqa: F81
     assert "learning curve" in library("evaluate", "--folds", 3).stdout
 
 
-def test_labels_that_say_nothing_are_judged_by_chance(library):  # noqa: F811
+def test_labels_that_say_nothing_are_judged_by_chance(library):
     rng = np.random.default_rng(0)
     for i, genre in enumerate(rng.permutation([g for g in ("House", "Techno", "Trance") for _ in range(30)])):
         sql(library.db, "UPDATE tags SET genre = ? WHERE file_id = ?", str(genre), i + 1)
@@ -118,7 +123,7 @@ def test_labels_that_say_nothing_are_judged_by_chance(library):  # noqa: F811
     assert row["coverage"] < 0.5  # and knows that it does not know
 
 
-def test_near_duplicates_are_removed_and_damaged_ones_left_out(library):  # noqa: F811
+def test_near_duplicates_are_removed_and_damaged_ones_left_out(library):
     (vector,) = sql(library.db, "SELECT vector FROM embeddings WHERE recording_id = 1")[0]
     sql(library.db, "UPDATE embeddings SET vector = ? WHERE recording_id IN (4, 7)", vector)
     sql(library.db, "UPDATE embeddings SET vector = ? WHERE recording_id = 10", np.full(WIDTH, np.nan, "<f2").tobytes())
@@ -126,7 +131,7 @@ def test_near_duplicates_are_removed_and_damaged_ones_left_out(library):  # noqa
     assert (found["recordings"], found["near_duplicates_removed"], found["damaged"]) == (87, 2, 1)
 
 
-def test_a_library_of_one_artist_is_judged_and_said_to_flatter(library):  # noqa: F811
+def test_a_library_of_one_artist_is_judged_and_said_to_flatter(library):
     sql(library.db, "UPDATE tags SET artist = 'only one'")
     found = library.json("evaluate", "--folds", 3)
     assert any("the figures flatter" in note for note in found["notes"])
@@ -145,11 +150,11 @@ def test_a_library_of_one_artist_is_judged_and_said_to_flatter(library):  # noqa
         (["--encoder", "rhythm"], "no embeddings by rhythm"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_in_one_line(library, arguments, message):  # noqa: F811
+def test_what_cannot_be_evaluated_is_said_in_one_line(library, arguments, message):
     (line,) = library("evaluate", *arguments, code=2).stderr.splitlines()
     assert message in line
 
 
-def test_one_genre_is_not_enough(library):  # noqa: F811
+def test_one_genre_is_not_enough(library):
     sql(library.db, "UPDATE tags SET genre = 'House'")
     assert "a head needs a second genre" in library("evaluate", code=2).stderr

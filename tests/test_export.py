@@ -24,8 +24,8 @@ from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from indexer.upkeep import export as module
 from indexer.upkeep.export import read_embeddings
-from tests.synth import write_audio
-from tests.test_similar import fill, made
+from tests.helpers.synth import write_audio
+from tests.helpers.vectors import fill, made
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "parquet.md").read_text(encoding="utf-8")
 ODD = os.fsdecode("Nicht \udcff UTF-8\nzwei Zeilen ☃.flac".encode("utf-8", "surrogateescape"))

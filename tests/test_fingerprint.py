@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 from indexer.errors import DeferredError, FileError, ReadError
 from indexer.files.audio.identity import AUDIO_SUFFIXES, Fingerprint, Stat, fingerprint, sniff
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "tag-fixture"
 PICTURE = random.Random(1).randbytes(200_000)

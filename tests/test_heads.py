@@ -1,17 +1,15 @@
 """Heads score vectors as their numbers say, and refuse files that were cut, edited or are something else."""
 
-import json
-
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from indexer.encoders.m2d.checkpoint import convert, inspect
 from indexer.errors import ModelError
 from indexer.heads.audioset import AudioSetHead
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import audioset_head, load_head
-from tests import checkpoints as made
+from tests.helpers import checkpoints as made
+from tests.helpers.heads import rewrite
 
 ENCODER = "ab" * 32
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
@@ -93,15 +91,6 @@ def test_head_id_follows_its_content_only():
 def test_impossible_linear_heads_are_refused(options, match):
     with pytest.raises(ModelError, match=match):
         linear(**options)
-
-
-def rewrite(path, *, about=None, arrays=None):
-    with safetensors.safe_open(path, "np") as file:
-        described = json.loads(file.metadata()["indexer"]) | (about or {})
-    data = safetensors.numpy.load_file(path) | (arrays or {})
-    safetensors.numpy.save_file(
-        {k: v for k, v in data.items() if v is not None}, path, {"indexer": json.dumps(described)}
-    )
 
 
 @pytest.mark.parametrize(

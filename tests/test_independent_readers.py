@@ -26,7 +26,7 @@ from indexer.files.audio.identity import sniff
 from indexer.files.tags import genre as genre_fields
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.write import GenreEdit
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 WANTED = "Drum & Bass"

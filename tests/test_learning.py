@@ -11,8 +11,13 @@ from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
 from indexer.upkeep.demo import Track, write_track
-from tests.synth import write_audio
-from tests.test_training import ENCODER, WIDTH, library, sql  # noqa: F401 - the fixture
+from tests.helpers.labelled import ENCODER, WIDTH, sql
+from tests.helpers.synth import write_audio
+
+
+@pytest.fixture
+def library(labelled_library):
+    return labelled_library
 
 
 def rows(cli, statement, *values):
@@ -182,7 +187,7 @@ def test_what_cannot_be_corrected_is_said(cli, music_folder):
 
 
 @pytest.fixture
-def labelled(library, monkeypatch):  # noqa: F811
+def labelled(library, monkeypatch):
     """The library of 90 recordings, its encoder taken for the built-in one."""
     info = EncoderInfo(ENCODER, "made", WIDTH, 44_100, 6.0, "rhythm", built_in=True)
     monkeypatch.setattr(models, "built_in_info", lambda name="rhythm": info)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cli
 from tests.fixtures.make_library_0_1 import HERE, MODEL, PLACE, SETTINGS, VARIANTS, facts, make_model, rows, tag_fields
+from tests.helpers.cli import Cli
 
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 HELD = ("encoders", "heads", "embeddings", "predictions", "corrections", "files", "journal", "runs")

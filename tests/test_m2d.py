@@ -13,8 +13,8 @@ from indexer.encoders.m2d.encoder import best_batch
 from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import ModelError
-from tests import checkpoints, reference_m2d
-from tests.synth import music
+from tests.helpers import checkpoints, reference_m2d
+from tests.helpers.synth import music
 
 DURATIONS_S = (0.1, 1, 6.08, 7, 20, 61)
 SIZES = {"80x608": (checkpoints.NAME_608, 38, 608), "80x1001": (checkpoints.NAME_1001, 62, 1001)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.web.library_map import NO_GENRE, UNDECIDED, packed
-from tests.test_pages import Pages, one
+from tests.helpers.pages import Pages, one
 
 
 def unpacked(content):

@@ -7,7 +7,7 @@ from indexer.encoders.rhythm import SAMPLE_RATE_HZ, RhythmEncoder
 from indexer.errors import ModelError
 from indexer.heads import novelty
 from indexer.heads.novelty import Novelty, fit
-from tests.synth import music
+from tests.helpers.synth import music
 
 WIDTH, RANK = 300, 6
 

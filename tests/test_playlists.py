@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 from indexer.web import playlist, serve
-from tests.synth import write_audio
-from tests.test_pages import Pages, id_of, one
+from tests.helpers.pages import Pages, id_of, one
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture

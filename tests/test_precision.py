@@ -13,8 +13,8 @@ from indexer.encoders.load import load_encoder
 from indexer.encoders.m2d import int8, openvino
 from indexer.encoders.m2d.checkpoint import convert, load_weights
 from indexer.errors import ModelError
-from tests import checkpoints, reference_m2d
-from tests.synth import music
+from tests.helpers import checkpoints, reference_m2d
+from tests.helpers.synth import music
 
 needs_openvino = pytest.mark.skipif(
     not openvino.serves("fp32"), reason="OpenVINO is not installed: pip install 'edm-indexer[fast]'"

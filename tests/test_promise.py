@@ -18,8 +18,8 @@ import mutagen.mp4
 import numpy as np
 from mutagen import wave
 
-from tests.synth import CONTAINERS, write_audio
-from tests.test_scan import contents, genre_of, rows
+from tests.helpers.contents import contents, genre_of, rows
+from tests.helpers.synth import CONTAINERS, write_audio
 
 
 def pcm_digest(path: Path) -> str:

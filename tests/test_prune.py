@@ -4,7 +4,7 @@ import pytest
 
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture

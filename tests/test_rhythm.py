@@ -20,8 +20,8 @@ from indexer.encoders.rhythm import (
     sonogram,
 )
 from indexer.files.audio.decode import decode
-from tests import reference_rhythm as reference
-from tests.synth import music, write_audio
+from tests.helpers import reference_rhythm as reference
+from tests.helpers.synth import music, write_audio
 
 STATISTICS = slice(BANDS * MODULATIONS, WIDTH - MODULATIONS)
 HISTOGRAM = slice(WIDTH - MODULATIONS, WIDTH)

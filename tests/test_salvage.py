@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,15 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
-from indexer.upkeep import rebuild
-from tests.conftest import Cli
-from tests.faults.helpers import REPOSITORY
-from tests.synth import write_audio
+from tests.helpers.cli import Cli
+from tests.helpers.synth import write_audio
+from tests.helpers.tag_faults import REPOSITORY
 
 PAGE_BYTES = 4096
 
@@ -303,7 +300,7 @@ def test_every_command_says_damage_and_remedy_in_one_line(library, sound, what, 
 def test_killed_at_any_step_the_old_or_the_new_one_is_there_and_the_old_is_kept(library):
     damage(library.db, [root_page(library.db, "tags")])
     Path(f"{library.db}-wal").write_bytes(b"a log that nobody can read")
-    code = "import pathlib, sys; from tests.test_salvage import kill_everywhere; kill_everywhere(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys; from tests.helpers.rebuilds import kill_everywhere; kill_everywhere(pathlib.Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", code, str(library.db)],
         cwd=REPOSITORY,
@@ -315,60 +312,6 @@ def test_killed_at_any_step_the_old_or_the_new_one_is_there_and_the_old_is_kept(
     assert done.returncode == 0, done.stderr
     assert "old" in done.stdout
     assert "new" in done.stdout
-
-
-def kill_everywhere(db: Path) -> None:
-    """Run ``rebuild`` again and again, killed at its first, second ... change of the folder, until one passes; prints what was there."""
-    settings = Settings(db=db, models=db.parent / "models", encoder="rhythm")
-    old = {ending: Path(f"{db}{ending}").read_bytes() for ending in ("", "-wal")}
-    for step in range(1, 100):
-        for path in db.parent.glob("library.db*"):
-            path.unlink()
-        for ending, content in old.items():
-            Path(f"{db}{ending}").write_bytes(content)
-        child = os.fork()
-        if not child:
-            kill_at(step)
-            rebuild.rebuild(settings)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        found = "old" if db.read_bytes() == old[""] else "new"
-        print(found)
-        kept = list(db.parent.glob("library.db.damaged-*Z"))
-        if found == "new":
-            assert [p.read_bytes() for p in kept] == [old[""]]
-            assert Path(f"{kept[0]}-wal").read_bytes() == old["-wal"]
-            assert not Path(f"{db}-wal").exists()
-            assert rebuild.check(db)["problems"] == []
-        elif not Path(f"{db}-wal").exists():
-            assert [Path(f"{p}-wal").read_bytes() for p in kept] == [old["-wal"]]
-        if status == 0:
-            assert found == "new"
-            return
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        again = rebuild.rebuild(settings)  # whatever was there
-        assert Path(again["damaged"]).exists()
-        assert rebuild.check(db)["problems"] == []
-        assert not list(db.parent.glob("*.rebuilt*"))
-    raise AssertionError("it never passed")
-
-
-def kill_at(step: int) -> None:
-    """End this process at its so-manieth change of a folder or wait for the disk."""
-    calls = 0
-
-    def counted(real):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        return call
-
-    for name in ("link", "replace", "fsync", "unlink"):
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def test_a_failing_swap_leaves_the_library_as_it_was(library, monkeypatch):

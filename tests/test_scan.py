@@ -27,28 +27,8 @@ from indexer.library.store import Store
 from indexer.models import catalogue
 from indexer.models import choice as models
 from indexer.scan import pipeline
-from tests.synth import music, write_audio
-
-
-def rows(cli, sql, *values):
-    conn = sqlite3.connect(cli.db)
-    conn.row_factory = sqlite3.Row
-    found = [dict(r) for r in conn.execute(sql, values)]
-    conn.close()
-    return found
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def genre_of(path: Path) -> str | None:
-    file = mutagen.File(path)
-    key = {"MP3": "TCON", "WAVE": "TCON", "AIFF": "TCON", "MP4": "\xa9gen"}.get(type(file).__name__, "genre")
-    if not file.tags or key not in file.tags:
-        return None
-    value = file.tags[key]
-    return str(value.text[0] if key == "TCON" else value[0])
+from tests.helpers.contents import contents, genre_of, rows
+from tests.helpers.synth import music, write_audio
 
 
 def test_a_scan_takes_every_container_from_file_to_genre(cli, music_folder):

@@ -30,7 +30,7 @@ from indexer.files.tags.genre import changed_fields, standing_genres
 from indexer.files.tags.read import GenreEdit, Tags
 from indexer.scan.policy import is_ours, plan
 from tests.benchmarks import bench_tagwrite, fuzz_tags
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 bounded = settings(

@@ -26,7 +26,7 @@ from indexer.files.tags.blocks import id3 as id3_block
 from indexer.files.tags.read import GenreEdit, IndexerGenre, Tags
 from indexer.files.tags.write import Prepared
 from indexer.scan.policy import is_ours, plan
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")

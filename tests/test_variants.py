@@ -7,8 +7,8 @@ import pytest
 from indexer.config import load_settings
 from indexer.encoders.encoder import VARIANTS, EncoderInfo, Variant, join, joined_id
 from indexer.errors import ConfigError
-from tests.synth import write_audio
-from tests.test_scan import rows
+from tests.helpers.contents import rows
+from tests.helpers.synth import write_audio
 
 A = EncoderInfo("a" * 64, "a", 4, 16_000, 6.0, "a.safetensors")
 B = EncoderInfo("b" * 64, "rhythm", 4, 44_100, 6.0, "rhythm", built_in=True)

@@ -9,7 +9,7 @@ import pytest
 from indexer.errors import DeferredError, ReadError
 from indexer.files.children import worker as worker_module
 from indexer.files.children.worker import Worker
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture

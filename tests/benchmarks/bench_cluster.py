@@ -25,8 +25,8 @@ from indexer.files.audio.identity import Stat
 from indexer.library.vectors import projection
 from indexer.listen.executor import Embedded, Engine
 from indexer.scan import run as scanner
-from tests.clusters import DaskCluster, instant
-from tests.synth import write_audio
+from tests.helpers.clusters import DaskCluster, instant
+from tests.helpers.synth import write_audio
 
 
 class Silent:

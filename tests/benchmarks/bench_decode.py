@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from indexer.files.audio.decode import decode, probe
-from tests.synth import CONTAINERS, music, write_audio
+from tests.helpers.synth import CONTAINERS, music, write_audio
 
 RATE_HZ = 16_000
 BLOCK_FRAMES = 1 << 16

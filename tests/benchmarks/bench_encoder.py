@@ -23,8 +23,8 @@ from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.encoders.m2d.int8 import Seen
 from indexer.errors import ModelError
-from tests import checkpoints
-from tests.synth import music
+from tests.helpers import checkpoints
+from tests.helpers.synth import music
 
 GFLOP_PER_UNIT = 33.86  # of one 6.08 s unit
 

@@ -21,7 +21,7 @@ from indexer.encoders.m2d.checkpoint import convert
 from indexer.files.audio import decode as audio
 from indexer.heads.training import Data, TrainingSettings, train
 from indexer.listen.units import spread
-from tests import checkpoints
+from tests.helpers import checkpoints
 
 REPEATS = 5  # of parting the tracks into two halves
 FLAGS = "flags : avx512_vnni\n"

@@ -24,7 +24,7 @@ from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
 from indexer.library.vectors import projection
-from tests.conftest import Cli
+from tests.helpers.cli import Cli
 
 CLIENTS = 8
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")

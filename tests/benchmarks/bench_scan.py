@@ -23,9 +23,9 @@ from indexer.cli.progress import Progress
 from indexer.config import Settings
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.scan.run import Scan
-from tests import checkpoints
 from tests.benchmarks.bench_encoder import Plain
-from tests.synth import write_audio
+from tests.helpers import checkpoints
+from tests.helpers.synth import write_audio
 
 UNIT = 608 * 160 + 240  # samples of a 6.08 s unit with the STFT's context
 

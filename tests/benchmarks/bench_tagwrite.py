@@ -25,7 +25,7 @@ from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.write import GenreEdit, Prepared
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 SECONDS = 30.0

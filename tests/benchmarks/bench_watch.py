@@ -17,9 +17,9 @@ from pathlib import Path
 
 from indexer.library.store import Store
 from tests.benchmarks.bench_rescan import build, fill
-from tests.conftest import Cli
-from tests.daemons import Watching
-from tests.synth import write_audio
+from tests.helpers.cli import Cli
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -35,7 +35,7 @@ from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.write import GenreEdit, Prepared
-from tests.synth import CONTAINERS, write_audio
+from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"
 LARGEST_SOURCE = 200_000  # bytes

@@ -42,9 +42,9 @@ from indexer.heads.linear import LinearHead
 from indexer.library.readonly import open_readonly
 from indexer.library.store import DEFAULT_LABELS
 from indexer.wording import printable
-from tests.conftest import Cli
-from tests.daemons import Watching
-from tests.synth import write_audio
+from tests.helpers.cli import Cli
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
 
 RECORDINGS = 40
 KINDS = ("mp3", "flac", "vorbis", "wav", "m4a")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.synth import write_audio
+from tests.helpers.synth import write_audio
 
 
 @pytest.fixture

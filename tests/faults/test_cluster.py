@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from tests.clusters import DaskCluster, Hosts, until
-from tests.synth import write_audio
-from tests.test_cluster import assert_same
+from tests.helpers.clusters import DaskCluster, Hosts, until
+from tests.helpers.contents import assert_same
+from tests.helpers.synth import write_audio
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
 

@@ -21,12 +21,12 @@ import pytest
 from indexer.files.audio.identity import fingerprint
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
-from tests.daemons import Watching
-from tests.faults.helpers import REPOSITORY, leave_room, mount, private_mounts
-from tests.synth import write_audio
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
+from tests.helpers.tag_faults import REPOSITORY, leave_room, mount, private_mounts
 
 if TYPE_CHECKING:  # it brings torch, which the processes with mounts of their own do without
-    from tests.conftest import Cli
+    from tests.helpers.cli import Cli
 
 # Imported by every Python process that has its folder in PYTHONPATH: readers that misbehave by the name of the file,
 # events that are lost on demand, and shorter waits, so that a fault costs no minutes here.

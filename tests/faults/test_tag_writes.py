@@ -31,11 +31,11 @@ from indexer.files.tags import read as tags
 from indexer.files.tags import write as tagwriter
 from indexer.library.store import Store
 from indexer.scan.journal import commit_write, settle_open_writes
-from tests.conftest import FIXTURES, Cli
-from tests.faults import helpers
-from tests.faults.helpers import EDIT, Library, Nursery
-from tests.synth import CONTAINERS, write_audio
-from tests.test_scan import genre_of
+from tests.helpers import tag_faults
+from tests.helpers.cli import FIXTURES, Cli
+from tests.helpers.contents import genre_of
+from tests.helpers.synth import CONTAINERS, write_audio
+from tests.helpers.tag_faults import EDIT, Library, Nursery
 
 MADE = [name for name in CONTAINERS if name not in ("aac", "alac")]
 REAL = {
@@ -128,7 +128,7 @@ def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library,
 
 
 def inside(function: Callable[..., Any], *arguments: Path, environ: dict[str, str] | None = None) -> Any:
-    result = helpers.with_private_mounts(function, *arguments, environ=environ)
+    result = tag_faults.with_private_mounts(function, *arguments, environ=environ)
     if result is None:
         pytest.skip("private mounts (unshare -Urm) are refused here")
     return result
@@ -140,7 +140,7 @@ def test_a_disk_that_fills_up_at_any_point_of_the_copy_leaves_the_file_alone(tmp
     folder.mkdir()
     for name in MADE:
         write_audio(source / name, name, 0.1)
-    outcomes = inside(helpers.fill_music_folder, source, folder)
+    outcomes = inside(tag_faults.fill_music_folder, source, folder)
     assert len(outcomes) == len(MADE)
     for name, found in outcomes.items():
         assert found[-1] == "prepared"
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_at_any_point_of_the_copy_leaves_the_file_alone(tmp
 def test_a_full_disk_under_the_library_leaves_file_and_library_in_agreement(tmp_path: Path) -> None:
     audio_file(tmp_path / "music", "flac")
     (tmp_path / "small").mkdir()
-    found = inside(helpers.fill_library_disk, tmp_path / "music", tmp_path / "small")
+    found = inside(tag_faults.fill_library_disk, tmp_path / "music", tmp_path / "small")
     assert len(found["errors"]) > 2
     assert {e for e in found["errors"] if not e.startswith("StoreError")} == set()
     assert any("disk is full" in e for e in found["errors"])
@@ -161,7 +161,7 @@ def test_a_full_disk_under_the_library_leaves_file_and_library_in_agreement(tmp_
 
 def test_a_read_only_folder_is_refused_and_settled_when_it_can_be_written(tmp_path: Path) -> None:
     library = Library.of(audio_file(tmp_path / "music", "flac"), tmp_path / "library.db")
-    found = inside(helpers.read_only_folder, library.path, library.db)
+    found = inside(tag_faults.read_only_folder, library.path, library.db)
     assert "WriteRefusedError" in found["before"]
     assert "read-only" in found["before"]
     assert "WriteRefusedError" in found["between"]
@@ -175,7 +175,7 @@ def test_a_scan_on_a_full_disk_says_so_and_the_next_one_goes_on(cli: Cli, tmp_pa
     folder.mkdir()
     write_audio(source / "large", "wav", 4.0, seed=1)
     write_audio(source / "small", "opus", 1.0, seed=2)
-    found = inside(helpers.scan_on_a_full_disk, source, folder, environ=cli.environ)
+    found = inside(tag_faults.scan_on_a_full_disk, source, folder, environ=cli.environ)
     full, rest = found["full"], found["with room"]
     assert (full["exit_code"], full["tags_written"], full["failed"]) == (1, 1, 1)
     assert [Path(f["path"]).name for f in full["failures"]] == ["large.wav"]
@@ -191,7 +191,7 @@ def test_a_scan_whose_library_has_no_room_says_so_and_the_next_one_goes_on(cli: 
     source.mkdir()
     folder.mkdir()
     names = sorted(write_audio(source / name, name, 0.5).name for name in ("flac", "mp3", "opus", "m4a"))
-    found = inside(helpers.scan_with_a_full_library_disk, source, folder, environ=cli.environ)
+    found = inside(tag_faults.scan_with_a_full_library_disk, source, folder, environ=cli.environ)
     stopped = [run for run in found["full"] if run["exit_code"]]
     assert stopped
     assert [run for run in stopped if "crash" in run or "disk is full" not in run["stderr"]] == []
@@ -239,7 +239,7 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
     """fsync(copy) < sync(journal) < rename < fsync(folder) < write(journal), as the kernel sees them."""
     library = Library.of(audio_file(tmp_path / "music", "flac"), tmp_path / "library.db")
     log = tmp_path / "log"
-    code = "import sys; from pathlib import Path; from tests.faults.helpers import Library as L; p, d = map(Path, sys.argv[1:]); L(p.parent, p, d).write()"
+    code = "import sys; from pathlib import Path; from tests.helpers.tag_faults import Library as L; p, d = map(Path, sys.argv[1:]); L(p.parent, p, d).write()"
     traced = subprocess.run(
         [
             "strace",
@@ -257,7 +257,7 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
         ],
         capture_output=True,
         check=False,
-        cwd=helpers.REPOSITORY,
+        cwd=tag_faults.REPOSITORY,
     )
     if traced.returncode != 0 and "ptrace" in traced.stderr.decode():
         pytest.skip("strace may not trace here")
@@ -372,8 +372,8 @@ def test_a_file_that_another_process_holds_open_for_writing_waits(library: Libra
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are a Linux thing")
 def test_a_program_that_opens_the_file_during_the_check_does_not_end_us(library: Library) -> None:
-    code = "import sys; from tests.faults import helpers; helpers.open_during_the_check(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, library.path], cwd=helpers.REPOSITORY, check=False)
+    code = "import sys; from tests.helpers import tag_faults; tag_faults.open_during_the_check(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, library.path], cwd=tag_faults.REPOSITORY, check=False)
     assert done.returncode == 0  # SIGIO, which a broken lease brings, ends a process that does not expect it
 
 
@@ -390,12 +390,10 @@ def test_a_player_that_has_the_file_mapped_keeps_its_bytes(library: Library) -> 
 def test_of_two_programs_at_one_file_one_writes_and_the_other_waits(library: Library, tmp_path: Path) -> None:
     second = Library.of(library.path, tmp_path / "second.db")
     prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
-    code = (
-        "import sys; from tests.faults.helpers import *; write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
-    )
+    code = "import sys; from tests.helpers.tag_faults import *; write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
     other = subprocess.run(
         [sys.executable, "-c", code, library.path, second.db],
-        cwd=helpers.REPOSITORY,
+        cwd=tag_faults.REPOSITORY,
         capture_output=True,
         text=True,
         check=True,
@@ -418,11 +416,11 @@ def test_two_programs_that_write_all_the_time_never_leave_a_broken_file(library:
     for number, genre in enumerate(("House", "Techno")):
         db = tmp_path / f"{number}.db"
         Library.of(library.path, db)
-        code = f"from tests.faults import helpers as h; import sys; h.write_often(h.Path(sys.argv[1]), h.Path(sys.argv[2]), {genre!r}, {rounds})"
+        code = f"from tests.helpers import tag_faults as h; import sys; h.write_often(h.Path(sys.argv[1]), h.Path(sys.argv[2]), {genre!r}, {rounds})"
         programs.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, library.path, db],
-                cwd=helpers.REPOSITORY,
+                cwd=tag_faults.REPOSITORY,
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -580,16 +578,16 @@ def test_where_the_file_system_can_share_blocks_nothing_is_copied(tmp_path: Path
     image, folder = tmp_path / "image", tmp_path / "mounted"
     folder.mkdir()
     source = audio_file(tmp_path / "music", "flac")
-    if not helpers.shares_blocks(tmp_path):
+    if not tag_faults.shares_blocks(tmp_path):
         make = next((m for m in (["mkfs.btrfs", "-q"], ["mkfs.xfs", "-q"]) if shutil.which(m[0])), None)
         if make is None or os.geteuid() != 0:
             pytest.skip("no file system here shares blocks, and none can be made")
         with image.open("wb") as file:
             file.truncate(400 << 20)
         subprocess.run([*make, image], check=True, capture_output=True)
-        found = helpers.on_a_mounted_image(image, folder, source)
+        found = tag_faults.on_a_mounted_image(image, folder, source)
         if found is None:
             pytest.skip("an image of a file system cannot be mounted here")
     else:
-        found = helpers.write_by_reflink(folder, source)
+        found = tag_faults.write_by_reflink(folder, source)
     assert found == {"blocks copied": 0, "genres": ["Drum & Bass"], "undone": True}

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 LIMIT_S = 60.0
 
 
@@ -60,7 +60,7 @@ class DaskCluster:
         self._options = (
             *options,
             *(() if nanny else ("--no-nanny",)),
-            *(("--preload", "tests.clusters") if bend else ()),
+            *(("--preload", "tests.helpers.clusters") if bend else ()),
         )
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.start_scheduler()

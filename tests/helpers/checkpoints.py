@@ -5,9 +5,9 @@ import hashlib
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 # folder names as published
 NAME_608 = "m2d_vit_base-80x608p16x16-221006-mr7_enconly"
@@ -84,10 +84,10 @@ def head(width: int, seed=1) -> dict[str, np.ndarray]:
     }
 
 
-def published_state(
-    state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None
-) -> dict[str, torch.Tensor]:
-    """The state dictionary as it lies in a .pth."""
+def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None) -> dict[str, Any]:
+    """The state dictionary of torch tensors as it lies in a .pth."""
+    import torch  # 1.5 s: not for the tests that need no checkpoint
+
     out = {prefix + key: torch.from_numpy(np.array(value)) for key, value in state.items()}
     width = state["cls_token"].shape[-1]
     if norm_stats is not None:
@@ -103,6 +103,8 @@ def published_state(
 
 def write_pth(path: Path, state: dict, *, args=False, legacy=False) -> Path:
     """Save a state dictionary as published: bare, or under 'model' beside the training's arguments."""
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     namespace = argparse.Namespace(lr=3e-4, input_size=[80, 608], model="m2d_vit_base", output_dir=None)
     content = {"model": state, "optimizer": {"step": 3}, "epoch": 299, "args": namespace} if args else state

@@ -224,7 +224,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.helpers"],
+            [sys.executable, "-m", "tests.helpers.tag_faults"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -297,7 +297,7 @@ def with_private_mounts(function: Callable[..., Any], *arguments: Path, environ:
     """Run a function of this module in a process with mounts of its own and return its result; None where that is refused."""
     if (command := private_mounts()) is None:
         return None
-    code = f"import json, sys; from tests.faults import helpers as h; print(json.dumps(h.{function.__name__}(*map(h.Path, sys.argv[1:]))))"
+    code = f"import json, sys; from tests.helpers import tag_faults as h; print(json.dumps(h.{function.__name__}(*map(h.Path, sys.argv[1:]))))"
     done = subprocess.run(
         [*command, sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -488,7 +488,7 @@ def shares_blocks(folder: Path) -> bool:
 
 def on_a_mounted_image(image: Path, folder: Path, source: Path) -> dict[str, Any] | None:
     """``write_by_reflink`` on a file system in an image; None where it cannot be mounted."""
-    code = f"import json, sys; from tests.faults import helpers as h; print(json.dumps(h.{write_by_reflink.__name__}(*map(h.Path, sys.argv[1:]))))"
+    code = f"import json, sys; from tests.helpers import tag_faults as h; print(json.dumps(h.{write_by_reflink.__name__}(*map(h.Path, sys.argv[1:]))))"
     done = subprocess.run(["unshare", "-m", "sh", "-c", 'i="$1"; d="$2"; mount -o loop "$i" "$d" || exit 33; exec "$3" -c "$4" "$d" "$5"', "-",
                            image, folder, sys.executable, code, source], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode in (0, 33), done.stderr

@@ -1,0 +1,1 @@
+"""What several test files use: sounds, checkpoints, libraries, servers, clusters and watchers made for a test."""
