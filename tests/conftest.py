@@ -1,6 +1,8 @@
 """Shared fixtures: no test touches the user's own folders, settings or network."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +12,30 @@ from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
 from tests.helpers import checkpoints, labelled
 from tests.helpers.cli import FIXTURES, LABELS, Cli
+from tests.helpers.libraries import adopt
 from tests.helpers.synth import write_audio
 
 
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings, library and models of a test live in a folder of its own."""
-    home = tmp_path_factory.mktemp("home")
+def move_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("INDEXER_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is made once for many tests does not see the user's settings either."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        move_home(tmp_path_factory.mktemp("home"), monkeypatch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, library and models of a test live in a folder of its own."""
+    move_home(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -63,15 +77,36 @@ def quick_cli(tmp_path: Path, rhythm_head: Path) -> Cli:
     return Cli(folder, Path("rhythm"), rhythm_head)
 
 
-@pytest.fixture
-def music_folder(tmp_path: Path) -> Path:
-    """Six short recordings in six containers, without genres."""
-    folder = tmp_path / "music"
+@pytest.fixture(scope="session")
+def music_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six short recordings in six containers, without genres: to be copied, never changed."""
+    folder = tmp_path_factory.mktemp("template") / "music"
     (folder / "album").mkdir(parents=True)
     for seed, container in enumerate(("mp3", "flac", "vorbis", "opus", "m4a")):
         write_audio(folder / container, container, 2.0, seed=seed)
     write_audio(folder / "album" / "wav", "wav", 1.0, seed=9)
     return folder
+
+
+@pytest.fixture
+def music_folder(tmp_path: Path, music_template: Path) -> Path:
+    """Six short recordings in six containers, without genres."""
+    return Path(shutil.copytree(music_template, tmp_path / "music", copy_function=shutil.copyfile))
+
+
+@pytest.fixture(scope="session")
+def scanned_template(tmp_path_factory: pytest.TempPathFactory, music_template: Path, rhythm_head: Path) -> Path:
+    """The folder of a library that knows ``music_template``, from a scan that writes no tags: to be copied."""
+    cli = Cli(tmp_path_factory.mktemp("scanned"), Path("rhythm"), rhythm_head)
+    cli("scan", music_template, "--no-tags")
+    return cli.folder
+
+
+@pytest.fixture
+def scanned_music(quick_cli: Cli, music_folder: Path, music_template: Path, scanned_template: Path) -> Path:
+    """The six recordings, as a scan of ``quick_cli`` that writes no tags leaves them."""
+    adopt(quick_cli, music_folder, state=scanned_template, scanned=music_template)
+    return music_folder
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +122,8 @@ def track(tmp_path):
 
 
 @pytest.fixture
-def scanned(quick_cli, music_folder):
-    quick_cli("scan", music_folder / "mp3.mp3", "--no-tags")
+def scanned(quick_cli, scanned_music):
+    """The command line on a library that was scanned."""
     return quick_cli
 
 

@@ -225,7 +225,7 @@ def test_a_locked_library_is_waited_for(cli, folder):
     with library_lock(cli.db), Watching(cli, folder) as watch:
         watch.until(lambda: watch.status.get("state") == "waiting", "it waits")
         assert f"process {os.getpid()}" in watch.status["reason"]
-        assert watch.said("tried again in")
+        watch.until(lambda: watch.said("tried again in"), "it is said")
     with Watching(cli, folder) as watch:
         watch.until(lambda: len(watch.embeddings()) == 1, "and goes on")
 

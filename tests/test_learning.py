@@ -1,6 +1,7 @@
 """Encoders side by side, what a person says, and what is suggested to them: on a library of real short files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
 from indexer.upkeep.demo import Track, write_track
+from tests.helpers.cli import Cli
 from tests.helpers.labelled import ENCODER, WIDTH, sql
+from tests.helpers.libraries import adopt
 from tests.helpers.synth import write_audio
 
 
@@ -72,15 +75,31 @@ def make(path: Path, genre: str, seed: int, artist: str = "x", *, labelled: bool
     return write_track(Track(path, genre, seed, 3.0, f"Study {seed}", artist, labelled))
 
 
-@pytest.fixture
-def two_genres(joined, tmp_path):
-    """12 short tracks of two genres by six artists, tagged and embedded by both encoders."""
-    folder = tmp_path / "music"
+@pytest.fixture(scope="session")
+def two_genres_template(tmp_path_factory, small_model):
+    """12 short tracks of two genres by six artists, tagged and embedded by both encoders: to be copied."""
+    folder = tmp_path_factory.mktemp("two genres")
+    cli = Cli(folder / "state", Path(f"{small_model}+rhythm"))
+    cli.folder.mkdir()
     for n in range(12):
-        make(folder / f"artist {n // 2}" / f"{n}.flac", ("ambient", "drum and bass")[n % 2], n, f"artist {n // 2}")
-    joined.json("scan", folder)
-    joined.model = None
-    return joined, folder
+        make(
+            folder / "music" / f"artist {n // 2}" / f"{n}.flac",
+            ("ambient", "drum and bass")[n % 2],
+            n,
+            f"artist {n // 2}",
+        )
+    assert cli.json("scan", folder / "music")["embedded"] == 12
+    return cli.folder, folder / "music"
+
+
+@pytest.fixture
+def two_genres(cli, tmp_path, two_genres_template):
+    """A library of one's own with these tracks."""
+    state, scanned = two_genres_template
+    folder = Path(shutil.copytree(scanned, tmp_path / "music"))
+    adopt(cli, folder, state=state, scanned=scanned)
+    cli.model = None
+    return cli, folder
 
 
 def test_train_compares_what_the_library_holds_and_takes_the_best(two_genres):

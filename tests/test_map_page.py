@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -58,13 +59,14 @@ def cli(quick_cli):
 
 
 @pytest.fixture
-def pages(cli, music_folder):
-    (music_folder / "copy.mp3").write_bytes((music_folder / "mp3.mp3").read_bytes())
-    cli("scan", music_folder, "--no-tags")
+def pages(cli, scanned_music):
     return Pages(cli.db)
 
 
 def test_every_recording_is_a_point_unless_it_is_missing(pages, cli, music_folder):
+    shutil.copy(music_folder / "mp3.mp3", music_folder / "copy.mp3")
+    cli("scan", music_folder, "--no-tags")
+    assert one(cli.db, "SELECT count(*) FROM files") == 7
     labels, ids, _, _, genres = unpacked(pages.get("/-/map.bin").content)
     assert labels == ["ambient", "drum and bass", "house", "techno", "trance"]
     assert len(ids) == one(cli.db, "SELECT count(*) FROM recordings") == 6

@@ -22,8 +22,7 @@ def cli(quick_cli):
 
 
 @pytest.fixture
-def pages(cli, music_folder):
-    cli("scan", music_folder, "--no-tags")
+def pages(cli, scanned_music):
     return Pages(cli.db)
 
 

@@ -30,9 +30,9 @@ from indexer.files.tags.genre import changed_fields, standing_genres
 from indexer.files.tags.read import GenreEdit, Tags
 from indexer.scan.policy import is_ours, plan
 from tests.benchmarks import bench_tagwrite, fuzz_tags
+from tests.helpers.deep import DEEP
 from tests.helpers.synth import write_audio
 
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 bounded = settings(
     max_examples=2_000 if DEEP else 20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
