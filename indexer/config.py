@@ -64,11 +64,13 @@ class Settings:
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")
     precision: Precision = _doc(
-        "arithmetic of the encoder; auto is bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; int8 only where it is asked for",
+        "arithmetic of the encoder; auto: bf16 on a GPU and on a CPU that multiplies it (AVX512_BF16, AMX), else fp32; "
+        "int8 must be asked for",
         default="auto",
     )
     units: Units = _doc(
-        'units (6 s each) of a recording that are embedded, evenly spread over it, or "all"; without it as the encoder in use has been used so far, at first all',
+        'units (6 s each) of a recording that are embedded, evenly spread over it, or "all"; default: what the library '
+        "already uses, and all for a new library",
         default=None,
     )
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)

@@ -1,4 +1,4 @@
-"""Text that is safe on a terminal, in a log and on a page: control characters, direction marks and bad bytes are escaped."""
+"""Words for people: text made safe for a terminal, a log and a page, and how counts and durations read."""
 
 
 def count(n: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""First labels without training: the AudioSet head of a fine-tuned checkpoint, restricted to our five genres and "music".
+"""First labels without training: a fine-tuned checkpoint's AudioSet head, restricted to five genres and "music".
 
 A first guess and never to be shown as the accuracy of a trained head: published quality per class is low (average
 precision about 0.25 to 0.45). Reads the encoder's own file; never imports torch.

@@ -1,7 +1,7 @@
-"""Judging learners by recordings that they did not learn from: folds that divide no artist, pooled predictions, figures.
+"""Cross-validation: folds that divide no artist, pooled predictions of recordings not learned from, figures.
 
-Owns the folds and what is computed from the pooled predictions. A learner is a function; which ones there are, and what they
-learn from, is the caller's business.
+Owns the folds and what is computed from the pooled predictions. A learner is a function; which ones there are, and what
+they learn from, is the caller's business.
 """
 
 import time
@@ -115,7 +115,10 @@ def learning_curve(
     seed: int,
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Accuracy by the number of recordings learned from: {recordings, accuracy, accuracy_95} for each share that holds every label."""
+    """Accuracy by the number of training recordings.
+
+    Returns {recordings, accuracy, accuracy_95} for each share that holds every label.
+    """
     points = []
     for share in CURVE_SHARES:
         learned: list[int] = []

@@ -12,8 +12,8 @@ from indexer.encoders.trajectory import Course
 from indexer.heads.head import Head, softmax
 
 UNLIKE = "unlike everything the head learned from"
-# A recording has a second genre when at least a quarter of its segments, and at least three, are decidedly of that other genre.
-# Fewer are a breakdown, an intro or a sample.
+# A recording has a second genre when a quarter of its segments or more, and at least three, are decidedly of that
+# genre. Fewer are a breakdown, an intro or a sample.
 SECOND_SHARE = 0.25
 SECOND_SEGMENTS = 3
 
@@ -33,7 +33,7 @@ class Prediction:
 
 
 def is_decided(confidence: float, threshold: float, reason: str | None) -> bool:
-    """Whether a genre counts as decided. This is the one place that says so; everything else stores or shows its answer."""
+    """Whether a genre counts as decided. Only this function says so; everything else stores or shows its answer."""
     return confidence >= threshold and reason is None
 
 
@@ -42,8 +42,8 @@ def decide(
 ) -> Prediction:
     """Return the prediction for one recording.
 
-    ``vectors``: its vector (width,) under every encoder of the head, in the head's order. ``trajectories``: likewise; without
-    all of them there is no timeline and no second genre.
+    ``vectors``: its vector (width,) under every encoder of the head, in the head's order. ``trajectories``: likewise.
+    Where one is missing there is no timeline and no second genre.
     """
     vector = np.concatenate(vectors).astype(np.float32)
     scores = dict(zip(head.labels, head.scores(vector[None])[0].tolist(), strict=True))

@@ -1,7 +1,7 @@
 """How good a head is, in plain numpy: splits that do not leak, near-duplicates, accuracy, calibration, intervals.
 
-Pure functions over arrays: y and predicted are (n,) label numbers, confidence is (n,) the best probability, groups is (n,)
-what must stay together. Never trains, never opens a file, and every random choice comes from the seed it is given.
+Pure functions over arrays: y and predicted are (n,) label numbers, confidence is (n,) the best probability, groups is
+(n,) what must stay together. Never trains, never opens a file, and every random choice comes from the seed it is given.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def grouped_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> n
 
 
 def near_duplicates(vectors: np.ndarray, cosine: float = NEAR_DUPLICATE_COSINE) -> np.ndarray:
-    """For every row of vectors (n, width) the first row (n,) that it nearly repeats; its own number where it is the first.
+    """Return (n,): for every row of vectors (n, width) the first row that it nearly repeats, which may be itself.
 
     Compared by cosine after the mean of all rows is taken away. O(n^2 width) time, one float32 copy of the vectors.
     """
@@ -104,7 +104,7 @@ def precision_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: |accuracy - mean confidence| over bins of equal width (a, b], weighted by their rows."""
+    """Expected calibration error: |accuracy - mean confidence| over bins of equal width, weighted by their rows."""
     if not len(confidence):
         return float("nan")
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -123,8 +123,8 @@ def at_threshold(confidence: np.ndarray, correct: np.ndarray, threshold: float) 
 def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
     """The T > 0 for which softmax(logits / T) (n, labels) fits y best (log loss), searched from 0.001 to 1,000.
 
-    The targets are smoothed as in Platt (1999): (n + 1) / (n + 2) for the true label and the rest shared by the others, so that
-    a few rows that are all right do not make the head certain.
+    The targets are smoothed as in Platt (1999): (n + 1) / (n + 2) for the true label and the rest shared by the others,
+    so that a few rows that are all right do not make the head certain.
     """
     n, labels = logits.shape
     logits = logits.astype(np.float64)
@@ -147,8 +147,9 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
 def choose_threshold(confidence: np.ndarray, correct: np.ndarray, target: float) -> tuple[float, bool]:
     """(threshold, whether the rows show that it reaches the target precision); it decides as many rows as possible.
 
-    Precision is counted as (right + 1) / (decided + 2), Laplace's rule, because a handful of rows proves little. Where no
-    threshold reaches the target: the target itself, as a calibrated confidence, or above every wrong row if that is higher.
+    Precision is counted as (right + 1) / (decided + 2), Laplace's rule, because a handful of rows proves little. Where
+    no threshold reaches the target: the target itself, as a calibrated confidence, or above every wrong row if that is
+    higher.
     """
     order = np.argsort(-confidence, kind="stable")
     sure, right = confidence[order].astype(np.float64), np.cumsum(correct[order])
@@ -171,7 +172,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of ``statistic(rows)`` when whole groups are drawn with replacement.
 
-    groups (n,): rows of one artist are not independent; give ``arange(n)`` to draw single rows. Rounds that give NaN are left out.
+    groups (n,): rows of one artist are not independent; give ``arange(n)`` to draw single rows. Rounds that give NaN
+    are left out.
     """
     _, place = np.unique(groups, return_inverse=True)
     rows_of = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1]) if len(place) else []

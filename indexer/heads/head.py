@@ -1,6 +1,6 @@
-"""Heads: from track vectors to one score per genre. Numpy only; never import torch, never decide what is written.
+"""What a head is: it turns track vectors into one score for each genre.
 
-Owns the interface and which kind of head a file holds.
+Owns the interface. Numpy only: never imports torch, never decides what is written.
 """
 
 from typing import Protocol
@@ -42,7 +42,7 @@ class Head(Protocol):
         ...
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n, labels) float64 for vectors (n, width): an affine map of the vector. Raises ModelError for another width."""
+        """Return (n, labels) float64, an affine map of vectors (n, width). Raises ModelError for another width."""
         ...
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class Head(Protocol):
         ...
 
     def novelty(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n,): how unlike vectors (n, width) are to all that the head learned from; above 1 it should not decide."""
+        """Return (n,): how unlike the training music vectors (n, width) are. Above 1 the head should not decide."""
         ...
 
 

@@ -53,7 +53,8 @@ class LinearHead:
         about = {"kind": KIND, "encoder_id": self.encoder_id, "labels": self.labels, "threshold": self.threshold}
         if self.unlike and len(self.unlike.mean) != self.weight.shape[1]:
             raise ModelError(
-                f"head {self.name}: its check for what is unlike all takes {len(self.unlike.mean)} numbers, not {self.weight.shape[1]}"
+                f"head {self.name}: its check for unlike music takes {len(self.unlike.mean)} numbers,"
+                f" not {self.weight.shape[1]}"
             )
         object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
@@ -76,7 +77,8 @@ class LinearHead:
             )
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
-                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike, dict(about.get("training", {})),
+                float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike,
+                dict(about.get("training", {})),
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error

@@ -25,7 +25,7 @@ def load_head(path: str | Path) -> Head:
 
 
 def audioset_head(path: str | Path) -> Head:
-    """Return the AudioSet head that a fine-tuned encoder's ``model.safetensors`` carries; raises ModelError without one."""
+    """Return the AudioSet head in a fine-tuned encoder's ``model.safetensors``. Raises ModelError without one."""
     from indexer.heads.audioset import AudioSetHead
 
     return AudioSetHead.load(Path(path))

@@ -1,6 +1,6 @@
 """Training a linear head on cached embeddings: plain SGD, early stopping, calibration, exact resumption.
 
-Owns the split, the loop and its checkpoint. The only module of the heads that imports torch: import it where training begins.
+Owns the split, the loop and its checkpoint. Imports torch: import it where training begins.
 Never reads the library and never decides which labels are right: it is handed numbers.
 """
 
@@ -26,9 +26,10 @@ from indexer.heads.linear import LinearHead
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_S = 0.5  # a killed process loses at most so many seconds, and an epoch
-# The paper's learning rate of 0.1 (plain SGD, no momentum) is kept; the scale of the inputs decides what it means. After
-# standardisation their largest principal variance is 1 to width, far beyond what 0.1 can follow, so all inputs are divided
-# by one number that makes it 20: the curvature of the softmax loss is then at most 20 / 2 = 1 / 0.1, where SGD still descends.
+# The paper's learning rate of 0.1 (plain SGD, no momentum) is kept; the scale of the inputs decides what it means.
+# After standardisation their largest principal variance is 1 to width, far beyond what 0.1 can follow, so all inputs
+# are divided by one number that makes it 20: the curvature of the softmax loss is then at most 20 / 2 = 1 / 0.1, where
+# SGD still descends.
 LEARNING_RATE = 0.1
 LARGEST_VARIANCE = 20.0
 SCALE_ROWS = 2000  # rows that the largest variance is estimated from
@@ -114,7 +115,8 @@ class Split:
 def split(data: Data, settings: TrainingSettings) -> Split:
     """Part the rows so that no group is divided and both parts hold every label, each by ``validation_share``.
 
-    A label of which all recordings are one group cannot be parted so: its recordings are parted one by one, and it is named.
+    A label of which all recordings are one group cannot be parted so: its recordings are parted one by one, and it is
+    named.
     """
     groups = data.groups.copy()
     loose: set[int] = set()
@@ -145,9 +147,9 @@ def train(
 ) -> Trained:
     """Train, calibrate, choose the threshold; the same bits for the same data, settings and device.
 
-    checkpoint: where the full state is kept while it runs (removed at the end); resume: go on from there, if it exists, to
-    the same bits as without the interruption. about: what else the head's file should say. device: auto is the CPU, which
-    takes seconds. Raises ModelError for a device that is not there, or a checkpoint of other data or settings.
+    checkpoint: where the full state is kept while it runs (removed at the end); resume: go on from there, if it exists,
+    to the same bits as without the interruption. about: what else the head's file should say. device: auto is the CPU,
+    which takes seconds. Raises ModelError for a device that is not there, or a checkpoint of other data or settings.
     """
     parts = split(data, settings)
     mean, scale = _standardisation(data.vectors[parts.train], settings.seed)
@@ -174,7 +176,7 @@ def one_thread() -> Iterator[None]:
 
 
 class _Run:
-    """The loop and its state: weights, random numbers, epoch, best. The gradient of softmax regression is written out."""
+    """The loop and its state: weights, random numbers, epoch, best. Softmax regression's gradient is written out."""
 
     def __init__(
         self,
@@ -276,7 +278,8 @@ class _Run:
             state = torch.load(path, map_location=self._device, weights_only=True)
             if state["format"] != CHECKPOINT_FORMAT or state["identity"] != self._identity:
                 raise ModelError(
-                    f"{path}: labels, embeddings, settings or device are not those of the interrupted training: train without --resume"
+                    f"{path}: labels, embeddings, settings or device are not those of the interrupted training:"
+                    " train without --resume"
                 )
             self._weight.copy_(state["weight"])
             self._bias.copy_(state["bias"])
@@ -358,8 +361,9 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _standardisation(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and factor (width,) float64: (x - mean) * factor has equal variances, the largest principal one being LARGEST_VARIANCE.
+    """Return mean and factor (width,) float64, so that (x - mean) * factor has equal variances.
 
+    The largest principal variance becomes LARGEST_VARIANCE.
     A number that never varies gets the factor 0. The principal variance comes from power iteration on up to 2,000 rows.
     """
     blocks = np.array_split(vectors, max(1, len(vectors) // SCALE_ROWS))  # so that only one is in float64 at a time

@@ -1,4 +1,4 @@
-"""Classifies one recording from its cached embeddings and stores the prediction; the same for a scan and for `relabel`."""
+"""Classifies one recording from its cached embeddings and stores the prediction, for a scan and for `relabel`."""
 
 from collections.abc import Sequence
 

@@ -7,6 +7,7 @@ so memory does not grow with the library.
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,11 +24,7 @@ _SPOOL_ROWS = 2000
 class Difference:
     """What a walk found against the rows."""
 
-    new: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    vanished: int = 0
-    back: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # new, changed, unchanged, vanished, back -> files
     unlisted: list[str] = field(default_factory=list)  # folders that could not be read, for people
     offline: str | None = None  # why the root cannot be trusted to be all there
     dev: int | None = None  # device number of the folder
@@ -35,7 +32,7 @@ class Difference:
     @property
     def present(self) -> int:
         """Files that the walk found."""
-        return self.new + self.changed + self.unchanged + self.back
+        return self.counts.total() - self.counts["vanished"]
 
 
 def compare(
@@ -84,9 +81,9 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
 
 
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
-    """New and changed files at one path that may have changed, newest first; rows of what is gone there become missing.
+    """Return the new and changed files at or below a path, newest first, and mark rows of vanished files as missing.
 
-    In a folder, files that somebody is writing are left out: the end of the writing is an event of its own.
+    Files in a folder that somebody is writing are left out, because the end of the writing is an event of its own.
     """
     changed: dict[bytes, os.stat_result] = {}
     gone: list[int] = []
@@ -117,10 +114,10 @@ class Before:
     """What the library knew of a folder before a walk."""
 
     present: int  # files that were not missing
-    were_there: int  # these, and what went missing since the last healthy scan
+    were_there: int  # present, or gone missing since the last healthy scan
     known: int  # all files
-    dev: int | None = None  # device number at the last healthy scan of the root that it is
-    offline: bool = False  # a root that is
+    dev: int | None = None  # device number at the last healthy scan, where the folder is a root
+    offline: bool = False  # the folder is a root that was offline
 
 
 def spool_difference(
@@ -162,7 +159,7 @@ def spool_difference(
         if kind == "unlisted":
             difference.unlisted.append(printable(path))
             continue
-        setattr(difference, kind, getattr(difference, kind) + 1)
+        difference.counts[kind] += 1
         if kind in ("new", "changed") or (force and kind != "vanished"):
             changed.append((path, root_id))
         elif kind == "vanished":
@@ -190,8 +187,9 @@ def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
 def why_offline(folder: bytes, difference: Difference, before: Before) -> str | None:
     """Why a folder cannot be trusted to be all there, after a walk; None when it can.
 
-    A root that is offline stays so until enough of what was there is back, or forgotten: by now all of it is missing. A new device
-    number means nothing by itself, for drives get another one each time; with a fifth of the files gone it is another drive.
+    An offline root stays offline until enough of its files are back or were forgotten; until then all of them are
+    missing. A new device number alone means nothing, because a drive may get another one at each mount. With a fifth of
+    the files gone as well, it is another drive.
     """
     name = printable(folder)
     if name in difference.unlisted:
@@ -199,11 +197,11 @@ def why_offline(folder: bytes, difference: Difference, before: Before) -> str | 
     if before.known and not difference.present and not difference.unlisted:
         return f"{name} is empty but held {before.known:,} files: is the drive mounted?"
     gone = min(
-        difference.vanished, before.were_there - (difference.present - difference.new)
+        difference.counts["vanished"], before.were_there - (difference.present - difference.counts["new"])
     )  # what cannot be listed is not gone
     if before.dev not in (None, difference.dev) and gone > 0 and 5 * gone >= before.were_there:
         return f"{name} lacks {gone:,} of its {before.were_there:,} files: is another drive mounted there?"
     expected = before.were_there if before.offline else before.present
-    if difference.vanished and 2 * difference.present < expected:
+    if difference.counts["vanished"] and 2 * difference.present < expected:
         return f"{name} has lost {expected - difference.present:,} of its {expected:,} files: is the drive mounted?"
     return None

@@ -1,6 +1,6 @@
 """Tag writes with their journal: announce, rename, confirm; settle after a crash; undo.
 
-Joins tagwriter (files) and store (rows), which do not know each other. Never edits a file itself.
+Joins the tag writer (files) and the store (rows), which do not know each other. Never edits a file itself.
 """
 
 import json

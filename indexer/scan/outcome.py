@@ -18,15 +18,13 @@ class Counts:
     undecided: int = 0  # of these, under the threshold
     tags_written: int = 0
     tags_refused: int = 0
-    failed: int = 0  # files that could not be handled, for whatever reason
+    failed: int = 0  # files that could not be handled
     audio_s: float = 0.0  # seconds of audio that were embedded
-    engine: Engine | None = None  # that embedded them
-    workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster, with what each did
-    busy: dict[str, float] = field(
-        default_factory=dict
-    )  # share of the run's time, 0 to 1, that each of its parts worked
+    engine: Engine | None = None  # what embedded them
+    workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster: what each one did
+    busy: dict[str, float] = field(default_factory=dict)  # part of the program -> share of the run's time it worked
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), the first 1,000
-    deferred: list[bytes] = field(default_factory=list)  # files that may be read a little later, not too many
+    deferred: list[bytes] = field(default_factory=list)  # files that may be readable a little later, the first 10,000
 
     def any(self) -> bool:
         """Whether any file was worked on."""
@@ -36,13 +34,13 @@ class Counts:
 
 
 class Listener(Protocol):
-    """Who is told how a run goes."""
+    """Is told how a run goes."""
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """A file is finished; ``outcome`` says how."""
 
     def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
+        """A file was not handled, or only in part."""
 
 
 @dataclass
@@ -56,7 +54,7 @@ class ScanResult:
     missing: int = 0
     elapsed_s: float = 0.0
     interrupted: bool = False
-    named: bool = False  # a run about single paths that were named, not about whole folders
+    named: bool = False  # the run was about single named paths, not about whole folders
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The loop of a run: takes work items, keeps files in flight, and resumes each file's stages when what they wait for is done.
+"""The loop of a run: keeps files in flight and resumes each file's stages when the step they wait for is done.
 
-What happens to a file, and in which order, is in scan/stages.py. The calling thread does everything with the library (one writer);
-the executor and the reader processes do everything with the files. Whatever a file does, the next one goes on.
+What happens to a file, and in which order, is in scan/stages.py. The calling thread does all work with the library,
+because there is one writer; the executor and the reader processes do all work with the files. One file never stops the
+next.
 """
 
 import os
@@ -216,7 +217,7 @@ class Pipeline:
             return None
 
     def _resume_group(self, finished: _Finished) -> None:
-        """Resume this file and the others whose steps are done too, in one transaction: every commit waits for the disk.
+        """Resume this file and others whose steps are done, in one transaction: every commit waits for the disk.
 
         A file whose tag was prepared is resumed by itself: the journal must be on the disk before the file is replaced.
         """

@@ -1,7 +1,7 @@
-"""Decides which genre is written into a file: what a person said, else what stands in the tag, else what the head decided.
+"""Decides which genre is written into a file: what a person said, else what the tag holds, else what the head decided.
 
-The setting ``write_tags`` says whether the tag comes before the head (fill) or not (replace, append). Reads and writes no file.
-The same order as SQL, for questions to the library, is library/whose_word.py.
+The setting ``write_tags`` says whether the tag comes before the head (fill) or not (replace, append). Reads and writes
+no file. The same order as SQL, for questions to the library, is in library/whose_word.py.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def is_ours(found: Tags) -> bool:
     return found.genre_is_ours
 
 
-def plan(  # the order in which one would say it
+def plan(
     found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
 ) -> GenreEdit | None:  # fmt: skip
     """What to write under a policy, or None when nothing should be written or the value already stands.
@@ -74,7 +74,7 @@ class Label:
 
 
 def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
-    """Changes whenever head or settings could lead to another genre in a file."""
+    """Return a digest that changes whenever head or settings could lead to another genre in a file."""
     content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

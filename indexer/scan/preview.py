@@ -1,4 +1,4 @@
-"""What a scan or `tags apply` would do, without touching the library or opening a music file."""
+"""Says what a scan or `tags apply` would do, without changing the library or opening a music file."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,14 @@ from indexer.scan.difference import compare
 from indexer.scan.policy import Label, edit_for, held_back
 from indexer.wording import printable
 
-MAX_LISTED = 1000  # paths of a kind that are named; the counts are whole
+MAX_LISTED = 1000  # paths listed for each kind; the counts include all
 
 
 def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = False) -> dict[str, Any]:
-    """Counts of new, changed, ... files with their paths, and the genres that would be written to files classified before.
+    """Count new, changed, ... files, list their paths, and list the genres that would be written.
 
-    explicit_tags: as `tags apply` asks, also where a genre was undone or refused. What new files will get is not known yet.
+    Genres of new files are not known yet. explicit_tags: as for `tags apply`, genres that were undone or refused count
+    too.
     """
     conn = open_readonly(settings.db) if settings.db.exists() else None
     known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")] if conn else []

@@ -1,4 +1,4 @@
-"""Apply the head in use to every cached embedding: no file is opened and no audio decoded."""
+"""Applies the head in use to every cached embedding. Opens no file and decodes no audio."""
 
 import time
 from itertools import islice
@@ -16,7 +16,10 @@ COMMIT_ROWS = 1000
 
 
 def relabel(settings: Settings) -> dict[str, Any]:
-    """Classify all cached recordings anew: {head, classified, undecided, damaged, elapsed_s}. Raises ModelError without a head."""
+    """Classify all cached recordings anew. Raises ModelError without a head.
+
+    Returns {head, classified, undecided, damaged, elapsed_s}.
+    """
     started = time.monotonic()
     with library_lock(settings.db), Store(settings.db) as store:
         chosen = choose_and_register(store, settings)

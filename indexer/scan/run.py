@@ -1,6 +1,7 @@
 """The one-shot scan: lock, settle, difference, work, summary.
 
-Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Listener it is given.
+Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Listener it is
+given.
 """
 
 import os
@@ -30,14 +31,14 @@ from indexer.scan.stages import Backlog, Changed
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
-NOTE_S = 2.0  # at most so often is a run's row brought up to date while it works
+NOTE_S = 2.0  # update the run's row at most this often while it works
 
 
 class Scan:
-    """One scan; ``stop`` and ``add`` may be called from another thread, ``stop`` also from a signal handler, while it works."""
+    """One scan. While it works, another thread may call ``stop`` and ``add``, a signal handler ``stop``."""
 
     def __init__(self, settings: Settings, listener: Listener, *, watched: bool = False) -> None:
-        """``watched``: the folders are, so files that somebody is writing now will be named when that ends."""
+        """``watched``: the folders are watched, so files that are being written are named again when that ends."""
         self._settings = settings
         self._watched = watched
         self._listener = listener
@@ -46,14 +47,14 @@ class Scan:
         self._named: deque[bytes] = deque()
 
     def stop(self) -> None:
-        """Finish what is in work and end."""
+        """Finish the files in flight, then end."""
         self._stopped = True
         if self._pipeline:
             self._pipeline.stop()
 
     @property
     def turns(self) -> int:
-        """Counts the turns of the work loop: it stands still only when something hangs."""
+        """How often the work loop went round; the number stands still only when something hangs."""
         return self._pipeline.turns if self._pipeline else 0
 
     @property
@@ -62,13 +63,14 @@ class Scan:
         return self._pipeline.counts.workers if self._pipeline else []
 
     def add(self, paths: Iterable[bytes]) -> None:
-        """Have files and folders looked at before everything else: what is gone first, so that moved files are known by their
-        former rows, then the last one named.
+        """Look at these files and folders before everything else.
+
+        Vanished paths come first, so that a moved file finds its former row; then the path that was named last.
         """
         self._named.extend(sorted(paths, key=lambda path: not os.path.lexists(path)))
 
     def left_over(self) -> list[bytes]:
-        """What was added too late for the run to see."""
+        """Return the paths that were added too late for this run."""
         left, self._named = list(self._named), deque()
         return left
 
@@ -145,7 +147,7 @@ class Scan:
         return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
 
     def _place(self, store: Store, chosen: Chosen) -> None:
-        """Bring the map up to date. What goes wrong there is said and fails no scan: the next one tries again."""
+        """Bring the map up to date. An error is reported and does not fail the scan; the next scan tries again."""
         try:
             projection.update(
                 store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped
@@ -154,7 +156,7 @@ class Scan:
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
-        """What was named meanwhile, then what the difference found, then what earlier runs left undone; None: nothing just now.
+        """Yield the files that were named meanwhile, then the difference, then the backlog; None: nothing just now.
 
         Without targets there was nothing to do when it was counted: a look at every row again would find that again.
         """
@@ -178,7 +180,8 @@ class Scan:
                     store.spool_changed([(target, root["id"] if root else None)])
                 continue
             root_id = int(root["id"]) if root else store.add_root(target)
-            # Where no events come (and every file looks as if it were being written, as on NFS) nothing may be left for later.
+            # Without events nobody would name a busy file again, so nothing is left for later there. (On NFS every file
+            # looks busy.)
             leave_busy = self._watched and watch_mode(target)[0] == "events + scan"
             difference = spool_difference(
                 store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy
@@ -196,13 +199,14 @@ class Scan:
                 store.set_root_health(root_id, difference.offline)
                 if not difference.offline:
                     healthy.append((root_id, difference.dev))
-        store.mark_vanished_missing()  # before the roots count as scanned: it was at the scan before that these files were there
+        # Before the roots count as scanned: these files were there at the scan before this one.
+        store.mark_vanished_missing()
         for root_id, dev in healthy:
             store.root_scanned(root_id, dev)
 
 
 class _LiveRun:
-    """Passes news of the files on, and keeps the run's row up to date, so that the pages can tell how far it is."""
+    """Passes the listener's calls on and keeps the run's row up to date, so that the pages can show its progress."""
 
     def __init__(self, store: Store, run_id: int, listener: Listener, started_s: float) -> None:
         self.total = 0  # files to work on, as far as was known at the start
@@ -240,7 +244,7 @@ def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> 
     finally:
         result.elapsed_s = time.monotonic() - started
         if result.named and state == "done" and not result.counts.any():
-            store.drop_run(run_id)  # an event about nothing
+            store.drop_run(run_id)  # an event that changed nothing
         else:
             store.finish_run(run_id, state, result.to_json())
 

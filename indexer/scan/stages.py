@@ -1,8 +1,9 @@
 """What happens to one file of a scan, in order: read, embed, classify, write the genre.
 
-``process`` is the recipe. A stage that has to wait is a generator: it yields a ``Wait`` for a heavy step and goes on in the run's
-own thread when that step is done. All work with the library happens here, in that one thread; everything with the file's bytes
-happens in the executor and the reader processes. Whatever goes wrong with a file ends in ``FileFailedError``, never in the run.
+``process`` is the recipe. A stage that has to wait is a generator: it yields a ``Wait`` for a heavy step and goes on in
+the run's own thread when that step is done. All work with the library happens here, in that one thread. All work with
+the file's bytes happens in the executor and the reader processes. Whatever goes wrong with a file ends in
+``FileFailedError``.
 """
 
 import os
@@ -165,8 +166,8 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
         )
         is_new = store.file_at(item.path) is None
         if is_new:
-            # The file may have been moved from a place that the walk has not reached yet. That row is marked missing, so that this
-            # file takes it over.
+            # The file may have been moved from a place that the walk has not reached yet. That row is marked missing,
+            # so that this file takes it over.
             copies = store.files_of(recording_id, MAX_COPIES)
             store.mark_missing([file_id for file_id, path in copies if not os.path.lexists(path)])
         file_id = store.put_file(
@@ -224,7 +225,7 @@ def _not_read(
 
 
 def embed(run: Run, file: KnownFile) -> Stage[None]:
-    """See that the recording has its embeddings: cached, made by another file of this run, or made now from this file."""
+    """See that the recording has its embeddings: cached, made by another file of this run, or made now."""
     if run.model is None:
         return
     while (other := run.embedding.get(file.recording_id)) is not None:
@@ -297,7 +298,10 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
 
 
 def classify(run: Run, file: KnownFile) -> Label | None:
-    """Return the genre that the head decided, if it did; classify the recording where it was not under this head and threshold."""
+    """Return the genre that the head decided, if any.
+
+    The recording is classified first where it has no prediction under this head and threshold.
+    """
     head = run.model.head if run.model else None
     if head is None:
         return None

@@ -1,4 +1,4 @@
-"""Taking our genres back: which files, with the library locked, one after the other."""
+"""Takes our genres back: chooses the files and undoes them one after the other, with the library locked."""
 
 import os
 import tempfile
@@ -23,9 +23,9 @@ def undo_files(
     since: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Undo in the named files, or in those of a run, since a time, or (nothing given) in all: {restored, nothing, refused}.
+    """Undo our writes in the named files, in those of one run, in those since a time, or (nothing given) in all files.
 
-    Named files need no library: where there is none, the fields in the file are enough.
+    Returns {restored, nothing, refused}. Named files need no library: without one, the fields in the file are enough.
     """
     named = [os.path.realpath(os.fsencode(f)) for f in files]
     if not settings.db.exists() and named:
