@@ -115,19 +115,35 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("distributed") == {"indexer.cluster.settings", "indexer.cluster.worker"}
     assert users_of("openvino") == {"indexer.encoders.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra
-    assert users_of("sqlite3") <= {
-        "indexer.library.store",
-        "indexer.library.readonly",
-        "indexer.library.migrations",
-        "indexer.library.facts",
-        "indexer.scan.preview",
-        "indexer.upkeep.rebuild",
-    }
+    assert {m for m in users_of("sqlite3") if not m.startswith("indexer.library.")} == set()
     assert {m for m in users_of("torch") if not m.startswith("indexer.encoders.m2d")} == {
         "indexer.heads.training",
         "indexer.heads.cnn",
         "indexer.learn.spectrograms",
     }
+
+
+SQL = re.compile(
+    r"\b(SELECT |INSERT (OR \w+ )?INTO |UPDATE \w+ SET |DELETE FROM |PRAGMA \w|LEFT JOIN |ORDER BY "
+    r"|(CREATE|DROP) (TEMP )?(TABLE|VIEW|INDEX|TRIGGER) |EXISTS \(|WHERE \w+[. ])"
+)
+
+
+def texts(path: Path) -> list[ast.Constant]:
+    """The string constants of a module, docstrings excluded."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return [n for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docstrings]
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if not m.startswith(("indexer.library", "indexer.web"))))
+def test_sql_stands_in_library_and_web_only(module):
+    assert [f"{MODULES[module]}:{text.lineno}" for text in texts(MODULES[module]) if SQL.search(text.value)] == []
+
+
+def test_what_is_called_sql_is_found():
+    for statement in ("SELECT 1", " FROM a WHERE b = ?", "UPDATE files SET state = ''", "PRAGMA user_version"):
+        assert SQL.search(statement), statement
 
 
 @pytest.mark.parametrize("command", [["--help"], ["status"], ["tags", "history", "x"], ["models", "list"]])

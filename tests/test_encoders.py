@@ -59,7 +59,7 @@ def test_the_keys_of_all_places_agree(tmp_path):
         assert f"### {name}, built in" in document, f"docs/models.md has no section on {name}"
         assert entry.use
         assert choice.named(name, tmp_path) == built_in_info(name)  # --encoder NAME
-        assert choice.known(built_in_info(name).encoder_id, None, tmp_path) == built_in_info(name)  # from a library
+        assert choice.known((built_in_info(name).encoder_id,), tmp_path) == built_in_info(name)  # from a library
         assert choice.describe(Settings(models=tmp_path), name)["name"] == name
     assert DEFAULT in BUILT_IN
     assert not set(BUILT_IN) & {model.name for model in catalogue.KNOWN}

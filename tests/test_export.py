@@ -16,7 +16,6 @@ import pyarrow.parquet
 import pytest
 
 import indexer
-from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.files.audio.identity import Stat
 from indexer.library.lock import export_lock
@@ -396,6 +395,6 @@ def test_without_a_library_nothing_is_made(cli, tmp_path):
 
 def test_the_moving_line_counts_rows(made_library, tmp_path):
     seen = []
-    module.export(Settings(db=made_library.db), tmp_path / "out", lambda done, total: seen.append((done, total)))
+    module.export(made_library.db, tmp_path / "out", lambda done, total: seen.append((done, total)))
     assert seen[-1] == (60 + 60 + 60 + 40, 220)
     assert seen == sorted(seen)

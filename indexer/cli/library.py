@@ -72,12 +72,12 @@ def prune(
     """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
     from indexer.upkeep.prune import forget, plan
 
-    found = {"forgotten": 0, **plan(settings, paths, embeddings=embeddings)}
+    found = {"forgotten": 0, **plan(settings.db, paths, embeddings=embeddings)}
     if not as_json:
         click.echo(text.prune_text(found))
     if found["files"] or found["embeddings"] or found["predictions"]:
         if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
-            found |= forget(settings, paths, embeddings=embeddings)
+            found |= forget(settings.db, paths, embeddings=embeddings)
         elif not dry_run and not yes:
             click.echo("nothing was forgotten; --yes forgets without asking", err=True)
     click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
@@ -110,13 +110,14 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
     Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
     """
     from indexer.cli.progress import Progress
-    from indexer.upkeep import rebuild as salvage
     from indexer.upkeep.doctor import diagnose, exit_code, to_text
+    from indexer.upkeep.rebuild import check
+    from indexer.upkeep.rebuild import rebuild as rebuild_library
 
     if rebuild and paths:
         raise click.UsageError("--rebuild is about the library and takes no PATHS")
     if not paths:
-        report = salvage.rebuild(settings) if rebuild else salvage.check(settings.db)
+        report = rebuild_library(settings) if rebuild else check(settings.db)
         click.echo(json.dumps(report) if as_json else text.rebuild_text(report) if rebuild else text.check_text(report))
         sys.exit(1 if report.get("problems") else 0)
     progress = Progress(verbosity)
@@ -168,7 +169,7 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
             bar.length = total
             bar.update(done - bar.pos)
 
-        found = write(settings, folder, show)
+        found = write(settings.db, folder, show)
     click.echo(json.dumps(found) if as_json else text.export_text(found))
     if found["damaged"]:
         click.echo(

@@ -9,7 +9,8 @@ from indexer.cluster.executor import ClusterExecutor
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.walk import folders_to_scan
-from indexer.library.readonly import reading
+from indexer.library.registered import in_use_by
+from indexer.library.roots import known_roots
 from indexer.models import choice as models
 
 PATIENCE_S = 120.0  # models are loaded to prove that they are there
@@ -19,15 +20,8 @@ def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
     """{cluster, encoder, precision, agree, workers}: a row a worker. Raises ConfigError, ModelError, or ClusterError where nobody answers."""
     if settings.cluster is None:
         raise ConfigError("name the scheduler: --cluster tcp://HOST:PORT, or the setting cluster")
-    known: list[bytes] = []
-    rows: tuple[Any, Any] = (None, None)
-    if settings.db.exists():
-        with reading(settings.db) as conn:
-            known, rows = (
-                [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")],
-                models.in_use(conn),
-            )
-    chosen = models.choose(settings, *rows)
+    known = known_roots(settings.db)
+    chosen = models.choose(settings, in_use_by(settings.db))
     roots = folders_to_scan(paths, settings.roots, known) if paths or settings.roots or known else []
     executor = ClusterExecutor(
         settings,

@@ -241,7 +241,7 @@ def _threads() -> int:
 
 
 def _part(settings: Settings, encoder_id: str, name: str) -> Part:
-    info = known(encoder_id, None, settings.models)
+    info = known((encoder_id,), settings.models)
     if info is None and settings.encoder:  # a model that lies elsewhere, named in this machine's own settings
         info = next(
             (part for part in named(settings.encoder, settings.models).parts if part.variant_of(encoder_id)), None

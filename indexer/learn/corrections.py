@@ -4,7 +4,6 @@ Owns which texts are genres here, and the one way by which the web pages change 
 under SQLite's own lock, so that it need not wait until a scan is through.
 """
 
-import json
 from pathlib import Path
 
 from indexer.config import Settings
@@ -13,13 +12,14 @@ from indexer.files.tags.read import CORRECTION
 from indexer.learn.labels import BUILT_IN, Aliases, key
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly
+from indexer.library.registered import labels_in_use
 from indexer.library.store import Store
 
 
 def genres(reader: Reader) -> list[str]:
     """The labels that may be said here, those of the head in use first."""
-    row = reader.execute("SELECT labels FROM heads WHERE in_use = 1").fetchone()
-    first: list[str] = json.loads(row["labels"]) if row else list(BUILT_IN)
+    in_use = labels_in_use(reader)
+    first = list(BUILT_IN) if in_use is None else in_use
     return [*first, *sorted({*known_labels(reader)} - {*first})]
 
 

@@ -3,12 +3,10 @@
 Owns which encoders are compared, which recordings take part and what keeps them together. Reads only; never imports torch.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +16,9 @@ from indexer.encoders.load import BUILT_IN
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
-from indexer.library import facts as training_data
+from indexer.library import facts
 from indexer.library.readonly import Reader
+from indexer.library.registered import RegisteredEncoder, encoders
 from indexer.models import choice as models
 from indexer.wording import escaped
 
@@ -50,10 +49,10 @@ class LabelRequest:
     def gather(self, reader: Reader, settings: Settings) -> Labels:
         """The library's labels from these sources. Raises ConfigError for a CSV that cannot be used."""
         return gather(
-            training_data.files(reader),
+            facts.files(reader),
             Aliases(settings.aliases),
             sources=self.chosen(),
-            corrections=training_data.corrections(reader),
+            corrections=facts.corrections(reader),
             rows=read_csv(self.csv) if self.csv else [],
         )
 
@@ -130,7 +129,7 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     labels = request.gather(reader, settings)
     counts = Counter(labels.label_of.values())
     too_few = _too_few(counts, "labelled", _not_understood(labels))
-    digests = training_data.digests(reader)
+    digests = facts.digests(reader)
     recordings = sorted((r for r, label in labels.label_of.items() if label not in too_few), key=lambda r: digests[r])
     found, parts, damaged = _vectors(reader, main, recordings)
     if not found:
@@ -172,43 +171,44 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     )
 
 
-def _encoders(reader: Reader, settings: Settings) -> tuple[list[Any], list[Any]]:
-    """(rows of the encoder that is asked for, in use, or the default: one, or those it joins; other plain ones that are installed)."""
-    rows = {row["id"]: row for row in reader.execute("SELECT * FROM encoders").fetchall()}
-    main = None if settings.encoder else next((row for row in rows.values() if row["in_use"]), None)
+def _encoders(reader: Reader, settings: Settings) -> tuple[list[RegisteredEncoder], list[RegisteredEncoder]]:
+    """(parts of the main encoder, other plain encoders that are installed).
+
+    The main encoder is the one that is asked for, else the one in use, else the default.
+    """
+    registered = {encoder.id: encoder for encoder in encoders(reader)}
+    main = None if settings.encoder else next((one for one in registered.values() if one.in_use), None)
     if main is None:
         chosen = models.choose(replace(settings, head=None))
         wanted = [part.encoder_id for part in chosen.info.parts] if chosen else []
-        if not wanted or not set(wanted) <= set(rows):
+        if not wanted or not set(wanted) <= set(registered):
             name = chosen.info.name if chosen else "any encoder"
             raise ModelError(f"the library holds no embeddings by {name}: run `indexer scan` with it first")
     else:
-        wanted = json.loads(main["parts"]) if main["parts"] else [main["id"]]
-    others = (
-        []
-        if settings.encoder
-        else [
-            row
-            for row in rows.values()
-            if not row["parts"] and row["id"] not in wanted and models.known(row["id"], None, settings.models)
-        ]
-    )
-    return [rows[i] for i in wanted], others
+        wanted = list(main.joins or (main.id,))
+    others = [
+        one
+        for one in registered.values()
+        if not settings.encoder and not one.joins and one.id not in wanted and models.known((one.id,), settings.models)
+    ]
+    return [registered[i] for i in wanted], others
 
 
-def _name(rows: Sequence[Any]) -> str:
-    return "+".join(row["name"] for row in rows)
+def _name(parts: Sequence[RegisteredEncoder]) -> str:
+    return "+".join(part.name for part in parts)
 
 
-def _vectors(reader: Reader, rows: Sequence[Any], recordings: Sequence[int]) -> tuple[list[int], list[Features], int]:
+def _vectors(
+    reader: Reader, parts: Sequence[RegisteredEncoder], recordings: Sequence[int]
+) -> tuple[list[int], list[Features], int]:
     """(recordings that all these encoders have soundly embedded, their features, how many are damaged)."""
     found, damaged = list(recordings), 0
     features: list[Features] = []
-    for row in rows:
-        places, vectors, bad = training_data.vectors(reader, row["id"], row["width"], found)
+    for part in parts:
+        places, vectors, bad = facts.vectors(reader, part.id, part.width, found)
         features = [
             *(replace(f, vectors=f.vectors[places]) for f in features),
-            Features(row["id"], row["name"], (row["id"],), vectors),
+            Features(part.id, part.name, (part.id,), vectors),
         ]
         found, damaged = [found[i] for i in places], damaged + bad
     return found, features, damaged

@@ -11,8 +11,10 @@ from indexer.config import Settings
 from indexer.errors import ModelError
 from indexer.heads.head import Head
 from indexer.learn.dataset import Dataset, LabelRequest, collect
-from indexer.library import facts as training_data
+from indexer.library import facts
 from indexer.library.readonly import Reader, open_readonly
+from indexer.library.registered import in_use
+from indexer.library.tracks import track_of
 from indexer.models import choice as models
 from indexer.wording import printable
 
@@ -29,7 +31,7 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
     request.check()
     conn = open_readonly(settings.db)
     try:
-        chosen = models.choose(settings, *models.in_use(conn))
+        chosen = models.choose(settings, in_use(conn))
         if chosen is None or chosen.head is None:
             raise ModelError(str(models.without_genres(chosen)))
         parts = [part.encoder_id for part in chosen.info.parts]
@@ -49,16 +51,10 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
 
 def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], count: int) -> list[dict[str, Any]]:
     """Uncertain, unlike the labelled ones, and unlike each other."""
-    rows = reader.execute(
-        "SELECT recording_id, genre, confidence FROM predictions p WHERE head_id = ? AND EXISTS"
-        " (SELECT 1 FROM files f WHERE f.recording_id = p.recording_id AND f.state = 'ready')"
-        " ORDER BY confidence, recording_id",
-        (head.id,),
-    ).fetchall()
-    open_rows = {row["recording_id"]: row for row in rows if row["recording_id"] not in labelled}
-    some = list(open_rows)[:CONSIDERED]
+    unlabelled = [recording for recording in facts.least_confident(reader, head.id) if recording not in labelled]
+    some = unlabelled[:CONSIDERED]
     known = sorted(labelled)
-    places, vectors = training_data.joined_vectors(reader, parts, [*some, *known])
+    places, vectors = facts.joined_vectors(reader, parts, [*some, *known])
     if not len(places):
         return []
     unit = _directions(vectors)
@@ -134,12 +130,8 @@ def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, 
 
 def _track(reader: Reader, recording: int) -> dict[str, Any]:
     """One file of a recording, for people."""
-    row = reader.execute(
-        "SELECT f.path, t.title, t.artist FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.recording_id = ?"
-        " ORDER BY f.state = 'ready' DESC, f.path LIMIT 1",
-        (recording,),
-    ).fetchone()
-    return {"path": printable(row["path"]), "title": row["title"], "artist": row["artist"]}
+    track = track_of(reader, recording)
+    return {"path": printable(track.path), "title": track.title, "artist": track.artist}
 
 
 def to_text(found: dict[str, Any]) -> str:

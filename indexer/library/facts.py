@@ -155,3 +155,14 @@ def one_file_of_each(reader: Reader, recordings: Sequence[int]) -> dict[int, byt
         if row is not None:
             found[recording] = row["path"]
     return found
+
+
+def least_confident(reader: Reader, head_id: str) -> list[int]:
+    """Recordings of readable files that a head has classified, the least confident prediction first."""
+    rows = reader.execute(
+        "SELECT recording_id FROM predictions p WHERE head_id = ? AND EXISTS"
+        " (SELECT 1 FROM files f WHERE f.recording_id = p.recording_id AND f.state = 'ready')"
+        " ORDER BY confidence, recording_id",
+        (head_id,),
+    )
+    return [row["recording_id"] for row in rows]

@@ -13,6 +13,10 @@ from typing import Any, Protocol
 
 from indexer.errors import StoreError
 
+# For signatures outside indexer.library and indexer.web, which alone import sqlite3.
+Connection = sqlite3.Connection
+Row = sqlite3.Row
+
 
 class Reader(Protocol):
     """An SQLite connection with named rows, as far as it is used here."""

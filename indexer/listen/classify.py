@@ -12,7 +12,7 @@ from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.heads.decide import decide
-from indexer.library.readonly import open_readonly
+from indexer.library.registered import in_use_by
 from indexer.listen.embedder import Embedder, TrackEmbedding
 from indexer.models import choice as models
 from indexer.models.choice import Chosen
@@ -23,12 +23,7 @@ Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 def chosen_model(settings: Settings) -> Chosen:
     """The encoder and head to look with. Raises ModelError when there is none that gives genres."""
-    rows: tuple[Any, Any] = None, None
-    if settings.db.exists():
-        conn = open_readonly(settings.db)
-        rows = models.in_use(conn)
-        conn.close()
-    chosen = models.choose(settings, *rows)
+    chosen = models.choose(settings, in_use_by(settings.db))
     if chosen is None or chosen.head is None:
         raise ModelError(str(models.without_genres(chosen)))
     return chosen

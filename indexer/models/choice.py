@@ -4,7 +4,7 @@ Owns the sentences that say why there are no genres. Never loads torch: an encod
 its weights when the first recording needs them.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from indexer.errors import ModelError
 from indexer.heads.head import Head
 from indexer.heads.load import audioset_head, load_head
 from indexer.library.lock import library_lock
+from indexer.library.registered import NOTHING_IN_USE, EncoderInUse, InUse, in_use
 from indexer.library.store import Store
 from indexer.models import catalogue
 
@@ -46,10 +47,6 @@ WITHOUT_WEIGHTS = (
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
 )
 
-# embedded: whether anything is; a variant that could not be loaded the first time it was asked for must not stay
-_ENCODER_IN_USE = """SELECT e.*, EXISTS (SELECT 1 FROM json_each(coalesce(e.parts, json_array(e.id))) p JOIN encoders o ON o.id = p.value
- WHERE o.changes > 0) AS embedded FROM encoders e WHERE e.in_use = 1"""
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -71,16 +68,15 @@ def without_genres(chosen: Chosen | None) -> str | None:
     return reason.format(name=chosen.info.name)
 
 
-def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = None) -> Chosen | None:
-    """The model of a command; None when the one that the library uses is gone, for another must not slip into its place.
+def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None:
+    """The model of a command; None when the library's own is not installed any more: another must not replace it silently.
 
-    encoder_in_use, head_in_use: the rows of ``encoders`` and ``heads`` that a scan, `train` or `models use` stored. Raises
-    ModelError with what to do.
+    library: what the library uses, as a scan, `train` or `models use` stored it. Raises ModelError with what to do.
     """
-    info, by_default = _encoder(settings, encoder_in_use)
+    info, by_default = _encoder(settings, library.encoder)
     if info is None:
         return None
-    info = info.varied(_variant(settings, info, encoder_in_use))
+    info = info.varied(_variant(settings, info, library.encoder))
     if settings.head and settings.head != "audioset":
         head, source = load_head(Path(settings.head).expanduser()), Path(settings.head).expanduser()
         if info.variant_of(head.encoder_id) is None:
@@ -90,11 +86,11 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
         return Chosen(info, head, source)
     if (
         not settings.head
-        and head_in_use is not None
-        and head_in_use["kind"] == "linear"
-        and info.variant_of(head_in_use["encoder_id"])
+        and library.head is not None
+        and library.head.kind == "linear"
+        and info.variant_of(library.head.encoder_id)
     ):
-        source = Path(head_in_use["source"])
+        source = Path(library.head.source)
         return Chosen(info, load_head(source), source)
     if info.head_width is not None:
         source = Path(info.source)
@@ -106,29 +102,27 @@ def choose(settings: Settings, encoder_in_use: Any = None, head_in_use: Any = No
     return Chosen(info, None, None, by_default)
 
 
-def _variant(settings: Settings, info: EncoderInfo, encoder_in_use: Any) -> Variant:
-    """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far."""
-    former = (
-        info.variant_of(encoder_in_use["id"]) if encoder_in_use and encoder_in_use["embedded"] else None
-    ) or Variant()
-    units = {None: former.units, "all": None}.get(settings.units, settings.units)  # type: ignore[arg-type]
+def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None) -> Variant:
+    """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far.
+
+    A variant that has embedded nothing does not count: perhaps it could not be loaded.
+    """
+    former = (info.variant_of(in_use.id) if in_use and in_use.embedded else None) or Variant()
+    if settings.units is None:
+        units = former.units
+    elif settings.units == "all":
+        units = None
+    else:
+        units = settings.units
     return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
-def in_use(reader: Any) -> tuple[Any, Any]:
-    """(encoder, head) that a library uses, for ``choose``: rows or None. ``reader``: a connection with named rows."""
-    return (
-        reader.execute(_ENCODER_IN_USE).fetchone(),
-        reader.execute("SELECT * FROM heads WHERE in_use = 1").fetchone(),
-    )
-
-
-def _encoder(settings: Settings, in_use: Any) -> tuple[EncoderInfo | None, bool]:
+def _encoder(settings: Settings, in_use: EncoderInUse | None) -> tuple[EncoderInfo | None, bool]:
     """The encoder, and whether it is the built-in one for want of any other."""
     if settings.encoder:
         return named(settings.encoder, settings.models), False
     if in_use is not None:
-        return known(in_use["id"], in_use["parts"], settings.models), False
+        return known(in_use.joins or (in_use.id,), settings.models), False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
     if len(usable) > 1:
         raise ModelError(
@@ -149,10 +143,9 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
     return join(parts)
 
 
-def known(encoder_id: str, parts: str | None, models_dir: Path) -> EncoderInfo | None:
-    """The encoder with an id, whichever its variant, and its parts' (JSON) where it joins others; None when one is not installed any more."""
-    wanted = json.loads(parts) if parts else [encoder_id]
-    found = [_that_is(part, models_dir) for part in wanted]
+def known(encoder_ids: Sequence[str], models_dir: Path) -> EncoderInfo | None:
+    """The encoder with an id, in whichever variant, or the one that joins several; None when one is not installed any more."""
+    found = [_that_is(encoder_id, models_dir) for encoder_id in encoder_ids]
     return join([part for part in found if part]) if all(found) else None
 
 
@@ -271,7 +264,7 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
 def use(settings: Settings, spec: str) -> str:
     """Make an encoder, and the head that goes with it, the library's; returns a line that says which."""
     with library_lock(settings.db), Store(settings.db) as store:
-        chosen = choose(replace(settings, encoder=spec), None, in_use(store.connection)[1])
+        chosen = choose(replace(settings, encoder=spec), replace(in_use(store.connection), encoder=None))
         assert chosen is not None
         register(store, chosen)
     return f"in use: {chosen.info.name}, " + (
@@ -281,7 +274,7 @@ def use(settings: Settings, spec: str) -> str:
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
     """The encoder and head of this run, written into the library as the ones in use."""
-    chosen = choose(settings, *in_use(store.connection))
+    chosen = choose(settings, in_use(store.connection))
     if chosen:
         register(store, chosen)
     return chosen

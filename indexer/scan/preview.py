@@ -1,6 +1,5 @@
 """Says what a scan or `tags apply` would do, without changing the library or opening a music file."""
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
 from indexer.files.walk import folders_to_scan, walk
 from indexer.heads.decide import is_decided
-from indexer.library.readonly import open_readonly
+from indexer.library.readonly import Connection, Row, open_readonly
+from indexer.library.registered import in_use
+from indexer.library.roots import root_paths
 from indexer.library.store import known_files, labelled_files
 from indexer.models import choice as models
 from indexer.scan.difference import compare
@@ -28,7 +29,7 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
     too.
     """
     conn = open_readonly(settings.db) if settings.db.exists() else None
-    known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")] if conn else []
+    known = root_paths(conn) if conn else []
     counts = dict.fromkeys(("new", "changed", "unchanged", "back", "vanished", "unlisted"), 0)
     listed: dict[str, list[str]] = {kind: [] for kind in counts if kind != "unchanged"}
     writes: list[dict[str, Any]] = []
@@ -47,8 +48,8 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
     return {"dry_run": True, **counts, "tag_writes": count, "paths": listed, "writes": writes}
 
 
-def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, explicit: bool) -> Iterator[dict[str, Any]]:
-    chosen = models.choose(settings, *models.in_use(conn))
+def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bool) -> Iterator[dict[str, Any]]:
+    chosen = models.choose(settings, in_use(conn))
     head = chosen.head if chosen else None
     threshold = settings.threshold(head.threshold) if head else 1.0
     for row in labelled_files(conn, target, head.id if head else None):
@@ -73,7 +74,7 @@ def _writes(conn: sqlite3.Connection, settings: Settings, target: bytes, *, expl
             }
 
 
-def _label(row: sqlite3.Row, threshold: float) -> Label | None:
+def _label(row: Row, threshold: float) -> Label | None:
     """Return what a person said, else what the head decides at this threshold, which need not be the stored one."""
     if row["corrected"] is not None:
         return Label.said(row["corrected"], row["corrected_at"])

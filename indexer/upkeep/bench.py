@@ -23,6 +23,8 @@ from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.library.readonly import reading
+from indexer.library.registered import in_use_by
+from indexer.library.tracks import sample_of_paths, total
 from indexer.listen.embedder import Embedder
 from indexer.models import choice as models
 from indexer.wording import duration, printable
@@ -60,15 +62,11 @@ def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
             "encoder": round(encode_x, 1),
         },
     }
-    return {**result, "library": _library(settings, together["times_real_time"])}
+    return {**result, "library": _library(settings.db, together["times_real_time"])}
 
 
 def _encoder(settings: Settings) -> EncoderInfo:
-    rows: tuple[Any, Any] = (None, None)
-    if settings.db.exists():
-        with reading(settings.db) as conn:
-            rows = models.in_use(conn)
-    chosen = models.choose(settings, *rows)
+    chosen = models.choose(settings, in_use_by(settings.db))
     if chosen is None:
         raise ModelError(str(models.without_genres(chosen)))
     return chosen.info
@@ -86,12 +84,8 @@ def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Pa
     found: list[Path] = []
     if settings.db.exists():
         with reading(settings.db) as conn:
-            rows = conn.execute(
-                "SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND r.duration_s > 60"
-                " ORDER BY (f.id * 2654435761) % 4294967296 LIMIT ?",
-                (LIBRARY_TRACKS,),
-            ).fetchall()
-        found = [path for row in rows if (path := Path(os.fsdecode(row["path"]))).is_file()]
+            paths = sample_of_paths(conn, LIBRARY_TRACKS)
+        found = [path for one in paths if (path := Path(os.fsdecode(one))).is_file()]
     if found:
         yield found, "library"
         return
@@ -240,21 +234,19 @@ def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> d
     return {"audio_s": round(audio_s, 1), "took_s": round(took_s, 2), "times_real_time": round(audio_s / took_s, 1)}
 
 
-def _library(settings: Settings, times_real_time: float) -> dict[str, Any] | None:
-    """How long all recordings of the library would take, were none embedded; None without a library."""
-    if not settings.db.exists():
+def _library(db: Path, times_real_time: float) -> dict[str, Any] | None:
+    """How long it would take to embed all recordings of the library anew; None without a library or recordings."""
+    if not db.exists():
         return None
-    with reading(settings.db) as conn:
-        row = conn.execute("SELECT count(*) AS n, coalesce(sum(duration_s), 0) AS audio_s FROM recordings").fetchone()
-    return (
-        {
-            "recordings": row["n"],
-            "audio_s": round(row["audio_s"]),
-            "expected_s": round(row["audio_s"] / times_real_time),
-        }
-        if row["n"]
-        else None
-    )
+    with reading(db) as conn:
+        found = total(conn)
+    if not found.recordings:
+        return None
+    return {
+        "recordings": found.recordings,
+        "audio_s": round(found.audio_s),
+        "expected_s": round(found.audio_s / times_real_time),
+    }
 
 
 def to_text(found: dict[str, Any]) -> str:

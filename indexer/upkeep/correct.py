@@ -15,6 +15,7 @@ from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
+from indexer.library.tracks import tag_genre
 from indexer.scan.run import Scan
 from indexer.wording import printable
 
@@ -73,12 +74,10 @@ def _recording(store: Store, path: Path) -> int:
 def _entry(settings: Settings, path: bytes, problems: _Problems) -> dict[str, Any]:
     """How it stands in a file now."""
     conn = open_readonly(settings.db)
-    row = conn.execute(
-        "SELECT t.genre FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (path,)
-    ).fetchone()
+    genre = tag_genre(conn, path)
     conn.close()
     return {
         "path": printable(path),
-        "tag_genre": row["genre"] if row else None,
+        "tag_genre": genre,
         "reason": problems.reasons.get(os.fsdecode(path)),
     }

@@ -26,6 +26,7 @@ from indexer.learn.evaluate import Request as EvaluationRequest
 from indexer.learn.evaluate import evaluate
 from indexer.learn.train import Request, train
 from indexer.library.readonly import open_readonly
+from indexer.library.tracks import classified_by_path
 from indexer.scan.outcome import Listener
 from indexer.scan.relabel import relabel
 from indexer.scan.run import Scan
@@ -172,10 +173,10 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
 def _compare(db: Path, tracks: list[Track]) -> tuple[float, float]:
     """(share of the tracks whose genre is right, share that is decided)."""
     conn = open_readonly(db)
-    rows = {r["path"]: r for r in conn.execute("SELECT path, genre, decided FROM tracks")}
+    by_path = classified_by_path(conn)
     conn.close()
-    found = [rows.get(str(t.path.resolve())) for t in tracks]
-    if any(row is None or row["genre"] is None for row in found):
+    found = [one for track in tracks if (one := by_path.get(str(track.path.resolve()))) and one.genre is not None]
+    if len(found) < len(tracks):
         raise StoreError(f"{db}: the scan did not classify every track of the demo")
-    right = [row["genre"] == t.genre for row, t in zip(found, tracks, strict=True) if row]
-    return float(np.mean(right)), float(np.mean([row["decided"] for row in found if row]))
+    right = [one.genre == track.genre for one, track in zip(found, tracks, strict=True)]
+    return float(np.mean(right)), float(np.mean([one.decided for one in found]))

@@ -16,18 +16,20 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from indexer import __version__
-from indexer.config import Settings
 from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
+from indexer.library import registered, tables
 from indexer.library.facts import sound_vectors
 from indexer.library.lock import export_lock
-from indexer.library.readonly import Reader, now, reading
+from indexer.library.readonly import Reader, now
+from indexer.library.tables import TABLES
 from indexer.wording import escaped
 
 FORMAT, FORMAT_VERSION = "indexer export", 1
@@ -38,62 +40,11 @@ _GROUP_NUMBERS = 4_000_000  # of vectors in a row group: 16 MB
 _GROUP_SCORES = 200_000
 _PART = re.compile(r"part-\d{5}\.parquet")
 
-# name -> (SQL from FROM on, [(column, SQL, type)])
-TABLES = {
-    "recordings": (
-        "recordings r ORDER BY r.id",
-        [
-            ("audio_sha256", "r.audio_sha256", "string"),
-            ("codec", "r.codec", "string"),
-            ("sample_rate_hz", "r.sample_rate_hz", "int64"),
-            ("channels", "r.channels", "int64"),
-            ("duration_s", "r.duration_s", "double"),
-            ("reason", "r.reason", "string"),
-        ],
-    ),
-    "files": (
-        "files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id ORDER BY f.id",
-        [
-            ("path", "f.path_text", "string"),
-            ("path_bytes", "f.path", "binary"),
-            ("audio_sha256", "r.audio_sha256", "string"),
-            ("state", "f.state", "string"),
-            ("reason", "f.reason", "string"),
-            ("container", "f.container", "string"),
-            ("size", "f.size", "int64"),
-            ("mtime_ns", "f.mtime_ns", "int64"),
-            ("first_seen", "f.first_seen", "string"),
-            ("last_seen", "f.last_seen", "string"),
-            ("title", "t.title", "string"),
-            ("artist", "t.artist", "string"),
-            ("album", "t.album", "string"),
-            ("album_artist", "t.album_artist", "string"),
-            ("year", "t.year", "int64"),
-            ("bpm", "t.bpm", "double"),
-            ("musical_key", "t.musical_key", "string"),
-            ("record_label", "t.record_label", "string"),
-            ("comment", "t.comment", "string"),
-            ("tag_genre", "t.genre", "string"),
-            ("indexer_genre", "t.indexer_genre", "string"),
-            ("dj_data", "t.dj_data", "string"),
-        ],
-    ),
-    "corrections": (
-        "corrections c JOIN recordings r ON r.id = c.recording_id ORDER BY c.id",
-        [
-            ("audio_sha256", "r.audio_sha256", "string"),
-            ("genre", "c.genre", "string"),
-            ("corrected_at", "c.corrected_at", "string"),
-            ("corrected_by", "c.corrected_by", "string"),
-        ],
-    ),
-}
+Row = TypeVar("Row")
 _FOLDERS = (*TABLES, "embeddings", "predictions")
 
 
-def export(
-    settings: Settings, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> dict[str, Any]:
+def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
     """Write the library into ``folder``, in the place of an earlier export.
 
     Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows, and embeddings that were left out.
@@ -107,8 +58,7 @@ def export(
     try:
         with _workshop(folder) as workshop:
             _refuse_other(folder)
-            with reading(settings.db) as conn:
-                conn.execute("BEGIN")  # one state of the library, whatever a scan writes meanwhile
+            with tables.snapshot(db) as conn:
                 manifest = _Export(conn, workshop / "new", progress).write()
             size_bytes = _make_durable(workshop / "new")
             if folder.exists():
@@ -241,23 +191,15 @@ class _Export:
 
     def write(self) -> dict[str, Any]:
         """Write all tables and the manifest, which is returned."""
-        encoders = [
-            {**dict(row), "parts": json.loads(row["parts"] or "null"), "in_use": bool(row["in_use"])}
-            for row in self._reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")
-        ]
-        heads = [
-            {**dict(row), "labels": json.loads(row["labels"]), "in_use": bool(row["in_use"])}
-            for row in self._reader.execute(
-                "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id"
-            )
-        ]
-        embedded = self._counts("SELECT encoder_id, count(*) FROM embeddings GROUP BY encoder_id")
-        predicted = self._counts("SELECT head_id, count(*) FROM predictions GROUP BY head_id")
+        encoders = [_encoder_entry(encoder) for encoder in registered.encoders(self._reader)]
+        heads = [{**asdict(head), "labels": list(head.labels)} for head in registered.heads(self._reader)]
+        embedded = tables.embeddings_by_encoder(self._reader)
+        predicted = tables.predictions_by_head(self._reader)
         self._total = sum(
             (
                 *embedded.values(),
                 *predicted.values(),
-                *(self._counts(f"SELECT 0, count(*) FROM {table}")[0] for table in TABLES),
+                *(tables.count_rows(self._reader, table) for table in TABLES),
             )
         )
         manifest = {
@@ -276,13 +218,10 @@ class _Export:
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return manifest
 
-    def _counts(self, sql: str) -> dict[Any, int]:
-        return dict(self._reader.execute(sql).fetchall())
-
     def _plain(self, table: str) -> int:
-        source, columns = TABLES[table]
-        schema = self._arrow.schema([(name, self._arrow.type_for_alias(kind)) for name, _, kind in columns])
-        pages = self._pages(f"SELECT {', '.join(sql for _, sql, _ in columns)} FROM {source}", (), GROUP_ROWS)
+        _, columns = TABLES[table]
+        schema = self._arrow.schema([(c.name, self._arrow.type_for_alias(c.type)) for c in columns])
+        pages = self._counted(tables.table_pages(self._reader, table, GROUP_ROWS))
         return self._write(table, schema, ([*zip(*page, strict=True)] for page in pages))
 
     def _embeddings(self, encoder: dict[str, Any]) -> dict[str, Any]:
@@ -293,18 +232,14 @@ class _Export:
 
         def columns() -> Iterator[list[Any]]:
             nonlocal damaged
-            for page in self._pages(
-                "SELECT r.audio_sha256, e.units, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
-                " WHERE e.encoder_id = ? ORDER BY e.id",
-                (encoder["id"],),
-                max(1, min(GROUP_ROWS, _GROUP_NUMBERS // width)),
-            ):
-                sound, vectors = sound_vectors([row["vector"] for row in page], width)
+            page_rows = max(1, min(GROUP_ROWS, _GROUP_NUMBERS // width))
+            for page in self._counted(tables.embedding_pages(self._reader, encoder["id"], page_rows)):
+                sound, vectors = sound_vectors([row.vector for row in page], width)
                 damaged += len(page) - len(sound)
                 ends = np.arange(0, vectors.size + 1, width, dtype=np.int32)
                 yield [
-                    [page[i]["audio_sha256"] for i in sound],
-                    [page[i]["units"] for i in sound],
+                    [page[i].audio_sha256 for i in sound],
+                    [page[i].units for i in sound],
                     pa.ListArray.from_arrays(ends, pa.array(vectors.ravel())),
                 ]
 
@@ -329,18 +264,9 @@ class _Export:
         )
 
         def columns() -> Iterator[list[Any]]:
-            for page in self._pages(
-                "SELECT p.recording_id, r.audio_sha256, p.genre, p.confidence, p.threshold, p.decided, p.reason, p.second_genre"
-                " FROM predictions p JOIN recordings r ON r.id = p.recording_id WHERE p.head_id = ? ORDER BY p.recording_id",
-                (head["id"],),
-                max(1, min(GROUP_ROWS, _GROUP_SCORES // len(labels))),
-            ):
-                scores: dict[int, dict[str, float]] = {row["recording_id"]: {} for row in page}
-                for recording, genre, probability in self._reader.execute(
-                    "SELECT recording_id, genre, probability FROM scores WHERE recording_id BETWEEN ? AND ? AND head_id = ?",
-                    (page[0]["recording_id"], page[-1]["recording_id"], head["id"]),
-                ):
-                    scores.setdefault(recording, {})[genre] = probability
+            page_rows = max(1, min(GROUP_ROWS, _GROUP_SCORES // len(labels)))
+            for page in self._counted(tables.prediction_pages(self._reader, head["id"], page_rows)):
+                scores = tables.scores_between(self._reader, head["id"], page[0].recording_id, page[-1].recording_id)
                 recordings, digests, genres, confidences, thresholds, decided, reasons, seconds = zip(
                     *page, strict=True
                 )
@@ -352,7 +278,10 @@ class _Export:
                     [bool(d) for d in decided],
                     reasons,
                     seconds,
-                    [[(label, scores[r][label]) for label in labels if label in scores[r]] for r in recordings],
+                    [
+                        [(label, of_one[label]) for label in labels if label in of_one]
+                        for of_one in (scores.get(recording, {}) for recording in recordings)
+                    ],
                 ]
 
         partition = _partition(head)
@@ -362,9 +291,9 @@ class _Export:
         """Columns, with what they come from in the file's own metadata."""
         return self._arrow.schema(columns, {"indexer": json.dumps({**self._about, **about})})
 
-    def _pages(self, sql: str, values: tuple[str, ...], rows: int) -> Iterator[list[Any]]:
-        cursor = self._reader.execute(sql, values)
-        while page := cursor.fetchmany(rows):
+    def _counted(self, pages: Iterator[list[Row]]) -> Iterator[list[Row]]:
+        """The same pages; reports each as done when the next one is asked for."""
+        for page in pages:
             yield page
             self._done += len(page)
             self._progress(self._done, self._total)
@@ -394,6 +323,17 @@ class _Export:
 
     def _array(self, values: Any, kind: Any) -> Any:
         return values if isinstance(values, self._arrow.Array) else self._arrow.array(values, kind)
+
+
+def _encoder_entry(encoder: registered.RegisteredEncoder) -> dict[str, Any]:
+    return {
+        "id": encoder.id,
+        "name": encoder.name,
+        "width": encoder.width,
+        "unit_s": encoder.unit_s,
+        "parts": list(encoder.joins) or None,
+        "in_use": encoder.in_use,
+    }
 
 
 def _partition(about: dict[str, Any]) -> str:

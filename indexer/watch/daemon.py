@@ -28,6 +28,8 @@ from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.library.lock import watch_lock
 from indexer.library.readonly import now, reading
+from indexer.library.roots import known_roots
+from indexer.library.tracks import ready_stat
 from indexer.watch import notify
 from indexer.watch.folders import FolderWatcher
 from indexer.watch.retries import Retries
@@ -119,10 +121,7 @@ class Daemon:
 
     def _with_roots(self, settings: Settings) -> Settings:
         """With the folders to watch, absolute. Raises ConfigError for one that was never there, or when there are none."""
-        known: list[bytes] = []
-        if settings.db.exists():
-            with reading(settings.db) as conn:
-                known = [row["path"] for row in conn.execute("SELECT path FROM roots ORDER BY path")]
+        known = known_roots(settings.db)
         roots = folders_to_scan(self._paths, settings.roots, known)
         for root in roots:
             if root not in known and not os.path.isdir(root):  # noqa: PTH112 - bytes
@@ -338,12 +337,10 @@ class Daemon:
         """Whether the library knows this very content: our own write, or an event about nothing."""
         try:
             with reading(self._settings.db) as conn:
-                row = conn.execute(
-                    "SELECT dev, ino, size, mtime_ns FROM files WHERE path = ? AND state = 'ready'", (path,)
-                ).fetchone()
+                stat = ready_stat(conn, path)
         except IndexerError:
             return False
-        return row is not None and Stat(*row) == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return stat == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _set(self, **values: Any) -> None:
         if any(self._status[key] != value for key, value in values.items()):

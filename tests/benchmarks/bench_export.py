@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from indexer.config import Settings
 from indexer.library.readonly import reading
 from indexer.library.store import Store
-from indexer.upkeep.export import TABLES, export
+from indexer.library.tables import TABLES
+from indexer.upkeep.export import export
 
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 ENCODER, HEAD = "e" * 64, "a" * 64
@@ -85,7 +85,7 @@ def measure(db: Path, folder: Path, results: Any) -> None:
     assert pyarrow.parquet  # loaded before the first look
     read_s = read_all(db)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = export(Settings(db=db), folder)
+    found = export(db, folder)
     results.put((found, read_s, before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 

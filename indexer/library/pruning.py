@@ -1,0 +1,79 @@
+"""What `indexer prune` may forget: missing files, embeddings of encoders and predictions of heads that are not in use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from indexer.library.readonly import Reader
+from indexer.library.store import Store, subtree
+
+_MISSING = "f.state = 'missing'"
+_OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
+_UNUSED_EMBEDDINGS = (
+    "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use)"
+    " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)"
+)
+_UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (SELECT 1 FROM heads WHERE in_use)"
+
+
+@dataclass(frozen=True, slots=True)
+class Forgettable:
+    """Counts of what may be forgotten, and what offline roots keep."""
+
+    files: int
+    paths: list[bytes]  # of the files, the first ones
+    recordings: int  # that no other file holds
+    embeddings: int
+    predictions: int
+    kept: dict[str, int]  # offline root as text -> missing files that it keeps
+
+
+def forgettable(reader: Reader, paths: Sequence[bytes], *, unused_models: bool, max_paths: int) -> Forgettable:
+    """What may be forgotten at or below ``paths``, or without any in all roots that are online.
+
+    unused_models: also count embeddings and predictions that no model in use needs.
+    """
+    condition, values = _condition(paths)
+
+    def count(sql: str, parameters: Sequence[bytes] = ()) -> int:
+        return int(reader.execute(sql, parameters).fetchone()[0])
+
+    listed = reader.execute(
+        f"SELECT f.path FROM files f WHERE {condition} ORDER BY f.path LIMIT {max_paths}", values
+    ).fetchall()
+    kept = reader.execute(
+        f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND o.state = 'offline'"
+        f" AND NOT ({condition}) GROUP BY o.id",
+        values,
+    ).fetchall()
+    return Forgettable(
+        files=count(f"SELECT count(*) FROM files f WHERE {condition}", values),
+        paths=[row["path"] for row in listed],
+        recordings=count(
+            f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM files g"
+            f" WHERE g.recording_id = f.recording_id AND g.id NOT IN (SELECT f.id FROM files f WHERE {condition}))",
+            [*values, *values],
+        ),
+        embeddings=count(f"SELECT count(*) FROM embeddings WHERE {_UNUSED_EMBEDDINGS}") if unused_models else 0,
+        predictions=count(f"SELECT count(*) FROM predictions WHERE {_UNUSED_HEADS}") if unused_models else 0,
+        kept={row["path_text"]: row["n"] for row in kept},
+    )
+
+
+def missing_files(reader: Reader, paths: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    """(id, path) of the files that ``forgettable`` counts."""
+    condition, values = _condition(paths)
+    rows = reader.execute(f"SELECT f.id, f.path FROM files f WHERE {condition}", values).fetchall()
+    return [(row["id"], row["path"]) for row in rows]
+
+
+def forget_unused_models(store: Store) -> set[str]:
+    """Remove embeddings and predictions that no model in use needs; ids of the encoders that still have embeddings."""
+    store.forget_unused(_UNUSED_EMBEDDINGS, _UNUSED_HEADS)
+    return {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")}
+
+
+def _condition(paths: Sequence[bytes]) -> tuple[str, list[bytes]]:
+    """SQL over ``files f``: missing, and at or below the paths, or without paths of no offline root."""
+    below = " OR ".join(["f.path = ? OR (f.path >= ? AND f.path < ?)"] * len(paths))
+    values = [value for path in paths for value in (path, *subtree(path))]
+    return f"{_MISSING} AND " + (f"({below})" if paths else f"NOT {_OFFLINE}"), values

@@ -1,0 +1,127 @@
+"""The encoders and heads that the library has registered, and which of them it uses. Reads only."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.library.readonly import Reader, reading
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredEncoder:
+    """A row of ``encoders``."""
+
+    id: str
+    name: str
+    width: int
+    unit_s: float
+    joins: tuple[str, ...]  # ids of the encoders that it joins; empty: it is a plain one
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredHead:
+    """A row of ``heads``."""
+
+    id: str
+    name: str
+    kind: str
+    encoder_id: str
+    labels: tuple[str, ...]
+    threshold: float
+    trained_on: str | None
+    created: str | None
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInUse:
+    """The encoder that the library uses."""
+
+    id: str
+    joins: tuple[str, ...]
+    embedded: bool  # whether it has embedded anything
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInUse:
+    """The head that the library uses."""
+
+    kind: str
+    encoder_id: str
+    source: str  # path of its file
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """The encoder and the head that a library uses; None: none yet."""
+
+    encoder: EncoderInUse | None = None
+    head: HeadInUse | None = None
+
+
+NOTHING_IN_USE = InUse()
+
+
+def encoders(reader: Reader) -> list[RegisteredEncoder]:
+    """Every encoder, by id."""
+    return [
+        RegisteredEncoder(row["id"], row["name"], row["width"], row["unit_s"], _ids(row["parts"]), bool(row["in_use"]))
+        for row in reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")
+    ]
+
+
+def heads(reader: Reader) -> list[RegisteredHead]:
+    """Every head, by id."""
+    rows = reader.execute(
+        "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id"
+    )
+    return [
+        RegisteredHead(
+            id=row["id"],
+            name=row["name"],
+            kind=row["kind"],
+            encoder_id=row["encoder_id"],
+            labels=tuple(json.loads(row["labels"])),
+            threshold=row["threshold"],
+            trained_on=row["trained_on"],
+            created=row["created"],
+            in_use=bool(row["in_use"]),
+        )
+        for row in rows
+    ]
+
+
+def in_use(reader: Reader) -> InUse:
+    """The encoder and the head that the library uses.
+
+    A variant of an encoder that could not be loaded the first time must not stay, hence ``embedded``.
+    """
+    encoder = reader.execute(
+        "SELECT e.id, e.parts, EXISTS (SELECT 1 FROM json_each(coalesce(e.parts, json_array(e.id))) p"
+        " JOIN encoders o ON o.id = p.value WHERE o.changes > 0) AS embedded FROM encoders e WHERE e.in_use = 1"
+    ).fetchone()
+    head = reader.execute("SELECT kind, encoder_id, source FROM heads WHERE in_use = 1").fetchone()
+    return InUse(
+        EncoderInUse(encoder["id"], _ids(encoder["parts"]), bool(encoder["embedded"])) if encoder else None,
+        HeadInUse(head["kind"], head["encoder_id"], head["source"]) if head else None,
+    )
+
+
+def in_use_by(db: Path) -> InUse:
+    """The encoder and the head that the library in a file uses; none where there is no library yet. Raises StoreError."""
+    if not db.exists():
+        return NOTHING_IN_USE
+    with reading(db) as conn:
+        return in_use(conn)
+
+
+def labels_in_use(reader: Reader) -> list[str] | None:
+    """Labels of the head in use, in its order; None without one."""
+    row = reader.execute("SELECT labels FROM heads WHERE in_use = 1").fetchone()
+    labels: list[str] | None = json.loads(row["labels"]) if row else None
+    return labels
+
+
+def _ids(parts: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(parts)) if parts else ()

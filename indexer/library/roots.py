@@ -1,0 +1,18 @@
+"""The music folders that the library knows, for commands that only look: the scan's own changes to them are in the store."""
+
+from pathlib import Path
+
+from indexer.library.readonly import Reader, reading
+
+
+def root_paths(reader: Reader) -> list[bytes]:
+    """The path of every root, in bytewise order."""
+    return [row["path"] for row in reader.execute("SELECT path FROM roots ORDER BY path")]
+
+
+def known_roots(db: Path) -> list[bytes]:
+    """The path of every root of a library; empty where there is no library yet. Raises StoreError."""
+    if not db.exists():
+        return []
+    with reading(db) as conn:
+        return root_paths(conn)
