@@ -1,7 +1,7 @@
-"""What a person says about a recording's genre: into the library, and taken back again. Tags are left to whoever writes them.
+"""Stores the genre that a person gives a recording, and withdraws it again. Tags are written by the next scan.
 
-Owns which texts are genres here, and the one way by which the web pages change the library. Each change is one small transaction
-under SQLite's own lock, so that it need not wait until a scan is through.
+Decides which texts are accepted as genres. The web pages change the library through this module only. Each change is
+one small transaction under SQLite's own lock, so that it need not wait for a running scan to end.
 """
 
 from pathlib import Path
@@ -17,14 +17,17 @@ from indexer.library.store import Store
 
 
 def genres(reader: Reader) -> list[str]:
-    """The labels that may be said here, those of the head in use first."""
+    """The labels that a person can choose from, those of the head in use first."""
     in_use = labels_in_use(reader)
     first = list(BUILT_IN) if in_use is None else in_use
     return [*first, *sorted({*known_labels(reader)} - {*first})]
 
 
 def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = False) -> str:
-    """The label that a text means; ``new`` allows one that the library has not met. Raises ConfigError for one that means none."""
+    """The label that a text means. Raises ConfigError for a text that means none.
+
+    new: a text that the library does not know becomes a label.
+    """
     known = {key(label): label for label in [*known_labels(reader), *BUILT_IN]}
     label = Aliases(settings.aliases).label(genre) or known.get(key(genre))
     if label is None and new:
@@ -35,13 +38,16 @@ def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = Fal
 
 
 def open_for_corrections(settings: Settings) -> Store:
-    """The library, opened beside a scan that may be at work. Raises StoreError for one of another version: only the lock's holder migrates."""
+    """Open the library although a scan may be running.
+
+    Raises StoreError for a library of an earlier version: only the holder of the library's lock may migrate it.
+    """
     open_readonly(settings.db).close()
     return Store(settings.db)
 
 
 def say(settings: Settings, recording_id: int, genre: str, *, by: str) -> str:
-    """Store a person's word on a recording; the label it means. The next scan writes it into the tags of its files."""
+    """Store the genre that a person gives a recording; returns its label. The next scan writes it into the tags."""
     with open_for_corrections(settings) as store:
         label = label_for(store.connection, settings, genre)
         store.correct(recording_id, label, by=by)
@@ -49,7 +55,7 @@ def say(settings: Settings, recording_id: int, genre: str, *, by: str) -> str:
 
 
 def withdraw(settings: Settings, recording_id: int) -> list[Path]:
-    """Forget what was said last on a recording; files whose tags carry such a word already, where it is to be undone."""
+    """Delete the newest correction of a recording; returns the files whose tags contain a correction already."""
     with open_for_corrections(settings) as store:
         store.withdraw_correction(recording_id)
         return [Path(path) for path in store.files_with_tag_of(recording_id, CORRECTION)]

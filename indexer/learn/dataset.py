@@ -1,6 +1,7 @@
 """Labelled recordings with their embeddings: what heads are trained on and judged by.
 
-Owns which encoders are compared, which recordings take part and what keeps them together. Reads only; never imports torch.
+Chooses the encoders to compare and the recordings that take part, and groups recordings that must stay together. Reads
+only; never imports torch.
 """
 
 from collections import Counter
@@ -39,7 +40,7 @@ class LabelRequest:
         return tuple(s for s in SOURCES if s in wanted or (s == "csv" and self.csv))
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be."""
+        """Raise ConfigError for a source that does not exist."""
         unknown = [s for s in self.sources or () if s not in SOURCES or s == "csv"]
         if unknown:
             raise ConfigError(
@@ -215,7 +216,10 @@ def _vectors(
 
 
 def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
-    """What is compared: the library's own first (the first ``main`` parts), every plain encoder, and each joined with a built-in one."""
+    """The features to compare: the main encoder's first, every plain encoder's, and each joined with a built-in one.
+
+    main: how many of the first parts make up the main encoder. told: the user named it, so that it is the only one.
+    """
     own = parts[0] if main == 1 else Features.joined(parts[:main])
     if told:
         return [own]
@@ -239,14 +243,13 @@ def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
     more = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
     if not counts:
         raise ModelError(
-            f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each (tags or folders that name "
-            f"genres, or --csv FILE){hint}"
+            f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each "
+            f"(tags or folders that name genres, or --csv FILE){hint}"
         )
     if good:
         raise ModelError(
-            f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with {MIN_RECORDINGS} {what} recordings"
-            + (f"; there are: {more}" if more else "")
-            + hint
+            f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with "
+            f"{MIN_RECORDINGS} {what} recordings" + (f"; there are: {more}" if more else "") + hint
         )
     raise ModelError(
         f"too few labels: two genres need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}"

@@ -1,4 +1,4 @@
-"""`indexer evaluate`: how well heads know this library's own genres, measured on recordings that they did not learn from.
+"""`indexer evaluate`: measures how well heads recognise this library's genres, on recordings not used for training.
 
 Owns which learners are compared, on which recordings, and the report's contents. Changes nothing in the library.
 """
@@ -47,7 +47,7 @@ class Request:
     report: Path | None = None
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be."""
+        """Raise ConfigError for options that cannot be used."""
         self.labels.check()
         check_numbers(self.seed, self.epochs, self.target_precision)
         if not 2 <= self.folds <= 100:
@@ -108,7 +108,7 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
 
 
 def _refuse_too_few(dataset: Dataset) -> None:
-    """Near-duplicates and what cannot be decoded are gone: what is left must still be enough."""
+    """Raise ModelError where too few recordings are left without near-duplicates and undecodable ones."""
     lacking = {label: n for label, n in dataset.counts().items() if n < MIN_RECORDINGS}
     if lacking:
         few = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
@@ -229,12 +229,13 @@ def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", dev
 
 
 def _notes(dataset: Dataset, loose: list[int]) -> list[str]:
-    """What the reader should know, one line each."""
+    """Cautions for the reader of the report, one line each."""
     notes = []
     if loose:
         names = ", ".join(repr(dataset.names[i]) for i in loose)
         notes.append(
-            f"recordings of {names} come from too few artists (or one folder of unknown artists) to keep artists apart: the figures flatter"
+            f"recordings of {names} come from too few artists (or one folder of unknown artists) to keep artists apart"
+            ": the figures flatter"
         )
     artists = len(np.unique(dataset.groups))
     if artists < 20:

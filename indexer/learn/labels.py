@@ -1,6 +1,7 @@
 """Labels from what the user has: corrections, a CSV, genre tags and folder names, in this order of trust.
 
-Owns the alias table (which texts mean which label), the votes of a recording's files, and who counts as one artist. Pure:
+Owns the alias table (which texts mean which label), the votes of a recording's files, and who counts as one artist.
+Pure:
 it is handed rows and a CSV's path; it never opens the database or a music file, and a genre that we wrote is no label.
 """
 
@@ -33,7 +34,7 @@ _BRACKETS = re.compile(r"[(\[][^)\]]*[)\]]")
 
 @dataclass
 class Labels:
-    """The result: a label a recording, and everything that a person should know about how it came."""
+    """One label for each recording, where it came from, and what was not understood."""
 
     label_of: dict[int, str] = field(default_factory=dict)  # recording -> label
     source_of: dict[int, str] = field(default_factory=dict)  # recording -> the source that decided
@@ -46,7 +47,7 @@ class Labels:
 
 
 def key(text: str) -> str:
-    """What is compared: no case, no punctuation or spaces, '&', '+' and a lone n are 'and'."""
+    """The form in which texts are compared: no case, punctuation or spaces; '&', '+' and a lone n become 'and'."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.split(r"[\W_]+", re.sub(r"[&+]", " and ", folded))
     return "".join("and" if word == "n" else word for word in words) or folded.strip()
@@ -132,7 +133,10 @@ def _csv_row(line: Mapping[str, str | None], columns: Mapping[str, str], folder:
 
     if not value("genre") or not (value("path") or value("audio_sha256")):
         return None
-    path = os.fsencode(os.path.normpath(folder / os.path.expanduser(value("path")))) if value("path") else None  # noqa: PTH111 - never raises
+    path = None
+    if value("path"):
+        expanded = os.path.expanduser(value("path"))  # noqa: PTH111 - never raises
+        path = os.fsencode(os.path.normpath(folder / expanded))
     return CsvRow(path, value("audio_sha256").casefold() or None, value("genre"))
 
 
@@ -195,7 +199,7 @@ def _match(rows: Sequence[CsvRow], files: Sequence[FileFacts], found: Labels) ->
 def _implied(
     file: FileFacts, aliases: Aliases, sources: Sequence[str]
 ) -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
-    """(labels, texts that mean nothing) by source, of what nobody said outright."""
+    """(labels, texts that mean nothing) by source, from tags and folder names."""
     implied = {}
     if "tags" in sources and file.genre:
         implied["tags"] = aliases.of_tag(file.genre)
@@ -244,7 +248,7 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def artist_group(file: FileFacts) -> str:
-    """Whose music it is: the album's artist, else the track's (always for compilations); the folder where nobody knows."""
+    """The album's artist, else the track's (always for compilations), else the file's folder."""
     for name in (file.album_artist, file.artist):
         if name and key(name) not in _VARIOUS:
             return f"artist {key(name)}"

@@ -1,7 +1,7 @@
 """Plots as inline SVG, and the markup that they and a page around them are made of.
 
-Owns places, bars, lines and escaping: whatever comes from data is escaped by ``element``; only what it made itself counts as
-markup. Standard library only; opens no file.
+Owns places, bars, lines and escaping: ``element`` escapes all text that comes from data; only what it made itself
+counts as markup. Standard library only; opens no file.
 """
 
 import html
@@ -67,7 +67,7 @@ class Plane:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     def frame(self, x_name: str, y_name: str, x_text: Any = percent) -> Markup:
-        """Grid, the numbers along it, and what they are."""
+        """Grid lines, the numbers along them, and the names of the axes."""
         parts = [
             element("text", y_name, x=0, y=13),
             element("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 6, text_anchor="end"),

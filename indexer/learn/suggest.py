@@ -18,7 +18,7 @@ from indexer.library.tracks import track_of
 from indexer.models import choice as models
 from indexer.wording import printable
 
-CONSIDERED = 5000  # of the unlabelled recordings, the least certain ones
+CONSIDERED = 5000  # unlabelled recordings to choose from, the least certain ones
 FOLDS = 5
 
 
@@ -50,7 +50,7 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
 
 
 def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], count: int) -> list[dict[str, Any]]:
-    """Uncertain, unlike the labelled ones, and unlike each other."""
+    """Recordings that are uncertain, unlike the labelled ones, and unlike each other."""
     unlabelled = [recording for recording in facts.least_confident(reader, head.id) if recording not in labelled]
     some = unlabelled[:CONSIDERED]
     known = sorted(labelled)
@@ -67,14 +67,15 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
     uncertainty = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1) / np.log(
         len(head.labels)
     )  # 0 to 1
-    # Cosine distance of centred vectors to the nearest labelled one, 0 to 2; 1, that of a stranger, where nothing is labelled.
+    # Cosine distance of centred vectors to the nearest labelled one, 0 to 2; 1, that of unrelated ones, without labels.
     distance = 1 - (candidates @ others.T).max(axis=1) if len(others) else np.ones(len(candidates))
     entries = []
     for _ in range(min(count, len(some))):
         best = int(np.argmax(uncertainty * distance))
         first, second = np.argsort(-probabilities[best])[:2]
         reason = (
-            f"{head.labels[first]} {probabilities[best, first]:.0%} or {head.labels[second]} {probabilities[best, second]:.0%}"
+            f"{head.labels[first]} {probabilities[best, first]:.0%} or "
+            f"{head.labels[second]} {probabilities[best, second]:.0%}"
             + (f"; the nearest labelled track is {1 - distance[best]:.0%} alike" if len(others) else "")
         )
         entries.append(
@@ -85,7 +86,7 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
                 "reason": reason,
             }
         )
-        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # the next one should tell something else
+        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # prefer a next one that is unlike this one
         distance[best] = -1
     return entries
 
@@ -122,7 +123,8 @@ def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, 
                 "source": source,
                 "genre": genre,
                 "confidence": round(float(sure[row]), 4),
-                "reason": f"{source} say {label}; heads that learned from other artists say {genre} {sure[row]:.0%}, {label} {own[row]:.0%}",
+                "reason": f"{source} say {label}; heads that learned from other artists say "
+                f"{genre} {sure[row]:.0%}, {label} {own[row]:.0%}",
             }
         )
     return entries

@@ -1,6 +1,6 @@
 """`indexer train`: labels and embeddings of the library, a trained head in a file, that head in use.
 
-Owns the order of the steps and what is said about them. The former head stays in use until the new one is on the disk, so
+Owns the order of the steps and their messages. The former head stays in use until the new one is on the disk, so
 whatever goes wrong before costs nothing. Torch is loaded only after the labels were found good enough.
 """
 
@@ -46,7 +46,7 @@ class Request:
     resume: bool = False
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be."""
+        """Raise ConfigError for options that cannot be used."""
         self.labels.check()
         check_numbers(self.seed, self.epochs, self.target_precision)
         if self.name is not None and not re.fullmatch(r"\w[\w .+-]{0,99}", self.name):
@@ -56,7 +56,7 @@ class Request:
 
 
 def check_numbers(seed: int, epochs: int, target_precision: float) -> None:
-    """Raise ConfigError for what no training can be asked for."""
+    """Raise ConfigError for options that no training accepts."""
     if not 0.5 <= target_precision < 1:
         raise ConfigError(f"--target-precision is {target_precision}: must be from 0.5 to below 1")
     if not 1 <= epochs <= 100_000:
@@ -82,11 +82,11 @@ class _Learned:
 def train(
     settings: Settings, request: Request, on_epoch: Callable[["Epoch"], None] = lambda _epoch: None
 ) -> dict[str, Any]:
-    """Learn a head from the library's labels, save it, and put it in use; returns everything that `train --json` prints.
+    """Learn a head from the library's labels, save it, and put it in use; returns what `train --json` prints.
 
-    Where no encoder is asked for and the library is embedded by several, all are tried, alone and joined with the built-in
-    one, on the same recordings; the lowest log loss on validation wins. Raises ConfigError, ModelError, StoreError or
-    LockedError with one line; then the former head is still in use.
+    Where no encoder is asked for and the library is embedded by several, all are tried on the same recordings, alone
+    and joined with the built-in one; the lowest log loss on validation wins. Raises ConfigError, ModelError, StoreError
+    or LockedError with one line; then the former head is still in use.
     """
     started = time.monotonic()
     request.check()
@@ -243,21 +243,25 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
         notes.append(f"'{label}' was not learned: {n} recordings, {MIN_RECORDINGS - n} more needed")
     if dataset.damaged:
         notes.append(
-            f"{dataset.damaged:,} embeddings are damaged (NaN or of another width) and were left out; repair them with `indexer scan --force`"
+            f"{dataset.damaged:,} embeddings are damaged (NaN or of another width) and were left out; "
+            "repair them with `indexer scan --force`"
         )
     if dataset.not_embedded:
         notes.append(
-            f"{dataset.not_embedded:,} labelled recordings are not embedded yet and were left out; `indexer scan` embeds them"
+            f"{dataset.not_embedded:,} labelled recordings are not embedded yet and were left out; "
+            "`indexer scan` embeds them"
         )
     if trained.not_separated:
         notes.append(
-            f"recordings of {', '.join(repr(label) for label in trained.not_separated)} come from too few artists (or from one folder of unknown "
-            "artists) to part them, so learning and validation share an artist there: the figures flatter"
+            f"recordings of {', '.join(repr(label) for label in trained.not_separated)} come from too few artists "
+            "(or from one folder of unknown artists) to part them, "
+            "so learning and validation share an artist there: the figures flatter"
         )
     if not trained.target_reached:
         notes.append(
-            f"no threshold is shown to reach {options.target_precision:.0%} precision on {trained.head.training['metrics']['recordings']} validation "
-            f"recordings, so genres count as decided from {trained.head.threshold:.0%} confidence; more labels help"
+            f"no threshold is shown to reach {options.target_precision:.0%} precision on "
+            f"{trained.head.training['metrics']['recordings']} validation recordings, "
+            f"so genres count as decided from {trained.head.threshold:.0%} confidence; more labels help"
         )
     if settings.head:
         notes.append(f'the setting head = "{settings.head}" wins over this head: remove it to use what was learned')
@@ -270,8 +274,8 @@ def report(found: dict[str, Any]) -> str:
     """The result as a person reads it."""
     v = found["validation"]
     lines = [
-        f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, embedded by {found['encoder']}: "
-        + ", ".join(f"{label} {n:,}" for label, n in found["labels"].items()),
+        f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, "
+        f"embedded by {found['encoder']}: " + ", ".join(f"{label} {n:,}" for label, n in found["labels"].items()),
         "labels from " + ", ".join(f"{source} {n:,}" for source, n in found["sources"].items()),
     ]
     lines += [f"  contradictory: {pair}: {n:,}" for pair, n in found["contradictions"].items()]
@@ -281,11 +285,13 @@ def report(found: dict[str, Any]) -> str:
         shown = ", ".join(f'"{escaped(text)}" {n:,}' for text, n in list(values.items())[:8])
         if shown:
             lines.append(
-                f"  {source} that mean no label here ([aliases] can map them): {shown}{', ...' if len(values) > 8 else ''}"
+                f"  {source} that mean no label here ([aliases] can map them): {shown}"
+                f"{', ...' if len(values) > 8 else ''}"
             )
     low, high = v["accuracy_95"]
     lines.append(
-        f"validation: {v['accuracy']:.1%} right (95 %: {low:.0%} to {high:.0%}), balanced {v['balanced_accuracy']:.1%}, on {v['recordings']:,} recordings "
+        f"validation: {v['accuracy']:.1%} right (95 %: {low:.0%} to {high:.0%}), "
+        f"balanced {v['balanced_accuracy']:.1%}, on {v['recordings']:,} recordings "
         f"of {v['artists']:,} artists; best of {v['epochs']} epochs: {v['best_epoch']}"
     )
     lines += [
@@ -293,7 +299,8 @@ def report(found: dict[str, Any]) -> str:
         for label, m in v["labels"].items()
     ]
     lines.append(
-        f"  decided from {found['threshold']:.1%} confidence: {_percent(v['coverage'])} of them, {_percent(v['precision_decided'])} of those right"
+        f"  decided from {found['threshold']:.1%} confidence: {_percent(v['coverage'])} of them, "
+        f"{_percent(v['precision_decided'])} of those right"
     )
     lines.append(f"  {HONEST}")
     if len(found["compared"]) > 1:

@@ -237,14 +237,14 @@ def _is_path(spec: str, models_dir: Path) -> bool:
         return True
     try:
         return not (models_dir / spec).is_dir() and (spec.lower().endswith(_SUFFIXES) or Path(spec).exists())
-    except OSError:  # too long for a file name, for one
+    except OSError:  # for example too long for a file name
         return False
 
 
 def _resolve_path(path: Path, models_dir: Path) -> Path:
     files = _checkpoint_files(path)
     if files[0].suffix.lower() == ".safetensors":
-        checkpoint.inspect(files[0])  # raises where it is none of ours
+        checkpoint.inspect(files[0])  # raises for a file that is no checkpoint
         return files[0]
     stem = _name_of(path)[:100]
     states = _states(files)
@@ -265,10 +265,10 @@ def _resolve_path(path: Path, models_dir: Path) -> Path:
 
 
 def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) -> Path:
-    """Convert ``source`` beside its place, then move the finished folder in; raises ModelError and OSError."""
+    """Convert ``source`` into a folder beside its place, then rename it; raises ModelError and OSError."""
     folder = models_dir / name
     staging = models_dir / f".{name}.new"
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
         converted = checkpoint.convert(source, staging, name=name)
         write_json(staging / SOURCE, record | {"indexer_version": __version__, "installed_at": _now()})

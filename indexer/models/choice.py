@@ -1,7 +1,7 @@
-"""Which encoder and head a command works with: named by a flag or setting, else in use, else installed, else built in.
+"""Chooses the encoder and head of a command: named by a flag or setting, else in use, else installed, else built in.
 
-Owns the sentences that say why there are no genres. Never loads torch: an encoder's numbers come from its file's header,
-its weights when the first recording needs them.
+Owns the messages that explain why there are no genres. Never loads torch: an encoder's properties are read from its
+file's header, its weights are loaded when the first recording needs them.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from indexer.models import catalogue
 
 @dataclass(frozen=True)
 class Model:
-    """The encoders whose vectors, side by side, are what the head takes."""
+    """Encoders and the head that takes their vectors side by side."""
 
     parts: tuple[Part, ...]
     head: Head | None
 
     @property
     def encoder_ids(self) -> tuple[str, ...]:
-        """Of the parts, in order."""
+        """Ids of the parts, in order."""
         return tuple(part.encoder_id for part in self.parts)
 
 
@@ -42,8 +42,8 @@ WITHOUT_MODEL = (
 )
 WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
 WITHOUT_WEIGHTS = (
-    "no genres yet: {name}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each and "
-    "run `indexer train`, or "
+    "no genres yet: {name}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each "
+    "and run `indexer train`, or "
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
 )
 
@@ -55,7 +55,7 @@ class Chosen:
     info: EncoderInfo
     head: Head | None
     head_source: Path | None
-    by_default: bool = False  # built in, and nobody asked for it: gives way to the first model that is installed
+    by_default: bool = False  # built in and not asked for: the first model that is installed replaces it
 
 
 def without_genres(chosen: Chosen | None) -> str | None:
@@ -69,9 +69,9 @@ def without_genres(chosen: Chosen | None) -> str | None:
 
 
 def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None:
-    """The model of a command; None when the library's own is not installed any more: another must not replace it silently.
+    """The model of a command; None when the one in use is not installed any more: no other may replace it silently.
 
-    library: what the library uses, as a scan, `train` or `models use` stored it. Raises ModelError with what to do.
+    library: the model in use, as a scan, `train` or `models use` stored it. Raises ModelError with what to do.
     """
     info, by_default = _encoder(settings, library.encoder)
     if info is None:
@@ -97,7 +97,8 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
         return Chosen(info, audioset_head(source), source)
     if settings.head == "audioset":
         raise ModelError(
-            f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) or a trained head"
+            f"{info.name} carries no AudioSet head: take a fine-tuned checkpoint (see `indexer models list`) "
+            "or a trained head"
         )
     return Chosen(info, None, None, by_default)
 
@@ -132,7 +133,10 @@ def _encoder(settings: Settings, in_use: EncoderInUse | None) -> tuple[EncoderIn
 
 
 def named(spec: str, models_dir: Path) -> EncoderInfo:
-    """The encoder of a name or path, or several joined by '+'. Raises ModelError for one that is not there, or named twice."""
+    """The encoder of a name or path, or several joined by '+'.
+
+    Raises ModelError for one that is not there, or named twice.
+    """
     specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
     parts = [
         built_in_info(part) if part in BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir))
@@ -144,7 +148,7 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
 
 
 def known(encoder_ids: Sequence[str], models_dir: Path) -> EncoderInfo | None:
-    """The encoder with an id, in whichever variant, or the one that joins several; None when one is not installed any more."""
+    """The encoder with this id, in any variant, or the one that joins several ids; None when one is not installed."""
     found = [_that_is(encoder_id, models_dir) for encoder_id in encoder_ids]
     return join([part for part in found if part]) if all(found) else None
 
@@ -195,12 +199,12 @@ def register(store: Store, chosen: Chosen) -> None:
 
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
-    """What the pipeline needs to know, with loading postponed."""
+    """The model as the pipeline takes it; encoders are loaded when they are first needed."""
     return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head)
 
 
 def part_of(info: EncoderInfo, settings: Settings) -> Part:
-    """A plain encoder for an executor, with loading postponed."""
+    """A plain encoder for an executor, which loads it when it is first needed."""
     precision = "int8" if info.variant.int8 else settings.precision
     return Part(
         info.encoder_id,
@@ -233,7 +237,7 @@ def overview(models_dir: Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, spec: str) -> dict[str, Any]:
-    """Everything that is known of a model without loading it, for `models info`."""
+    """The properties of a model that are known without loading it, for `models info`."""
     if spec in BUILT_IN:
         info = built_in_info(spec)
         return {

@@ -27,7 +27,7 @@ Progress = Callable[[int, int | None], None]
 
 TRIES = 5
 BACKOFF_S = 1.0  # doubled after each try: 1, 2, 4, 8 s
-LONGEST_WAIT_S = 60.0  # what a server may ask for with Retry-After
+LONGEST_WAIT_S = 60.0  # longest Retry-After of a server that is obeyed
 BLOCK_BYTES = 1 << 18
 SLOWEST_BYTES_PER_S = 512  # a server that drips slower than this has stalled
 LARGEST_BYTES = 4 << 30
@@ -92,7 +92,7 @@ def fetch(
     timeout_s: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Bring ``part`` to the whole of the file at ``url``, going on where an earlier call broke off.
+    """Download ``url`` into ``part``, continuing where an earlier call stopped.
 
     ``progress`` gets the bytes there are and the bytes there will be. ``timeout_s`` bounds each wait for the server,
     TRIES the number of requests. Raises ModelError: unreachable, refused, not found, cut off, too large, disk full;
@@ -101,7 +101,7 @@ def fetch(
     if not url.startswith(("http://", "https://")):
         raise ModelError(f"{url} is not an http(s) address")
     if (read_json(part_record(part)) or {}).get("url") != url:
-        discard(part)  # of another file, or of none that is known
+        discard(part)  # the part belongs to another file, or to an unknown one
     transfer = _Transfer(url, part, progress, timeout_s)
     try:
         _try_often(transfer, sleep)

@@ -1,4 +1,4 @@
-"""Small things the models folder needs on disk: JSON records, locks, digests, and what to say when a write fails.
+"""Files of the models folder: JSON records, locks, digests, and the message when a write fails.
 
 Writes are atomic (old or new, never half). Never touches the network or a checkpoint's content.
 """

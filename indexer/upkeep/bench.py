@@ -1,6 +1,6 @@
-"""`indexer bench`: how fast this machine decodes and embeds, what holds it up, and how long a library takes on it.
+"""`indexer bench`: how fast this machine decodes and embeds, which of the two is slower, and how long a library takes.
 
-Owns the measuring: the real steps on real files (the user's, tracks of the library, or synthesised ones), each alone and then all together.
+Measures the real steps on files (the user's, tracks of the library, or synthesised ones), each alone and then together.
 Stores nothing and writes no tag.
 """
 
@@ -31,7 +31,7 @@ from indexer.wording import duration, printable
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named
 MADE_TRACKS, MADE_S = 2, 120.0  # synthesised when there is no library either
-MEASURED_S = 4.0  # at least so long is the encoder measured at each precision
+MEASURED_S = 4.0  # the encoder is measured at least this long at each precision
 AUDIO_S = 180.0  # of each file, for the encoder alone
 
 
@@ -108,7 +108,7 @@ def _made(folder: Path) -> list[Path]:
 
 
 def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """The first AUDIO_S of each file as samples, and how fast whole files are decoded by one child process and by all."""
+    """(the first AUDIO_S of each file as samples, how fast one child process and all of them decode whole files)."""
 
     def one(worker: Worker, path: Path) -> tuple[float, np.ndarray]:
         frames, kept = 0, []
@@ -154,15 +154,16 @@ def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> flo
 
 
 def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
-    """The encoder on its own, front end included, in every arithmetic that this machine has for it; ``chosen``: the one that a scan takes.
+    """The rate of the encoder alone, front end included, at every precision that this machine has for it.
 
-    differs: the distance of one batch's vectors from those in fp32, divided by their length; None of an encoder without fp32.
+    chosen: whether a scan takes this precision. differs: the distance of one batch's vectors from those in fp32,
+    divided by their length; None for an encoder without fp32.
     """
     chosen = models.part_of(part, settings).load()
     measured = [(chosen, *_rate(chosen, decoded))]
     for precision in () if part.built_in else PRECISIONS:
         if precision not in ("auto", chosen.precision):
-            with suppress(ModelError):  # this machine has no such products
+            with suppress(ModelError):  # this machine does not support the precision
                 encoder = load_encoder(part.source, device=settings.device, precision=precision)
                 measured.append((encoder, *_rate(encoder, decoded)))
     exact = next((vectors for encoder, _, vectors in measured if encoder.precision == "fp32"), None)
@@ -257,8 +258,9 @@ def to_text(found: dict[str, Any]) -> str:
         "synthesised": "synthesised tracks (no library yet, no files named)",
     }[found["source"]]
     decode, limit = found["decode"], found["bottleneck"]
+    files = wording.count(len(found["files"]), "file")
     lines = [
-        f"measured on {wording.count(len(found['files']), 'file')}, {where}; {found['cores']} cores; all rates in times real time",
+        f"measured on {files}, {where}; {found['cores']} cores; all rates in times real time",
         "",
         f"{decode['one_job']:10,.0f}  decoding, one child process",
         f"{decode['all_jobs']:10,.0f}  decoding, {decode['jobs']} at a time",
@@ -277,6 +279,7 @@ def to_text(found: dict[str, Any]) -> str:
     if found["library"]:
         library = found["library"]
         lines.append(
-            f"your library ({wording.count(library['recordings'], 'recording')}, {duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew"
+            f"your library ({wording.count(library['recordings'], 'recording')}, "
+            f"{duration(library['audio_s'])} of audio) would take {duration(library['expected_s'])} to embed anew"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`indexer correct`: a person says the genre of recordings; it goes into the library and into the files' own tags.
+"""`indexer correct`: stores the genre that a person gives recordings, in the library and in the files' own tags.
 
 The tags are written by the scan's own pipeline, like every other genre.
 """
@@ -13,7 +13,7 @@ from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
-from indexer.library.readonly import open_readonly
+from indexer.library.readonly import reading
 from indexer.library.store import Store
 from indexer.library.tracks import tag_genre
 from indexer.scan.run import Scan
@@ -37,18 +37,17 @@ class _Problems:
 def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool = False) -> dict[str, Any]:
     """Store that the recordings in these files are of a genre, and write it into all their files: {genre, tags, files}.
 
-    files: one entry a file that holds one of the recordings, {path, tag_genre, reason}; tags: written, off (the setting), or later:
-    another indexer works on the library, and its next scan writes them. ``new`` allows a genre that the
-    library has not met. Raises ConfigError for one that it does not know, or a file that it does not hold.
+    files: one entry for each file that holds one of the recordings, {path, tag_genre, reason}. tags: "written", "off"
+    (the setting), or "later": another indexer works on the library, and the next scan writes them. new: a genre that
+    the library does not know is accepted. Raises ConfigError for an unknown genre, or a file that the library does not
+    hold.
     """
     busy = False
     with ExitStack() as stack:
         try:
             stack.enter_context(library_lock(settings.db))
-        except (
-            LockedError
-        ):  # a correction is one small transaction: SQLite's own lock is enough for that, the tags can wait
-            busy = True
+        except LockedError:
+            busy = True  # the correction is one small transaction, for which SQLite's own lock is enough; tags can wait
         store = stack.enter_context(open_for_corrections(settings))
         label = label_for(store.connection, settings, genre, new=new)
         recordings = {_recording(store, path) for path in paths}
@@ -59,23 +58,23 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     tags = "off" if settings.write_tags == "off" else "later" if busy else "written"
     if tags == "written" and files:
         Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files], explicit_tags=True)
-    return {"genre": label, "tags": tags, "files": [_entry(settings, path, problems) for path in files]}
+    return {"genre": label, "tags": tags, "files": [_entry(settings.db, path, problems) for path in files]}
 
 
 def _recording(store: Store, path: Path) -> int:
     row = store.file_at(os.path.realpath(os.fsencode(path)))
     if row is None or row.recording_id is None:
         raise ConfigError(
-            f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): run `indexer scan` on it first"
+            f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): "
+            "run `indexer scan` on it first"
         )
     return row.recording_id
 
 
-def _entry(settings: Settings, path: bytes, problems: _Problems) -> dict[str, Any]:
-    """How it stands in a file now."""
-    conn = open_readonly(settings.db)
-    genre = tag_genre(conn, path)
-    conn.close()
+def _entry(db: Path, path: bytes, problems: _Problems) -> dict[str, Any]:
+    """The genre in a file's tags now, and why it could not be written."""
+    with reading(db) as conn:
+        genre = tag_genre(conn, path)
     return {
         "path": printable(path),
         "tag_genre": genre,

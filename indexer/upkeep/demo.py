@@ -1,7 +1,7 @@
 """`indexer demo`: a small library synthesised on the spot, and the whole program run on it.
 
-Owns the demo's folder, names and words. What it shows is that the program works on this machine; the music is synthetic, and no
-figure from it says anything about real music.
+Owns the demo's folder, names and messages. The demo shows that the program works on this machine; the music is
+synthetic, so no figure from it says anything about real music.
 """
 
 import csv
@@ -108,7 +108,7 @@ def write_track(track: Track) -> Path:
 
 
 def id3_tag(track: Track) -> bytes:
-    """An ID3v2.3 tag with some padding: libsndfile gives an MP3 an ID3v1 tag alone, which has no room for our fields."""
+    """An ID3v2.3 tag with padding: libsndfile gives an MP3 only an ID3v1 tag, which has no room for our fields."""
     texts = {
         "TIT2": track.title,
         "TPE1": track.artist,
@@ -124,7 +124,10 @@ def id3_tag(track: Track) -> bytes:
 
 
 def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[str], None]) -> dict[str, Any]:
-    """Make the library in ``folder`` and run the program on it: {tracks, encoder, accuracy, ...}. Raises ConfigError for a folder in use."""
+    """Make the library in ``folder`` and run the program on it: {tracks, encoder, accuracy, ...}.
+
+    Raises ConfigError for a folder in use.
+    """
     started = time.monotonic()
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name a new folder for the demo")
@@ -146,12 +149,14 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
     judged = evaluate(settings, EvaluationRequest(LabelRequest(("tags",)), report=folder / "evaluation.html"))
     best = judged["learners"][0]
     say(
-        f"indexer evaluate: {best['accuracy']:.0%} right on labelled tracks by artists it did not learn from; the report: {judged['report']}"
+        f"indexer evaluate: {best['accuracy']:.0%} right on labelled tracks by artists it did not learn from; "
+        f"the report: {judged['report']}"
     )
     relabel(settings)
     accuracy, decided = _compare(settings.db, [t for t in tracks if not t.labelled])
     say(
-        f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right ({decided:.0%} sure enough to be decided)"
+        f"on the {sum(not t.labelled for t in tracks)} tracks without a label, by other artists: {accuracy:.0%} right "
+        f"({decided:.0%} sure enough to be decided)"
     )
     say("this is synthetic music: it shows that the program works, not how well it knows real music")
     say("indexer tags apply: writing the decided genres into the files that have none")

@@ -1,6 +1,6 @@
 """What is wrong with files, for a person: which genre every reader sees, contradictions, and what a write would refuse.
 
-Turns the facts that a child process gathers (examination) into reports and text. Opens no music file itself, never writes,
+Turns the facts that a child process gathers (examination) into reports and text. Opens no music file, never writes,
 needs no library.
 """
 
@@ -44,17 +44,17 @@ Report = dict[str, Any]
 
 
 class Listener(Protocol):
-    """Who is told how it goes."""
+    """Receives the progress of an examination."""
 
     def begin(self, total: int) -> None:
-        """So many files are to be examined."""
+        """The number of files to examine is known."""
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """One file was examined."""
 
 
 def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> dict[str, Any]:
-    """Examine files and folders: counts by verdict, and a report of every named file and of each other one with something to say."""
+    """Examine files and folders: counts by verdict; a report of every named file, and of others that have a finding."""
     targets = folders_to_scan(paths, (), ())
     folders = [target for target in targets if os.path.isdir(target)]  # noqa: PTH112 - bytes
     named = [target for target in targets if os.path.isfile(target)]  # noqa: PTH113 - bytes

@@ -1,12 +1,13 @@
-"""`indexer export --parquet DIR`: the library as Parquet files, for DuckDB, Spark, pandas or a vector database; and vectors read back.
+"""`indexer export --parquet DIR`: writes the library as Parquet files, for DuckDB, Spark, pandas or a vector database.
 
-Owns the folder's layout and how it gets into its place: made beside it and renamed, so that an interrupted export leaves the earlier one whole.
-Reads the library in one transaction, a batch at a time, and never changes it; never replaces a folder that holds anything but an export.
-pyarrow is an extra and imported in functions only.
+Owns the folder's layout. An export is made beside its place and renamed, so that an interrupted one leaves the earlier
+one whole. Reads the library in one transaction, a batch at a time, and never changes it; never replaces a folder that
+holds anything but an export. Also reads the vectors of an export. pyarrow is an extra and imported in functions only.
 
-A partition is called by name and id: the id tells two of one name apart, and the name keeps it text, where twelve hexadecimal digits alone
-are now and then a number to the readers that guess. Vectors are float32 though float16 is kept: each value is the same, and Spark reads no
-float16. They are plain lists: with lists of a fixed size pyarrow cannot open two encoders of different widths as one data set.
+A partition is called by name and id: the id tells two of one name apart. The name keeps it a text: some readers guess
+types and would take twelve hexadecimal digits alone for a number now and then. Vectors are stored as float32, though
+the library keeps float16: the values are the same, and Spark reads no float16. They are plain lists: with lists of a
+fixed size pyarrow cannot open two encoders of different widths as one data set.
 """
 
 import json
@@ -47,8 +48,9 @@ _FOLDERS = (*TABLES, "embeddings", "predictions")
 def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
     """Write the library into ``folder``, in the place of an earlier export.
 
-    Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows, and embeddings that were left out.
-    Raises ConfigError without pyarrow and for a folder that is something else, StoreError where it cannot be written, LockedError.
+    Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows written;
+    damaged: embeddings that were left out. Raises ConfigError without pyarrow and for a folder that holds something
+    else, StoreError where it cannot be written, LockedError.
     """
     started = time.monotonic()
     _arrow()
@@ -81,7 +83,8 @@ def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda
 def read_embeddings(folder: Path, encoder: str) -> tuple[list[str], np.ndarray]:
     """(audio_sha256 of each row, vectors (n, width) float32) of one encoder of an export, by its name, id or partition.
 
-    Every value is exactly the float16 that the library holds. Raises ConfigError for what is no export and an encoder that it does not hold.
+    Every value is exactly the float16 that the library holds. Raises ConfigError for a folder that is no export, and
+    for an encoder that it does not hold.
     """
     _, parquet = _arrow()
     held = [e for e in _manifest(folder)["encoders"] if e["partition"]]
@@ -121,7 +124,10 @@ def _arrow() -> tuple[Any, Any]:
 
 @contextmanager
 def _workshop(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` for the time of one export; what a killed one left in it is gone first, an export set aside comes back."""
+    """A hidden folder beside ``folder`` for the time of one export.
+
+    What a killed export left in it is removed first, and an earlier export that was set aside is put back.
+    """
     workshop = folder.with_name(f".{folder.name}.exporting")
     with export_lock(workshop):
         try:
@@ -140,7 +146,7 @@ def _settle(workshop: Path, folder: Path) -> None:
 
 
 def _refuse_other(folder: Path) -> None:
-    """Raise ConfigError for anything but nothing, an empty folder and an export that nobody has put other files into."""
+    """Raise ConfigError where ``folder`` holds anything but an export."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     _manifest(folder)
@@ -150,12 +156,13 @@ def _refuse_other(folder: Path) -> None:
             inside.parts[0] not in _FOLDERS or not (path.is_dir() or _PART.fullmatch(path.name))
         ):
             raise ConfigError(
-                f"{folder}: holds {escaped(str(inside))}, which is not of an export; move it away or name another folder"
+                f"{folder}: holds {escaped(str(inside))}, which is not of an export; "
+                "move it away or name another folder"
             )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """What an export says of itself. Raises ConfigError for anything else."""
+    """The manifest of an export. Raises ConfigError for a folder that is none."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -168,10 +175,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _make_durable(folder: Path) -> int:
-    """Have everything on the disk before it gets its name; the bytes of all files."""
+    """Sync all files and folders to the disk; returns the bytes of all files."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
-        fsync_folder(path)  # which serves files as well
+        fsync_folder(path)  # also syncs files
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
@@ -299,7 +306,10 @@ class _Export:
             self._progress(self._done, self._total)
 
     def _write(self, folder: str, schema: Any, batches: Iterator[list[Any]], **options: Any) -> int:
-        """Batches of columns as part-00000.parquet and so on, a row group each; returns the rows. At least one part: there is something to open."""
+        """Write batches of columns as part-00000.parquet and so on, a row group each; returns the rows.
+
+        Writes one part even without rows, so that readers find a file to open.
+        """
         to = self._folder / folder
         to.mkdir(parents=True)
         made = (

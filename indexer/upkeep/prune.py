@@ -1,7 +1,7 @@
 """`indexer prune`: forgets missing files, and on demand what no model in use needs. No other command forgets anything.
 
-Missing files are forgotten in roots that are online, or below the paths that are named. Removes rows and never touches a
-file; a person's corrections stay in the files' own tags.
+Missing files are forgotten in roots that are online, or below the paths that are named. Removes rows and never touches
+a file; a person's corrections stay in the files' own tags.
 """
 
 import os
@@ -20,7 +20,10 @@ MAX_LISTED = 1000  # paths in the result; the counts include all
 
 
 def plan(db: Path, paths: Sequence[Path], *, embeddings: bool = False) -> dict[str, Any]:
-    """{files, paths, recordings, embeddings, predictions, kept}: what ``forget`` would remove, and what offline roots keep."""
+    """What ``forget`` would remove, and what offline roots keep.
+
+    {files, paths, recordings, embeddings, predictions, kept: {root: files}}.
+    """
     with reading(db) as conn:
         found = forgettable(conn, _exact(paths), unused_models=embeddings, max_paths=MAX_LISTED)
     return {

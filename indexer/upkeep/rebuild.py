@@ -1,7 +1,7 @@
-"""`indexer doctor` on the library itself: is it sound, and a new one from what can still be read of a damaged one.
+"""`indexer doctor` on the library itself: checks it, and makes a new library from the readable rows of a damaged one.
 
-Owns what is worth saving and the order in which files change their names. Never changes the damaged database, which is kept, nor
-touches a music file: each that was known is read again by the next scan, and nothing that was saved is embedded again.
+Owns the order in which files change their names. Keeps the damaged database unchanged and touches no music file. The
+next scan reads every known file again, and embeds only recordings whose embedding was lost.
 """
 
 import os
@@ -27,7 +27,10 @@ _REBUILD = "`indexer doctor --rebuild` makes the library anew from what can be r
 
 
 def check(db: Path) -> dict[str, Any]:
-    """{db, problems: [{problem, remedy}]} of a library; reads all of it once, and changes nothing. Raises StoreError when there is none."""
+    """{db, problems: [{problem, remedy}]} of a library; reads all of it once, and changes nothing.
+
+    Raises StoreError when there is no library.
+    """
     problems: list[dict[str, str]] = []
 
     def problem(what: str, remedy: str = _REBUILD) -> None:
@@ -55,9 +58,10 @@ def check(db: Path) -> dict[str, Any]:
 
 
 def rebuild(settings: Settings) -> dict[str, Any]:
-    """Put a new library in the place of a damaged one: {db, damaged: its new path, tables: {name: {saved, lost}}}; lost None: not known.
+    """Put a new library in the place of a damaged one: {db, damaged, tables: {name: {saved, lost}}}.
 
-    Raises StoreError, with the library as it was, when that cannot be done, and LockedError.
+    damaged: the new path of the damaged database. lost: rows, None where that is not known. Raises StoreError where it
+    cannot be done, and leaves the library as it was; raises LockedError.
     """
     db = settings.db
     new = db.with_name(f"{db.name}.rebuilt")
@@ -67,9 +71,10 @@ def rebuild(settings: Settings) -> dict[str, Any]:
         try:
             if not salvage.is_library(db):
                 raise StoreError(
-                    f"{db}: nothing in it is of an indexer library; name another with --db, or move it away and start with: indexer scan FOLDER"
+                    f"{db}: nothing in it is of an indexer library; name another with --db, "
+                    "or move it away and start with: indexer scan FOLDER"
                 )
-            _remove(new)  # of a run that was killed
+            _remove(new)  # left by a run that was killed
             with closing(salvage.open_damaged(db)) as old:
                 if salvage.is_newer(old):
                     raise StoreError(f"{db}: was written by a newer indexer: update indexer; nothing was changed")
@@ -120,13 +125,14 @@ def _is_sound(vector: bytes, trajectory: bytes | None, width: int) -> bool:
     )
 
 
-# ---- the new one in the place of the old one
+# ---- put the new database in the place of the damaged one
 
 
 def _swap(db: Path, new: Path) -> Path:
-    """Keep ``db`` under another name and put ``new`` in its place; returns that name. Whenever it is cut off, one of them is there.
+    """Keep ``db`` under another name, put ``new`` in its place, and return that name.
 
-    The old log goes before the new database comes, which would take it for its own; until then it has a second name, too.
+    One of the two databases is at ``db`` at every moment. The old log must go before the new database comes, since
+    SQLite would apply it to that one; it gets a second name first, so that it is not lost.
     """
     aside = db.with_name(f"{db.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     log, index = (Path(f"{db}{ending}") for ending in ("-wal", "-shm"))
