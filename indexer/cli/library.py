@@ -26,7 +26,7 @@ def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_jso
 
     if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
         raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
-    found = ask(settings, file, count)
+    found = ask(settings.db, file, count)
     if m3u is not None:
         try:
             with click.open_file(str(m3u), "wb") as out:

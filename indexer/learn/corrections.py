@@ -37,25 +37,25 @@ def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = Fal
     return label
 
 
-def open_for_corrections(settings: Settings) -> Store:
+def open_for_corrections(db: Path) -> Store:
     """Open the library although a scan may be running.
 
     Raises StoreError for a library of an earlier version: only the holder of the library's lock may migrate it.
     """
-    open_readonly(settings.db).close()
-    return Store(settings.db)
+    open_readonly(db).close()
+    return Store(db)
 
 
 def say(settings: Settings, recording_id: int, genre: str, *, by: str) -> str:
     """Store the genre that a person gives a recording; returns its label. The next scan writes it into the tags."""
-    with open_for_corrections(settings) as store:
+    with open_for_corrections(settings.db) as store:
         label = label_for(store.connection, settings, genre)
         store.correct(recording_id, label, by=by)
         return label
 
 
-def withdraw(settings: Settings, recording_id: int) -> list[Path]:
+def withdraw(db: Path, recording_id: int) -> list[Path]:
     """Delete the newest correction of a recording; returns the files whose tags contain a correction already."""
-    with open_for_corrections(settings) as store:
+    with open_for_corrections(db) as store:
         store.withdraw_correction(recording_id)
         return [Path(path) for path in store.files_with_tag_of(recording_id, CORRECTION)]

@@ -41,7 +41,7 @@ def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
     Raises ConfigError for a file that cannot be read, ModelError for a model that is not there.
     """
     info = _encoder(settings)
-    with _tracks(settings, files) as (paths, source):
+    with _tracks(settings.db, files) as (paths, source):
         decoded, decode = _decode(settings, paths, info.parts[0].sample_rate_hz)
         encoders = [rate for part in info.parts for rate in _rates(settings, part, decoded)]
         together = _together(settings, info, paths)
@@ -73,7 +73,7 @@ def _encoder(settings: Settings) -> EncoderInfo:
 
 
 @contextmanager
-def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
+def _tracks(db: Path, files: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
     """The files to measure on, and where they are from."""
     if files:
         for path in files:
@@ -82,8 +82,8 @@ def _tracks(settings: Settings, files: Sequence[Path]) -> Iterator[tuple[list[Pa
         yield list(files), "named"
         return
     found: list[Path] = []
-    if settings.db.exists():
-        with reading(settings.db) as conn:
+    if db.exists():
+        with reading(db) as conn:
             paths = sample_of_paths(conn, LIBRARY_TRACKS)
         found = [path for one in paths if (path := Path(os.fsdecode(one))).is_file()]
     if found:

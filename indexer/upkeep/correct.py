@@ -48,7 +48,7 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
             stack.enter_context(library_lock(settings.db))
         except LockedError:
             busy = True  # the correction is one small transaction, for which SQLite's own lock is enough; tags can wait
-        store = stack.enter_context(open_for_corrections(settings))
+        store = stack.enter_context(open_for_corrections(settings.db))
         label = label_for(store.connection, settings, genre, new=new)
         recordings = {_recording(store, path) for path in paths}
         for recording_id in sorted(recordings):

@@ -155,7 +155,7 @@ async def correct(request: Any, datasette: Any) -> Any:
             label = await asyncio.to_thread(corrections.say, settings, recording_id, str(genre), by="web page")
         else:
             label = None
-            tagged = await asyncio.to_thread(corrections.withdraw, settings, recording_id)
+            tagged = await asyncio.to_thread(corrections.withdraw, settings.db, recording_id)
             undone = await _undo(settings, [os.fspath(path) for path in tagged]) if tagged else {}
     except IndexerError as e:
         return Response.json({"error": str(e)}, status=400)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
@@ -28,15 +27,15 @@ class NotEmbeddedError(StoreError):
     """A recording that the encoder has no sound vector of."""
 
 
-def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
-    """{path, title, artist, encoder, tracks: [{id, path, title, artist, genre, confidence, duration_s, similarity}], elapsed_ms}.
+def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
+    """The recordings nearest to that of a file, one file of each, the nearest first; missing files are left out.
 
-    One file a recording, the nearest first, never the recording itself, missing files left out. Raises ConfigError for a file that the
-    library does not hold, StoreError for one that is not embedded.
+    {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, duration_s,
+    similarity}. Raises ConfigError for a file that the library does not hold, StoreError for one that is not embedded.
     """
     started = time.monotonic()
     exact = os.path.realpath(os.fsencode(file))
-    conn = open_readonly(settings.db)
+    conn = open_readonly(db)
     try:
         row = conn.execute(
             "SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id = f.recording_id"
@@ -48,7 +47,7 @@ def similar(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
                 f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first"
             )
         encoder = encoder_of(conn)
-        found = list(islice(tracks_of(conn, nearest(conn, settings.db, encoder, row["recording_id"])), count))
+        found = list(islice(tracks_of(conn, nearest(conn, db, encoder, row["recording_id"])), count))
     except NotEmbeddedError as e:
         raise StoreError(f"{printable(exact)}: {row['reason'] or f'{e}: run `indexer scan --force` on it'}") from e
     finally:
