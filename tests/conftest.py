@@ -15,6 +15,33 @@ from tests.helpers.cli import FIXTURES, LABELS, Cli
 from tests.helpers.libraries import adopt
 from tests.helpers.synth import write_audio
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here or in a child: workers fill the cores
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers for two cores: a third of the time, a test waits for a process or a clock."""
+    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long tests first, one on each worker in turn, so that none runs alone at the end.
+
+    xdist's "worksteal" gives each worker a run of neighbouring tests to begin with: each run opens with its share of
+    the long ones.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow_first")]
+    other = [item for item in items if not item.get_closest_marker("slow_first")]
+    bounds = [len(items) * n // workers for n in range(workers + 1)]
+    ordered: list[pytest.Item] = []
+    for n in range(workers):
+        share = slow[n::workers]
+        rest = bounds[n + 1] - len(ordered) - len(share)
+        ordered += share + other[: max(0, rest)]
+        del other[: max(0, rest)]
+    items[:] = ordered + other
+
 
 def move_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("INDEXER_")]:
@@ -116,9 +143,15 @@ def fixtures() -> Path:
     return FIXTURES
 
 
+@pytest.fixture(scope="session")
+def track_template(tmp_path_factory):
+    return write_audio(tmp_path_factory.mktemp("track") / "track", "mp3", 20.0, seed=3)
+
+
 @pytest.fixture
-def track(tmp_path):
-    return write_audio(tmp_path / "track", "mp3", 20.0, seed=3)
+def track(tmp_path, track_template):
+    """20 s of music as MP3."""
+    return Path(shutil.copy(track_template, tmp_path))
 
 
 @pytest.fixture

@@ -260,6 +260,7 @@ def test_no_upload_outlives_the_server(scanned, tmp_path):
     assert {name for name in left if not name.startswith("library.db")} <= {"models"}
 
 
+@pytest.mark.slow_first
 def test_a_client_that_goes_away_ends_its_order(scanned, tmp_path):
     long = write_audio(tmp_path / "long", "flac", 240.0, seed=5).read_bytes()
 

@@ -103,6 +103,7 @@ def test_folders_move_in_about_and_out_without_new_embeddings(cli, folder, tmp_p
         assert watch.embeddings() == embedded
 
 
+@pytest.mark.slow_first
 def test_our_own_writes_wake_nothing(cli, music_folder):
     with Watching(cli, music_folder) as watch:
         watch.until(
@@ -123,6 +124,7 @@ def test_our_own_writes_wake_nothing(cli, music_folder):
         assert watch.rows("SELECT count(*) FROM runs") == [(2,)]
 
 
+@pytest.mark.slow_first
 def test_it_idles_without_torch_and_without_waking(cli, music_folder):
     with Watching(cli, music_folder, unload_after_s=0.5) as watch:  # the small M2D: its working process needs torch
         watch.until_idle()

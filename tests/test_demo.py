@@ -40,6 +40,7 @@ def test_artists_are_wholly_labelled_or_not_at_all_and_every_format_occurs(tmp_p
     assert len({t.path for t in tracks}) == 60
 
 
+@pytest.mark.slow_first
 def test_the_demo_runs_the_whole_program(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "GENRES", ("ambient", "drum and bass"))  # two are enough to see it work
     monkeypatch.setattr(demo, "DURATION_S", (6.5, 7.0))

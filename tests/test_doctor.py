@@ -354,7 +354,8 @@ def test_ctrl_c_ends_it_and_its_children(cli, tmp_path):
     assert running.stderr.readline()
     running.send_signal(signal.SIGINT)
     started = time.monotonic()
-    assert running.wait(timeout=20) == 130
+    running.communicate(timeout=20)
+    assert running.returncode == 130
     assert time.monotonic() - started < 10
 
 

@@ -252,6 +252,7 @@ def test_suggest_without_a_head_says_what_is_missing(cli, music_folder):
     assert "indexer train" in cli("suggest", code=2).stderr
 
 
+@pytest.mark.slow_first
 def test_evaluate_shows_every_encoder_and_the_cnn_side_by_side(two_genres):
     cli, _ = two_genres
     found = cli.json("evaluate", "--cnn", "--folds", 2)

@@ -104,6 +104,7 @@ def test_long_units_lose_the_part_of_a_patch_at_their_end(small, frames):
     assert relative(got, reference_m2d.track(samples, weights, unit_frames=1001)) < 1e-4
 
 
+@pytest.mark.slow_first
 @pytest.mark.parametrize("size", SIZES)
 def test_vit_base_agrees_with_the_reference(tmp_path, vit_base, monkeypatch, size):
     """The published geometry, two units: a full one and a short one; by every engine."""

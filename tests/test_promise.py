@@ -16,6 +16,7 @@ import mutagen.aiff
 import mutagen.id3
 import mutagen.mp4
 import numpy as np
+import pytest
 from mutagen import wave
 
 from tests.helpers.contents import contents, genre_of, rows
@@ -163,6 +164,7 @@ def learn_stat(cli, path):
     assert changed == 1
 
 
+@pytest.mark.slow_first
 def test_after_a_crash_each_file_is_wholly_old_or_wholly_new(quick_cli, tmp_path):
     """After a crash or power cut at any instant each file is wholly old or wholly new.
 

@@ -297,6 +297,7 @@ def test_every_command_says_damage_and_remedy_in_one_line(library, sound, what, 
 # --- cut off -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_first
 def test_killed_at_any_step_the_old_or_the_new_one_is_there_and_the_old_is_kept(library):
     damage(library.db, [root_page(library.db, "tags")])
     Path(f"{library.db}-wal").write_bytes(b"a log that nobody can read")

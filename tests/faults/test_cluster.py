@@ -53,6 +53,7 @@ def assert_sound(cli):
     conn.close()
 
 
+@pytest.mark.slow_first
 def test_three_workers_killed_at_random_make_the_library_of_a_local_scan(quick_cli, tracks, tmp_path):
     quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
     rng = random.Random(7)
@@ -80,6 +81,7 @@ def test_a_file_that_kills_its_worker_twice_is_quarantined_and_no_other_is_blame
     assert (again["failed"], again["embedded"]) == (0, 0)  # it is not given to anybody any more
 
 
+@pytest.mark.slow_first
 def test_a_scheduler_that_comes_back_goes_on_and_one_that_does_not_is_said(quick_cli, tracks, tmp_path):
     with DaskCluster(tmp_path / "cluster", 2, bend={"delay_s": 0.15}) as cluster:
         scan = quick_cli.process("scan", tracks, "--no-tags", "--cluster", cluster.address)
@@ -125,6 +127,7 @@ def hosts():
     hosts.__exit__()
 
 
+@pytest.mark.slow_first
 def test_a_host_whose_cable_is_pulled_in_the_middle_costs_its_files_nothing(quick_cli, tracks, tmp_path, hosts):
     """Two workers on hosts of their own; one goes silent without a word, which no connection tells before its timeout."""
     quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")

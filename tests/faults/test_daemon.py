@@ -300,6 +300,7 @@ def test_after_dropped_events_everything_is_found(cli, folder, spoiled):
         watch.until_states(dict.fromkeys([first, *late, after], "ready"))
 
 
+@pytest.mark.slow_first
 def test_many_files_that_came_while_it_was_stopped_are_all_found(cli, folder, tmp_path):
     """More events than the kernel queues, of more folders than are watched. DEEP: seven thousand files."""
     files = 7000 if DEEP else 700

@@ -52,6 +52,9 @@ class Watching:
                 self.process.kill()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever it left
+        self._reader.join(LIMIT_S)
+        if not self._reader.is_alive():  # a process that left the group may hold the pipe open
+            self.process.stderr.close()
 
     def until(self, condition, what: object = "", limit_s: float = LIMIT_S) -> None:
         """Wait for something to come true; fails with what the daemon said."""
