@@ -15,7 +15,6 @@ from pathlib import Path
 import mutagen
 import pytest
 
-from indexer.encoders.m2d.encoder import M2DEncoder
 from indexer.files.audio.identity import AUDIO_SUFFIXES
 from indexer.files.children.worker import Worker
 from tests.helpers.synth import write_audio
@@ -104,7 +103,12 @@ def count_reading(monkeypatch, found, progress):
 
 
 def count_encoding(monkeypatch, found, progress):
-    """The encoder is made slower than the decoding, as it is with a real model: how full its batches are must not depend on luck."""
+    """The encoder is made slower than the decoding, as it is with a real model.
+
+    How full its batches are must not depend on luck.
+    """
+    from indexer.encoders.m2d.encoder import M2DEncoder
+
     real = M2DEncoder.encode
 
     def encode(self, units):

@@ -1,5 +1,6 @@
 """Encoders side by side, what a person says, and what is suggested to them: on a library of real short files."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from indexer.library.readonly import open_readonly
 from indexer.models import choice as models
 from indexer.upkeep.demo import Track, write_track
 from tests.helpers.cli import Cli
+from tests.helpers.deep import DEEP
 from tests.helpers.labelled import ENCODER, WIDTH, sql
 from tests.helpers.libraries import adopt
 from tests.helpers.synth import write_audio
@@ -42,7 +44,8 @@ def test_joined_encoders_are_embedded_once_each(joined, music_folder):
     assert (found["embedded"], found["failed"]) == (6, 0)
     names = rows(
         joined,
-        "SELECT e.name, e.width, e.parts IS NULL, count(b.id) FROM encoders e LEFT JOIN embeddings b ON b.encoder_id = e.id GROUP BY e.id ORDER BY e.width",
+        "SELECT e.name, e.width, e.parts IS NULL, count(b.id)"
+        " FROM encoders e LEFT JOIN embeddings b ON b.encoder_id = e.id GROUP BY e.id ORDER BY e.width",
     )
     assert [
         (name.rsplit("+")[-1] if n == 2 else "", width, plain, count)
@@ -127,7 +130,8 @@ def test_a_joined_head_labels_timelines_and_new_files(two_genres, tmp_path):
     stored = dict(
         rows(
             cli,
-            "SELECT s.genre, s.probability FROM scores s JOIN files f ON f.recording_id = s.recording_id WHERE f.path = ? AND s.head_id = ?",
+            "SELECT s.genre, s.probability FROM scores s JOIN files f ON f.recording_id = s.recording_id"
+            " WHERE f.path = ? AND s.head_id = ?",
             os.fsencode(folder / "new.flac"),
             *heads[0],
         )
@@ -157,7 +161,8 @@ def test_a_correction_goes_into_library_and_tags_and_stays(two_genres):
     cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # a new library learns it from the file
     assert rows(
         cli,
-        "SELECT tag_genre, json_extract(indexer_genre, '$.model') FROM tracks t JOIN tags ON file_id = t.id WHERE path = ?",
+        "SELECT tag_genre, json_extract(indexer_genre, '$.model')"
+        " FROM tracks t JOIN tags ON file_id = t.id WHERE path = ?",
         str(file),
     ) == [("Drum and Bass", "correction")]
     cli("tags", "undo", file)
@@ -253,7 +258,12 @@ def test_suggest_without_a_head_says_what_is_missing(cli, music_folder):
 
 
 @pytest.mark.slow_first
-def test_evaluate_shows_every_encoder_and_the_cnn_side_by_side(two_genres):
+def test_evaluate_shows_every_encoder_and_the_cnn_side_by_side(two_genres, monkeypatch):
+    """How well the CNN learns is told in test_cnn.py: here it trains for four epochs. DEEP: as many as it wants."""
+    from indexer.heads import cnn
+
+    if not DEEP:
+        monkeypatch.setattr(cnn, "CnnSettings", functools.partial(cnn.CnnSettings, epochs=4))
     cli, _ = two_genres
     found = cli.json("evaluate", "--cnn", "--folds", 2)
     assert sorted(row["kind"] for row in found["learners"]) == ["cnn", "linear", "linear", "linear"]

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from indexer.encoders import tensorfile
 from indexer.encoders.load import load_encoder
@@ -242,7 +241,7 @@ def test_weights_come_back_within_half_a_step():
 def test_int8_is_refused_in_one_line_where_it_wins_nothing(model, cpu, monkeypatch, flags, installed, device, said):
     cpu(flags)
     monkeypatch.setattr(openvino, "is_installed", lambda: installed)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     with pytest.raises(ModelError, match=said):
         load_encoder(model[0], device=device, precision="int8")
 

@@ -17,7 +17,7 @@ PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
 
 
 def weights(*, width=64, depth=2, columns=38, seed=0) -> dict[str, np.ndarray]:
-    """Encoder weights large enough that every part of the network shows in the result. width=768, depth=12: ViT-Base."""
+    """Encoder weights so large that every part of the network shows in the result; ViT-Base: width 768, depth 12."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape, scale=1.0, mean=0.0):
@@ -42,7 +42,7 @@ def weights(*, width=64, depth=2, columns=38, seed=0) -> dict[str, np.ndarray]:
 
 
 def exact_weights(*, width=64, depth=1, columns=62) -> dict[str, np.ndarray]:
-    """Encoder weights that are the same to the last bit wherever they are made: integers of one byte over powers of two."""
+    """Encoder weights that are the same to the last bit everywhere: integers of one byte over powers of two."""
     state = {}
     for name, like in weights(width=width, depth=depth, columns=columns).items():
         mean = float("norm" in name and name.endswith("weight"))

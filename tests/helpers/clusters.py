@@ -1,7 +1,8 @@
-"""A real Dask cluster on loopback, in processes of its own, for tests and benchmarks; and what its workers can be made to do.
+"""A real Dask cluster on loopback, in processes of its own, whose workers can be made to fail.
 
-Loaded by a worker (`dask worker --preload`) this module bends its sessions by CLUSTER_TEST: {"delay_s": before every file,
-"kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep in a reader}. Never part of the program.
+Loaded by a worker (`dask worker --preload`) this module changes its sessions by CLUSTER_TEST: {"delay_s": before every
+file, "kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep
+in a reader}.
 """
 
 import hashlib

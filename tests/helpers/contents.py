@@ -36,19 +36,20 @@ def scanned_contents(db):
             "SELECT audio_sha256, codec, sample_rate_hz, channels, duration_s, reason FROM recordings ORDER BY 1"
         ).fetchall(),
         "files": conn.execute(
-            "SELECT f.path, f.state, f.reason, f.container, f.dev, f.ino, f.size, f.mtime_ns, r.audio_sha256 FROM files f"
-            " LEFT JOIN recordings r ON r.id = f.recording_id ORDER BY 1"
+            "SELECT f.path, f.state, f.reason, f.container, f.dev, f.ino, f.size, f.mtime_ns, r.audio_sha256"
+            " FROM files f LEFT JOIN recordings r ON r.id = f.recording_id ORDER BY 1"
         ).fetchall(),
         "predictions": conn.execute(
-            "SELECT r.audio_sha256, p.genre, p.decided, p.second_genre FROM predictions p JOIN recordings r ON r.id = p.recording_id"
-            " ORDER BY 1"
+            "SELECT r.audio_sha256, p.genre, p.decided, p.second_genre"
+            " FROM predictions p JOIN recordings r ON r.id = p.recording_id ORDER BY 1"
         ).fetchall(),
         "tags": conn.execute(
             "SELECT f.path, t.title, t.artist, t.genre FROM tags t JOIN files f ON f.id = t.file_id ORDER BY 1"
         ).fetchall(),
     }
     vectors = conn.execute(
-        "SELECT r.audio_sha256, e.encoder_id, e.units, e.vector, e.course FROM embeddings e JOIN recordings r ON r.id = e.recording_id ORDER BY 1, 2"
+        "SELECT r.audio_sha256, e.encoder_id, e.units, e.vector, e.course"
+        " FROM embeddings e JOIN recordings r ON r.id = e.recording_id ORDER BY 1, 2"
     ).fetchall()
     conn.close()
     return found, vectors

@@ -1,4 +1,4 @@
-"""A real `indexer watch` process on a real folder, for tests: its lines, its status, and waiting for things to come true."""
+"""A real `indexer watch` process on a real folder: its lines, its status, and waiting until a condition holds."""
 
 import os
 import signal

@@ -10,7 +10,10 @@ from tests.helpers.cli import Cli
 
 
 def adopt(cli: Cli, music: Path, *, state: Path, scanned: Path) -> None:
-    """Give ``cli`` the library in ``state``, which knows the folder ``scanned``, as if ``music``, its copy, had been scanned."""
+    """Give ``cli`` a copy of the library in ``state``, as if ``music`` had been scanned.
+
+    ``scanned`` is the folder that the library knows; ``music`` is a copy of it.
+    """
     shutil.copytree(state, cli.folder, dirs_exist_ok=True)
     with closing(sqlite3.connect(cli.db)) as conn, conn:
         for table in ("roots", "files"):

@@ -9,7 +9,7 @@ from indexer.upkeep import rebuild
 
 
 def kill_everywhere(db: Path) -> None:
-    """Run ``rebuild`` again and again, killed at its first, second ... change of the folder, until one passes; prints what was there."""
+    """Run ``rebuild``, killed at its first, second ... change of the folder, until it passes; print what was there."""
     settings = Settings(db=db, models=db.parent / "models", encoder="rhythm")
     old = {ending: Path(f"{db}{ending}").read_bytes() for ending in ("", "-wal")}
     for step in range(1, 100):

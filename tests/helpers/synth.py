@@ -1,4 +1,4 @@
-"""Synthesised audio for tests: any container the program reads, made with PyAV or soundfile, no network and no ffmpeg binary."""
+"""Synthesised audio for tests, in any container that the program reads; made with PyAV or soundfile."""
 
 from pathlib import Path
 
