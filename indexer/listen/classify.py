@@ -1,28 +1,24 @@
-"""Look only: genre, confidence and timeline of files, nothing stored and no tag touched."""
+"""Classifies files without a library: genre, confidence and timeline. Stores nothing and touches no tag."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
 from indexer.heads.decide import decide
 from indexer.library.registered import in_use_by
-from indexer.listen.embedder import Embedder, TrackEmbedding
+from indexer.listen.embedder import Embedder, TrackEmbedding, Watch
 from indexer.models import choice as models
 from indexer.models.choice import Chosen
 from indexer.wording import printable
 
-Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
-
 
 def chosen_model(settings: Settings) -> Chosen:
-    """The encoder and head to look with. Raises ModelError when there is none that gives genres."""
+    """The encoder and head to classify with. Raises ModelError when none gives genres."""
     chosen = models.choose(settings, in_use_by(settings.db))
     if chosen is None or chosen.head is None:
         raise ModelError(str(models.without_genres(chosen)))
@@ -30,10 +26,10 @@ def chosen_model(settings: Settings) -> Chosen:
 
 
 class Looker:
-    """Encoders and head, loaded once, for any number of files; a context manager. Raises ModelError for a file of them that is damaged."""
+    """Encoders and head, loaded once, for any number of files; a context manager."""
 
     def __init__(self, settings: Settings, chosen: Chosen) -> None:
-        """``chosen``: what ``chosen_model`` gave."""
+        """``chosen``: as ``chosen_model`` gives it. Raises ModelError when a file of the model is damaged."""
         self.chosen = chosen
         self._settings = settings
         self.worker = Worker()
@@ -43,7 +39,7 @@ class Looker:
 
     @property
     def encoders(self) -> int:
-        """How many hear each file."""
+        """How many encoders decode each file."""
         return len(self._embedders)
 
     def __enter__(self) -> "Looker":
@@ -55,24 +51,16 @@ class Looker:
         self.worker.close()
 
     def feed(
-        self, path: bytes, watch: Watch = lambda blocks, _rate: blocks
+        self, path: bytes, watch: Watch = lambda blocks, _rate_hz: blocks
     ) -> "list[Future[TrackEmbedding]] | FileError":
-        """Decode a file into every encoder: one future each, or why it cannot be decoded.
-
-        ``watch(blocks, sample_rate_hz)`` may look at the decoded blocks on their way; what it raises passes through.
-        """
+        """Decode a file into every encoder: a future for each, or the error of a file that cannot be decoded."""
         try:
-            return [
-                e.embed(
-                    watch(self.worker.decode(path, sample_rate_hz=e.encoder.sample_rate_hz), e.encoder.sample_rate_hz)
-                )
-                for e in self._embedders
-            ]
+            return [embedder.embed_file(self.worker, path, watch=watch) for embedder in self._embedders]
         except FileError as e:
             return e
 
     def result(self, name: str, fed: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
-        """What the head says of a file that was fed, under a name for people; waits for the encoder."""
+        """The result of a file that was fed, as ``classify`` gives it, with ``name`` as its path; waits for the encoder."""
         if isinstance(fed, FileError):
             return {"path": name, "error": fed.reason}
         for error in (future.exception() for future in fed):
@@ -107,9 +95,10 @@ class Looker:
 
 
 def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """One result a file, in order: {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
+    """One result for each file, in order. Raises ModelError when no model gives genres.
 
-    timeline: one entry a segment, {start_s, scores}.
+    A result is {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
+    The timeline has one entry for each segment: {start_s, scores}.
     """
     with Looker(settings, chosen_model(settings)) as looker:
         waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []

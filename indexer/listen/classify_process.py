@@ -1,8 +1,9 @@
-"""The process that classifies what is uploaded to the pages: it loads encoder and head once, works through orders, and ends when nobody needs it.
+"""The process that classifies uploads for the web server, so that the server itself never loads torch or a model.
 
-So that the web server never holds torch or a model. Speaks JSON, a line a message: the settings and then orders {id, path, name} and
-{cancel: id} on stdin; {id, progress, heard_s}, {id, result} or {id, error, kind} on stdout. Stores nothing and writes no file, so it may
-end at any moment: it does when stdin ends, which is the end of the server.
+It loads encoder and head once, classifies one file after the other, and ends when no order came for a while or when
+stdin ends, that is with the server. It speaks JSON, one message a line. On stdin: first the settings, then orders
+{id, path, name} and cancellations {cancel: id}. On stdout: {id, progress, heard_s}, {id, result} or {id, error, kind}.
+It stores nothing and writes no file, so it may end at any moment.
 """
 
 import json
@@ -21,17 +22,18 @@ import numpy as np
 from indexer.config import Settings, from_json
 from indexer.errors import FileError, IndexerError
 from indexer.listen.classify import Looker, chosen_model
+from indexer.models.choice import Chosen
 
 MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
-NEWS_S = 0.2  # at most so often is progress told
+PROGRESS_S = 0.2  # between two messages of progress, at least
 
 
 class CancelledError(Exception):
-    """Nobody waits for the result any more."""
+    """The order was cancelled."""
 
 
 class _Orders:
-    """Reads stdin in a thread, so that a cancellation is heard during the work."""
+    """Reads stdin in a thread, so that a cancellation arrives during the work."""
 
     def __init__(self) -> None:
         self.queue: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -45,16 +47,14 @@ class _Orders:
                 self.cancelled.add(order["cancel"])
             else:
                 self.queue.put(order)
-        os._exit(
-            0
-        )  # the reading child ends with this process; the upload has no name and is gone with the last that holds it
+        # The child process ends with this one; the upload has no name and vanishes when nobody has it open.
+        os._exit(0)
 
 
 def main() -> None:
-    """Work until stdin ends, or nothing came for ``unload_after_s``."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # a terminal's Ctrl-C is for the server too, which then need not wait: end without a traceback
+    """Classify until stdin ends, or until no order came for ``unload_after_s``."""
+    # Ctrl-C on a terminal reaches this process as well as the server: end at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = from_json(json.loads(sys.stdin.readline()))
     orders = _Orders()
     looker: Looker | None = None
@@ -66,23 +66,16 @@ def main() -> None:
                 _look(looker, order, orders.cancelled)
             except IndexerError as e:
                 _tell(order["id"], error=str(e), kind="model")
-            except Exception as e:  # torch and the device raise anything at all; the next order must go on
+            except Exception as e:  # torch and the device may raise anything; the next order must still work
                 _tell(order["id"], error=" ".join(f"classifying failed ({type(e).__name__}: {e})".split()), kind="died")
             orders.cancelled.discard(order["id"])
-    os._exit(0)  # not by the interpreter's end, which cannot take stdin from the thread that reads it
+    os._exit(0)  # the interpreter's own end would wait for the thread that reads stdin
 
 
 def _current(looker: Looker | None, settings: Settings) -> Looker:
-    """With the model that the library uses now: `indexer train` or `models use` may have named another since the last order."""
+    """The Looker for the model in use: `indexer train` or `models use` may have changed it since the last order."""
     chosen = chosen_model(settings)
-    assert chosen.head is not None
-    before = looker.chosen if looker else None
-    if (
-        looker
-        and before
-        and before.head
-        and (before.info.encoder_id, before.head.id) == (chosen.info.encoder_id, chosen.head.id)
-    ):
+    if looker and _ids(looker.chosen) == _ids(chosen):
         return looker
     following = Looker(settings, chosen)
     if looker:
@@ -90,8 +83,13 @@ def _current(looker: Looker | None, settings: Settings) -> Looker:
     return following
 
 
+def _ids(chosen: Chosen) -> tuple[str, str]:
+    assert chosen.head is not None
+    return chosen.info.encoder_id, chosen.head.id
+
+
 def _tell(order_id: int, **what: Any) -> None:
-    with suppress(BrokenPipeError):  # the server is gone, and the end of stdin says so
+    with suppress(BrokenPipeError):  # the server is gone; the end of stdin ends this process
         sys.stdout.write(json.dumps({"id": order_id, **what}) + "\n")
         sys.stdout.flush()
 
@@ -101,21 +99,21 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
     try:
         if order_id in cancelled:
             raise CancelledError
-        claimed_s = looker.worker.call("inspect", path)["audio"]["duration_s"] or 0.0
-        if claimed_s > MAX_AUDIO_S:
+        stated_s = looker.worker.call("inspect", path)["audio"]["duration_s"] or 0.0
+        if stated_s > MAX_AUDIO_S:
             raise FileError(path, _too_long())
         duration_s = 0.0
-        passes = 0  # every encoder hears the whole recording
+        passes = 0  # encoders that have the whole recording
 
         def tell(heard_s: float) -> None:
-            _tell(order_id, progress=_share(passes, heard_s, claimed_s, looker.encoders), heard_s=round(heard_s, 1))
+            _tell(order_id, progress=_share(passes, heard_s, stated_s, looker.encoders), heard_s=round(heard_s, 1))
 
         def watch(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
-            nonlocal duration_s, passes, claimed_s
+            nonlocal duration_s, passes, stated_s
             for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, tell):
                 duration_s = decoded_s
                 yield block
-            passes, claimed_s = passes + 1, duration_s
+            passes, stated_s = passes + 1, duration_s
 
         found = looker.result(order["name"], looker.feed(path, watch))
     except CancelledError:
@@ -143,7 +141,7 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
 def _watched(
     blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool], tell: Callable[[float], None]
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds so far, block) of every block; stops at what is too long or not wanted any more."""
+    """(seconds so far, block) for every block. Raises CancelledError, and FileError for a recording that is too long."""
     frames, told_s = 0, time.monotonic()
     for block in blocks:
         if is_cancelled():
@@ -151,15 +149,15 @@ def _watched(
         frames += len(block)
         if frames > MAX_AUDIO_S * sample_rate_hz:
             raise FileError("", _too_long())
-        if time.monotonic() - told_s >= NEWS_S:
+        if time.monotonic() - told_s >= PROGRESS_S:
             told_s = time.monotonic()
             tell(frames / sample_rate_hz)
         yield frames / sample_rate_hz, block
 
 
-def _share(passes: int, heard_s: float, claimed_s: float, encoders: int) -> float | None:
-    """Of the work that is done; None where the file does not say how long it is. What it says may be wrong."""
-    return round(min(0.99, (passes + min(1.0, heard_s / claimed_s)) / encoders), 3) if claimed_s else None
+def _share(passes: int, heard_s: float, stated_s: float, encoders: int) -> float | None:
+    """The share of the work that is done; None when the file does not state its length. A stated length may be wrong."""
+    return round(min(0.99, (passes + min(1.0, heard_s / stated_s)) / encoders), 3) if stated_s else None
 
 
 def _too_long() -> str:

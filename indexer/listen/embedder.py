@@ -1,8 +1,8 @@
 """Audio of many recordings -> one vector each: batches units across recordings and keeps running means.
 
-Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of the units a running mean
-and a bounded course are kept. Never reads a file, stores anything or knows a head; producers hand in units, results come
-back as futures.
+Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of its units only a running
+mean and a bounded trajectory are kept. Files are decoded by a child process. Stores nothing and knows no head; results
+come back as futures.
 """
 
 import queue
@@ -16,23 +16,27 @@ import numpy as np
 
 from indexer.encoders.encoder import Encoder, Unit
 from indexer.encoders.trajectory import Collector, Course
+from indexer.files.children.worker import Worker
 from indexer.listen.units import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
+# (blocks of audio, their sample rate in Hz) -> the same blocks; looks at them on their way, what it raises passes through
+Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
+
 
 @dataclass(frozen=True, slots=True)
 class TrackEmbedding:
-    """One recording's result."""
+    """What the encoder made of one recording."""
 
     vector: np.ndarray  # (width,) float32: mean over time
-    units: int
+    units: int  # that were embedded
     course: Course
     duration_s: float  # of the decoded audio
 
 
 class _Track:
-    """The running weighted mean of one recording's units, and their course."""
+    """The running weighted mean of one recording's units, and their trajectory."""
 
     def __init__(self, unit_s: float) -> None:
         self.future: Future[TrackEmbedding] = Future()
@@ -40,14 +44,14 @@ class _Track:
         self._sum: np.ndarray | None = None
         self._weight = 0
         self._units = 0
-        self.duration_s = 0.0  # once everything is handed over
+        self.duration_s = 0.0  # known once all audio is handed over
 
     def skip(self, width: int) -> None:
-        """The next unit is not embedded."""
+        """Count a unit that is not embedded."""
         self._course.add(np.zeros(width, np.float32), 0)
 
     def add(self, vector: np.ndarray, weight: int) -> None:
-        """Take in the next unit's vector (width,)."""
+        """Add the next unit's vector, (width,)."""
         part = vector.astype(np.float64) * weight
         self._sum = part if self._sum is None else self._sum + part
         self._weight += weight
@@ -55,8 +59,8 @@ class _Track:
         self._course.add(vector, weight)
 
     def finish(self) -> None:
-        """Settle the future. No units at all: the recording is shorter than the encoder can take."""
-        if self._sum is None:
+        """Settle the future: with the embedding, or with a ValueError or ArithmeticError."""
+        if self._sum is None:  # no unit at all
             self.future.set_exception(ValueError("too short for the encoder"))
             return
         vector = (self._sum / self._weight).astype(np.float32)
@@ -67,7 +71,7 @@ class _Track:
 
 
 class _Recording:
-    """The units of one recording as its audio comes in, and its length so far."""
+    """Cuts one recording into units as its audio arrives, and counts its length."""
 
     def __init__(self, encoder: Encoder, blocks: Iterable[np.ndarray]) -> None:
         self._frames = 0
@@ -76,7 +80,7 @@ class _Recording:
 
     @property
     def duration_s(self) -> float:
-        """Of what came in so far."""
+        """Seconds of audio so far."""
         return self._frames / self._encoder.sample_rate_hz
 
     def __iter__(self) -> Iterator[Unit]:
@@ -88,10 +92,10 @@ class _Recording:
 
 
 class Embedder:
-    """Runs an encoder in a thread of its own, on batches filled from all recordings in work."""
+    """Runs an encoder in a thread of its own, on batches filled with units of several recordings."""
 
     def __init__(self, encoder: Encoder, units: int | None = None) -> None:
-        """``units``: so many of a recording at most, evenly spread over it; None: all."""
+        """``units``: how many of a recording to embed at most, evenly spread over it; None: all."""
         self.encoder = encoder
         self._units = units
         self.busy_s = 0.0  # seconds that the encoder worked
@@ -103,10 +107,10 @@ class Embedder:
     def embed(
         self, blocks: Iterable[np.ndarray], *, waited: Callable[[float], None] = lambda _seconds: None
     ) -> Future[TrackEmbedding]:
-        """Feed one recording's audio; returns its future when all is handed over.
+        """Hand over one recording's audio, blocks of (n,) float32; returns its future once all is handed over.
 
-        Blocks while the encoder is behind, and tells ``waited`` for how long. An error of ``blocks`` passes through and drops
-        the recording.
+        Waits while the encoder is behind, and calls ``waited`` with the seconds. An error of ``blocks`` passes through and
+        drops the recording.
         """
         recording = _Recording(self.encoder, blocks)
         if self._units is None:
@@ -120,6 +124,18 @@ class Embedder:
         track.duration_s = recording.duration_s
         waited(self._put(track, None))
         return track.future
+
+    def embed_file(
+        self,
+        worker: Worker,
+        path: bytes,
+        *,
+        watch: Watch = lambda blocks, _rate_hz: blocks,
+        waited: Callable[[float], None] = lambda _seconds: None,
+    ) -> Future[TrackEmbedding]:
+        """As ``embed``, of a file that the worker's child process decodes. Raises FileError."""
+        rate_hz = self.encoder.sample_rate_hz
+        return self.embed(watch(worker.decode(path, sample_rate_hz=rate_hz), rate_hz), waited=waited)
 
     def close(self) -> None:
         """Stop after the batch in work; recordings that are not finished are dropped."""
@@ -155,7 +171,7 @@ class Embedder:
             rows = iter(vectors)
             for track, unit in batch:
                 vector = next(rows) if unit and unit is not GAP else None
-                if track.future.done():  # it failed
+                if track.future.done():  # the recording failed in an earlier batch
                     continue
                 if unit is None:
                     track.finish()
@@ -165,7 +181,7 @@ class Embedder:
                     track.add(vector, unit.weight)
 
     def _next_batch(self) -> list[tuple[_Track, Unit | None]]:
-        """At least one item, and as many more as wait, up to a full batch."""
+        """At least one item, and as many more as are queued, up to a full batch."""
         batch = []
         units = 0
         item = self._queue.get()

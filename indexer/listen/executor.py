@@ -1,7 +1,7 @@
-"""Where the heavy, pure steps of a file run: its identity and tags, and its recording's vector.
+"""Runs the two expensive steps of a file: reading its identity and tags, and embedding its recording.
 
-Owns the interface that the pipeline works against, and its local form: child processes that read, one thread an encoder. Knows
-neither database nor heads, and writes to no file.
+Owns the interface that the pipeline calls, and its local form: child processes that read files, and one thread for each
+encoder. Knows neither database nor heads, and writes to no file.
 """
 
 import os
@@ -20,12 +20,12 @@ from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
 from indexer.listen.embedder import Embedder, TrackEmbedding
 
-LOADING = "loading the model"
+LOADING = "loading the model"  # a kind of load, see Executor.load
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What embedded: device (cpu, cuda, mps), precision (fp32 ...) and the library that multiplied."""
+    """What an encoder computes with: device (cpu, cuda, mps), precision (fp32 ...) and library (torch ...)."""
 
     device: str
     precision: str
@@ -34,68 +34,68 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A recording's result in the form in which it is stored, and crosses a network."""
+    """The embedding of a recording in the form in which it is stored and sent over a network."""
 
     vector: bytes  # (width,) little-endian float16
-    units: int
+    units: int  # that were embedded
     course: bytes
     duration_s: float  # of the decoded audio
 
     @classmethod
     def of(cls, result: TrackEmbedding) -> "Embedded":
-        """What the encoder gave."""
+        """Convert what an Embedder gives."""
         return cls(result.vector.astype("<f2").tobytes(), result.units, result.course.to_bytes(), result.duration_s)
 
 
 class Executor(Protocol):
-    """Does the pure steps of many files at once. Called from one thread; the futures are settled from any."""
+    """Inspects and embeds many files at once. One thread calls it; any thread may settle the futures."""
 
     @property
     def limit(self) -> int:
-        """So many files in flight keep it busy."""
+        """How many files in flight keep it busy."""
         ...
 
     def inspect(self, path: bytes, stat: Stat) -> "Future[dict[str, Any]]":
-        """What ``child.inspect`` gives; a FileError where the file cannot be read. ``stat``: as it was a moment ago.
+        """The result of ``child.inspect``, or a FileError when the file cannot be read.
 
-        The stat that it gives is this machine's, whoever read the file.
+        ``stat`` is the file's from a moment ago. The stat in the result is this machine's, wherever the file was read.
         """
         ...
 
     def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
-        """The vector of the file's audio; FileError where it cannot be read, DeferredError where ``stat`` does not hold any more.
+        """The embedding of the file's audio. Raises ModelError when the encoder cannot be loaded.
 
-        Any other error is the encoder's; a ValueError says that the recording is too short. Raises ModelError where the encoder
-        cannot be loaded.
+        The future's error is a FileError when the file cannot be read, a DeferredError when it is no longer the file that
+        ``stat`` describes, a ValueError when the recording is too short, and otherwise the encoder's own.
         """
         ...
 
     def engine(self) -> Engine | None:
-        """What embedded last; None before anything was."""
+        """What embedded the last recording; None before the first."""
         ...
 
     def load(self) -> dict[str, float]:
-        """Share of the time since its making, 0 to 1, that each kind of its workers was busy, by the kind's name."""
+        """The share of its lifetime, 0 to 1, that each kind of its workers was busy, by the kind's name."""
         ...
 
     def news(self) -> list[tuple[str, str]]:
-        """(whom it is about, a line for a person) since the last time. Raises ClusterError when nothing can be done any more."""
+        """(subject, a line for a person) for each message since the last call. Raises ClusterError when it cannot go on."""
         ...
 
     def workers(self) -> list[dict[str, Any]]:
-        """What each machine did so far; nothing where this one does everything."""
+        """A row for each worker of a cluster; empty when this machine does everything."""
         ...
 
     def close(self) -> None:
-        """Stop; what is not finished is dropped."""
+        """Stop; files in flight are dropped."""
         ...
 
 
 class LocalExecutor:
-    """On this machine: ``readers`` read and decode, an Embedder for each encoder multiplies."""
+    """Works on this machine: ``readers`` read and decode, one Embedder for each encoder computes."""
 
     def __init__(self, readers: Readers) -> None:
-        """``readers`` stay their owner's."""
+        """``readers`` are not closed with it: their owner closes them."""
         self._readers = readers
         self._embedders: dict[str, Embedder] = {}
         self._engine: Engine | None = None
@@ -104,15 +104,15 @@ class LocalExecutor:
 
     @property
     def limit(self) -> int:
-        """So many files in flight keep it busy."""
+        """See Executor."""
         return 3 * self._readers.count
 
-    def inspect(self, path: bytes, stat: Stat) -> "Future[dict[str, Any]]":  # noqa: ARG002 - what the child finds counts
-        """As the protocol says."""
+    def inspect(self, path: bytes, stat: Stat) -> "Future[dict[str, Any]]":  # noqa: ARG002 - the child takes the stat itself
+        """See Executor."""
         return self._readers.submit(lambda worker: worker.call("inspect", path))
 
     def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
-        """As the protocol says."""
+        """See Executor."""
         embedder = self._embedder(part)
         result: Future[Embedded] = Future()
         fed = self._readers.submit(partial(self._feed, path, stat, embedder))
@@ -124,15 +124,15 @@ class LocalExecutor:
         return self._embedder(part).encoder
 
     def embed_samples(self, samples: np.ndarray, part: Part) -> "Future[TrackEmbedding]":
-        """The vector of (n,) float32 samples of the encoder's rate; waits while it is behind."""
+        """The embedding of (n,) float32 samples at the encoder's sample rate; waits while the encoder is behind."""
         return self._embedder(part).embed([samples])
 
     def engine(self) -> Engine | None:
-        """As the protocol says."""
+        """See Executor."""
         return self._engine
 
     def load(self) -> dict[str, float]:
-        """As the protocol says: of reading, the encoder, and loading its weights."""
+        """See Executor; the kinds are reading, the encoder, and loading its weights."""
         elapsed_s = time.monotonic() - self._started_s
         return {
             "reading": self._readers.busy_s / self._readers.count / elapsed_s,
@@ -141,15 +141,15 @@ class LocalExecutor:
         }
 
     def news(self) -> list[tuple[str, str]]:
-        """Nothing: every failure here is a file's."""
+        """See Executor; none, for every failure here belongs to a file."""
         return []
 
     def workers(self) -> list[dict[str, Any]]:
-        """None but this machine."""
+        """See Executor."""
         return []
 
     def close(self) -> None:
-        """As the protocol says."""
+        """See Executor."""
         for embedder in self._embedders.values():
             embedder.close()
 
@@ -164,19 +164,17 @@ class LocalExecutor:
         return embedder
 
     def _feed(self, path: bytes, stat: Stat, embedder: Embedder, worker: Worker) -> "Future[TrackEmbedding]":
-        """Decode into the encoder; the future is settled when it has heard everything."""
+        """Decode the file into the encoder. Raises FileError; DeferredError when the file changed meanwhile."""
         failure: FileError | None = None
         try:
-            result = embedder.embed(
-                worker.decode(path, sample_rate_hz=embedder.encoder.sample_rate_hz), waited=self._readers.waited
-            )
+            result = embedder.embed_file(worker, path, waited=self._readers.waited)
         except FileError as e:
             failure = e
         try:
             unchanged = Stat.of(path) == stat
         except OSError:
             unchanged = False
-        if not unchanged:  # then whatever went wrong says nothing about what is there now
+        if not unchanged:  # a failure says nothing about the file that is there now
             raise DeferredError(os.fsdecode(path), "it changed while it was read") from failure
         if failure is not None:
             raise failure
@@ -184,7 +182,7 @@ class LocalExecutor:
 
 
 def _chain(result: "Future[Embedded]", fed: "Future[Future[TrackEmbedding]]") -> None:
-    """Settle ``result`` as soon as what was fed is."""
+    """Settle ``result`` once the file is decoded and its embedding is done; ``fed`` holds the embedding's future."""
     if fed.cancelled():
         result.cancel()
     elif (error := fed.exception()) is not None:

@@ -1,6 +1,6 @@
-"""Which units of a recording are embedded: those with sound, all of them or a few spread evenly over it.
+"""Chooses the units of a recording that are embedded: all with sound, or a few of them, evenly spread.
 
-Owns the choice; pure functions over streams of units, in bounded memory whatever the recording's length.
+Pure functions over streams of units. Memory does not grow with the recording's length.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,16 +11,19 @@ from indexer.encoders.encoder import Unit
 
 # Peak below which a unit is silence: -80 dB of full scale. The dither of a silent 16-bit recording reaches -84 dB.
 SILENCE_PEAK = 1e-4
-GAP = Unit(np.empty(0, np.float32), 0)  # stands for a unit that is not embedded, where its place in time counts
+GAP = Unit(np.empty(0, np.float32), 0)  # takes the place in time of a unit that is not embedded
 
 
 def is_silent(unit: Unit) -> bool:
-    """Whether nothing is heard in it."""
+    """Whether the unit's peak lies below SILENCE_PEAK."""
     return bool(np.abs(unit.samples).max(initial=0.0) < SILENCE_PEAK)
 
 
 def sounding(units: Iterable[Unit]) -> Iterator[Unit]:
-    """The units, with GAP for each that is silent. Of a recording that is all silence the first one stays, for it must have a vector."""
+    """The units, with GAP in place of each silent one.
+
+    Of a recording that is all silence the first unit stays, for every recording must have a vector.
+    """
     first: Unit | None = None
     gaps = 0  # silent units before the first sound
     heard = False
@@ -42,9 +45,9 @@ def sounding(units: Iterable[Unit]) -> Iterator[Unit]:
 
 
 def spread(units: Iterable[Unit], count: int) -> list[Unit]:
-    """At most ``count`` of the units with sound, evenly spread; never holds more than twice as many."""
+    """At most ``count`` of the units with sound, evenly spread. Holds at most 2 * ``count`` of them at a time."""
     kept: list[Unit] = []
-    step = 1  # every step-th unit is kept; doubled whenever too many are
+    step = 1  # every step-th unit is kept; doubled whenever 2 * count are held
     for number, unit in enumerate(unit for unit in sounding(units) if unit is not GAP):
         if number % step == 0:
             kept.append(unit)

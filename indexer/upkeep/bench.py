@@ -217,11 +217,7 @@ def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> d
                 worker = workers[number % len(workers)]
                 seconds = 0.0
                 for embedder in embedders:
-                    seconds = (
-                        embedder.embed(worker.decode(os.fsencode(path), sample_rate_hz=embedder.encoder.sample_rate_hz))
-                        .result()
-                        .duration_s
-                    )
+                    seconds = embedder.embed_file(worker, os.fsencode(path)).result().duration_s
                 return seconds
 
             for start in range(0, len(paths), len(workers)):  # a worker serves one file at a time
