@@ -108,7 +108,8 @@ def users_of(library: str) -> set[str]:
 
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {
-        "indexer.files.tags.read",
+        "indexer.files.containers",
+        "indexer.files.tags.fields",
         "indexer.files.tags.blocks.vorbis",
     }  # reading fields; paging Ogg
     assert users_of("av") == {"indexer.files.audio.decode"}

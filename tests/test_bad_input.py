@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.files.audio.identity import AUDIO_SUFFIXES
+from indexer.files.containers import AUDIO_SUFFIXES
 from tests.helpers.contents import rows
 from tests.helpers.synth import CONTAINERS, write_audio
 

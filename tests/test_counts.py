@@ -15,8 +15,8 @@ from pathlib import Path
 import mutagen
 import pytest
 
-from indexer.files.audio.identity import AUDIO_SUFFIXES
 from indexer.files.children.worker import Worker
+from indexer.files.containers import AUDIO_SUFFIXES
 from tests.helpers.synth import write_audio
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted by Linux")

@@ -33,7 +33,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import DeferredError, FileError, ReadError
-from indexer.files.audio.identity import AUDIO_SUFFIXES, Fingerprint, Stat, fingerprint, sniff
+from indexer.files.audio.identity import Fingerprint, Stat, fingerprint, sniff
+from indexer.files.containers import AUDIO_SUFFIXES
 from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "tag-fixture"

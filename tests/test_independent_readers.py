@@ -23,7 +23,7 @@ import pytest
 
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
-from indexer.files.tags import genre as genre_fields
+from indexer.files.containers import CONTAINERS as CONTAINERS_KNOWN
 from indexer.files.tags import write as tagwriter
 from indexer.files.tags.write import GenreEdit
 from tests.helpers.synth import CONTAINERS, write_audio
@@ -181,7 +181,7 @@ def write(path: Path, edit: GenreEdit | None = EDIT) -> None:
 def padding(path: Path, container: str) -> int:
     """Free bytes of the tag that carries our fields."""
     with path.open("rb") as file:
-        block = genre_fields.PLACES[container][0][0](file)
+        block = CONTAINERS_KNOWN[container].places[0].load(file)
         return block.room - block.length() if block.exists and block.padded else 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from indexer.errors import ConfigError
-from indexer.files.audio.identity import AUDIO_SUFFIXES
+from indexer.files.containers import AUDIO_SUFFIXES
 from indexer.files.tags.write import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)

@@ -12,23 +12,10 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
+from indexer.files.containers import media_type
 from indexer.web.context import rows
 
 PIECE_BYTES = 1 << 18
-# What browsers are told; by the container that the content showed, never by the file's name.
-TYPES = {
-    "mp3": "audio/mpeg",
-    "flac": "audio/flac",
-    "vorbis": "audio/ogg",
-    "opus": "audio/ogg",
-    "oggflac": "audio/ogg",
-    "mp4": "audio/mp4",
-    "wav": "audio/wav",
-    "aiff": "audio/aiff",
-    "aac": "audio/aac",
-    "asf": "audio/x-ms-wma",
-    "wavpack": "audio/x-wavpack",
-}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
 
 
@@ -53,7 +40,7 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
         asked = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
         wanted = parse_range(asked, stat.st_size)
         headers = {
-            "content-type": TYPES.get(found[0]["container"], "application/octet-stream"),
+            "content-type": media_type(found[0]["container"]),
             "accept-ranges": "bytes",
             "etag": tag,
             "cache-control": "private, no-cache",

@@ -13,56 +13,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from indexer.errors import ReadError
-from indexer.files.audio.payload.asf import HEADER as ASF_HEADER
-from indexer.files.audio.payload.asf import walk_asf
-from indexer.files.audio.payload.mp4 import walk_mp4
-from indexer.files.audio.payload.mpeg import first_frame, walk_mpeg
-from indexer.files.audio.payload.ogg import ogg_kind, walk_ogg
-from indexer.files.audio.payload.simple import (
-    walk_aiff,
-    walk_ape,
-    walk_dsf,
-    walk_flac,
-    walk_musepack,
-    walk_tta,
-    walk_wav,
-    walk_wavpack,
-)
 from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
-AUDIO_SUFFIXES = frozenset({
-    ".mp3", ".mp2", ".mpga", ".aac", ".flac", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b", ".mp4", ".wav", ".wave", ".bwf", ".rf64", ".aif", ".aiff", ".aifc", ".afc",
-    ".wma", ".asf", ".wv", ".mpc", ".mp+", ".ape", ".tta", ".dsf", ".dff", ".mka", ".webm", ".ac3", ".eac3", ".dts", ".au", ".snd", ".caf", ".w64", ".tak",
-})  # fmt: skip
-
-_WALKERS: dict[str, Callable[[ByteSource], Iterator[Part]]] = {
-    "mp3": walk_mpeg,
-    "aac": walk_mpeg,
-    "flac": walk_flac,
-    "vorbis": walk_ogg,
-    "opus": walk_ogg,
-    "speex": walk_ogg,
-    "oggflac": walk_ogg,
-    "mp4": walk_mp4,
-    "wav": walk_wav,
-    "aiff": walk_aiff,
-    "asf": walk_asf,
-    "wavpack": walk_wavpack,
-    "musepack": walk_musepack,
-    "ape": walk_ape,
-    "tta": walk_tta,
-    "dsf": walk_dsf,
-}
-_MAGIC = {
-    b"fLaC": "flac",
-    b"wvpk": "wavpack",
-    b"MPCK": "musepack",
-    b"MP+": "musepack",
-    b"MAC ": "ape",
-    b"TTA1": "tta",
-    b"DSD ": "dsf",
-    ASF_HEADER: "asf",
-}
 _OTHER_AUDIO = (  # whole files FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten, OptimFROG
     b"\x1a\x45\xdf\xa3", b"\x0b\x77", b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b".snd", b"caff", b"riff\x2e\x91\xcf\x11",
     b"tBaK", b"FRM8", b"#!AMR", b"ajkg", b"OFR ", b".RMF", b"Creative Voice File", b"TTA2", b"FLV\x01", b"LA02", b"LA03", b"LA04",
@@ -109,19 +62,11 @@ def sniff(file: BinaryIO) -> str:
 def _sniff(source: ByteSource) -> str:
     for position in dict.fromkeys((after_leading_tags(source), 0)):
         head = source.at(position, 16)
-        name = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-        if name is None and head[:4] in {b"RIFF", b"RF64", b"BW64"} and head[8:12] == b"WAVE":
-            name = "wav"
-        elif name is None and head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
-            name = "aiff"
-        elif name is None and head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"styp"}:
-            name = "mp4"
-        elif name is None and head[:4] == b"OggS":
-            name = ogg_kind(source) or "other"
-        if name or head.startswith(_OTHER_AUDIO):
+        name = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+        name = name or next(filter(None, (sniff(source, head) for sniff in SNIFFS)), None)
+        if name or head.startswith((*_OTHER_AUDIO, b"OggS")):  # an Ogg file without a known stream is no MPEG file
             return name or "other"
-    first = first_frame(source)
-    return first.kind if first else "other"
+    return next(filter(None, (search(source) for search in SEARCHES)), "other")
 
 
 def fingerprint(
@@ -142,7 +87,7 @@ def fingerprint(
         if not source.size:
             raise ReadError(path, "empty file")
         container = _sniff(source)
-        walk = _WALKERS.get(container) or _walk_other
+        walk = CONTAINERS[container].walk if container in CONTAINERS else _walk_other
         return Fingerprint(container, _hash(container, source, walk(source)))
     except OSError as error:
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 from indexer.errors import FileError, ReadError, WriteRefusedError
 from indexer.files.audio import decode as audio
 from indexer.files.audio.identity import fingerprint, sniff
+from indexer.files.containers import CONTAINERS, Loader
 from indexer.files.tags import genre as genre_fields
 from indexer.files.tags import read as tags
 from indexer.files.tags import write as tagwriter
@@ -21,7 +22,6 @@ from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
 from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
 from indexer.files.tags.blocks.mp4 import IlstBlock, meta_head
-from indexer.files.tags.genre import PLACES, Loader
 
 ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags that programs put on files of any kind
 FRAGMENTS = (b"moof", b"sidx", b"mfra")
@@ -94,7 +94,7 @@ def places(path: str, container: str) -> list[dict[str, Any]]:
 
     The places of the container come first, also where they do not exist yet; others only where they exist.
     """
-    own = PLACES.get(container, [])
+    own = [(place.load, place.create) for place in CONTAINERS[container].places] if container in CONTAINERS else []
     if own and _lesser_tags_alone(path, own):  # a write makes no new one
         own = [(load, filled and number > 0) for number, (load, filled) in enumerate(own)]
     wanted = [*own, *((load, False) for load in ANYWHERE if load not in [known for known, _ in own])]

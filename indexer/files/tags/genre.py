@@ -7,17 +7,14 @@ so that undo needs nothing but the file. Works in place: tagwriter gives it a co
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
-from indexer.files.tags.blocks import id3 as id3_block
-from indexer.files.tags.blocks import riff as riff_block
-from indexer.files.tags.blocks.ape import ApeBlock, WavPackBlock
-from indexer.files.tags.blocks.asf import AsfBlock, AsfLibraryBlock
+from indexer.files.containers import CONTAINERS, Container
 from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
@@ -28,36 +25,11 @@ from indexer.files.tags.blocks.blocks import (
     TagDamagedError,
     UnwritableError,
     digest,
-    file_size,
 )
-from indexer.files.tags.blocks.id3 import Id3v1Block
-from indexer.files.tags.blocks.mp4 import IlstBlock, other_atoms
-from indexer.files.tags.blocks.vorbis import FlacBlock, OggBlock
 
-Loader = Callable[[BinaryIO], Block]
 FilePath = str | bytes | os.PathLike[str]
 FRAME_BYTES = 1024  # headers of a tag, of the chunk or atoms around it, or of its Ogg pages
-LARGEST_RIFF = (1 << 32) - (1 << 18)  # bytes; so large a WAV or AIFF file has room for our tags below its 4 GiB
 MAX_ORIGINAL = 60_000  # bytes of a genre that can be recorded for undo
-
-# container -> (tag, written even where it does not exist yet); the first one carries our own fields (see _main_place)
-PLACES: dict[str, list[tuple[Loader, bool]]] = {
-    "mp3": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
-    "tta": [(id3_block.load_front, True), (ApeBlock, False), (Id3v1Block, False)],
-    "dsf": [(id3_block.load_dsf, True)],
-    "wav": [(riff_block.load_id3_chunk, True), (riff_block.InfoBlock, True)],
-    "aiff": [(riff_block.load_id3_chunk, True)],
-    "flac": [(FlacBlock, True)],
-    "vorbis": [(OggBlock, True)],
-    "opus": [(OggBlock, True)],
-    "speex": [(OggBlock, True)],
-    "oggflac": [(OggBlock, True)],
-    "mp4": [(IlstBlock, True)],
-    "asf": [(AsfBlock, True), (AsfLibraryBlock, False)],
-    "wavpack": [(WavPackBlock, True), (Id3v1Block, False)],
-    "musepack": [(ApeBlock, True), (Id3v1Block, False)],
-    "ape": [(ApeBlock, True), (Id3v1Block, False)],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +92,15 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
 
     Raises UnsupportedError, WriteRefusedError (a tag that must not be rewritten), ReadError.
     """
-    with _open(path, container, "r+b") as (file, places):
-        blocks = [load(file) for load, _ in places]
+    with _open(path, container, "r+b") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
         main = _main_place(path, blocks)
         original = _kept_original(blocks) or _compact(_record(blocks))
         if len(original) > MAX_ORIGINAL:
             raise WriteRefusedError(path, "the genre that stands there is too long to be recorded for undo")
-        for number, (load, create) in enumerate(places):
-            block = load(file)
-            if not block.exists and (main or not create):
+        for number, place in enumerate(kind.places):
+            block = place.load(file)
+            if not block.exists and (main or not place.create):
                 continue
             at = next((i for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE), None)
             others = _others(block.fields)
@@ -145,14 +117,14 @@ def restore_genre(path: FilePath, container: str) -> None:
 
     Raises WriteRefusedError when nothing is recorded.
     """
-    with _open(path, container, "r+b") as (file, places):
-        blocks = [load(file) for load, _ in places]
+    with _open(path, container, "r+b") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
         record = parse_original(_first_text(blocks, ORIGINAL))
         if record is None:
             raise WriteRefusedError(path, "no earlier genre is recorded in the file")
         main = next(number for number, block in enumerate(blocks) if _first_text([block], ORIGINAL))
-        for number, (load, _) in enumerate(places):
-            block = load(file)
+        for number, place in enumerate(kind.places):
+            block = place.load(file)
             if block.exists:
                 _restore_block(file, block, record, is_main=number == main)
 
@@ -280,10 +252,10 @@ def other_fields(path: FilePath, container: str) -> dict[str, str]:
     Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields) and exist only with it.
     Raises ReadError, UnsupportedError.
     """
-    with _open(path, container, "rb") as (file, places):
+    with _open(path, container, "rb") as (file, kind):
         found: dict[str, str] = {}
-        for load, _ in places:
-            block = load(file)
+        for place in kind.places:
+            block = place.load(file)
             by_name: dict[str, list[bytes]] = {}
             for field in _others(block.fields):
                 by_name.setdefault(field.name, []).append(field.raw)
@@ -293,10 +265,8 @@ def other_fields(path: FilePath, container: str) -> dict[str, str]:
                 found[f"tag:{block.kind} order"] = digest(
                     f.name.encode("utf-8", "replace") for f in _others(block.fields)
                 )
-        if container in ("wav", "aiff"):
-            found |= riff_block.other_chunks(file)
-        if container == "mp4":
-            found |= other_atoms(file)
+        if kind.other_parts is not None:
+            found |= kind.other_parts(file)
         return found
 
 
@@ -312,42 +282,30 @@ def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def standing_genres(path: FilePath, container: str) -> dict[str, list[str]]:
     """The genre as each tag of the file holds it, by kind of tag (id3, ape, id3v1, info, vorbis, ilst, asf)."""
-    with _open(path, container, "rb") as (file, places):
-        blocks = [load(file) for load, _ in places]
+    with _open(path, container, "rb") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
         return {block.kind: block.text_of(GENRE) for block in blocks}
 
 
 def tag_bytes(path: FilePath, container: str) -> int:
     """By how much the file can at most shrink when its tags are rewritten."""
-    with _open(path, container, "rb") as (file, places):
-        blocks = [load(file) for load, _ in places]
+    with _open(path, container, "rb") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
         return sum(max(block.room, sum(len(field.raw) for field in block.fields)) + FRAME_BYTES for block in blocks)
 
 
 def refuse_damaged(path: FilePath, container: str) -> None:
     """Raise WriteRefusedError where the tags or the sizes of the file look damaged; UnsupportedError where none can be written."""
     try:
-        with _open(path, container, "rb") as (file, places):
-            for load, _ in places:
-                if reason := load(file).problem():
+        with _open(path, container, "rb") as (file, kind):
+            for place in kind.places:
+                if reason := place.load(file).problem():
                     raise WriteRefusedError(path, reason)
-            _main_place(path, [load(file) for load, _ in places])
-            if container == "mp3" and not _audio_follows(file):
-                raise WriteRefusedError(path, "no MPEG frame follows the ID3 tag: its size is wrong")
-            if container in ("wav", "aiff") and file_size(file) > LARGEST_RIFF:
-                raise WriteRefusedError(path, "there is no room for a tag: the format ends at 4 GiB")
+            _main_place(path, [place.load(file) for place in kind.places])
+            if kind.problem is not None and (reason := kind.problem(file)):
+                raise WriteRefusedError(path, reason)
     except ReadError as error:
         raise WriteRefusedError(path, error.reason) from error
-
-
-def _audio_follows(file: BinaryIO) -> bool:
-    """Whether an MPEG frame, or another tag, begins right behind the ID3v2 tag or the zeros that some writers leave there."""
-    file.seek(0)
-    file.seek(id3_block.tag_size(file.read(10)) or 0)
-    data = file.read(1 << 16).lstrip(b"\x00")
-    return (
-        data[:3] == b"ID3" or data[:8] == b"APETAGEX" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
-    )
 
 
 def _others(fields: list[Field]) -> list[Field]:
@@ -359,15 +317,13 @@ def _without_own_two(fields: list[Field]) -> list[Field]:
 
 
 @contextmanager
-def _open(
-    path: FilePath, container: str, mode: Literal["rb", "r+b"]
-) -> Iterator[tuple[BinaryIO, list[tuple[Loader, bool]]]]:
-    places = PLACES.get(container)
-    if places is None:
+def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterator[tuple[BinaryIO, Container]]:
+    kind = CONTAINERS.get(container)
+    if kind is None or not kind.places:
         raise UnsupportedError(path, f"tags of {container} files cannot be written")
     try:
         with Path(os.fsdecode(path)).open(mode) as file:
-            yield file, places
+            yield file, kind
     except UnwritableError as error:
         raise WriteRefusedError(path, str(error)) from error
     except TagDamagedError as error:

@@ -26,6 +26,11 @@ class _Box(NamedTuple):
     stated_end: int
 
 
+def mp4_kind(_source: ByteSource, head: bytes) -> str | None:
+    """``mp4`` where the file begins with a box that MP4 and QuickTime files begin with."""
+    return "mp4" if head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"styp"} else None
+
+
 @dataclass(slots=True)
 class _Walker:
     source: ByteSource

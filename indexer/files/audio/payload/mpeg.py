@@ -183,6 +183,12 @@ def first_frame(source: ByteSource) -> FirstFrame | None:
     return search.chain(stated, stated + SEARCH_BYTES)
 
 
+def mpeg_kind(source: ByteSource) -> str | None:
+    """``mp3`` or ``aac`` (ADTS) where frames of that kind follow one another somewhere in the file."""
+    first = first_frame(source)
+    return first.kind if first else None
+
+
 def _id3v2_contents_end(source: ByteSource, position: int, end: int) -> int:
     """Where the frames of the ID3v2 tag stop and its padding begins, by their stated sizes."""
     head = source.at(position, ID3V2_HEADER_BYTES)

@@ -70,8 +70,10 @@ def _kind(source: ByteSource, page: _Page) -> str | None:
     return next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), None)
 
 
-def ogg_kind(source: ByteSource) -> str | None:
+def ogg_kind(source: ByteSource, head: bytes) -> str | None:
     """The codec of the first audio stream among the streams that begin together, or None."""
+    if head[: len(CAPTURE)] != CAPTURE:
+        return None
     position = after_leading_tags(source)
     for _ in range(MAX_STREAMS):
         page = _page(source, position)

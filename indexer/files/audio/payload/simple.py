@@ -42,6 +42,16 @@ def streaminfo_facts(block: bytes) -> bytes:
     return (int.from_bytes(block[10:14]) >> 4).to_bytes(4)
 
 
+def wav_kind(_source: ByteSource, head: bytes) -> str | None:
+    """``wav`` where the file begins as RIFF or one of its two 64-bit forms."""
+    return "wav" if head[:4] in {b"RIFF", b"RF64", b"BW64"} and head[8:12] == b"WAVE" else None
+
+
+def aiff_kind(_source: ByteSource, head: bytes) -> str | None:
+    """``aiff`` where the file begins as AIFF or AIFF-C."""
+    return "aiff" if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"} else None
+
+
 def walk_flac(source: ByteSource) -> Iterator[Part]:
     """FLAC: sample rate, channels and bits of STREAMINFO, then the frames."""
     start = after_leading_tags(source)

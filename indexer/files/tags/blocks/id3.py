@@ -301,6 +301,19 @@ def load_front(file: BinaryIO) -> Id3Block:
     return Id3Block(tag, lambda target, old, data: splice(target, 0, old, data))
 
 
+def no_frame_follows(file: BinaryIO) -> str | None:
+    """Why an MP3 file must not be written: neither a frame nor another tag begins behind the ID3v2 tag; None: one does.
+
+    Zeros that some writers leave between the two are stepped over.
+    """
+    file.seek(0)
+    file.seek(tag_size(file.read(10)) or 0)
+    data = file.read(1 << 16).lstrip(b"\x00")
+    if data[:3] == b"ID3" or data[:8] == b"APETAGEX" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
+        return None
+    return "no MPEG frame follows the ID3 tag: its size is wrong"
+
+
 def load_dsf(file: BinaryIO) -> Id3Block:
     """The ID3v2 tag at the end of a DSF file (DSF 1.01: total size at byte 12, pointer to the tag at byte 20)."""
     header = read_exactly(file, 0, 28, "the DSF header")

@@ -23,6 +23,7 @@ from indexer.files.tags.blocks.blocks import (
 from indexer.files.tags.blocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
+LARGEST = (1 << 32) - (1 << 18)  # bytes; so large a WAV or AIFF file has room for our tags below its 4 GiB
 
 
 class Chunk(NamedTuple):
@@ -84,6 +85,11 @@ class Form:
             raise UnwritableError("the file would outgrow its format")
         file.seek(4)
         file.write(size.to_bytes(4, "big" if order == "big" else "little"))
+
+
+def no_room(file: BinaryIO) -> str | None:
+    """Why no tag can be put into a WAV or AIFF file, or None."""
+    return "there is no room for a tag: the format ends at 4 GiB" if file_size(file) > LARGEST else None
 
 
 def load_id3_chunk(file: BinaryIO) -> Id3Block:

@@ -1,0 +1,250 @@
+"""The registry of containers: what the program knows of each kind of sound file, one entry a kind.
+
+An entry says by which name endings a walk finds such files, how one is recognised by content, which of its bytes are
+audio, and which tags are read and written. CONTRIBUTING.md tells how to add one. Any other file is ``other``: FFmpeg may
+decode it, its identity is the whole file, and its tags are neither read nor written.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from mutagen import aiff, dsf, flac, oggflac, oggopus, oggspeex, oggvorbis
+
+from indexer.files.audio.payload.asf import HEADER as ASF_HEADER
+from indexer.files.audio.payload.asf import walk_asf
+from indexer.files.audio.payload.mp4 import mp4_kind, walk_mp4
+from indexer.files.audio.payload.mpeg import mpeg_kind, walk_mpeg
+from indexer.files.audio.payload.ogg import ogg_kind, walk_ogg
+from indexer.files.audio.payload.simple import (
+    aiff_kind,
+    walk_aiff,
+    walk_ape,
+    walk_dsf,
+    walk_flac,
+    walk_musepack,
+    walk_tta,
+    walk_wav,
+    walk_wavpack,
+    wav_kind,
+)
+from indexer.files.audio.payload.source import ByteSource, Part
+from indexer.files.tags.blocks.ape import ApeBlock, WavPackBlock
+from indexer.files.tags.blocks.asf import AsfBlock, AsfLibraryBlock
+from indexer.files.tags.blocks.blocks import Block
+from indexer.files.tags.blocks.id3 import Id3v1Block, load_dsf, load_front, no_frame_follows
+from indexer.files.tags.blocks.mp4 import IlstBlock, other_atoms
+from indexer.files.tags.blocks.riff import InfoBlock, load_id3_chunk, no_room, other_chunks
+from indexer.files.tags.blocks.vorbis import FlacBlock, OggBlock
+from indexer.files.tags.fields import Fields, comments, id3_in, read_ape, read_asf, read_id3, read_mp4, read_wav
+
+Loader = Callable[[BinaryIO], Block]
+ANY_BYTES = "application/octet-stream"
+
+
+class Place(NamedTuple):
+    """A tag that can hold a genre."""
+
+    load: Loader
+    create: bool = True  # a write makes the tag where it does not exist yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One kind of sound file. Exactly one of ``magic``, ``sniff`` and ``search`` recognises it."""
+
+    name: str  # part of every recording's identity and of the library: never changes
+    suffixes: tuple[str, ...]  # name endings, lower case; content, not the ending, decides what a file is
+    magic: tuple[bytes, ...] = ()  # what its bytes behind any ID3v2 tag begin with
+    # Where that says too little: (source, the first 16 of these bytes) -> the name of the container, or None.
+    sniff: Callable[[ByteSource, bytes], str | None] | None = None
+    search: Callable[[ByteSource], str | None] | None = None  # where no beginning is known: tried last
+    walk: Callable[[ByteSource], Iterator[Part]]  # which bytes are audio
+    demuxers: tuple[str, ...]  # FFmpeg's names of the format
+    media_type: str = ANY_BYTES  # what browsers are told
+    read_fields: Callable[[BinaryIO], Fields] | None = None  # None: its tags are not read
+    places: tuple[Place, ...] = ()  # the first carries INDEXER_* (see genre.py); none: its tags are not written
+    other_parts: Callable[[BinaryIO], dict[str, str]] | None = None  # digests of what must survive beside the tags
+    problem: Callable[[BinaryIO], str | None] | None = None  # why a file must not be written, beside its tags' own
+
+
+_FRONT_ID3 = (Place(load_front), Place(ApeBlock, create=False), Place(Id3v1Block, create=False))
+
+CONTAINERS: dict[str, Container] = {
+    container.name: container
+    for container in (
+        Container(
+            name="mp3",
+            suffixes=(".mp3", ".mp2", ".mpga"),
+            search=mpeg_kind,
+            walk=walk_mpeg,
+            demuxers=("mp3",),
+            media_type="audio/mpeg",
+            read_fields=read_id3,
+            places=_FRONT_ID3,
+            problem=no_frame_follows,
+        ),
+        Container(
+            name="aac",
+            suffixes=(".aac",),
+            search=mpeg_kind,
+            walk=walk_mpeg,
+            demuxers=("aac",),
+            media_type="audio/aac",
+            read_fields=read_id3,
+        ),
+        Container(
+            name="flac",
+            suffixes=(".flac",),
+            magic=(b"fLaC",),
+            walk=walk_flac,
+            demuxers=("flac",),
+            media_type="audio/flac",
+            read_fields=comments(flac.FLAC),
+            places=(Place(FlacBlock),),
+        ),
+        Container(
+            name="vorbis",
+            suffixes=(".ogg",),
+            sniff=ogg_kind,
+            walk=walk_ogg,
+            demuxers=("ogg",),
+            media_type="audio/ogg",
+            read_fields=comments(oggvorbis.OggVorbis),
+            places=(Place(OggBlock),),
+        ),
+        Container(
+            name="opus",
+            suffixes=(".opus",),
+            sniff=ogg_kind,
+            walk=walk_ogg,
+            demuxers=("ogg",),
+            media_type="audio/ogg",
+            read_fields=comments(oggopus.OggOpus),
+            places=(Place(OggBlock),),
+        ),
+        Container(
+            name="speex",
+            suffixes=(".spx",),
+            sniff=ogg_kind,
+            walk=walk_ogg,
+            demuxers=("ogg",),
+            read_fields=comments(oggspeex.OggSpeex),
+            places=(Place(OggBlock),),
+        ),
+        Container(
+            name="oggflac",
+            suffixes=(".oga",),
+            sniff=ogg_kind,
+            walk=walk_ogg,
+            demuxers=("ogg",),
+            media_type="audio/ogg",
+            read_fields=comments(oggflac.OggFLAC),
+            places=(Place(OggBlock),),
+        ),
+        Container(
+            name="mp4",
+            suffixes=(".m4a", ".m4b", ".mp4"),
+            sniff=mp4_kind,
+            walk=walk_mp4,
+            demuxers=("mov", "mp4", "m4a"),
+            media_type="audio/mp4",
+            read_fields=read_mp4,
+            places=(Place(IlstBlock),),
+            other_parts=other_atoms,
+        ),
+        Container(
+            name="wav",
+            suffixes=(".wav", ".wave", ".bwf", ".rf64"),
+            sniff=wav_kind,
+            walk=walk_wav,
+            demuxers=("wav",),
+            media_type="audio/wav",
+            read_fields=read_wav,
+            places=(Place(load_id3_chunk), Place(InfoBlock)),
+            other_parts=other_chunks,
+            problem=no_room,
+        ),
+        Container(
+            name="aiff",
+            suffixes=(".aif", ".aiff", ".aifc", ".afc"),
+            sniff=aiff_kind,
+            walk=walk_aiff,
+            demuxers=("aiff",),
+            media_type="audio/aiff",
+            read_fields=id3_in(aiff.AIFF),
+            places=(Place(load_id3_chunk),),
+            other_parts=other_chunks,
+            problem=no_room,
+        ),
+        Container(
+            name="asf",
+            suffixes=(".wma", ".asf"),
+            magic=(ASF_HEADER,),
+            walk=walk_asf,
+            demuxers=("asf",),
+            media_type="audio/x-ms-wma",
+            read_fields=read_asf,
+            places=(Place(AsfBlock), Place(AsfLibraryBlock, create=False)),
+        ),
+        Container(
+            name="wavpack",
+            suffixes=(".wv",),
+            magic=(b"wvpk",),
+            walk=walk_wavpack,
+            demuxers=("wv",),
+            media_type="audio/x-wavpack",
+            read_fields=read_ape,
+            places=(Place(WavPackBlock), Place(Id3v1Block, create=False)),
+        ),
+        Container(
+            name="musepack",
+            suffixes=(".mpc", ".mp+"),
+            magic=(b"MPCK", b"MP+"),
+            walk=walk_musepack,
+            demuxers=("mpc", "mpc8"),
+            read_fields=read_ape,
+            places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
+        ),
+        Container(
+            name="ape",
+            suffixes=(".ape",),
+            magic=(b"MAC ",),
+            walk=walk_ape,
+            demuxers=("ape",),
+            read_fields=read_ape,
+            places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
+        ),
+        Container(
+            name="tta",
+            suffixes=(".tta",),
+            magic=(b"TTA1",),
+            walk=walk_tta,
+            demuxers=("tta",),
+            read_fields=read_id3,
+            places=_FRONT_ID3,
+        ),
+        Container(
+            name="dsf",
+            suffixes=(".dsf",),
+            magic=(b"DSD ",),
+            walk=walk_dsf,
+            demuxers=("dsf",),
+            read_fields=id3_in(dsf.DSF),
+            places=(Place(load_dsf),),
+        ),
+    )
+}
+
+# Endings of files that only FFmpeg may know.
+_OTHER_SUFFIXES = (".dff", ".mka", ".webm", ".ac3", ".eac3", ".dts", ".au", ".snd", ".caf", ".w64", ".tak")
+
+AUDIO_SUFFIXES = frozenset(_OTHER_SUFFIXES).union(*(container.suffixes for container in CONTAINERS.values()))
+MAGIC = {magic: container.name for container in CONTAINERS.values() for magic in container.magic}
+SNIFFS = tuple(dict.fromkeys(container.sniff for container in CONTAINERS.values() if container.sniff))
+SEARCHES = tuple(dict.fromkeys(container.search for container in CONTAINERS.values() if container.search))
+
+
+def media_type(container: str | None) -> str:
+    """What a browser is told of a file of this container."""
+    return CONTAINERS[container].media_type if container in CONTAINERS else ANY_BYTES
