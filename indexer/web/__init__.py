@@ -11,7 +11,9 @@ from datasette import hookimpl
 from indexer.web import classify, guard, library_map, neighbours, overview, playlist, questions, review, sound, track
 from indexer.web.context import settings_of, static_path
 
-PAGES = (("Overview", "/"), ("Review", "/-/review"), ("Map", "/-/map"), ("Classify", "/-/classify"))
+# A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
+PAGES = (overview, review, library_map, classify, track, sound, neighbours, playlist)
+MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 
 # datasette ships no types, so its decorator is unknown to mypy
 
@@ -21,11 +23,7 @@ def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
     """Our pages; Datasette asks them before its own."""
     if settings_of(datasette) is None:
         return []
-    return [
-        route
-        for module in (overview, track, review, library_map, classify, sound, neighbours, playlist)
-        for route in module.ROUTES
-    ]
+    return [route for page in PAGES for route in page.ROUTES]
 
 
 @hookimpl  # type: ignore[untyped-decorator]
@@ -42,7 +40,7 @@ def menu_links(datasette: Any) -> list[dict[str, str]]:
     if settings is None:
         return []
     tables = datasette.urls.database(settings.db.stem)
-    ours = [{"href": datasette.urls.path(path), "label": label} for label, path in PAGES]
+    ours = [{"href": datasette.urls.path(path), "label": label} for label, path in MENU]
     return [*ours, {"href": f"{tables}/tracks", "label": "Tracks"}, {"href": tables, "label": "Tables and SQL"}]
 
 

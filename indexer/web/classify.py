@@ -386,4 +386,5 @@ async def classify_page(request: Any, datasette: Any) -> Any:
     return shown
 
 
+MENU = ("Classify", "/-/classify")
 ROUTES = [(r"/-/classify$", classify_page), (r"/-/classify\.json$", classify_json)]

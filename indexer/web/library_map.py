@@ -152,4 +152,5 @@ async def map_page(request: Any, datasette: Any) -> Any:
     return shown
 
 
+MENU = ("Map", "/-/map")
 ROUTES = [(r"/-/map$", map_page), (r"/-/map\.bin$", map_data), (r"/-/map/track/(?P<id>\d{1,18})\.json$", map_track)]

@@ -95,4 +95,5 @@ async def now_json(datasette: Any) -> Any:
     return Response.json(await going_on(datasette), default=str)
 
 
+MENU = ("Overview", "/")
 ROUTES = [(r"/$", overview_page), (r"/-/overview\.json$", overview_json), (r"/-/now\.json$", now_json)]

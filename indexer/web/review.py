@@ -82,4 +82,5 @@ async def review_json(request: Any, datasette: Any) -> Any:
     return Response.json({"tracks": await next_tracks(datasette, what, int(after))})
 
 
+MENU = ("Review", "/-/review")
 ROUTES = [(r"/-/review$", review_page), (r"/-/review\.json$", review_json)]

@@ -7,7 +7,9 @@ from contextlib import closing
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-PAGES = ["/", "/library/tracks/1", "/-/review", "/-/map", "/-/classify"]
+from indexer.web import MENU
+
+PAGES = [*(path for _, path in MENU), "/library/tracks/1"]
 
 
 def corrections(served):
