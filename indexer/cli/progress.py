@@ -1,6 +1,7 @@
 """How long work looks on a terminal: one line that is rewritten, and lines that stay for problems.
 
-Everything goes to stderr; the moving line appears on a terminal only. Paths are printed with control characters escaped.
+Everything goes to stderr; the moving line appears on a terminal only. Paths are printed with control characters
+escaped.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What a cluster's workers must agree to before their first task, and who does not.
 
-Owns the terms (version, encoders, precision, folders), the comparison of what was proved, and the sentences of refusal. Pure: asks
-nobody, knows no network.
+Owns the terms (version, encoders, precision, folders), the comparison of what was proved, and the sentences of refusal.
+Pure: asks nobody, knows no network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ import numpy as np
 
 from indexer import __version__
 
-# Relative to the length of the reference. Another encoder is off by about 1, another library at the same precision by a few hundredths.
+# Relative to the length of the reference. Another encoder is off by about 1, another library at the same precision by a
+# few hundredths.
 PROBE_TOLERANCE = 0.1
 Answer = Mapping[str, Any]
 

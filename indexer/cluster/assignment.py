@@ -1,7 +1,8 @@
 """Who of a cluster's workers does which file next, and whose fault it is when one dies.
 
-Owns the files that wait and the batches in flight: few at each worker, several files a batch, a file that may have killed its worker
-alone with the next one. Pure bookkeeping: no clock of its own, no network, no threads; indexer.cluster.executor does those.
+Owns the files that wait and the batches in flight: few at each worker, several files a batch, a file that may have
+killed its worker alone with the next one. Pure bookkeeping: no clock of its own, no network, no threads;
+indexer.cluster.executor does those.
 """
 
 import itertools

@@ -1,7 +1,8 @@
 """The executor whose heavy steps run on a Dask cluster: `scan --cluster tcp://SCHEDULER:8786`.
 
-Owns the connection, the questions to every worker, and what is done when something goes. Who does which file is the crew's business,
-what a worker must agree to the agreement's, what happens on one indexer.cluster.worker's. Knows neither database nor heads.
+Owns the connection, the questions to every worker, and what is done when something goes. Who does which file is the
+crew's business, what a worker must agree to the agreement's, what happens on one indexer.cluster.worker's. Knows
+neither database nor heads.
 """
 
 import asyncio

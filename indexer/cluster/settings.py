@@ -1,7 +1,7 @@
 """What the settings say of a cluster: its address, its certificates, where its workers see the music, what they must offer.
 
-Owns that every one of them is refused with a reason before anything is connected. Dask is imported by ``distributed`` alone, and
-only where a cluster is asked for.
+Owns that every one of them is refused with a reason before anything is connected. Dask is imported by ``distributed``
+alone, and only where a cluster is asked for.
 """
 
 import ipaddress

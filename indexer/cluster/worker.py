@@ -1,8 +1,8 @@
 """What runs inside a Dask worker: it proves that it agrees with the scan, then reads and embeds as this machine would.
 
-Owns the proof and the sessions (readers, encoders) that it opens; everything else is the local executor's. The weights come from
-this machine's own models folder, the number of readers from its own settings. Imported by name on workers: what crosses the
-network is plain values. Knows neither database nor heads, and writes to no file.
+Owns the proof and the sessions (readers, encoders) that it opens; everything else is the local executor's. The weights
+come from this machine's own models folder, the number of readers from its own settings. Imported by name on workers:
+what crosses the network is plain values. Knows neither database nor heads, and writes to no file.
 """
 
 import os

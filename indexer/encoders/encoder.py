@@ -1,8 +1,8 @@
 """What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
 
-Owns the interface that the rest of the program knows, what several encoders side by side are, and which ways of using one give
-vectors of their own. Never decodes audio, never
-touches the store, and knows no encoder by itself: indexer.encoders.load does.
+Owns the interface that the rest of the program knows, what several encoders side by side are, and which ways of using
+one give vectors of their own. Never decodes audio, never touches the store, and knows no encoder by itself:
+indexer.encoders.load does.
 """
 
 import hashlib

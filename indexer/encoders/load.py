@@ -1,7 +1,7 @@
 """The registry of built-in encoders, and how a name or a checkpoint's path becomes an encoder.
 
-A new built-in encoder is a module in this package and a line in ``BUILT_IN``. Imports an encoder's module only when that
-encoder is asked for, so that a command which only looks never imports torch.
+A new built-in encoder is a module in this package and a line in ``BUILT_IN``. Imports an encoder's module only when
+that encoder is asked for, so that a command which only looks never imports torch.
 """
 
 from dataclasses import dataclass

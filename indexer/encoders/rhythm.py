@@ -24,7 +24,8 @@ VERSION = 1  # counts changes of the arithmetic that no constant below shows
 SAMPLE_RATE_HZ = 44_100
 SEGMENT = 2**18  # samples, 5.94 s: RPM02 and LR05 take about six seconds
 N_FFT, HOP = 1024, 512  # 23 ms Hann windows, half overlapping: P01, LR05
-# Our choice: 0.37 s, 31 windows. Shorter, seven statistics say little, and the fastest modulation has under four periods.
+# Our choice: 0.37 s, 31 windows. Shorter, seven statistics say little, and the fastest modulation has under four
+# periods.
 SHORTEST = 2**14
 
 # Zwicker: Subdivision of the audible frequency range into critical bands (JASA 33, 1961), table 1: limits and centres.
@@ -61,8 +62,8 @@ SONE_KNEE_PHON, SONE_EXPONENT = 40.0, 2.642
 
 MODULATION_FFT = 512  # frames: 0.168 Hz a bin
 MODULATIONS = 60  # bins 1 to 60, 0.17 to 10.1 Hz, that is 10 to 606 beats a minute: RPM02
-# Fastl: Fluctuation strength and temporal masking patterns ... (Hearing Research 8, 1982), as in P01: modulation at f Hz
-# is felt in proportion to 1 / (f / 4 + 4 / f), most at 4 Hz.
+# Fastl: Fluctuation strength and temporal masking patterns ... (Hearing Research 8, 1982), as in P01: modulation at f
+# Hz is felt in proportion to 1 / (f / 4 + 4 / f), most at 4 Hz.
 FLUCTUATION_PEAK_HZ = 4.0
 # RPM02 smooths with a Gaussian; the width is ours: one band and one bin (1 Bark, 0.17 Hz = 10 beats a minute). Its
 # gradient filter is left out: differences between neighbouring bins are a head's own business.

@@ -1,9 +1,9 @@
 """Electronic music made on the spot: five genres with their tempi, drum patterns, basses, pads and arrangement.
 
-Feeds `indexer demo`, tests and benchmarks. Numpy only; the same seed gives the same samples. It is synthetic: what a head
-learns from it says that the program works, and nothing about real music.
-Tempi overlap, every layer may be missing, and timbres, keys, swing, levels and arrangement are drawn at random for each
-track, so that no single property tells a genre.
+Feeds `indexer demo`, tests and benchmarks. Numpy only; the same seed gives the same samples. It is synthetic: what a
+head learns from it says that the program works, and nothing about real music. Tempi overlap, every layer may be
+missing, and timbres, keys, swing, levels and arrangement are drawn at random for each track, so that no single property
+tells a genre.
 """
 
 from collections.abc import Callable

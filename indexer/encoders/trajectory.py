@@ -1,7 +1,7 @@
 """How a recording's units differ from their mean, in a few kilobytes: a head trained later can still score every unit.
 
-Owns the compact form: the strongest directions in which the units differ (a truncated singular value decomposition) with
-numbers of one byte. Numpy only; never stores anything and knows no head.
+Owns the compact form: the strongest directions in which the units differ (a truncated singular value decomposition)
+with numbers of one byte. Numpy only; never stores anything and knows no head.
 """
 
 import struct
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# On 60 real tracks (rhythm, five groups) 8 directions explain 91 % of how units differ; the likeliest group of a unit stays
-# the same in 96 %, its probability within 0.04 on average. 4 directions: 95 % and 0.06, 16: 98 % and 0.02.
+# On 60 real tracks (rhythm, five groups) 8 directions explain 91 % of how units differ; the likeliest group of a unit
+# stays the same in 96 %, its probability within 0.04 on average. 4 directions: 95 % and 0.06, 16: 98 % and 0.02.
 RANK = 8
 MAX_SEGMENTS = 256  # of a recording; a longer one gets segments of two, four ... units, so that memory stays bounded
 _HEADER = struct.Struct("<BBHIf")  # version, rank, segments, width, segment_s

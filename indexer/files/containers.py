@@ -1,8 +1,8 @@
 """The registry of containers: what the program knows of each kind of sound file, one entry a kind.
 
 An entry says by which name endings a walk finds such files, how one is recognised by content, which of its bytes are
-audio, and which tags are read and written. CONTRIBUTING.md tells how to add one. Any other file is ``other``: FFmpeg may
-decode it, its identity is the whole file, and its tags are neither read nor written.
+audio, and which tags are read and written. CONTRIBUTING.md tells how to add one. Any other file is ``other``: FFmpeg
+may decode it, its identity is the whole file, and its tags are neither read nor written.
 """
 
 from collections.abc import Callable, Iterator

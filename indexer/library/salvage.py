@@ -1,6 +1,7 @@
 """Rows of a damaged database, copied into a new one as far as they can be read.
 
-Owns the tables worth saving, and how a table is read around the pages that cannot be. Never changes the damaged database.
+Owns the tables worth saving, and how a table is read around the pages that cannot be. Never changes the damaged
+database.
 """
 
 import sqlite3

@@ -1,8 +1,8 @@
 """The library's database: opening it for writing, and every SQL statement that is not the schema.
 
-Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds indexer.library.lock).
-Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is handed.
-sqlite-utils is imported on opening for writing only, so that commands that look start fast.
+Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds
+indexer.library.lock). Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is
+handed. sqlite-utils is imported on opening for writing only, so that commands that look start fast.
 """
 
 import contextlib
@@ -126,8 +126,8 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
 def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None) -> Iterator[sqlite3.Row]:
     """Readable files of a target that a head classified or a person labelled, by path.
 
-    With ``predicted``, ``confidence`` and ``undecided_reason`` of the head, ``corrected`` and ``corrected_at`` of the person, what stands in
-    their tags and their newest journal entry.
+    With ``predicted``, ``confidence`` and ``undecided_reason`` of the head, ``corrected`` and ``corrected_at`` of the
+    person, what stands in their tags and their newest journal entry.
     """
     low, high = subtree(target)
     yield from conn.execute(

@@ -1,8 +1,8 @@
 """Whose word counts for a genre: what a person said, then the user's own tag, then what the head decided.
 
-The rule as SQL over rows of ``files f``, ``tags t`` and ``predictions p`` (of the head in use), for the view, the pages and every
-other question. Whether the head decided stands in ``p.decided``; heads/decide.py said so. What a scan may write into a tag
-follows the same order; see scan/policy.py.
+The rule as SQL over rows of ``files f``, ``tags t`` and ``predictions p`` (of the head in use), for the view, the pages
+and every other question. Whether the head decided stands in ``p.decided``; heads/decide.py said so. What a scan may
+write into a tag follows the same order; see scan/policy.py.
 """
 
 import json

@@ -21,7 +21,8 @@ from indexer.listen.units import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
-# (blocks of audio, their sample rate in Hz) -> the same blocks; looks at them on their way, what it raises passes through
+# (blocks of audio, their sample rate in Hz) -> the same blocks; looks at them on their way, what it raises passes
+# through
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
@@ -109,8 +110,8 @@ class Embedder:
     ) -> Future[TrackEmbedding]:
         """Hand over one recording's audio, blocks of (n,) float32; returns its future once all is handed over.
 
-        Waits while the encoder is behind, and calls ``waited`` with the seconds. An error of ``blocks`` passes through and
-        drops the recording.
+        Waits while the encoder is behind, and calls ``waited`` with the seconds. An error of ``blocks`` passes through
+        and drops the recording.
         """
         recording = _Recording(self.encoder, blocks)
         if self._units is None:

@@ -65,8 +65,8 @@ class Executor(Protocol):
     def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
         """The embedding of the file's audio. Raises ModelError when the encoder cannot be loaded.
 
-        The future's error is a FileError when the file cannot be read, a DeferredError when it is no longer the file that
-        ``stat`` describes, a ValueError when the recording is too short, and otherwise the encoder's own.
+        The future's error is a FileError when the file cannot be read, a DeferredError when it is no longer the file
+        that ``stat`` describes, a ValueError when the recording is too short, and otherwise the encoder's own.
         """
         ...
 

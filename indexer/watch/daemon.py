@@ -1,8 +1,8 @@
 """`indexer watch`: looks after the music folders for years, and works only when there is something to do.
 
-Owns when a scan is due, what the working process is told, what is said about it, and how everything ends. Reads no music file,
-never imports torch and never writes to the library: indexer.watch.runner does, in a process of its own that leaves when it idles.
-The library is locked only while that process works, so other commands get their turn.
+Owns when a scan is due, what the working process is told, what is said about it, and how everything ends. Reads no
+music file, never imports torch and never writes to the library: indexer.watch.runner does, in a process of its own that
+leaves when it idles. The library is locked only while that process works, so other commands get their turn.
 """
 
 import faulthandler

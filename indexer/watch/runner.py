@@ -1,7 +1,8 @@
 """The process that works for the daemon: it scans, embeds and writes on its parent's orders, and ends when nobody needs it.
 
-So that torch leaves the memory when there is nothing to do, and that nothing which happens to it stops the watching. Speaks JSON,
-a line a message: orders on stdin, news on stdout. The end of stdin is the end of the parent: the file in work is finished.
+So that torch leaves the memory when there is nothing to do, and that nothing which happens to it stops the watching.
+Speaks JSON, a line a message: orders on stdin, news on stdout. The end of stdin is the end of the parent: the file in
+work is finished.
 """
 
 import json

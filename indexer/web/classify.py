@@ -1,7 +1,7 @@
 """Classification while you wait: an upload becomes genre, confidences and timeline, and nothing is stored.
 
-Owns the reception of an upload (limits, temporary file, queue) and the answers. The work is done by a process of its own
-(indexer.listen.classify_process), which parses in a child process; this one never looks into a file.
+Owns the reception of an upload (limits, temporary file, queue) and the answers. The work is done by a process of its
+own (indexer.listen.classify_process), which parses in a child process; this one never looks into a file.
 """
 
 import asyncio
@@ -298,7 +298,8 @@ def path_of(file: IO[bytes]) -> str:
 async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -> Any:
     """POST `/-/classify.json` with a file: {genre, confidence, decided, scores, timeline, ...}, or {error} with its status.
 
-    Asked for `application/x-ndjson` it tells {progress, heard_s} lines first; progress is null where the file does not say how long it is.
+    Asked for `application/x-ndjson` it tells {progress, heard_s} lines first; progress is null where the file does not
+    say how long it is.
     """
     if request.method != "POST":
         return Response.json({"error": "POST a file"}, status=405, headers={"allow": "POST"})

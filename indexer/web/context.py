@@ -1,6 +1,7 @@
 """What every page needs of the server it runs in: the settings, the library, and a rendered answer.
 
-Owns how a page asks the library (read-only, in Datasette's own threads and under its time limits) and how its links are made.
+Owns how a page asks the library (read-only, in Datasette's own threads and under its time limits) and how its links are
+made.
 """
 
 from collections.abc import Callable, Sequence

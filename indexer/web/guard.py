@@ -1,6 +1,7 @@
 """Who may ask what: the name the server is called by, the password, where a POST comes from, and the headers of every answer.
 
-Stands before everything that is served, Datasette's own pages too. Never reads a request's body and never looks into the library.
+Stands before everything that is served, Datasette's own pages too. Never reads a request's body and never looks into
+the library.
 """
 
 import base64
@@ -22,7 +23,8 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Nothing may come from, or be framed by, another host. Datasette's own pages carry inline scripts and styles, ours none.
+# Nothing may come from, or be framed by, another host. Datasette's own pages carry inline scripts and styles, ours
+# none.
 _POLICY = (
     "default-src 'self'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data:; media-src 'self' blob:; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'self'; form-action 'self'"

@@ -1,6 +1,7 @@
 """The map: the library as a scatter of its embeddings, coloured by genre.
 
-Owns the compact form in which a browser gets all points. The places themselves are the indexer's (indexer.library.vectors.projection).
+Owns the compact form in which a browser gets all points. The places themselves are the indexer's
+(indexer.library.vectors.projection).
 """
 
 import gzip

@@ -1,7 +1,7 @@
 """What sounds like a track, told at once, also while a scan changes the library.
 
-Owns when the derived files of directions are made anew for the pages: in a thread of this process, one at a time. Until then the files that
-are there answer, with the track's own vector from the library. Never writes to the library.
+Owns when the derived files of directions are made anew for the pages: in a thread of this process, one at a time. Until
+then the files that are there answer, with the track's own vector from the library. Never writes to the library.
 """
 
 import os
@@ -91,8 +91,8 @@ maker = Maker()
 async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[dict[str, Any]] | None:
     """[{id, title, artist, path, genre, confidence, duration_s, similarity}], the nearest first; None: being prepared, ask again.
 
-    ``path`` is exact, as os.fsdecode gives it. By the newest derived file, so tracks of the last minutes may be missing in it.
-    Raises NotEmbeddedError for a track that has no embedding, StoreError where nothing can be prepared.
+    ``path`` is exact, as os.fsdecode gives it. By the newest derived file, so tracks of the last minutes may be missing
+    in it. Raises NotEmbeddedError for a track that has no embedding, StoreError where nothing can be prepared.
     """
     settings = settings_of(datasette)
     assert settings is not None

@@ -1,6 +1,7 @@
 """The home page: what the library holds, what is going on, what came lately, where tags and model disagree.
 
-Owns what is counted for it. Two answers: figures that change with the library, and the state of a scan, which a page asks for every few seconds.
+Owns what is counted for it. Two answers: figures that change with the library, and the state of a scan, which a page
+asks for every few seconds.
 """
 
 import json

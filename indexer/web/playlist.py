@@ -1,6 +1,7 @@
 """Any list of tracks as a playlist (M3U8): a filtered table, a query, what sounds like a track, what was encircled on the map.
 
-Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is indexer.library.vectors.similar's.
+Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is
+indexer.library.vectors.similar's.
 """
 
 import os

@@ -9,7 +9,8 @@ from indexer.library.whose_word import NOBODY_SAID
 # Tracks whose tag, not written by us and said by nobody here, names another genre than the one that was decided.
 DISAGREEMENT = f"p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre) AND {NOBODY_SAID}"
 UNDECIDED = f"p.decided = 0 AND {NOBODY_SAID}"
-# The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their order.
+# The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their
+# order.
 FROM_PREDICTIONS = (
     "FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND +f.state = 'ready'"
     " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND "

@@ -1,7 +1,7 @@
 """The sound of a track for a player in the browser: by its number, in ranges, and only from inside the music folders.
 
-Owns the opening of a music file for the web (read-only, no symbolic link on the way, a regular file) and HTTP ranges. Nothing else of the
-web opens one.
+Owns the opening of a music file for the web (read-only, no symbolic link on the way, a regular file) and HTTP ranges.
+Nothing else of the web opens one.
 """
 
 import asyncio

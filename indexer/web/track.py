@@ -1,7 +1,7 @@
 """The page of one track: what it is, what the model says, what stands in the tags, what was written; labelling it and taking that back.
 
-Owns what is told of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through indexer.learn.corrections,
-and tags are undone by a process of its own.
+Owns what is told of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through
+indexer.learn.corrections, and tags are undone by a process of its own.
 """
 
 import asyncio

@@ -56,9 +56,9 @@ class CheckpointInfo:
 def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_rate_hz: int | None = None) -> Path:
     """Convert a published checkpoint (.pth, .zip, folder) to ``dest_folder/model.safetensors``; return that path.
 
-    A converted .safetensors, or a folder with one, is checked and written anew. name: what to call the model, by default
-    the name of the source. sample_rate_hz: 16000 or 32000, by default what the names say (``p32k``). Written whole or
-    not at all. Raises ModelError with one line for a source that is damaged, hostile or not an M2D checkpoint.
+    A converted .safetensors, or a folder with one, is checked and written anew. name: what to call the model, by
+    default the name of the source. sample_rate_hz: 16000 or 32000, by default what the names say (``p32k``). Written
+    whole or not at all. Raises ModelError with one line for a source that is damaged, hostile or not an M2D checkpoint.
     """
     if source.is_dir() and (source / FILE_NAME).is_file():
         source = source / FILE_NAME

@@ -1,9 +1,9 @@
 """M2D's matrix products in 8-bit integers: post-training quantisation without labels or downloads.
 
-Owns which numbers become integers and how: activations of a layer with one range for all, weights with one for every output.
-Before that, the large channels of a layer's input are made smaller and its weights larger in turn, which changes nothing but
-what rounding costs (Xiao et al.: SmoothQuant, ICML 2023, alpha 0.5). Numpy only; the ranges are seen on music synthesised here,
-so every machine sees the same.
+Owns which numbers become integers and how: activations of a layer with one range for all, weights with one for every
+output. Before that, the large channels of a layer's input are made smaller and its weights larger in turn, which
+changes nothing but what rounding costs (Xiao et al.: SmoothQuant, ICML 2023, alpha 0.5). Numpy only; the ranges are
+seen on music synthesised here, so every machine sees the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

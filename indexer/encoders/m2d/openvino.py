@@ -1,7 +1,7 @@
 """The M2D encoder as an OpenVINO graph: model.py's arithmetic on a CPU through faster matrix kernels. An optional extra.
 
-Owns the graph, and what it asks of the processor. Built from the weights themselves in a tenth of a second, so nothing is
-converted or kept on disk. Never reads a model's file, never imports torch, and lets nobody report that it was used.
+Owns the graph, and what it asks of the processor. Built from the weights themselves in a tenth of a second, so nothing
+is converted or kept on disk. Never reads a model's file, never imports torch, and lets nobody report that it was used.
 """
 
 import importlib.util
@@ -69,8 +69,8 @@ class OpenVinoM2D:
     ) -> None:
         """Raises ModelError where OpenVINO is damaged.
 
-        weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at most so
-        many. seen: of an Observer, for int8.
+        weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at
+        most so many. seen: of an Observer, for int8.
         """
         floats = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "f32"
         self._request = _compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
@@ -132,7 +132,8 @@ def _engine() -> Any:
 class _Builder:
     """The operations that the graph is made of, weights by name.
 
-    seen: these layers multiply in integers. observed: the blocks' linear layers show their inputs, as further ends of the graph.
+    seen: these layers multiply in integers. observed: the blocks' linear layers show their inputs, as further ends of
+    the graph.
     """
 
     def __init__(

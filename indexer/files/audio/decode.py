@@ -1,8 +1,8 @@
 """Any sound file to mono float32 at one sample rate, in blocks of bounded memory, and the claims its header makes.
 
-Owns the one decoding path: FFmpeg's decoders (through PyAV) one packet at a time, channels averaged here because FFmpeg's
-own downmix is 1.414 times too loud, soxr HQ as a stream. Reads only the one file it is given, through a Python file
-object: FFmpeg never sees a path, a protocol or a second file. Never writes, never starts a thread, never logs, and
+Owns the one decoding path: FFmpeg's decoders (through PyAV) one packet at a time, channels averaged here because
+FFmpeg's own downmix is 1.414 times too loud, soxr HQ as a stream. Reads only the one file it is given, through a Python
+file object: FFmpeg never sees a path, a protocol or a second file. Never writes, never starts a thread, never logs, and
 never reads a tag. Runs in a child process that may be killed. Every failure is a ReadError or an UnsupportedError.
 """
 

@@ -1,7 +1,7 @@
 """What a sound file says of its own length: read from its head or last page, independent of the decoder.
 
-A claim that the file keeps is how a file that was cut short is noticed. Only claims that can be trusted: a header's count,
-never an estimate from bit rate and size. Reads through the source it is given, decodes nothing.
+A claim that the file keeps is how a file that was cut short is noticed. Only claims that can be trusted: a header's
+count, never an estimate from bit rate and size. Reads through the source it is given, decodes nothing.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """What one file says of its genre, tag by tag, and whether it would be read and written: the facts behind `indexer doctor`.
 
-Every tag is read by itself, so that a damaged one does not hide the others; tags that a write leaves alone (an ID3 tag in
-front of a FLAC) are looked at too. Runs in a killable child process, judges nothing and never writes.
+Every tag is read by itself, so that a damaged one does not hide the others; tags that a write leaves alone (an ID3 tag
+in front of a FLAC) are looked at too. Runs in a killable child process, judges nothing and never writes.
 """
 
 import os

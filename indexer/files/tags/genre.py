@@ -1,7 +1,7 @@
 """Which tags of a container hold a genre, and how one is put in and taken back, byte for byte.
 
-INDEXER_ORIGINAL_GENRE records for every tag the bytes of the genre that stood there, their place and the room of the tag,
-so that undo needs nothing but the file. Works in place: tagwriter gives it a copy. Never decides whether to write.
+INDEXER_ORIGINAL_GENRE records for every tag the bytes of the genre that stood there, their place and the room of the
+tag, so that undo needs nothing but the file. Works in place: tagwriter gives it a copy. Never decides whether to write.
 """
 
 import json
@@ -132,7 +132,8 @@ def restore_genre(path: FilePath, container: str) -> None:
 def lesser_tags_alone(blocks: list[Block]) -> bool:
     """Whether a new first tag would hide the others: it is missing, and title, artist or our record stand in another one.
 
-    Programs read one kind of tag and leave the others, so one with nothing but a genre hides what ID3v1, APEv2 or INFO say.
+    Programs read one kind of tag and leave the others, so one with nothing but a genre hides what ID3v1, APEv2 or INFO
+    say.
     """
     return not blocks[0].exists and any(block.says_something() or block.text_of(ORIGINAL) for block in blocks[1:])
 
@@ -249,8 +250,8 @@ def _holds(block: Block, genre: str) -> bool:
 def other_fields(path: FilePath, container: str) -> dict[str, str]:
     """Digest (sha256 hex) of every field, chunk or atom that is neither audio nor genre nor ours.
 
-    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields) and exist only with it.
-    Raises ReadError, UnsupportedError.
+    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields) and exist only with
+    it. Raises ReadError, UnsupportedError.
     """
     with _open(path, container, "rb") as (file, kind):
         found: dict[str, str] = {}

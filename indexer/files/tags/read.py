@@ -1,7 +1,7 @@
 """Reading the tags of a file into plain, cleaned values, with mutagen's class for the container that the content says it is.
 
-Never writes (genre_fields does) and never guesses among all parsers. A parser can be made to eat memory or hang: callers
-run this in a child process with limits.
+Never writes (genre_fields does) and never guesses among all parsers. A parser can be made to eat memory or hang:
+callers run this in a child process with limits.
 """
 
 import os

@@ -148,7 +148,8 @@ def commit(
 ) -> bool:  # fmt: skip
     """Announce, check that the file is still the one that was copied, rename, confirm; True when written.
 
-    Raises DeferredError (changed, open elsewhere, disk full) or WriteRefusedError (read-only); the copy is removed then.
+    Raises DeferredError (changed, open elsewhere, disk full) or WriteRefusedError (read-only); the copy is removed
+    then.
     """
     try:
         write_id = intend(prepared)

@@ -1,8 +1,9 @@
 """An encoder's vectors as a memory-mapped file beside the database, ready for one matrix product: derived, made anew when stale.
 
-Owns the file's form. A row is a recording's direction: its vector without the mean of all, of length 1, because vectors of different
-tracks are nearly parallel before (cosines of .96 and more). The mean is kept with them, so that a file made before the latest changes can
-be asked about a vector that it does not hold. Reads the database, never writes to it.
+Owns the file's form. A row is a recording's direction: its vector without the mean of all, of length 1, because vectors
+of different tracks are nearly parallel before (cosines of .96 and more). The mean is kept with them, so that a file
+made before the latest changes can be asked about a vector that it does not hold. Reads the database, never writes to
+it.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The map's places: every recording in two dimensions, so that what sounds alike tends to lie together.
 
-Owns the axes, when they are computed anew, and the tables ``projections`` and ``places``. The axes are the two principal components of the
-recordings' directions (see indexer.library.vectors.directions): linear, so that a new recording is placed without touching any other. They show only a part
-of what an encoder hears: neighbours on the map need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
+Owns the axes, when they are computed anew, and the tables ``projections`` and ``places``. The axes are the two
+principal components of the recordings' directions (see indexer.library.vectors.directions): linear, so that a new
+recording is placed without touching any other. They show only a part of what an encoder hears: neighbours on the map
+need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,9 @@ SAMPLE = (
     10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
 )
 MAX_LATER = 0.2  # so great a share of recordings that came (or went) after the axes, and they are computed anew
-# Drift: the share of variance that the axes show is the places' mean squared distance from the middle, so it is known without reading a
-# vector. When it falls below this part of what it was, what is in the library now differs along other axes.
+# Drift: the share of variance that the axes show is the places' mean squared distance from the middle, so it is known
+# without reading a vector. When it falls below this part of what it was, what is in the library now differs along other
+# axes.
 MIN_EXPLAINED = 0.9
 _PAGE = 500
 _SEARCHED = 16  # directions that are searched together; those beyond the two make the search converge fast
@@ -90,8 +92,8 @@ def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) ->
 def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
     """Place the recordings that all ``parts`` of an encoder have embedded and that have no place yet, or all on new axes.
 
-    Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed; when it is stopped,
-    nothing has changed.
+    Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed; when
+    it is stopped, nothing has changed.
     """
     reader = store.connection
     row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()

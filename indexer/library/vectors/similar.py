@@ -86,7 +86,8 @@ def parts_of(encoder: Any) -> list[str]:
 def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[tuple[int, float]]:
     """(recording, centred cosine) of all others, the nearest first; of joined encoders the mean over their parts.
 
-    Exact: makes the derived files anew where they are stale. Raises NotEmbeddedError when the recording itself is not embedded.
+    Exact: makes the derived files anew where they are stale. Raises NotEmbeddedError when the recording itself is not
+    embedded.
     """
     reader.execute("SAVEPOINT nearest")  # the recording's own vector is of the same state as all others
     try:

@@ -98,7 +98,8 @@ class ApeBlock(Block):
 class WavPackBlock(ApeBlock):
     """The APEv2 tag of a WavPack file, which must begin where the last audio block ends.
 
-    Decoders that do not know the length of a stream stop at a tag there, and report damage when something stands between.
+    Decoders that do not know the length of a stream stop at a tag there, and report damage when something stands
+    between.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """What every place of a file that can hold a genre has in common: raw fields in order, and room to write them in.
 
-A block knows the bytes of each of its fields and writes back every field that is not the genre or ours exactly as it stood.
-The formats are in the modules beside this one. Nothing here opens a file or decides what is written.
+A block knows the bytes of each of its fields and writes back every field that is not the genre or ours exactly as it
+stood. The formats are in the modules beside this one. Nothing here opens a file or decides what is written.
 """
 
 import hashlib

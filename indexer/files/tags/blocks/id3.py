@@ -1,8 +1,8 @@
 """ID3v2 tags as raw frames, and the genre byte of ID3v1.
 
-Frames other than the genre and ours are kept byte for byte and in order, unknown, compressed and encrypted ones too; the
-tag keeps its version, its flags and its unsynchronisation. ID3v2.2 is read and never written. Where the tag stands (start
-of the file, a chunk, the end of a DSF) is the business of the ``store`` given to ``Id3Block``.
+Frames other than the genre and ours are kept byte for byte and in order, unknown, compressed and encrypted ones too;
+the tag keeps its version, its flags and its unsynchronisation. ID3v2.2 is read and never written. Where the tag stands
+(start of the file, a chunk, the end of a DSF) is the business of the ``store`` given to ``Id3Block``.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The numbered genres: 0-79 of ID3v1, the rest as Winamp extended them (Winamp 5.6 genre list).
 
-ID3v1 tags hold the number itself, MP4 ``gnre`` atoms the number plus one, ID3v2 genres the number in parentheses or alone.
+ID3v1 tags hold the number itself, MP4 ``gnre`` atoms the number plus one, ID3v2 genres the number in parentheses or
+alone.
 """
 
 import re

@@ -1,7 +1,7 @@
 """MP4 atoms: the item list (moov.udta.meta.ilst), edited without touching any other atom.
 
-When the list outgrows its room the chunk offsets of every track are moved along. Fragmented files and files whose offsets
-would overflow are refused.
+When the list outgrows its room the chunk offsets of every track are moved along. Fragmented files and files whose
+offsets would overflow are refused.
 """
 
 from typing import BinaryIO, ClassVar, NamedTuple

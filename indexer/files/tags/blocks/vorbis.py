@@ -1,7 +1,7 @@
 """Vorbis comments as raw bytes, in FLAC metadata blocks and in Ogg packets (Vorbis, Opus, Speex, FLAC).
 
-Every other comment, the vendor, pictures and unknown metadata blocks keep bytes and order. mutagen's OggPage does the paging
-(lacing, checksums, renumbering); nothing else of an Ogg file is touched.
+Every other comment, the vendor, pictures and unknown metadata blocks keep bytes and order. mutagen's OggPage does the
+paging (lacing, checksums, renumbering); nothing else of an Ogg file is touched.
 """
 
 from collections.abc import Callable
