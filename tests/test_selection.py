@@ -113,7 +113,7 @@ def test_silence_costs_no_encoder_call_and_does_not_dilute_the_vector():
     assert found.vector == pytest.approx([0.4, 1.0])
     assert (found.units, found.duration_s) == (3, 7.0)
     segments = (
-        found.vector + found.course.coefficients @ found.course.basis
+        found.vector + found.trajectory.coefficients @ found.trajectory.basis
     )  # silence lies at the recording's own vector
     assert segments[:, 0] == pytest.approx([0.4, 0.4, 0.2, 0.4, 0.4, 0.6, 0.4], abs=1e-3)
 
@@ -126,13 +126,13 @@ def test_a_silent_recording_has_the_vector_of_silence():
 def test_few_units_stretch_over_the_whole_timeline():
     encoder, found = embed(np.arange(1, 21) / 100, units=4)
     assert len(encoder.encoded) == found.units == 4
-    assert (len(found.course.coefficients), found.course.segment_s, found.duration_s) == (4, 5.0, 20.0)
+    assert (len(found.trajectory.coefficients), found.trajectory.segment_s, found.duration_s) == (4, 5.0, 20.0)
 
 
 def test_segments_that_merge_keep_what_is_known_of_them():
     collector = Collector(1.0)
     for n in range(1000):
         collector.add(np.asarray([n], np.float32), n % 2)
-    course = collector.finish(np.asarray([500.0], np.float32))
-    segments = 500 + course.coefficients @ course.basis
+    trajectory = collector.finish(np.asarray([500.0], np.float32))
+    segments = 500 + trajectory.coefficients @ trajectory.basis
     assert segments[0, 0] == pytest.approx(2, abs=0.5)  # units 0 to 3, of which 1 and 3 are known

@@ -289,4 +289,4 @@ def _outcome(future: "Future[Any]") -> tuple[str, Any]:
         return type(e).__name__, (str(e), 0)
     except Exception as e:  # of the encoder: its text is all that is told of it
         return "Exception", (str(e) or type(e).__name__, 0)
-    return "ok", value if isinstance(value, dict) else (value.vector, value.units, value.course, value.duration_s)
+    return "ok", value if isinstance(value, dict) else (value.vector, value.units, value.trajectory, value.duration_s)

@@ -18,7 +18,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
+class Trajectory:
     """Vector of segment i = the recording's vector + coefficients[i] @ basis."""
 
     segment_s: float  # from the start of one segment to that of the next
@@ -34,13 +34,13 @@ class Course:
         return header + column_scales.tobytes() + row_scales.tobytes() + columns.tobytes() + rows.tobytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Course":
+    def from_bytes(cls, data: bytes) -> "Trajectory":
         """The inverse of ``to_bytes``. Raises ValueError for what it did not write."""
         if len(data) < _HEADER.size:
-            raise ValueError("a course is cut off")
+            raise ValueError("a trajectory is cut off")
         version, rank, segments, width, segment_s = _HEADER.unpack_from(data)
         if version != _VERSION or len(data) != _HEADER.size + 8 * rank + rank * (segments + width):
-            raise ValueError("a course is damaged or of another version")
+            raise ValueError("a trajectory is damaged or of another version")
         scales = np.frombuffer(data, "<f4", 2 * rank, _HEADER.size)
         numbers = np.frombuffer(data, np.int8, offset=_HEADER.size + 8 * rank).astype(np.float32)
         columns, rows = (
@@ -82,8 +82,8 @@ class Collector:
             self._weights[-1] += weight
         self._open = (self._open + 1) % self._units_each
 
-    def finish(self, mean: np.ndarray) -> Course:
-        """The course around the recording's vector (width,); at least one unit was added."""
+    def finish(self, mean: np.ndarray) -> Trajectory:
+        """The trajectory around the recording's vector (width,); at least one unit was added."""
         weights = np.asarray(self._weights, np.float32)[:, None]  # (n, 1)
         # A segment of which nothing is known lies at the mean.
         differences = np.where(weights > 0, np.stack(self._sums) / np.maximum(weights, 1) - mean, 0).astype(
@@ -96,6 +96,6 @@ class Collector:
         directions = directions[:, ::-1][:, :rank]  # (n, rank), strongest first
         lengths = np.sqrt(np.maximum(power[::-1][:rank], np.finfo(np.float32).tiny))
         basis = (directions / lengths).T @ differences  # (rank, width), of length 1
-        return Course(
+        return Trajectory(
             self._unit_s * self._units_each, (directions * lengths).astype(np.float32), basis.astype(np.float32)
         )

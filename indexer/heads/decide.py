@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.encoders.trajectory import Course
+from indexer.encoders.trajectory import Trajectory
 from indexer.heads.head import Head, softmax
 
 UNLIKE = "unlike everything the head learned from"
@@ -38,7 +38,7 @@ def is_decided(confidence: float, threshold: float, reason: str | None) -> bool:
 
 
 def decide(
-    head: Head, threshold: float, vectors: Sequence[np.ndarray], trajectories: Sequence[Course | None]
+    head: Head, threshold: float, vectors: Sequence[np.ndarray], trajectories: Sequence[Trajectory | None]
 ) -> Prediction:
     """Return the prediction for one recording.
 
@@ -67,7 +67,7 @@ def decide(
     )
 
 
-def _timeline(head: Head, vector: np.ndarray, trajectories: Sequence[Course]) -> np.ndarray:
+def _timeline(head: Head, vector: np.ndarray, trajectories: Sequence[Trajectory]) -> np.ndarray:
     """Return probabilities (segments, labels) on the time grid of the first trajectory.
 
     The head's logits are affine, so they are computed for the few directions instead of for every segment.

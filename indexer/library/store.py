@@ -504,13 +504,13 @@ class Store:
         )
 
     def put_embedding(
-        self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, course: bytes | None = None
+        self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, trajectory: bytes | None = None
     ) -> None:
-        """Cache a track vector (little-endian float16) and the course of its units; an existing one is replaced."""
+        """Cache a track vector (little-endian float16) and the trajectory of its units; an existing one is replaced."""
         self._run(
             "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course",
-            (recording_id, encoder_id, vector_f16, units, course),
+            (recording_id, encoder_id, vector_f16, units, trajectory),
         )
 
     def embedding(self, recording_id: int, encoder_id: str) -> sqlite3.Row | None:
@@ -521,7 +521,7 @@ class Store:
         )
 
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
-        """(recording id, [(vector, course) of each encoder]) of everything that all encoders have embedded, a page at a time."""
+        """(recording id, [(vector, trajectory) of each encoder]) of everything that all encoders have embedded, a page at a time."""
         first, *others = encoder_ids
         columns = "".join(f", e{n}.vector AS vector{n}, e{n}.course AS course{n}" for n in range(len(encoder_ids)))
         joins = "".join(

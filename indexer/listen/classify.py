@@ -73,7 +73,7 @@ class Looker:
         assert head is not None
         embeddings = [future.result() for future in fed]
         threshold = self._settings.threshold(head.threshold)
-        prediction = decide(head, threshold, [e.vector for e in embeddings], [e.course for e in embeddings])
+        prediction = decide(head, threshold, [e.vector for e in embeddings], [e.trajectory for e in embeddings])
         rows = () if prediction.timeline is None else prediction.timeline
         return {
             "path": name,

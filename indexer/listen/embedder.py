@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.encoders.encoder import Encoder, Unit
-from indexer.encoders.trajectory import Collector, Course
+from indexer.encoders.trajectory import Collector, Trajectory
 from indexer.files.children.worker import Worker
 from indexer.listen.units import GAP, sounding, spread
 
@@ -32,7 +32,7 @@ class TrackEmbedding:
 
     vector: np.ndarray  # (width,) float32: mean over time
     units: int  # that were embedded
-    course: Course
+    trajectory: Trajectory
     duration_s: float  # of the decoded audio
 
 
@@ -41,7 +41,7 @@ class _Track:
 
     def __init__(self, unit_s: float) -> None:
         self.future: Future[TrackEmbedding] = Future()
-        self._course = Collector(unit_s)
+        self._trajectory = Collector(unit_s)
         self._sum: np.ndarray | None = None
         self._weight = 0
         self._units = 0
@@ -49,7 +49,7 @@ class _Track:
 
     def skip(self, width: int) -> None:
         """Count a unit that is not embedded."""
-        self._course.add(np.zeros(width, np.float32), 0)
+        self._trajectory.add(np.zeros(width, np.float32), 0)
 
     def add(self, vector: np.ndarray, weight: int) -> None:
         """Add the next unit's vector, (width,)."""
@@ -57,7 +57,7 @@ class _Track:
         self._sum = part if self._sum is None else self._sum + part
         self._weight += weight
         self._units += 1
-        self._course.add(vector, weight)
+        self._trajectory.add(vector, weight)
 
     def finish(self) -> None:
         """Settle the future: with the embedding, or with a ValueError or ArithmeticError."""
@@ -68,7 +68,7 @@ class _Track:
         if not np.isfinite(vector.astype(np.float16)).all():
             self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
             return
-        self.future.set_result(TrackEmbedding(vector, self._units, self._course.finish(vector), self.duration_s))
+        self.future.set_result(TrackEmbedding(vector, self._units, self._trajectory.finish(vector), self.duration_s))
 
 
 class _Recording:

@@ -38,13 +38,13 @@ class Embedded:
 
     vector: bytes  # (width,) little-endian float16
     units: int  # that were embedded
-    course: bytes
+    trajectory: bytes
     duration_s: float  # of the decoded audio
 
     @classmethod
     def of(cls, result: TrackEmbedding) -> "Embedded":
         """Convert what an Embedder gives."""
-        return cls(result.vector.astype("<f2").tobytes(), result.units, result.course.to_bytes(), result.duration_s)
+        return cls(result.vector.astype("<f2").tobytes(), result.units, result.trajectory.to_bytes(), result.duration_s)
 
 
 class Executor(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from indexer.encoders.trajectory import Course
+from indexer.encoders.trajectory import Trajectory
 from indexer.errors import ModelError
 from indexer.heads.decide import Prediction, decide
 from indexer.heads.head import Head
@@ -22,7 +22,7 @@ def classify_recording(
     """
     try:
         vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
-        trajectories = [Course.from_bytes(trajectory) if trajectory else None for _, trajectory in cached]
+        trajectories = [Trajectory.from_bytes(trajectory) if trajectory else None for _, trajectory in cached]
         prediction = decide(head, threshold, vectors, trajectories)
     except (ValueError, ModelError) as e:
         raise ModelError(DAMAGED) from e

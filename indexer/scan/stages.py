@@ -285,7 +285,9 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
         run.counts.engine = run.executor.engine()
         try:
             with run.store.transaction():
-                run.store.put_embedding(file.recording_id, part.encoder_id, result.vector, result.units, result.course)
+                run.store.put_embedding(
+                    file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory
+                )
                 run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
                     _classify(run, file.recording_id)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.encoders.trajectory import Course
+from indexer.encoders.trajectory import Trajectory
 from indexer.errors import LockedError, ModelError, StoreError
 from indexer.library import integrity, salvage
 from indexer.library.lock import library_lock
@@ -117,7 +117,7 @@ def _is_sound(vector: bytes, trajectory: bytes | None, width: int) -> bool:
     if trajectory is None:
         return True
     try:
-        found = Course.from_bytes(trajectory)
+        found = Trajectory.from_bytes(trajectory)
     except (ValueError, TypeError):
         return False
     return found.basis.shape[1] == width and bool(

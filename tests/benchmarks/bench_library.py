@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_library [--sizes 1000 10000 100000 1000000] [--folder DIR] [--steps NAME ...]
 
-A tree of empty files, 32 a folder, and a library as a finished scan leaves it: tags, embeddings with courses, predictions, scores,
+A tree of empty files, 32 a folder, and a library as a finished scan leaves it: tags, embeddings with trajectories, predictions, scores,
 timelines, places on the map. The vectors are random numbers and only 64 wide, so that a million of them fit on a disk (4 GB in all); wider ones add reading, not steps. Every step runs in a fresh process, its peak memory is what it adds to that
 process after all imports. Steps that only look run several times: the median counts. Similar tracks are in bench_similar, the pages under
 load in bench_pages.
@@ -96,7 +96,7 @@ def vector(n: int) -> bytes:
     return np.random.default_rng(n).standard_normal(WIDTH, np.float32).astype("<f2").tobytes()
 
 
-def course() -> bytes:
+def make_trajectory() -> bytes:
     """Of one recording, for all of them."""
     collector = Collector(UNIT_S)
     for unit in np.random.default_rng(2).standard_normal((UNITS, WIDTH)).astype(np.float32):
@@ -122,7 +122,7 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
     """The rows of a finished scan, by plain SQL in large transactions."""
     started = time.perf_counter()
     rng = np.random.default_rng(0)
-    the_course, the_policy, at = course(), policy(settings), now()
+    the_trajectory, the_policy, at = make_trajectory(), policy(settings), now()
     with Store(settings.db) as store:
         root = store.add_root(os.fsencode(music))
         models.register(store, chosen())
@@ -179,7 +179,7 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
                 )
                 many(
                     "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?)",
-                    ((i, ENCODER, vectors[k].tobytes(), UNITS, the_course) for k, i in enumerate(ids)),
+                    ((i, ENCODER, vectors[k].tobytes(), UNITS, the_trajectory) for k, i in enumerate(ids)),
                 )
                 many(
                     "INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, 0.5, ?)",
@@ -306,7 +306,7 @@ def status(_music: Path, settings: Settings, files: int) -> Result:
 
 
 def classify(_music: Path, settings: Settings, files: int) -> Result:
-    """`indexer relabel`: every recording judged anew from its cached vector and course."""
+    """`indexer relabel`: every recording judged anew from its cached vector and trajectory."""
     found = relabel.relabel(settings)
     assert (found["classified"], found["damaged"]) == (files, 0)
     return {"relabel": found["elapsed_s"]}
@@ -335,7 +335,7 @@ def pages(_music: Path, settings: Settings, files: int) -> Result:
 
 def new(_music: Path, settings: Settings, files: int) -> Result:
     """New recordings, with the transactions of a scan: what was read of a file, then its embedding and verdict, then the settled tag."""
-    head, the_course, the_policy = chosen().head, course(), policy(settings)
+    head, the_trajectory, the_policy = chosen().head, make_trajectory(), policy(settings)
     assert head is not None
     with Store(settings.db) as store:
         root = int(store.connection.execute("SELECT id FROM roots").fetchone()["id"])
@@ -363,9 +363,9 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
             store.file(file_id)
             assert not store.has_embedding(recording, ENCODER)
             with store.transaction():
-                store.put_embedding(recording, ENCODER, vector(n), UNITS, the_course)
+                store.put_embedding(recording, ENCODER, vector(n), UNITS, the_trajectory)
                 store.set_decoded_length(recording, 300.0)
-                classify_recording(store, recording, head, 0.5, [(vector(n), the_course)])
+                classify_recording(store, recording, head, 0.5, [(vector(n), the_trajectory)])
             store.settle_tags(file_id, the_policy)
         took = time.perf_counter() - started
     return {f"store {NEW:,} new recordings": took}

@@ -1,8 +1,8 @@
-"""`relabel` of a whole library from cached embeddings and courses, beside reading the same rows and doing nothing with them.
+"""`relabel` of a whole library from cached embeddings and trajectories, beside reading the same rows and doing nothing with them.
 
     python -m tests.benchmarks.bench_relabel [RECORDINGS]      (default: 100000)
 
-The vectors are random numbers of the built-in encoder's width, each with a course of 50 units; the head is random too.
+The vectors are random numbers of the built-in encoder's width, each with a trajectory of 50 units; the head is random too.
 """
 
 import resource
@@ -31,7 +31,7 @@ def fill(db: Path, recordings: int) -> None:
     collector = Collector(encoder.unit_s)
     for unit in rng.standard_normal((UNITS, encoder.width)).astype(np.float32):
         collector.add(unit, 1)
-    course = collector.finish(np.zeros(encoder.width, np.float32)).to_bytes()
+    trajectory = collector.finish(np.zeros(encoder.width, np.float32)).to_bytes()
     with Store(db) as store, store.transaction():
         store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
         for n in range(recordings):
@@ -41,7 +41,7 @@ def fill(db: Path, recordings: int) -> None:
                 encoder.encoder_id,
                 rng.standard_normal(encoder.width, np.float32).astype("<f2").tobytes(),
                 UNITS,
-                course,
+                trajectory,
             )
 
 

@@ -215,7 +215,7 @@ def dask_setup(_worker: object) -> None:
     cluster_worker.Session.begin = bent  # type: ignore[method-assign]
 
 
-WIDTH, COURSE = 3840, bytes(33_000)  # as of ViT-Base
+WIDTH, TRAJECTORY = 3840, bytes(33_000)  # as of ViT-Base
 
 
 def instant(op: str, item: tuple) -> "Future[object]":
@@ -236,5 +236,5 @@ def instant(op: str, item: tuple) -> "Future[object]":
             }
         )
     else:
-        future.set_result(Embedded(hashlib.sha256(path).digest() * (2 * WIDTH // 32), 50, COURSE, 300.0))
+        future.set_result(Embedded(hashlib.sha256(path).digest() * (2 * WIDTH // 32), 50, TRAJECTORY, 300.0))
     return future
