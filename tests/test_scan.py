@@ -162,6 +162,16 @@ def test_another_drive_in_the_place_of_a_root_takes_nothing_for_gone(cli, music_
         assert rows(cli, "SELECT state, dev FROM roots") == [{"state": "offline", "dev": device + 1}]
 
 
+def test_what_was_left_undone_is_done_after_the_drive_was_mounted_anew(cli, music_folder):
+    """Its new device number makes no file changed, for the scan as for the embedding."""
+    cli.json("scan", music_folder, "--no-tags")
+    with contextlib.closing(sqlite3.connect(cli.db)) as conn, conn:
+        conn.execute("UPDATE files SET dev = dev + 1, ino = ino + 1")
+        conn.execute("DELETE FROM embeddings")
+    found = cli.json("scan", music_folder, "--no-tags")
+    assert (found["embedded"], found["failed"]) == (6, 0)
+
+
 def test_a_folder_that_cannot_be_listed_loses_no_rows(cli, music_folder, monkeypatch):
     cli("scan", music_folder)
     real = os.scandir

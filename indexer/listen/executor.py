@@ -171,7 +171,7 @@ class LocalExecutor:
         except FileError as e:
             failure = e
         try:
-            unchanged = Stat.of(path) == stat
+            unchanged = Stat.of(path).same_state(stat)
         except OSError:
             unchanged = False
         if not unchanged:  # a failure says nothing about the file that is there now

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from indexer.files.audio.identity import same_node
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
 from indexer.files.walk import Walked, walk
@@ -64,9 +65,8 @@ def compare(
 
 def _kind(row: tuple[int, bytes, int, int, int, int, str], found: os.stat_result) -> str:
     _, _, dev, ino, size, mtime_ns, state = row
-    # A drive that was mounted again may have a new device number, and with it (FAT, network) new inode numbers.
-    same_node = ino == found.st_ino or dev != found.st_dev
-    if state == "deferred" or size != found.st_size or mtime_ns != found.st_mtime_ns or not same_node:
+    same_state = size == found.st_size and mtime_ns == found.st_mtime_ns
+    if state == "deferred" or not same_state or not same_node(dev, ino, found.st_dev, found.st_ino):
         return "changed"
     return "back" if state == "missing" else "unchanged"
 
