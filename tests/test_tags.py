@@ -124,11 +124,11 @@ def test_tags_cross_a_process_border_unchanged() -> None:
 def test_garbage_raises_nothing_but_our_errors(tmp_path: Path, data: bytes, container: str) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
-    for call in (tags.read_tags, tags.other_fields):
+    for call in (tags.read_tags, genre_fields.other_fields):
         with contextlib.suppress(ReadError):
             call(path, container)
     try:
-        tags.set_genre(path, container, EDIT)
+        genre_fields.set_genre(path, container, EDIT)
     except (ReadError, WriteRefusedError):
         assert path.read_bytes() == data
 
@@ -156,7 +156,7 @@ def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: byt
     path = tmp_path / "a.mp3"
     old = frame(b"TCON", b"\1\xff\xfeH\0o\0u\0s\0e\0")
     path.write_bytes(before := id3_tag([*kept[:4], old, *kept[4:]], padding=600) + mp3_audio)
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     raw = id3_block.parse(path.read_bytes())
     assert (raw.major, [f for f in raw.frames if f[:4] not in (b"TCON", b"TXXX")]) == (3, kept)
     assert raw.frames[4] == frame(b"TCON", b"\0Drum & Bass")
@@ -164,7 +164,7 @@ def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: byt
     independent = mutagen.id3.ID3(path, translate=False)
     assert independent.version == (2, 3, 0)
     assert independent["TCON"].text == ["Drum & Bass"]
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -177,7 +177,7 @@ def test_a_compressed_picture_is_not_unpacked(tmp_path: Path, mp3_audio: bytes) 
     tracemalloc.start()
     try:
         assert tags.read_tags(path, "mp3").title == "x"
-        tags.set_genre(path, "mp3", EDIT)
+        genre_fields.set_genre(path, "mp3", EDIT)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -192,11 +192,11 @@ def test_unsynchronised_tags_stay_so(tmp_path: Path, mp3_audio: bytes, major: in
     path.write_bytes(
         before := id3_tag([frame(b"PRIV", content, major=major)], major=major, flags=flags, padding=10) + mp3_audio
     )
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[3:6] == bytes([major, 0, flags])
     assert tags.read_tags(path, "mp3").genres == EDIT.genres
     assert path.read_bytes().endswith(mp3_audio)
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -205,10 +205,10 @@ def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio:
     extended = b"\0\0\0\x0c\x01\x20\x05" + id3_block.to_synchsafe(zlib.crc32(title), 5)
     path = tmp_path / "a.mp3"
     path.write_bytes(before := id3_tag([title], major=4, flags=0x40, extended=extended) + mp3_audio)
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     raw = id3_block.parse(path.read_bytes())
     assert raw.extended[7:] == id3_block.to_synchsafe(zlib.crc32(b"".join(raw.frames) + raw.padding), 5)
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -227,21 +227,21 @@ def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes)
     ape = ape_tag({"Title": b"x", "GENRE": b"Rock\0Pop", "Cover Art (Front)": b"c.jpg\0\xff\xd8"})
     path = tmp_path / "a.mp3"
     path.write_bytes(before := mp3_audio + ape + v1)
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[-128:] == v1[:-1] + bytes([127])  # 127 is Drum & Bass
     assert genre_fields.standing_genres(path, "mp3") == {"id3": [], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
     assert tags.read_tags(path, "mp3").original_genres == ("Rock", "Pop")  # as it was read: APEv2 goes before ID3v1
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
     path.write_bytes(before := id3_tag([frame(b"TIT2", b"\0x")], padding=900) + before)
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     assert genre_fields.standing_genres(path, "mp3") == {
         "id3": ["Drum & Bass"],
         "ape": ["Drum & Bass"],
         "id3v1": ["Drum & Bass"],
     }
     assert tags.read_tags(path, "mp3").original_genres == ("Rock",)  # as it was read: ID3v1 fills up an ID3v2 tag
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -286,13 +286,13 @@ def test_title_and_artist_in_a_lesser_tag_are_not_hidden_by_a_new_one(
     seen = seen_by_others(path)
     assert told in seen
     for genres in (("House",), ("House", "Techno")):
-        tags.set_genre(path, name, GenreEdit(genres, "house", 0.5, "m"))
+        genre_fields.set_genre(path, name, GenreEdit(genres, "house", 0.5, "m"))
         assert seen_by_others(path) == seen
         found = tags.read_tags(path, name)
         assert (found.title, found.artist, found.genres, found.genre_is_ours) == ("Song", "Somebody", genres, True)
         assert found.original_genres == ()
         assert genre_fields.standing_genres(path, name)["id3"] == []
-    tags.restore_genre(path, name)
+    genre_fields.restore_genre(path, name)
     assert path.read_bytes() == before
 
 
@@ -307,7 +307,7 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
         path.write_bytes(mp3_audio + ape_tag({"Title": b"Song", "Genre": b"Rock"}))
     else:
         info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
-    tags.set_genre(path, name, GenreEdit(("House",), "house", 0.5, "m"))
+    genre_fields.set_genre(path, name, GenreEdit(("House",), "house", 0.5, "m"))
     file = mutagen.File(path)
     if file.tags is None or name == "mp3":
         file.tags = None
@@ -319,14 +319,14 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
     changed, is_users = path.read_bytes(), again and genre == "Polka"
     assert tags.read_tags(path, name).genre_is_ours == (genre != "Polka")
     if again:
-        tags.set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
+        genre_fields.set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
         found = tags.read_tags(path, name)
         assert (found.genres, found.genre_is_ours, found.original_genres) == (
             ("Techno",),
             True,
             ("Polka",) if is_users else ("Rock",),
         )
-    tags.restore_genre(path, name)
+    genre_fields.restore_genre(path, name)
     found = tags.read_tags(path, name)
     assert (found.title, found.genres, found.ours, found.original_genres) == (
         "Song",
@@ -343,28 +343,28 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
 def test_undo_finds_its_record_where_the_user_removed_the_rest_of_info(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
-    tags.set_genre(path, "wav", EDIT)
+    genre_fields.set_genre(path, "wav", EDIT)
     data = path.read_bytes().replace(b"INAM\x05\0\0\0Song\0\0", b"")
     at = data.index(b"LIST") + 4
     data = data[:at] + (int.from_bytes(data[at : at + 4], "little") - 14).to_bytes(4, "little") + data[at + 4 :]
     path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
-    tags.set_genre(path, "wav", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    genre_fields.set_genre(path, "wav", GenreEdit(("Techno",), "techno", 0.5, "m"))
     assert tags.read_tags(path, "wav").original_genres == ("Rock",)
-    tags.restore_genre(path, "wav")
+    genre_fields.restore_genre(path, "wav")
     assert genre_fields.standing_genres(path, "wav") == {"id3": [], "info": ["Rock"]}
 
 
 def test_id3v1_alone_is_refused_and_a_blank_one_is_none(tmp_path: Path, mp3_audio: bytes) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(before := mp3_audio + b"TAG" + b"Title".ljust(124, b"\0") + b"\x11")
-    for call in (lambda: tags.set_genre(path, "mp3", EDIT), lambda: genre_fields.refuse_damaged(path, "mp3")):
+    for call in (lambda: genre_fields.set_genre(path, "mp3", EDIT), lambda: genre_fields.refuse_damaged(path, "mp3")):
         with pytest.raises(WriteRefusedError, match="only an ID3v1 tag"):
             call()
     assert path.read_bytes() == before
     path.write_bytes(before := mp3_audio + b"TAG" + b" " * 60 + bytes(64) + b"\x11")
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": [], "id3v1": ["Drum & Bass"]}
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -376,7 +376,7 @@ def test_wav_gets_the_genre_wherever_there_is_a_tag(tmp_path: Path, tagged: bool
     chunk = b"id3 " + len(tag).to_bytes(4, "little") + tag + b"\0" * (len(tag) % 2) if tag else b""
     data = info_only(path, b"IART\x03\0\0\0ab\0\0" + b"IGNR\x05\0\0\0Rock\0\0", odd + chunk)
     assert tags.read_tags(path, "wav").genres == ("Rock",)
-    tags.set_genre(path, "wav", EDIT)
+    genre_fields.set_genre(path, "wav", EDIT)
     now = path.read_bytes()
     assert b"IART\x03\0\0\0ab\0\0IGNR\x0c\0\0\0Drum & Bass\0" in now
     assert odd in now
@@ -384,7 +384,7 @@ def test_wav_gets_the_genre_wherever_there_is_a_tag(tmp_path: Path, tagged: bool
     assert (b"ixgn" in now, b"ixor" in now) == (not tagged, not tagged)
     found = mutagen.File(path).tags
     assert (found and found["TCON"].text) == (["Drum & Bass"] if tagged else None)
-    tags.restore_genre(path, "wav")
+    genre_fields.restore_genre(path, "wav")
     assert path.read_bytes() == data
 
 
@@ -396,10 +396,10 @@ def test_gnre_is_replaced_and_comes_back(tmp_path: Path) -> None:
     file.save()
     before = path.read_bytes()
     assert b"gnre" in before
-    tags.set_genre(path, "mp4", EDIT)
+    genre_fields.set_genre(path, "mp4", EDIT)
     assert b"gnre" not in path.read_bytes()
     assert mutagen.mp4.MP4(path).tags["\xa9gen"] == ["Drum & Bass"]
-    tags.restore_genre(path, "mp4")
+    genre_fields.restore_genre(path, "mp4")
     assert tags.read_tags(path, "mp4").genres == ("Techno",)
     assert path.read_bytes() == before
 
@@ -419,8 +419,8 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
     while not last:
         last, at = bool(data[at] & 0x80), at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
     path.write_bytes(before := data[:4] + b"\0" + data[5:42] + raw + data[at:])
-    others = tags.other_fields(path, "flac")
-    tags.set_genre(path, "flac", EDIT)
+    others = genre_fields.other_fields(path, "flac")
+    genre_fields.set_genre(path, "flac", EDIT)
     now = path.read_bytes()
     assert (
         now.index(b"TITLE=\xff\xfe")
@@ -429,8 +429,8 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
         < now.index(b"INDEXER_GENRE={")
     )
     assert len(now) < len(before) + 1200
-    assert genre_fields.changed_fields(others, tags.other_fields(path, "flac")) == []
-    tags.restore_genre(path, "flac")
+    assert genre_fields.changed_fields(others, genre_fields.other_fields(path, "flac")) == []
+    genre_fields.restore_genre(path, "flac")
     assert path.read_bytes() == before
 
 
@@ -438,7 +438,7 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
 def test_other_fields_sees_one_changed_field(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
-    before = tags.other_fields(path, container)
+    before = genre_fields.other_fields(path, container)
     file = mutagen.File(path)
     if file.tags is None:
         file.add_tags()
@@ -447,7 +447,7 @@ def test_other_fields_sees_one_changed_field(tmp_path: Path, name: str) -> None:
     else:
         file.tags["Title" if name != "m4a" and name != "alac" else "\xa9nam"] = "Other"
     file.save()
-    assert genre_fields.changed_fields(before, tags.other_fields(path, container))
+    assert genre_fields.changed_fields(before, genre_fields.other_fields(path, container))
 
 
 def test_a_second_write_keeps_the_first_original(tmp_path: Path) -> None:
@@ -456,22 +456,22 @@ def test_a_second_write_keeps_the_first_original(tmp_path: Path) -> None:
     file["genre"] = ["Rock", "Pop"]
     file.save()
     before = path.read_bytes()
-    tags.set_genre(path, "flac", EDIT)
-    tags.set_genre(path, "flac", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    genre_fields.set_genre(path, "flac", EDIT)
+    genre_fields.set_genre(path, "flac", GenreEdit(("Techno",), "techno", 0.5, "m"))
     found = tags.read_tags(path, "flac")
     assert (found.genres, found.original_genres, found.genre_is_ours) == (("Techno",), ("Rock", "Pop"), True)
-    tags.restore_genre(path, "flac")
+    genre_fields.restore_genre(path, "flac")
     assert path.read_bytes() == before
 
 
 def test_a_genre_the_user_set_after_us_becomes_the_original(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    tags.set_genre(path, "flac", EDIT)
+    genre_fields.set_genre(path, "flac", EDIT)
     file = mutagen.flac.FLAC(path)
     file["genre"] = ["Breakcore"]
     file.save()
     assert not tags.read_tags(path, "flac").genre_is_ours
-    tags.set_genre(path, "flac", EDIT)
+    genre_fields.set_genre(path, "flac", EDIT)
     assert tags.read_tags(path, "flac").original_genres == ("Breakcore",)
 
 
@@ -479,9 +479,9 @@ def test_undo_survives_a_rewrite_by_another_program(tmp_path: Path, mp3_audio: b
     """mutagen turns the tag into v2.4 and sorts it: the genre comes back as text in the new version."""
     path = tmp_path / "a.mp3"
     path.write_bytes(id3_tag([frame(b"TCON", b"\0Rock"), frame(b"TIT2", b"\0x")]) + mp3_audio)
-    tags.set_genre(path, "mp3", EDIT)
+    genre_fields.set_genre(path, "mp3", EDIT)
     mutagen.id3.ID3(path).save()
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     found = tags.read_tags(path, "mp3")
     assert (found.genres, found.ours, found.title) == (("Rock",), None, "x")
 
@@ -489,14 +489,14 @@ def test_undo_survives_a_rewrite_by_another_program(tmp_path: Path, mp3_audio: b
 def test_nothing_recorded_nothing_restored(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
     with pytest.raises(WriteRefusedError, match="no earlier genre"):
-        tags.restore_genre(path, "flac")
+        genre_fields.restore_genre(path, "flac")
 
 
 @pytest.mark.parametrize("container", ["aac", "other"])
 def test_containers_without_writable_tags_say_so(tmp_path: Path, container: str) -> None:
     path = write_audio(tmp_path / "a", "aac", 0.3)
     with pytest.raises(UnsupportedError, match="cannot be written"):
-        tags.set_genre(path, container, EDIT)
+        genre_fields.set_genre(path, container, EDIT)
 
 
 text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -524,10 +524,10 @@ def test_any_text_in_any_mix_of_tags_is_written_and_undone(
         b"TAG" + bytes(124) + b"\x11" if v1 else b""
     )
     path.write_bytes(before := id3_tag(frames, major=major, padding=padding) + mp3_audio + end)
-    others = tags.other_fields(path, "mp3")
-    tags.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
-    assert tags.other_fields(path, "mp3") == others
+    others = genre_fields.other_fields(path, "mp3")
+    genre_fields.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
+    assert genre_fields.other_fields(path, "mp3") == others
     assert genre_fields.standing_genres(path, "mp3")["id3"] == named(genre)
     assert mp3_audio in path.read_bytes()
-    tags.restore_genre(path, "mp3")
+    genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before

@@ -120,10 +120,10 @@ def test_a_users_genre_and_tags_come_back(tmp_path: Path, name: str) -> None:
         file.tags[key[0]], file.tags[key[1]] = ["House", "Acid"], ["Título ☃"]
     file.save()
     before, container = path.read_bytes(), container_of(path)
-    others, old = tags.other_fields(path, container), tags.read_tags(path, container)
+    others, old = genre_fields.other_fields(path, container), tags.read_tags(path, container)
     write(path)
     assert tags.read_tags(path, container).original_genres == ("House", "Acid")
-    assert genre_fields.changed_fields(others, tags.other_fields(path, container)) == []
+    assert genre_fields.changed_fields(others, genre_fields.other_fields(path, container)) == []
     write(path, None)
     assert tags.read_tags(path, container) == old
     assert path.read_bytes() == before
@@ -195,7 +195,7 @@ def _spoil_audio(path: str) -> None:
 
 
 def _spoil_genre(path: str) -> None:
-    tags.set_genre(path, "flac", GenreEdit(("Polka",), "x", 0.5, "m"))
+    genre_fields.set_genre(path, "flac", GenreEdit(("Polka",), "x", 0.5, "m"))
 
 
 @pytest.mark.parametrize(("spoil", "reason"), [
@@ -207,17 +207,17 @@ def test_an_edit_that_went_wrong_is_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[str], None], reason: str
 ) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.5)
-    real = tags.set_genre
+    real = genre_fields.set_genre
 
     def wrong(copy: str, container: str, edit: GenreEdit) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(tags, "set_genre", real)
+            patch.setattr(tagwriter, "set_genre", real)
             real(copy, container, edit)
             spoil(copy)
 
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(tags, "set_genre", wrong)
+        patch.setattr(tagwriter, "set_genre", wrong)
         with pytest.raises(WriteRefusedError, match=reason):
             tagwriter.prepare(str(path), "flac", EDIT)
     assert path.read_bytes() == before
@@ -596,7 +596,7 @@ def test_an_edit_crosses_a_process_border_unchanged() -> None:
 def test_append_keeps_the_users_values_and_stays_ours(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
-    tags.set_genre(path, container, GenreEdit(("House", "Acid"), "house", 1.0, "m"))
+    genre_fields.set_genre(path, container, GenreEdit(("House", "Acid"), "house", 1.0, "m"))
     edit = plan(Tags(genres=("House", "Acid")), "techno", "Techno", 0.9, "m", "append")
     write(path, edit)
     found = tags.read_tags(path, container)

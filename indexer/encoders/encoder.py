@@ -1,8 +1,7 @@
-"""What an encoder is: it cuts a stream of samples into units and turns every unit into one vector.
+"""The interface of an encoder, which cuts a stream of samples into units and turns every unit into one vector.
 
-Owns the interface that the rest of the program knows, what several encoders side by side are, and which ways of using
-one give vectors of their own. Never decodes audio, never touches the store, and knows no encoder by itself:
-indexer.encoders.load does.
+Also defines joined encoders, and the variants of an encoder whose vectors are cached separately. Never decodes audio or
+touches the store. The encoders themselves are registered in encoders/load.py.
 """
 
 import hashlib
@@ -18,19 +17,19 @@ from indexer.config import MAX_UNITS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-INT8_VERSION = 1  # counts changes of how weights and activations become integers
+INT8_VERSION = 1  # raised when weights or activations are quantised in another way
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One piece of a recording that an encoder can embed without seeing the rest of it."""
+    """One piece of a recording, which an encoder embeds without the rest."""
 
     samples: np.ndarray  # (n,) float32, mono, with the context the front end needs at both ends
-    weight: int  # share of this unit in the track's mean; for M2D its patch columns
+    weight: int  # of this unit in the track's mean; for M2D its patch columns
 
 
 class UnitCutter(Protocol):
-    """Cuts one recording, pushed in blocks of any size, into units; good for one recording."""
+    """Cuts a recording, pushed in blocks of any size, into units; each recording needs a new cutter."""
 
     def push(self, samples: np.ndarray) -> list[Unit]:
         """Take (n,) mono float32 samples and return the units that are complete now."""
@@ -42,7 +41,7 @@ class UnitCutter(Protocol):
 
 
 class Encoder(Protocol):
-    """Turns units into vectors of ``width`` numbers; ``id`` names weights and front end, not device or precision (see Variant)."""
+    """Turns units into vectors of ``width`` numbers; ``id`` covers weights and front end, not the device."""
 
     @property
     def id(self) -> str:
@@ -51,7 +50,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """The name a person knows it by."""
+        """The name shown to people."""
         ...
 
     @property
@@ -61,7 +60,7 @@ class Encoder(Protocol):
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate of the samples the cutter wants."""
+        """The sample rate that the cutter expects."""
         ...
 
     @property
@@ -71,12 +70,12 @@ class Encoder(Protocol):
 
     @property
     def batch_units(self) -> int:
-        """How many units at a time are fastest; ``encode`` takes any number."""
+        """The fastest number of units a batch; ``encode`` takes any number."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda, mps."""
+        """The device it runs on: cpu, cuda, mps."""
         ...
 
     @property
@@ -100,16 +99,16 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way of using an encoder that changes its vectors so much that they are cached as another encoder's.
+    """A way of using an encoder whose vectors differ so much that they are cached under another id.
 
-    Device, fp32 and bf16 do not: their vectors differ by less than those of two encodings of one recording.
+    Device, fp32 and bf16 make no variant: their vectors differ by less than those of two encodings of one recording.
     """
 
-    units: int | None = None  # of a recording, evenly spread; None: all
-    int8: bool = False  # its matrix products in integers
+    units: int | None = None  # units used of a recording, evenly spread; None: all
+    int8: bool = False  # whether it multiplies in integers
 
     def id_of(self, weights_id: str) -> str:
-        """The id of an encoder used so; ``weights_id`` where nothing is special."""
+        """The encoder's id in this variant; ``weights_id`` itself in the default variant."""
         if self == Variant():
             return weights_id
         return hashlib.sha256(
@@ -125,18 +124,18 @@ VARIANTS = [Variant(units, int8) for units in (None, *range(1, MAX_UNITS + 1)) f
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """What is known of an encoder before it is loaded; the fields are those of ``Encoder``."""
+    """An encoder's facts before it is loaded; fields as in ``Encoder``."""
 
-    weights_id: str  # of the encoder itself, whichever way it is used
+    weights_id: str  # the id without a variant
     plain_name: str
     width: int
     sample_rate_hz: int
     unit_s: float
-    source: str | Path  # what load_encoder takes; of a joined encoder those of its parts count
-    head_width: int | None = None  # inputs of the AudioSet head it carries; None: it carries none
-    joins: tuple["EncoderInfo", ...] = ()  # of a joined encoder
+    source: str | Path  # for load_encoder; empty for a joined encoder, whose parts have theirs
+    head_width: int | None = None  # inputs of its AudioSet head; None: it has none
+    joins: tuple["EncoderInfo", ...] = ()  # the parts of a joined encoder
     variant: Variant = Variant()
-    built_in: bool = False  # needs no download, runs in one arithmetic only
+    built_in: bool = False  # needs no download and has one precision only
 
     @property
     def encoder_id(self) -> str:
@@ -147,31 +146,31 @@ class EncoderInfo:
 
     @property
     def name(self) -> str:
-        """The name a person knows it by, with its variant."""
+        """The name shown to people, with its variant."""
         return f"{self.plain_name} ({self.variant})" if self.variant != Variant() else self.plain_name
 
     @property
     def parts(self) -> tuple["EncoderInfo", ...]:
-        """The encoders whose vectors, one after the other, are this one's: itself, unless it joins others."""
+        """The encoders whose concatenated vectors are this one's: itself, unless it joins others."""
         return self.joins or (self,)
 
     def varied(self, variant: Variant) -> "EncoderInfo":
-        """The same encoder used in another way; a built-in one has no int8."""
+        """The same encoder in another variant; a built-in one ignores int8."""
         joins = tuple(part.varied(variant) for part in self.joins)
         return replace(self, joins=joins, variant=replace(variant, int8=variant.int8 and not self.built_in))
 
     def variant_of(self, encoder_id: str) -> Variant | None:
-        """The variant of this encoder that an id stands for; None: it is another encoder's."""
+        """The variant of this encoder that has the given id; None: the id is another encoder's."""
         return next((variant for variant in VARIANTS if self.varied(variant).encoder_id == encoder_id), None)
 
 
 def joined_id(ids: Sequence[str]) -> str:
-    """Hex sha256 that names the encoder which joins others, in this order."""
+    """The id of a joined encoder: hex sha256 of its parts' ids in order."""
     return hashlib.sha256(json.dumps(["joined", *ids]).encode()).hexdigest()
 
 
 def join(parts: Sequence[EncoderInfo]) -> EncoderInfo:
-    """The encoder whose vectors are those of ``parts`` side by side; each part's are cached as its own."""
+    """The encoder whose vectors are those of ``parts`` concatenated; each part's vectors are cached separately."""
     if len(parts) == 1:
         return parts[0]
     return EncoderInfo(
@@ -203,8 +202,8 @@ def track_vector(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """An encoder; the weights are loaded when the first recording needs them."""
+    """One of the encoders of a run; its weights are loaded when the first recording needs them."""
 
     encoder_id: str
     load: Callable[[], Encoder]
-    units: int | None = None  # of a recording at most, evenly spread over it; None: all
+    units: int | None = None  # at most, of a recording, evenly spread; None: all

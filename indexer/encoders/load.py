@@ -1,7 +1,7 @@
-"""The registry of built-in encoders, and how a name or a checkpoint's path becomes an encoder.
+"""The registry of built-in encoders; loads an encoder by its name or by the path of a checkpoint.
 
-A new built-in encoder is a module in this package and a line in ``BUILT_IN``. Imports an encoder's module only when
-that encoder is asked for, so that a command which only looks never imports torch.
+A new built-in encoder is a module in this package and a line in ``BUILT_IN``. An encoder's module is imported only when
+it is asked for, so that commands which show information never import torch.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from indexer.encoders.encoder import Encoder, EncoderInfo
 class BuiltIn:
     """An encoder that needs no download."""
 
-    module: str  # in indexer.encoders; to import it and to make the encoder must not import torch
-    encoder: str  # its class, made without arguments
-    use: str  # one phrase for `models list`
+    module: str  # in indexer.encoders; importing it and making the encoder must not import torch
+    encoder: str  # its class, which takes no arguments
+    use: str  # its purpose in one phrase, for `models list`
 
 
 # name, as in --encoder and in the library -> encoder
@@ -26,7 +26,7 @@ BUILT_IN = {
         "rhythm", "RhythmEncoder", "no download: rhythm and loudness statistics, for training your own heads"
     ),
 }
-DEFAULT = "rhythm"  # taken while no model is installed and none was chosen
+DEFAULT = "rhythm"  # used while no model is installed or chosen
 
 
 def built_in_info(name: str = DEFAULT) -> EncoderInfo:
@@ -42,7 +42,7 @@ def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "
 
     device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda and on processors that
     multiply it, fp32 elsewhere), fp32, bf16 or int8. A built-in encoder ignores both. Raises ModelError for a file that
-    is damaged or not ours, an unknown option, or a device that is not there.
+    is damaged or not ours, an unknown option, or a missing device.
     """
     if isinstance(source, str) and source in BUILT_IN:
         return _make(source)

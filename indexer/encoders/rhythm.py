@@ -1,7 +1,7 @@
 """The encoder without weights: Rhythm Patterns, Statistical Spectrum Descriptors and the Rhythm Histogram of TU Wien.
 
-Owns their constants and arithmetic, numpy only. Never decodes or resamples: it takes mono samples at 44,100 Hz, the
-published rate at which all 24 bands exist, and the one that most music files have, so that nothing is resampled.
+Numpy only. Never decodes or resamples: it takes mono samples at 44,100 Hz, the published rate at which all 24 bands
+exist, and the rate of most music files.
 
 Sources, by the short names used below:
   RPM02  Rauber, Pampalk, Merkl: Using psycho-acoustic models and self-organizing maps ... (ISMIR 2002): Rhythm Patterns
@@ -19,12 +19,12 @@ import numpy as np
 
 from indexer.encoders.encoder import Unit
 
-VERSION = 1  # counts changes of the arithmetic that no constant below shows
+VERSION = 1  # raised when the arithmetic changes without a change of the constants below
 
 SAMPLE_RATE_HZ = 44_100
 SEGMENT = 2**18  # samples, 5.94 s: RPM02 and LR05 take about six seconds
 N_FFT, HOP = 1024, 512  # 23 ms Hann windows, half overlapping: P01, LR05
-# Our choice: 0.37 s, 31 windows. Shorter, seven statistics say little, and the fastest modulation has under four
+# Our choice: 0.37 s, 31 windows. In less, the seven statistics mean little, and the fastest modulation has under four
 # periods.
 SHORTEST = 2**14
 
@@ -35,7 +35,7 @@ BARK_CENTRES_HZ = (50, 150, 250, 350, 450, 570, 700, 840, 1000, 1170, 1370, 1600
                    4800, 5800, 7000, 8500, 10500, 13500)  # fmt: skip
 BANDS = len(BARK_CENTRES_HZ)
 
-# Level of a sine at full scale, dB SPL. Nobody knows the listener's volume: the range of 16 bits is the usual guess.
+# Level of a sine at full scale, dB SPL. The playback volume is unknown; the range of 16 bits is the usual assumption.
 FULL_SCALE_DB = 96.0
 
 # Schroeder, Atal, Hall: Optimizing digital speech coders by exploiting masking ... (JASA 66, 1979): the level that a
@@ -43,7 +43,7 @@ FULL_SCALE_DB = 96.0
 SPREAD_A, SPREAD_B, SPREAD_C, SPREAD_D = 15.81, 7.5, 0.474, 17.5
 
 # ISO 226:2003, table 1: frequency Hz, exponent of loudness perception, transfer function dB, threshold of hearing dB.
-# P01 interpolates between contours drawn at a few levels; the standard gives all in closed form. Held beyond 12,500 Hz.
+# P01 interpolates between contours drawn at a few levels; the standard has a closed form. Constant above 12,500 Hz.
 ISO_226 = (
     (20, 0.532, -31.6, 78.5), (25, 0.506, -27.2, 68.7), (31.5, 0.480, -23.0, 59.5), (40, 0.455, -19.1, 51.1),
     (50, 0.432, -15.9, 44.0), (63, 0.409, -13.0, 37.5), (80, 0.387, -10.3, 31.5), (100, 0.367, -8.1, 26.5),
@@ -54,7 +54,7 @@ ISO_226 = (
     (5000, 0.242, -2.1, -1.5), (6300, 0.245, -7.1, 6.0), (8000, 0.254, -11.2, 12.6), (10000, 0.271, -10.7, 13.9),
     (12500, 0.301, -3.1, 12.3),
 )  # fmt: skip
-# The numbers of its formula (1); section 4.2 rounds them anew for the inverse, which would not be one any more.
+# The numbers of its formula (1); section 4.2 rounds them differently, and its formula is no exact inverse.
 ISO_SCALE, ISO_OFFSET, ISO_FACTOR, ISO_REFERENCE_DB = 4.47e-3, 1.15, 0.4, 94.0
 
 # Bladon, Lindblom: Modeling the judgment of vowel quality differences (JASA 69, 1981): sone from phon, as in P01.
@@ -66,13 +66,13 @@ MODULATIONS = 60  # bins 1 to 60, 0.17 to 10.1 Hz, that is 10 to 606 beats a min
 # Hz is felt in proportion to 1 / (f / 4 + 4 / f), most at 4 Hz.
 FLUCTUATION_PEAK_HZ = 4.0
 # RPM02 smooths with a Gaussian; the width is ours: one band and one bin (1 Bark, 0.17 Hz = 10 beats a minute). Its
-# gradient filter is left out: differences between neighbouring bins are a head's own business.
+# gradient filter is left out: a head can weight differences between neighbouring bins itself.
 SMOOTHING_BANDS, SMOOTHING_BINS = 1.0, 1.0
 
-# Ours. Loudness and modulation span five decades, variance ten: raw, rare peaks would rule a track's mean, a head could
-# not standardise them, and float16 would lose the small. So everything is stored as log(1 + x / floor), the skewness as
-# asinh: between -4 and about 25, no number near float16's limits. The mean over a track becomes nearly a geometric
-# one, as robust to single loud segments as RPM02's median. 0.01 sone is barely audible (7 phon).
+# Our choice. Loudness and modulation span five decades, variance ten: unscaled, rare peaks would dominate a track's
+# mean, a head could not standardise the numbers, and float16 would lose small ones. So all are stored as
+# log(1 + x / floor), the skewness as asinh: between -4 and about 25, well within float16. The mean over a track is
+# nearly a geometric one, as robust to single loud segments as RPM02's median. 0.01 sone is barely audible (7 phon).
 FLOOR_SONE = 0.01
 
 STATISTICS = ("mean", "median", "variance", "skewness", "kurtosis", "min", "max")  # LR05, in this order
@@ -80,16 +80,16 @@ WIDTH = BANDS * MODULATIONS + len(STATISTICS) * BANDS + MODULATIONS  # 1440 + 16
 
 
 class RhythmCutter:
-    """Cuts one recording into segments; each but a short recording's only one is SEGMENT samples long.
+    """Cuts one recording into segments of SEGMENT samples; a shorter recording is a single shorter segment.
 
-    The last segment ends with the recording and shares its beginning with the one before; less than half a segment of
-    new samples makes none. Holds two segments, whatever the length of the recording.
+    The last segment ends with the recording and overlaps the one before; fewer new samples than half a segment are
+    dropped. Holds two segments, whatever the length of the recording.
     """
 
     def __init__(self) -> None:
         self._buffer = np.empty(SEGMENT, np.float32)
         self._filled = 0
-        self._last = np.empty(0, np.float32)  # the segment before
+        self._last = np.empty(0, np.float32)  # the previous segment
         self._finished = False
 
     def push(self, samples: np.ndarray) -> list[Unit]:
@@ -110,7 +110,7 @@ class RhythmCutter:
         return units
 
     def finish(self) -> list[Unit]:
-        """Return the last segment, or a recording shorter than one as it is; nothing at all under SHORTEST samples."""
+        """Return the last segment, if any; a recording of fewer than SHORTEST samples has none."""
         self._finished = True
         rest = self._buffer[: self._filled]
         if len(self._last):
@@ -126,9 +126,9 @@ class RhythmEncoder:
     sample_rate_hz = SAMPLE_RATE_HZ
     unit_s = SEGMENT / SAMPLE_RATE_HZ
     device = "cpu"
-    precision = "fp64"  # whatever is asked for
+    precision = "fp64"  # the only one
     engine = "numpy"
-    batch_units = 4  # one at a time is as fast; a few let decoding run ahead
+    batch_units = 4  # single units are as fast, but a few let decoding run ahead
 
     @property
     def id(self) -> str:
@@ -140,7 +140,7 @@ class RhythmEncoder:
         return RhythmCutter()
 
     def encode(self, units: Sequence[Unit]) -> np.ndarray:
-        """Return (n, 1668) float32; samples that are not finite give rows that are not. Raises ValueError for a wrong length."""
+        """Return (n, 1668) float32; not finite where samples are not. Raises ValueError for a wrong length."""
         vectors = np.empty((len(units), WIDTH), np.float32)
         for row, unit in zip(vectors, units, strict=True):
             if not SHORTEST <= len(unit.samples) <= SEGMENT:
@@ -156,8 +156,8 @@ def encoder_id() -> str:
     content = [
         VERSION, SAMPLE_RATE_HZ, SEGMENT, N_FFT, HOP, SHORTEST, BARK_EDGES_HZ, BARK_CENTRES_HZ, FULL_SCALE_DB,
         SPREAD_A, SPREAD_B, SPREAD_C, SPREAD_D, ISO_226, ISO_SCALE, ISO_OFFSET, ISO_FACTOR, ISO_REFERENCE_DB,
-        SONE_KNEE_PHON, SONE_EXPONENT, MODULATION_FFT, MODULATIONS, FLUCTUATION_PEAK_HZ, SMOOTHING_BANDS, SMOOTHING_BINS,
-        FLOOR_SONE, STATISTICS,
+        SONE_KNEE_PHON, SONE_EXPONENT, MODULATION_FFT, MODULATIONS, FLUCTUATION_PEAK_HZ, SMOOTHING_BANDS,
+        SMOOTHING_BINS, FLOOR_SONE, STATISTICS,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(["rhythm", *content]).encode()).hexdigest()
 
@@ -166,7 +166,7 @@ WINDOWS_AT_ONCE = 16
 
 
 class _Tables(NamedTuple):
-    """What the constants come to."""
+    """Arrays computed from the constants."""
 
     window: np.ndarray  # (N_FFT,)
     bank: np.ndarray  # (bins, bands): power spectrum -> intensity in each band, masking included, 1 = 0 dB SPL
@@ -184,7 +184,7 @@ def _tables() -> _Tables:
     bins_hz = np.arange(N_FFT // 2 + 1) * SAMPLE_RATE_HZ / N_FFT
     edges = np.array(BARK_EDGES_HZ, float)
     member = (bins_hz[:, None] >= edges[:-1]) & (bins_hz[:, None] < edges[1:])  # (bins, bands)
-    member[0] = False  # 0 Hz is no sound
+    member[0] = False  # 0 Hz is inaudible
     full_scale = N_FFT * np.square(window).sum() / 4  # a sine of amplitude 1, summed over the bins of one side
     dz = np.arange(BANDS)[None, :] - np.arange(BANDS)[:, None] + SPREAD_C  # (masker, masked)
     spread_db = SPREAD_A + SPREAD_B * dz - SPREAD_D * np.sqrt(1 + np.square(dz))
@@ -205,23 +205,23 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
 
 
 def sonogram(samples: np.ndarray) -> np.ndarray:
-    """Specific loudness of samples (n,): (bands, frames) float64 in sone. Below the threshold of hearing: the threshold's."""
+    """Specific loudness of samples (n,): (bands, frames) float64 in sone, at least that of the hearing threshold."""
     tables = _tables()
     samples = samples.astype(np.float64)
     samples -= samples.mean()  # a constant offset would leak into the lowest bands
     windows = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP]  # (frames, N_FFT)
     intensity = np.empty((len(windows), BANDS))
-    # Measured: a few windows at a time stay in the cache, and numpy transforms float64 in a third of float32's time.
+    # Measured: a few windows at a time fit the cache, and numpy transforms float64 in a third of the time of float32.
     for start in range(0, len(windows), WINDOWS_AT_ONCE):
         rows = slice(start, start + WINDOWS_AT_ONCE)
         spectrum = np.fft.rfft(windows[rows] * tables.window)  # (rows, bins) complex
         power = np.square(spectrum.real) + np.square(spectrum.imag)  # (rows, bins)
         intensity[rows] = power @ tables.bank  # (rows, bins) @ (bins, bands)
-    return sone(phon(10 * np.log10(np.maximum(intensity.T, 1e-10))))  # the floor lies under every threshold
+    return sone(phon(10 * np.log10(np.maximum(intensity.T, 1e-10))))  # the floor is below every threshold
 
 
 def phon(level_db: np.ndarray) -> np.ndarray:
-    """Loudness level (bands, frames) in phon of band levels in dB SPL: formula (1) of ISO 226:2003 solved for it."""
+    """Loudness level in phon of band levels (bands, frames) in dB SPL: the inverse of formula (1) of ISO 226:2003."""
     tables = _tables()
     exponent, transfer_db, threshold_db = (
         t[:, None] for t in (tables.exponent, tables.transfer_db, tables.threshold_db)
@@ -246,15 +246,15 @@ def _describe(loudness: np.ndarray) -> np.ndarray:
     frames = loudness.shape[1]
     mean = loudness.mean(axis=1)  # (bands,)
     centred = loudness - mean[:, None]
-    # Without the mean, a segment shorter than the transform is not read as one long beat.
+    # The mean is removed: zero-padded, a segment shorter than the transform would look like one long beat.
     spectrum = np.fft.rfft(centred, MODULATION_FFT)[:, 1 : MODULATIONS + 1]
     amplitude = np.abs(spectrum) * (2 / frames)  # (bands, modulations) in sone
     patterns = tables.smooth_bands @ (amplitude * tables.fluctuation) @ tables.smooth_bins.T
-    # Not weighted: the strongest bin is the beat itself, not its multiple next to 4 Hz.
+    # Unweighted, so that the strongest bin is the beat and not its multiple near 4 Hz.
     histogram = amplitude.sum(axis=0)  # (modulations,)
     squared = np.square(centred)
     variance = squared.mean(axis=1)
-    audible = variance + FLOOR_SONE**2  # a steady band has no shape, only rounding errors
+    audible = variance + FLOOR_SONE**2  # keeps rounding errors of a steady band from counting as skewness and kurtosis
     statistics = [
         _compressed(mean),
         _compressed(np.median(loudness, axis=1)),

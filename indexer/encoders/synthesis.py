@@ -1,9 +1,9 @@
-"""Electronic music made on the spot: five genres with their tempi, drum patterns, basses, pads and arrangement.
+"""Synthesises electronic music: five genres with their tempi, drum patterns, basses, pads and arrangement.
 
-Feeds `indexer demo`, tests and benchmarks. Numpy only; the same seed gives the same samples. It is synthetic: what a
-head learns from it says that the program works, and nothing about real music. Tempi overlap, every layer may be
-missing, and timbres, keys, swing, levels and arrangement are drawn at random for each track, so that no single property
-tells a genre.
+For `indexer demo`, calibration, tests and benchmarks. Numpy only; the same seed gives the same samples. A head trained
+on it shows that the program works, and nothing about real music. Tempi overlap, every layer may be missing, and
+timbres, keys, swing, levels and arrangement are drawn at random for each track, so that no single property identifies a
+genre.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ class Loop:
     """The grid of one track: a loop of LOOP_BARS bars of 16 steps."""
 
     bpm: float
-    swing: float  # share of a step by which every second step comes late
+    swing: float  # delay of every second step, as a share of a step
     root_hz: float  # tonic, in the octave of the bass
     rng: np.random.Generator
 
     @property
     def frames(self) -> int:
-        """Length of the loop in samples, rounded to what Fourier transforms are fast at (the tempo moves by under 1 %)."""
+        """Length of the loop in samples, rounded to a fast FFT length (changes the tempo by under 1 %)."""
         return round(LOOP_BARS * 4 * 60 / self.bpm * SAMPLE_RATE_HZ / FAST_FRAMES) * FAST_FRAMES
 
     def at(self, step: float) -> int:
@@ -47,7 +47,7 @@ class Loop:
         return int((step + late) * self.frames / (LOOP_BARS * 16)) % self.frames
 
     def seconds(self, steps: float) -> float:
-        """Duration of so many steps."""
+        """Duration in seconds of so many steps."""
         return steps * self.frames / (LOOP_BARS * 16) / SAMPLE_RATE_HZ
 
     def hz(self, degree: int, octave: int = 0) -> float:
@@ -65,7 +65,7 @@ def _saw(hz: float, t: np.ndarray, phase: float = 0.0) -> np.ndarray:
 
 
 def _band(signal: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """Keep a band, with slopes of 12 dB an octave, by multiplying the spectrum; circular, as the loops are."""
+    """Band-pass with slopes of 12 dB an octave, by multiplying the spectrum; circular, like the loops."""
     hz = np.maximum(np.fft.rfftfreq(len(signal), 1 / SAMPLE_RATE_HZ), 1e-3)
     gain = 1 / (1 + (low_hz / hz) ** 2) / (1 + (hz / high_hz) ** 2)
     return np.fft.irfft(np.fft.rfft(signal) * gain, len(signal))
@@ -82,9 +82,9 @@ def _reverb(signal: np.ndarray, seconds: float, wet: float, rng: np.random.Gener
 def _play(
     loop: Loop, hit: Callable[[int], np.ndarray], steps: list[float], accents: np.ndarray | None = None
 ) -> np.ndarray:
-    """A loop with ``hit(n)`` sounding at each step; what runs over the end begins the loop again.
+    """A loop with the sound ``hit(n)`` at the n-th of ``steps``; tails wrap round to its beginning.
 
-    accents: 16 levels, one a step of the bar.
+    accents: 16 levels, one for each step of the bar.
     """
     out = np.zeros(loop.frames)
     for n, step in enumerate(steps):
@@ -97,11 +97,11 @@ def _play(
 
 
 def _bars(pattern: list[float]) -> list[float]:
-    """A pattern of one bar in every bar of the loop."""
+    """Repeat the pattern of one bar in every bar of the loop."""
     return [16 * bar + step for bar in range(LOOP_BARS) for step in pattern]
 
 
-# ---- sounds; each draws its own timbre once
+# ---- sounds, each with a random timbre
 
 
 def _kick(rng: np.random.Generator) -> np.ndarray:
@@ -132,7 +132,7 @@ def _pluck(hz: float, seconds: float, cutoff_hz: float, detune: float, rng: np.r
 
 
 def _pad(loop: Loop, degrees: list[list[int]], octave: int, cutoff_hz: float, detune: float) -> np.ndarray:
-    """Held chords, one a stretch of equal length, with soft joins."""
+    """Held chords of equal length, with soft transitions."""
     rng = loop.rng
     out = np.zeros(loop.frames)
     length = loop.frames // len(degrees)
@@ -209,7 +209,7 @@ def _ambient(loop: Loop) -> Layers:
         loop, lambda _: _pluck(loop.hz(int(rng.integers(0, 10)), 3), 1.5, rng.uniform(1500, 6000), 0.001, rng), notes
     )
     layers.append((0.4, _reverb(bells, 5, 0.7, rng)))
-    if rng.random() < 0.5:  # a soft pulse: ambient is not the absence of a beat
+    if rng.random() < 0.5:  # a soft pulse, so that ambient does not always lack a beat
         kick = _kick(rng)
         layers.append(
             (
@@ -374,14 +374,14 @@ def make_track(genre: str, seed: int, duration_s: float = 25.0) -> np.ndarray:
         pan = rng.uniform(-0.3, 0.3)
         mono = np.tile(samples / peak, repeats)[:frames] * shape * level
         mix += mono[:, None] * (1 + np.array([-pan, pan]))
-    mix += rng.standard_normal(mix.shape) * 10 ** rng.uniform(-5, -3)  # the floor of some medium
+    mix += rng.standard_normal(mix.shape) * 10 ** rng.uniform(-5, -3)  # noise floor
     drive = rng.uniform(0.5, 1.5)
     mix = np.tanh(drive * mix / np.abs(mix).max())
     return np.asarray(mix / np.abs(mix).max() * rng.uniform(0.5, 0.95), dtype=np.float32)
 
 
 def _arrangement(rng: np.random.Generator, repeats: int, loop_frames: int) -> np.ndarray:
-    """A layer's level over the track: in and out by half loops, with ramps; at least half of it sounds."""
+    """A layer's level over the track (frames,): random for each half loop, with ramps between."""
     halves = rng.choice([1.0, 1.0, 1.0, rng.uniform(0, 0.4)], size=2 * repeats + 1)
     points = np.arange(2 * repeats + 1) * loop_frames / 2
     return np.asarray(np.interp(np.arange(repeats * loop_frames), points, halves))

@@ -1,7 +1,7 @@
-"""Safetensors files of our own: named float32 arrays and one JSON object that describes them.
+"""Reads and writes our own safetensors files: named float32 arrays and one JSON object that describes them.
 
-Writes them atomically and reads them with every kind of damage turned into one clear ModelError. Numpy only: knows no
-model, never imports torch, never opens a pickle.
+Writes atomically; any damage found on reading is a ModelError with one clear line. Numpy only: knows no model, and
+never imports torch or opens a pickle.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ import safetensors.numpy
 
 from indexer.errors import ModelError
 
-_KEY = "indexer"  # the one entry of the safetensors metadata we read
+_KEY = "indexer"  # the only safetensors metadata entry that is read
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about itself before any tensor is read."""
+    """A file's description and the shapes of its tensors, read without the tensors."""
 
     about: dict[str, Any]  # the JSON object
     shapes: dict[str, tuple[int, ...]]
@@ -55,7 +55,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Map some arrays into memory, copied only where they are written to.
+    """Map some arrays into memory (copy on write).
 
     Call ``read_header`` first: it checks that the file is whole. Raises ModelError for a key that is missing or has
     another shape, NaN or infinity.
@@ -68,7 +68,7 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
             if tuple(places.get(key, {}).get("shape", ())) != shape or 0 in shape:
                 raise ModelError(f"{path}: {key} is missing or has another shape than {list(shape)}")
             start = 8 + length + places[key]["data_offsets"][0]
-            # A map of its own for each, so that its memory goes when the array does.
+            # One map for each array, so that its memory is freed together with the array.
             arrays[key] = np.require(np.memmap(file, "<f4", "c", start, shape), np.float32, "A")
     for key, array in arrays.items():
         if not np.isfinite(array).all():
@@ -77,14 +77,14 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
 
 def release(arrays: Mapping[str, np.ndarray]) -> None:
-    """Give back the memory of arrays that ``read_arrays`` mapped and nobody wrote to; what is read again comes from the file again."""
+    """Free the memory of unmodified arrays that ``read_arrays`` mapped; reading them again reads the file again."""
     for array in arrays.values():
         if isinstance(array.base, mmap.mmap):
             array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write float32 arrays and their description: whole or not at all, also through a power cut.
+    """Write float32 arrays and their description atomically and durably.
 
     Raises ModelError where the folder cannot be written.
     """
@@ -107,7 +107,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the folder's entries durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -128,7 +128,7 @@ def digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with path.open("rb"):  # safetensors' own message hides why a file cannot be opened
+        with path.open("rb"):  # gives the reason that safetensors' own message hides
             pass
         with safetensors.safe_open(path, framework="np") as file:
             yield file

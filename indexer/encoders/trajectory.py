@@ -1,7 +1,7 @@
-"""How a recording's units differ from their mean, in a few kilobytes: a head trained later can still score every unit.
+"""The trajectory of a recording: how its units differ from their mean, in a few kilobytes.
 
-Owns the compact form: the strongest directions in which the units differ (a truncated singular value decomposition)
-with numbers of one byte. Numpy only; never stores anything and knows no head.
+It lets a head that is trained later score every unit. A truncated singular value decomposition keeps the strongest
+directions in which the units differ, one byte a number. Numpy only; never stores anything and knows no head.
 """
 
 import struct
@@ -12,21 +12,21 @@ import numpy as np
 # On 60 real tracks (rhythm, five groups) 8 directions explain 91 % of how units differ; the likeliest group of a unit
 # stays the same in 96 %, its probability within 0.04 on average. 4 directions: 95 % and 0.06, 16: 98 % and 0.02.
 RANK = 8
-MAX_SEGMENTS = 256  # of a recording; a longer one gets segments of two, four ... units, so that memory stays bounded
+MAX_SEGMENTS = 256  # of a recording; a longer one has segments of two, four ... units, so memory is bounded
 _HEADER = struct.Struct("<BBHIf")  # version, rank, segments, width, segment_s
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trajectory:
-    """Vector of segment i = the recording's vector + coefficients[i] @ basis."""
+    """The vector of segment i is the recording's vector + coefficients[i] @ basis."""
 
-    segment_s: float  # from the start of one segment to that of the next
+    segment_s: float  # from the start of one segment to the start of the next
     coefficients: np.ndarray  # (segments, rank) float32
     basis: np.ndarray  # (rank, width) float32
 
     def to_bytes(self) -> bytes:
-        """The stored form: 8 bits a number, with a scale a direction."""
+        """The stored form: 8 bits a number, and a scale for each direction."""
         segments, rank = self.coefficients.shape
         columns, column_scales = _quantised(self.coefficients.T)
         rows, row_scales = _quantised(self.basis)
@@ -35,7 +35,7 @@ class Trajectory:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Trajectory":
-        """The inverse of ``to_bytes``. Raises ValueError for what it did not write."""
+        """The inverse of ``to_bytes``. Raises ValueError for bytes in another form."""
         if len(data) < _HEADER.size:
             raise ValueError("a trajectory is cut off")
         version, rank, segments, width, segment_s = _HEADER.unpack_from(data)
@@ -51,13 +51,13 @@ class Trajectory:
 
 
 def _quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n, m) as int8, and a scale (n,) float32 each."""
+    """Rows (n, m) as int8 (n, m), and the scale of each row (n,) float32."""
     scales = np.maximum(np.abs(rows).max(axis=1, initial=0), np.finfo(np.float32).tiny) / 127
     return np.rint(rows / scales[:, None]).astype(np.int8), scales.astype("<f4")
 
 
 class Collector:
-    """Takes a recording's unit vectors one after the other; keeps at most MAX_SEGMENTS means of them."""
+    """Collects a recording's unit vectors in order, averaged over at most MAX_SEGMENTS segments."""
 
     def __init__(self, unit_s: float) -> None:
         """``unit_s``: duration of a full unit."""
@@ -68,7 +68,7 @@ class Collector:
         self._weights: list[int] = []
 
     def add(self, vector: np.ndarray, weight: int) -> None:
-        """Take in the next unit: vector (width,), and its share of the recording; 0: it is not known, and the vector any."""
+        """Add the next unit: vector (width,) and its weight; weight 0 marks an unknown vector, which is ignored."""
         if self._open == 0 and len(self._sums) == MAX_SEGMENTS:
             self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
             self._weights = [a + b for a, b in zip(self._weights[::2], self._weights[1::2], strict=True)]
@@ -83,19 +83,17 @@ class Collector:
         self._open = (self._open + 1) % self._units_each
 
     def finish(self, mean: np.ndarray) -> Trajectory:
-        """The trajectory around the recording's vector (width,); at least one unit was added."""
+        """The trajectory around the recording's vector (width,). At least one unit must have been added."""
         weights = np.asarray(self._weights, np.float32)[:, None]  # (n, 1)
-        # A segment of which nothing is known lies at the mean.
-        differences = np.where(weights > 0, np.stack(self._sums) / np.maximum(weights, 1) - mean, 0).astype(
-            np.float32
-        )  # (n, width)
-        power, directions = np.linalg.eigh(
-            differences.astype(np.float64) @ differences.T.astype(np.float64)
-        )  # (n, n) is the smaller side
+        # An unknown segment counts as the mean.
+        means = np.stack(self._sums) / np.maximum(weights, 1)  # (n, width)
+        differences = np.where(weights > 0, means - mean, 0).astype(np.float32)  # (n, width)
+        # n is usually smaller than width, so decompose the (n, n) product.
+        power, directions = np.linalg.eigh(differences.astype(np.float64) @ differences.T.astype(np.float64))
         rank = min(RANK, len(differences) - 1)
         directions = directions[:, ::-1][:, :rank]  # (n, rank), strongest first
         lengths = np.sqrt(np.maximum(power[::-1][:rank], np.finfo(np.float32).tiny))
-        basis = (directions / lengths).T @ differences  # (rank, width), of length 1
+        basis = (directions / lengths).T @ differences  # (rank, width), rows of length 1
         return Trajectory(
             self._unit_s * self._units_each, (directions * lengths).astype(np.float32), basis.astype(np.float32)
         )

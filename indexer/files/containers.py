@@ -1,8 +1,8 @@
-"""The registry of containers: what the program knows of each kind of sound file, one entry a kind.
+"""The registry of containers: one entry for each kind of sound file.
 
-An entry says by which name endings a walk finds such files, how one is recognised by content, which of its bytes are
-audio, and which tags are read and written. CONTRIBUTING.md tells how to add one. Any other file is ``other``: FFmpeg
-may decode it, its identity is the whole file, and its tags are neither read nor written.
+An entry holds the name endings of such files, how one is recognised by its content, which of its bytes are audio, and
+which tags are read and written. CONTRIBUTING.md explains how to add one. The container of any other file is ``other``:
+FFmpeg may decode it, its identity is the hash of the whole file, and its tags are neither read nor written.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,26 +46,26 @@ class Place(NamedTuple):
     """A tag that can hold a genre."""
 
     load: Loader
-    create: bool = True  # a write makes the tag where it does not exist yet
+    create: bool = True  # whether a write creates a tag that does not exist yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """One kind of sound file. Exactly one of ``magic``, ``sniff`` and ``search`` recognises it."""
 
-    name: str  # part of every recording's identity and of the library: never changes
-    suffixes: tuple[str, ...]  # name endings, lower case; content, not the ending, decides what a file is
-    magic: tuple[bytes, ...] = ()  # what its bytes behind any ID3v2 tag begin with
-    # Where that says too little: (source, the first 16 of these bytes) -> the name of the container, or None.
+    name: str  # enters every recording's hash and the library, so it never changes
+    suffixes: tuple[str, ...]  # name endings in lower case, for walks only: the content decides the container
+    magic: tuple[bytes, ...] = ()  # the first bytes after any ID3v2 tag
+    # For formats without fixed first bytes: (source, the first 16 bytes after any ID3v2 tag) -> container name or None.
     sniff: Callable[[ByteSource, bytes], str | None] | None = None
-    search: Callable[[ByteSource], str | None] | None = None  # where no beginning is known: tried last
-    walk: Callable[[ByteSource], Iterator[Part]]  # which bytes are audio
-    demuxers: tuple[str, ...]  # FFmpeg's names of the format
-    media_type: str = ANY_BYTES  # what browsers are told
+    search: Callable[[ByteSource], str | None] | None = None  # searches the whole file; tried last
+    walk: Callable[[ByteSource], Iterator[Part]]  # yields the audio bytes
+    demuxers: tuple[str, ...]  # FFmpeg's names for the format
+    media_type: str = ANY_BYTES  # the Content-Type for browsers
     read_fields: Callable[[BinaryIO], Fields] | None = None  # None: its tags are not read
-    places: tuple[Place, ...] = ()  # the first carries INDEXER_* (see genre.py); none: its tags are not written
-    other_parts: Callable[[BinaryIO], dict[str, str]] | None = None  # digests of what must survive beside the tags
-    problem: Callable[[BinaryIO], str | None] | None = None  # why a file must not be written, beside its tags' own
+    places: tuple[Place, ...] = ()  # the first carries INDEXER_* (see genre.py); empty: its tags are not written
+    other_parts: Callable[[BinaryIO], dict[str, str]] | None = None  # digests of what a write must keep
+    problem: Callable[[BinaryIO], str | None] | None = None  # why a file must not be written; tags have their own
 
 
 _FRONT_ID3 = (Place(load_front), Place(ApeBlock, create=False), Place(Id3v1Block, create=False))
@@ -236,7 +236,7 @@ CONTAINERS: dict[str, Container] = {
     )
 }
 
-# Endings of files that only FFmpeg may know.
+# Endings of formats that have no entry but that FFmpeg may decode.
 _OTHER_SUFFIXES = (".dff", ".mka", ".webm", ".ac3", ".eac3", ".dts", ".au", ".snd", ".caf", ".w64", ".tak")
 
 AUDIO_SUFFIXES = frozenset(_OTHER_SUFFIXES).union(*(container.suffixes for container in CONTAINERS.values()))
@@ -246,5 +246,5 @@ SEARCHES = tuple(dict.fromkeys(container.search for container in CONTAINERS.valu
 
 
 def media_type(container: str | None) -> str:
-    """What a browser is told of a file of this container."""
+    """The media type (Content-Type) of a file of this container."""
     return CONTAINERS[container].media_type if container in CONTAINERS else ANY_BYTES

@@ -1,6 +1,6 @@
-"""Which mount a path lies on, and whether its file system tells us of changes.
+"""Finds the mount a path lies on, and whether its file system reports changes.
 
-Owns reading /proc/self/mountinfo. Never mounts, waits for or writes anything, and opens no file below a mount.
+Reads /proc/self/mountinfo only. Mounts nothing, waits for nothing and opens no file below a mount.
 """
 
 import os
@@ -15,8 +15,8 @@ Mode = Literal["events + scan", "scan only"]
 MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
-# inotify(7): "it does not catch remote events that occur on network filesystems". What this machine itself changes does
-# come, and that is the trap: it seems to work until the files are changed elsewhere.
+# inotify(7): "it does not catch remote events that occur on network filesystems". Changes made by this machine are
+# reported, so watching seems to work until another machine changes a file.
 _NETWORK = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "pvfs2", "coda", "ncpfs",
     "9p",
@@ -32,11 +32,11 @@ class Mount:
     id: int  # changes when a drive is mounted again
     point: bytes
     fs_type: str
-    source: bytes  # the device or share, for people
+    source: bytes  # the device or share, shown to people
 
 
 def parse_mountinfo(text: bytes) -> list[Mount]:
-    """The mounts in the kernel's order (proc_pid_mountinfo(5)); a line that cannot be read is left out.
+    """Parse mountinfo (proc_pid_mountinfo(5)) into mounts in the kernel's order; malformed lines are skipped.
 
     A line is ``id parent major:minor root point options [optional fields] - type source super-options``.
     """
@@ -55,7 +55,7 @@ def _unescape(field: bytes) -> bytes:
 
 
 def read_mounts() -> list[Mount] | None:
-    """The mounts that this process sees; None where the system does not say (macOS)."""
+    """The mounts that this process sees; None where the system has no mountinfo (macOS)."""
     try:
         return parse_mountinfo(MOUNTINFO.read_bytes())
     except OSError:
@@ -63,7 +63,7 @@ def read_mounts() -> list[Mount] | None:
 
 
 def mount_of(path: bytes, mounts: Iterable[Mount]) -> Mount | None:
-    """The mount that an absolute path without symbolic links lies on: the longest mount point, of these the last."""
+    """The mount of an absolute path without symbolic links: the longest matching mount point, the last if equal."""
     found: Mount | None = None
     for mount in mounts:
         if _is_in(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
@@ -81,10 +81,10 @@ def _is_in(path: bytes, folder: bytes) -> bool:
 
 
 def why_silent(fs_type: str) -> str | None:
-    """Why changes on such a file system may come without an event; None: all of them are reported.
+    """The reason why changes on such a file system may go unreported; None when all are reported.
 
-    FUSE is taken for silent, because what stands behind it (sshfs, rclone, mergerfs) changes without the kernel; not
-    ``fuseblk``, a local disk (NTFS, exFAT) that only this machine writes. Nor overlay, which is changed by the kernel.
+    FUSE counts as silent, because its backend (sshfs, rclone, mergerfs) can change without the kernel. ``fuseblk`` is a
+    local disk (NTFS, exFAT) that only this machine writes, and an overlay is changed by the kernel: both report.
     """
     if fs_type in _NETWORK:
         return f"{fs_type} is a network file system: what other machines change there is not reported"
@@ -100,9 +100,9 @@ def why_silent(fs_type: str) -> str | None:
 
 
 def watch_mode(path: bytes, mounts: Iterable[Mount] | None = None) -> tuple[Mode, str | None]:
-    """How to learn of changes below a folder: ("events + scan", None), or ("scan only", why, for people).
+    """How changes below a folder are noticed: ("events + scan", None), or ("scan only", the reason).
 
-    ``mounts``: this process's own when None. Symbolic links are resolved, and an unknown file system counts as local.
+    ``mounts``: by default those of this process. Symbolic links are resolved; an unknown file system counts as local.
     """
     known = read_mounts() if mounts is None else mounts
     mount = mount_of(os.path.realpath(path), known or ())

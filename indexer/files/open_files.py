@@ -1,4 +1,4 @@
-"""Who has a file open for writing, as far as the system tells. Never reads the file; opens it only to ask."""
+"""Finds files that a process has open for writing, as far as the system reports it. Never reads a file's content."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def being_written(files: Mapping[bytes, os.stat_result]) -> set[bytes]:
-    """Those of the files (path -> its stat) that anybody has open for writing, as far as the system tells."""
+    """Those of the files (path -> stat) that some process has open for writing, as far as the system reports it."""
     refused = {path: lease_is_refused(path) for path in files}
     doubtful = {path: (found.st_dev, found.st_ino) for path, found in files.items() if refused[path] is None}
     open_now = open_for_writing(set(doubtful.values())) if doubtful else set()
@@ -18,16 +18,17 @@ def being_written(files: Mapping[bytes, os.stat_result]) -> set[bytes]:
 
 
 def lease_is_refused(path: bytes) -> bool | None:
-    """Whether anybody has the file open for writing, as the answer to a read lease (fcntl(2), F_SETLEASE) says.
+    """Whether some process has the file open for writing: the kernel then refuses a read lease (fcntl(2), F_SETLEASE).
 
-    None where it does not: not Linux, not our own file, or a file system without leases.
+    None where leases say nothing: not Linux, a file of another user, or a file system without leases.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     fd = -1
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # sent to us by whoever opens it now; SIGIO would end us
+        # The kernel signals us when a process opens the file; the default, SIGIO, would kill us.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
@@ -39,13 +40,13 @@ def lease_is_refused(path: bytes) -> bool | None:
 
 
 def open_for_writing(files: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Those of the files (device, inode) that a process of this user has open for writing, by a look through /proc.
+    """Those of the files (device, inode) that a process of this user has open for writing, according to /proc.
 
-    Of other users' processes only root sees anything; without /proc nobody does.
+    Only root sees other users' processes. Empty where there is no /proc.
     """
     found = set()
     for descriptors in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):  # ended meanwhile, or somebody else's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             for fd in descriptors.iterdir():
                 with suppress(OSError):
                     status = fd.stat()

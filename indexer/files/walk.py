@@ -1,4 +1,4 @@
-"""Walks music folders: which files there are, with their stats. Opens no file and knows no database."""
+"""Walks music folders and lists audio files with their stats. Opens no file and knows no database."""
 
 import fnmatch
 import os
@@ -11,17 +11,17 @@ from indexer.files.containers import AUDIO_SUFFIXES
 from indexer.files.tags.write import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
-# Folders that file systems and NAS boxes make; hidden ones (leading dot, also macOS's ._ twins) are left out anyway.
+# Folders made by file systems and NAS boxes. Hidden names (a leading dot, macOS's ._ files too) are skipped anyway.
 SYSTEM_FOLDERS = frozenset({b"lost+found", b"System Volume Information", b"$RECYCLE.BIN", b"@eaDir", b"#recycle"})
 _TEMP_SUFFIX = TEMP_SUFFIX.encode()
 Walked = tuple[bytes, os.stat_result | None]  # (path, stat), or (folder, None) for a folder that cannot be listed
 
 
 def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None = None) -> Iterator[Walked]:
-    """Every audio file below ``top`` in bytewise path order, by name; symbolic links are not followed.
+    """Yield every audio file below ``top``, chosen by name ending, in bytewise path order; links are not followed.
 
-    A folder that cannot be listed comes as (folder, None), so that its files are not taken for gone. Copies that a
-    killed tag write left behind are appended to ``leftovers``.
+    A folder that cannot be listed is yielded as (folder, None), so that its files do not count as deleted. Copies that
+    a killed tag write left behind are appended to ``leftovers``.
     """
     patterns = [os.fsencode(p) for p in ignore]
     stack: list[tuple[bytes, os.DirEntry[bytes] | None]] = [(top, None)]
@@ -31,7 +31,7 @@ def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None =
             try:
                 found = entry.stat(follow_symlinks=False)
             except OSError:
-                continue  # gone since it was listed
+                continue  # deleted since it was listed
             if stat_module.S_ISREG(found.st_mode):
                 yield path, found
             continue
@@ -62,9 +62,10 @@ def _wanted(entry: os.DirEntry[bytes], patterns: list[bytes], leftovers: list[by
 
 
 def folders_to_scan(paths: Sequence[Path], configured: Sequence[Path], known: Sequence[bytes]) -> list[bytes]:
-    """The folders and files that a scan goes through: those named, else those configured, else those known.
+    """The folders and files to scan: those named, else those configured, else those the library knows.
 
-    Absolute, symbolic links resolved, none inside another. Raises ConfigError when there is nothing to scan.
+    The paths are absolute, have their symbolic links resolved, and none lies inside another. Raises ConfigError when
+    there is nothing to scan.
     """
     chosen = [os.path.realpath(os.fsencode(p)) for p in (paths or configured)] or list(known)
     if not chosen:

@@ -1,7 +1,7 @@
-"""Our own form of an M2D checkpoint: one safetensors file that describes itself.
+"""Our own form of an M2D checkpoint: one safetensors file with its description.
 
-Owns its metadata, the encoder's id and the conversion from the published formats (published.py reads those). Imports
-torch only to convert or to load weights: ``inspect`` serves quick commands.
+Defines its metadata and the encoder's id, and converts the published formats, which published.py reads. Imports torch
+only to convert, so that ``inspect`` is quick.
 """
 
 import re
@@ -35,11 +35,11 @@ HEAD_CLASSES = 527  # AudioSet
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """What a converted checkpoint says about itself."""
+    """The description of a converted checkpoint."""
 
     path: Path
     name: str
-    encoder_id: str  # hex sha256 of the encoder's weights and front end; the head and the source's format do not enter
+    encoder_id: str  # hex sha256 of the encoder's weights and front end, without head and source format
     source_sha256: str  # hex, of the file it was converted from
     format_version: int
     front_end: FrontEnd
@@ -56,9 +56,9 @@ class CheckpointInfo:
 def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_rate_hz: int | None = None) -> Path:
     """Convert a published checkpoint (.pth, .zip, folder) to ``dest_folder/model.safetensors``; return that path.
 
-    A converted .safetensors, or a folder with one, is checked and written anew. name: what to call the model, by
-    default the name of the source. sample_rate_hz: 16000 or 32000, by default what the names say (``p32k``). Written
-    whole or not at all. Raises ModelError with one line for a source that is damaged, hostile or not an M2D checkpoint.
+    A converted .safetensors, or a folder with one, is checked and copied. name: the model's name, by default that of
+    the source. sample_rate_hz: 16000 or 32000, by default according to the file names (``p32k``). The write is atomic.
+    Raises ModelError with one line for a source that is damaged, hostile or not an M2D checkpoint.
     """
     if source.is_dir() and (source / FILE_NAME).is_file():
         source = source / FILE_NAME
@@ -78,7 +78,7 @@ def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_
 
 
 def inspect(path: Path) -> CheckpointInfo:
-    """Read what a converted checkpoint says about itself, without torch and without its weights.
+    """Read the description of a converted checkpoint, without torch and without its weights.
 
     Raises ModelError for a file that is missing, damaged, of a newer format or not ours.
     """
@@ -108,7 +108,7 @@ def inspect(path: Path) -> CheckpointInfo:
 
 
 def load_weights(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
-    """Read the encoder's weights and make sure that they are the ones the id stands for.
+    """Read the encoder's weights and check that they match the id.
 
     Returns the description and float32 arrays by their published names. Raises ModelError as ``inspect`` does, and for
     weights that are not finite or were edited.
@@ -121,7 +121,7 @@ def load_weights(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
 
 
 def load_head(path: Path) -> dict[str, np.ndarray]:
-    """Read the AudioSet head of a converted checkpoint: head.mean, head.var, head.weight, head.bias, or nothing.
+    """Read the AudioSet head of a converted checkpoint: head.mean, head.var, head.weight, head.bias; empty without.
 
     Raises ModelError as ``inspect`` does, and for a head that is not finite or was edited.
     """
@@ -135,7 +135,7 @@ def load_head(path: Path) -> dict[str, np.ndarray]:
 
 
 def encoder_id(numbers: FrontEnd, geometry: Geometry, weights: Mapping[str, np.ndarray]) -> str:
-    """Return the sha256 that names an encoder: its weights and all numbers that shape its vectors."""
+    """Return the id of an encoder: hex sha256 of its weights and of all numbers that affect its vectors."""
     return tensorfile.digest({"kind": KIND, "front_end": asdict(numbers), "geometry": asdict(geometry)}, weights)
 
 
@@ -192,13 +192,13 @@ def _head_width(shapes: Mapping[str, Shape], geometry: Geometry) -> int | None:
 
 
 def _name_of(source: Path) -> str:
-    """Return what a published checkpoint is called: the folder's name or the zip's; a .pth lies in a folder so named."""
+    """Return the name of a published checkpoint: that of the folder, of the zip, or of the folder around a .pth."""
     if source.is_dir():
         return source.resolve().name
     return source.parent.name if source.parent.name.startswith("m2d_") else source.stem
 
 
 def _claimed_frames(hints: tuple[str, ...]) -> int | None:
-    """Return the unit length a name claims, as 608 in ``80x608p16x16``."""
+    """Return the unit length in frames that a name states, as 608 in ``80x608p16x16``."""
     found = (re.search(r"80x(\d{1,5})p\d", hint, re.ASCII) for hint in hints)
     return next((int(match[1]) for match in found if match), None)

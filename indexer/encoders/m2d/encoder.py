@@ -1,4 +1,4 @@
-"""M2D as an encoder of the program: device, precision, engine, batches, and what to do when memory runs out.
+"""M2D as an encoder: chooses device, precision, engine and batch size, and halves batches when memory runs out.
 
 Loads converted checkpoints only. Never decodes audio, and never averages over units (``track_vector`` does).
 """
@@ -19,13 +19,13 @@ from indexer.encoders.m2d.checkpoint import load_weights
 from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.errors import ModelError
 
-CPU_BATCH_UNITS = 8  # measured: more gain nothing, as their float32 outputs leave the cache
-GPU_BATCH_UNITS = (16, 32, 64, 128, 256)  # are tried
+CPU_BATCH_UNITS = 8  # measured: larger batches are no faster, as their float32 outputs exceed the cache
+GPU_BATCH_UNITS = (16, 32, 64, 128, 256)  # sizes to try
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class M2DEncoder:
-    """Units of 16 or 32 kHz samples to one vector each (3840 numbers for the published models)."""
+    """Turns units of 16 or 32 kHz samples into one vector each (3840 numbers for the published models)."""
 
     def __init__(self, path: Path, *, device: str = "auto", precision: str = "auto") -> None:
         """Load ``path`` (model.safetensors); raises ModelError as ``load_encoder`` says."""
@@ -58,7 +58,7 @@ class M2DEncoder:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate of the samples the cutter wants."""
+        """The sample rate that the cutter expects."""
         return self._info.front_end.sample_rate_hz
 
     @property
@@ -68,7 +68,7 @@ class M2DEncoder:
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda, mps."""
+        """The device it runs on: cpu, cuda, mps."""
         return self._device.type
 
     @property
@@ -78,12 +78,12 @@ class M2DEncoder:
 
     @property
     def engine(self) -> str:
-        """What multiplies: torch, or OpenVINO on a CPU where the extra is installed and has this precision's products."""
+        """The engine: torch, or OpenVINO on a CPU where the extra is installed and the CPU supports the precision."""
         return self._engine
 
     @property
     def batch_units(self) -> int:
-        """How many units at a time are fastest; shrinks where the device runs out of memory."""
+        """The number of units in a batch: the fastest, halved whenever the device runs out of memory."""
         return self._batch_units
 
     def cutter(self) -> M2DCutter:
@@ -93,8 +93,8 @@ class M2DEncoder:
     @torch.inference_mode()
     def encode(self, units: Sequence[Unit]) -> np.ndarray:
         """Return (n, width) float32: per unit the mean of its patch columns. Raises ModelError when memory runs out."""
-        vectors = torch.empty(len(units), self.width, device=self._device)  # (n, width), fetched once at the end
-        by_columns: dict[int, list[int]] = defaultdict(list)  # units of one length make a batch
+        vectors = torch.empty(len(units), self.width, device=self._device)  # (n, width), copied to the host at the end
+        by_columns: dict[int, list[int]] = defaultdict(list)  # a batch holds units of one length
         for index, unit in enumerate(units):
             by_columns[unit.weight].append(index)
         for columns, indices in by_columns.items():
@@ -110,7 +110,7 @@ class M2DEncoder:
         return vectors.cpu().numpy()
 
     def _build(self, weights: dict[str, np.ndarray]) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:
-        """The engine's name, and its model: (B, mels, frames) -> (B, columns, width). ``weights`` serve nothing else after it."""
+        """The engine's name, and its model: (B, mels, frames) -> (B, columns, width). Uses up ``weights``."""
         if self._device.type == "cpu" and openvino.serves(self._precision):
             seen = self._calibrated(weights) if self._precision == "int8" else None
             fast = openvino.OpenVinoM2D(self._info.geometry, weights, self._precision, torch.get_num_threads(), seen)
@@ -124,7 +124,7 @@ class M2DEncoder:
 
     @torch.inference_mode()
     def _calibrated(self, weights: dict[str, np.ndarray]) -> dict[str, int8.Seen]:
-        """What the layers' inputs are on the calibration music."""
+        """The ranges of the layers' inputs on the calibration music."""
         info = self._info
         observer = openvino.Observer(info.geometry, weights, torch.get_num_threads())
         tensorfile.release(weights)
@@ -139,7 +139,7 @@ class M2DEncoder:
         fe, frames = self._info.front_end, columns * self._info.geometry.patch_frames
         samples, valid = self._stack(units, (frames - 1) * fe.hop + fe.n_fft)  # (B, n), (B,)
         lms = self._log_mel(samples)  # (B, mels, frames)
-        if min(valid) < frames:  # zeros of the normalised spectrogram, not of the samples, complete the last patch
+        if min(valid) < frames:  # the last patch is padded with zeros of the normalised spectrogram, not of samples
             ends = torch.tensor(valid, device=self._device)  # (B,)
             beyond = torch.arange(frames, device=self._device) >= ends[:, None]  # (B, frames)
             lms = lms.masked_fill(beyond[:, None, :], 0.0)
@@ -149,7 +149,7 @@ class M2DEncoder:
     def _stack(self, units: list[Unit], length: int) -> tuple[torch.Tensor, list[int]]:
         """Return samples (B, length) on the device, cut or zero-padded, and how many frames of each are real."""
         fe = self._info.front_end
-        pinned = self._device.type == "cuda"  # lets the copy run beside the work of the batch before
+        pinned = self._device.type == "cuda"  # the copy overlaps with the previous batch's work
         stacked = torch.zeros(len(units), length, pin_memory=pinned)
         rows = stacked.numpy()
         for row, unit in zip(rows, units, strict=True):
@@ -160,7 +160,7 @@ class M2DEncoder:
 
     @torch.inference_mode()
     def _seconds(self, units: int) -> float:
-        """How long a batch of full units takes on a GPU, from samples to vectors."""
+        """The seconds that a batch of full units takes on a GPU, from samples to vectors."""
         geometry = self._info.geometry
         blank = Unit(
             np.zeros((geometry.unit_frames - 1) * self._info.front_end.hop + self._info.front_end.n_fft, np.float32),
@@ -183,9 +183,9 @@ class M2DEncoder:
 
 
 def best_batch(seconds: Callable[[int], float], sizes: Sequence[int]) -> int:
-    """The first of the growing sizes after which a larger one gains less than 5 % a unit, or does not fit into memory.
+    """The batch size before the first larger one that gains less than 5 % a unit or does not fit into memory.
 
-    seconds: how long a batch of a size takes; may raise torch.OutOfMemoryError.
+    seconds: returns the duration of a batch of a given size; may raise torch.OutOfMemoryError.
     """
     best, best_s = sizes[0], math.inf
     for size in sizes:
@@ -221,7 +221,8 @@ def _precision(wanted: str, device: torch.device) -> str:
         raise ModelError("int8 needs the extra: pip install 'edm-indexer[fast]', or use --precision fp32")
     if wanted == "int8" and not openvino.multiplies_int8():
         raise ModelError(
-            "int8 is of no use here, as this processor has no integer products of its own (VNNI, AMX): use --precision fp32"
+            "int8 is of no use here, as this processor has no integer products of its own (VNNI, AMX): "
+            "use --precision fp32"
         )
     if wanted == "auto":
         has_bf16 = device.type == "cuda" or (device.type == "cpu" and openvino.multiplies_bf16())

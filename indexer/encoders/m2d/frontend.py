@@ -1,7 +1,7 @@
-"""M2D's front end: cutting a stream of samples into units, and units into normalised log-mel spectrograms.
+"""M2D's front end: cuts a stream of samples into units, and turns units into normalised log-mel spectrograms.
 
-The cutter is numpy only, so that a decoding process never needs torch; LogMel imports torch when it is made. Neither
-resamples nor mixes channels: they take mono samples at the model's own rate.
+The cutter is numpy only, so that it works without torch; LogMel imports torch when it is made. Both take mono samples
+at the model's own rate.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ LOG_FLOOR = 1.19209290e-07  # float32 epsilon, added before the logarithm
 
 
 class M2DCutter:
-    """Cuts one recording into units, each self-contained for an STFT without padding.
+    """Cuts one recording into units, each with all samples that an STFT without padding needs.
 
     Frames are those of a centred STFT over the whole recording with reflect padding: frame f covers the padded samples
     [f x hop, f x hop + n_fft). Only the recording's real ends are reflected; neighbouring units share their overlap.
@@ -29,12 +29,12 @@ class M2DCutter:
         self._fe = front_end
         self._geometry = geometry
         self._margin = front_end.n_fft // 2  # samples reflected at each end
-        self._stride = geometry.unit_frames * front_end.hop  # samples from one unit's start to the next
+        self._stride = geometry.unit_frames * front_end.hop  # samples from one unit's start to the next's
         self._buffer = np.empty(self._length(geometry.unit_frames), np.float32)
         self._filled = 0
         self._pushed = 0  # samples of the recording so far
         self._frames_cut = 0
-        self._head = np.empty(0, np.float32)  # the first samples, until the left end can be reflected
+        self._head = np.empty(0, np.float32)  # the first samples, kept until the left end can be reflected
         self._finished = False
 
     def push(self, samples: np.ndarray) -> list[Unit]:
@@ -54,7 +54,7 @@ class M2DCutter:
         return self._fill(samples)
 
     def finish(self) -> list[Unit]:
-        """Reflect the right end and return what is left; nothing at all if the audio is no longer than half a window."""
+        """Reflect the right end and return the last units; none if the audio is no longer than half a window."""
         self._finished = True
         if self._pushed <= self._margin:
             return []
@@ -81,13 +81,13 @@ class M2DCutter:
             samples = samples[taken:]
             if self._filled == len(self._buffer):
                 units.append(self._unit(self._geometry.unit_frames))
-                self._filled = len(self._buffer) - self._stride  # what the next unit's first frames share with this one
+                self._filled = len(self._buffer) - self._stride  # the samples that the next unit shares with this one
                 self._buffer[: self._filled] = self._buffer[self._stride :].copy()
         return units
 
 
 class LogMel:
-    """Batches of unit samples to normalised log-mel, in float32 on the given device."""
+    """Turns batches of unit samples into normalised log-mel, in float32 on the given device."""
 
     def __init__(self, front_end: FrontEnd, device: "torch.device | str" = "cpu") -> None:
         import torch

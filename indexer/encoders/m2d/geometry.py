@@ -1,7 +1,7 @@
-"""The numbers of an M2D model: encoder geometry read from tensor shapes, and the numbers of its front end.
+"""The numbers of an M2D model: the encoder's geometry, derived from tensor shapes, and its front end.
 
-Plain dataclasses and arithmetic over shapes, so that quick commands can look at a model without torch. Never reads a
-file and never holds a tensor. Facts and constants: the M2D paper and its published checkpoints.
+Plain dataclasses and arithmetic over shapes, so that quick commands can describe a model without torch. Never reads a
+file or holds a tensor. Source of the constants: the M2D paper and its published checkpoints.
 """
 
 import re
@@ -14,11 +14,11 @@ from indexer.errors import ModelError
 Shape = tuple[int, ...]
 
 N_MELS = 80
-HEAD_WIDTH = 64  # ViT-Base: 768 / 12; the number of heads is not visible in any shape
-MAX_WIDTH, MAX_DEPTH, MAX_COLUMNS = 2048, 64, 4096  # far above anything published; bounds what a hostile file can claim
-LONG_UNIT_FRAMES = 1001  # 80x1001 uses 62 columns of 16 frames; elsewhere columns x patch frames is exact
+HEAD_WIDTH = 64  # ViT-Base: 768 / 12; no tensor's shape shows the number of heads
+MAX_WIDTH, MAX_DEPTH, MAX_COLUMNS = 2048, 64, 4096  # far above any published model; limits hostile files
+LONG_UNIT_FRAMES = 1001  # 80x1001 has 62 columns of 16 frames; other models' units are whole columns
 
-# Of the recipe, not of a checkpoint; per sample rate: n_fft (= window) and hop in samples, upper edge of the mel bands.
+# From the training recipe, by sample rate: n_fft (= window) and hop in samples, upper edge of the mel bands in Hz.
 STFT_BY_RATE = {16_000: (400, 160, 8_000.0), 32_000: (800, 320, 16_000.0)}
 F_MIN_HZ = 50.0
 DEFAULT_NORM = (-7.1, 4.2)  # mean and std of the log-mel for checkpoints without norm_stats
@@ -26,7 +26,7 @@ DEFAULT_NORM = (-7.1, 4.2)  # mean and std of the log-mel for checkpoints withou
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
-    """Samples to normalised log-mel."""
+    """The numbers that turn samples into normalised log-mel."""
 
     sample_rate_hz: int
     n_fft: int  # samples; also the length of the periodic Hann window
@@ -58,15 +58,15 @@ class Geometry:
         return self.rows * self.width
 
     def columns_of(self, frames: int) -> int:
-        """Patch columns of a unit of so many frames, after padding to a whole patch."""
+        """Patch columns of a unit of ``frames`` frames, padded to a whole patch."""
         return min(-(-frames // self.patch_frames), self.columns)
 
 
 def front_end(sample_rate_hz: int, norm: tuple[float, float] = DEFAULT_NORM) -> FrontEnd:
-    """Return the published front end for 16 or 32 kHz; raises ModelError for another rate or a std that is not positive."""
+    """Return the published front end for 16 or 32 kHz. Raises ModelError for another rate or a std not above 0."""
     if sample_rate_hz not in STFT_BY_RATE:
         raise ModelError(f"M2D models work at 16000 or 32000 Hz, not at {sample_rate_hz} Hz")
-    mean, std = struct.unpack("<2f", struct.pack("<2f", *norm))  # float32, as norm_stats is: the same id either way
+    mean, std = struct.unpack("<2f", struct.pack("<2f", *norm))  # to float32, like norm_stats: the same id either way
     if not std > 0:
         raise ModelError(f"norm_stats: the standard deviation must be positive, not {std}")
     n_fft, hop, f_max_hz = STFT_BY_RATE[sample_rate_hz]
@@ -98,7 +98,7 @@ def expected_shapes(geometry: Geometry) -> dict[str, Shape]:
 def geometry_from_shapes(shapes: Mapping[str, Shape], *, unit_frames: int | None = None) -> Geometry:
     """Derive the geometry from tensor shapes and check every shape against it.
 
-    unit_frames: a length the model's name claims; taken only where it agrees with the position embedding.
+    unit_frames: the length stated in the model's name; used only where it agrees with the position embedding.
     Raises ModelError naming the first key that is missing, has the wrong shape, or is not part of this encoder.
     """
     _, _, width = _shape(shapes, "cls_token", 3)
@@ -134,7 +134,7 @@ def geometry_from_shapes(shapes: Mapping[str, Shape], *, unit_frames: int | None
 
 
 def check_shapes(shapes: Mapping[str, Shape], geometry: Geometry) -> None:
-    """Compare shapes with what the geometry asks for; raises ModelError naming the first key that differs."""
+    """Compare shapes with those of the geometry. Raises ModelError naming the first key that differs."""
     expected = expected_shapes(geometry)
     for key, shape in expected.items():
         if key not in shapes:

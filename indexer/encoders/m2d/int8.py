@@ -1,9 +1,8 @@
-"""M2D's matrix products in 8-bit integers: post-training quantisation without labels or downloads.
+"""Quantises M2D's matrix products to 8-bit integers after training, without labels or downloads.
 
-Owns which numbers become integers and how: activations of a layer with one range for all, weights with one for every
-output. Before that, the large channels of a layer's input are made smaller and its weights larger in turn, which
-changes nothing but what rounding costs (Xiao et al.: SmoothQuant, ICML 2023, alpha 0.5). Numpy only; the ranges are
-seen on music synthesised here, so every machine sees the same.
+A layer's activations share one range; its weights have one for every output. Before that, large input channels are
+scaled down and their weights up, which leaves the product the same and reduces the rounding error (Xiao et al.:
+SmoothQuant, ICML 2023, alpha 0.5). Numpy only; the ranges are measured on synthesised music, the same on every machine.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,27 +13,27 @@ import numpy as np
 from indexer.encoders.encoder import UnitCutter
 from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 
-LEVELS = 256  # of an activation, unsigned
-LARGEST = 127  # of a weight, signed
+LEVELS = 256  # steps of an activation, unsigned
+LARGEST = 127  # quantised weight, signed
 ALPHA = 0.5
-CALIBRATION_S = 7.0  # of a genre, twice: a good unit of the published models each
-QUIET = 0.03  # -30 dB: fades and soft passages
+CALIBRATION_S = 7.0  # of each genre, loud and soft; a little more than a unit of the published models
+QUIET = 0.03  # -30 dB, like fades and soft passages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """The inputs of one layer over all calibration units."""
+    """The range of each input of one layer over all calibration units."""
 
     low: np.ndarray  # (inputs,)
     high: np.ndarray  # (inputs,)
 
     def joined(self, other: "Seen") -> "Seen":
-        """What both saw."""
+        """The range that covers both."""
         return Seen(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 def calibration_units(cutter: UnitCutter, sample_rate_hz: int) -> list[np.ndarray]:
-    """Samples of full units, loud and soft, of every genre that can be synthesised; ``cutter`` is used up."""
+    """Samples of full units, loud and soft, of every synthesised genre; uses up ``cutter``."""
     import soxr
 
     units = []
@@ -46,21 +45,21 @@ def calibration_units(cutter: UnitCutter, sample_rate_hz: int) -> list[np.ndarra
 
 
 def smoothed_pairs(depth: int) -> Iterator[tuple[str, str]]:
-    """(layer norm, the linear layer that alone reads its output) of every block."""
+    """Yield (layer norm, the only linear layer that reads its output) of every block."""
     for block in range(depth):
         yield f"blocks.{block}.norm1", f"blocks.{block}.attn.qkv"
         yield f"blocks.{block}.norm2", f"blocks.{block}.mlp.fc1"
 
 
 def smoothing(seen: Seen, weight: np.ndarray) -> np.ndarray:
-    """By what to divide a layer's inputs, and multiply its weight (outputs, inputs): (inputs,) positive."""
+    """Positive factors (inputs,) that divide a layer's inputs and multiply its weight (outputs, inputs)."""
     inputs = np.maximum(np.maximum(-seen.low, seen.high), 1e-5)
     weights = np.maximum(np.abs(weight).max(axis=0), 1e-5)
     return np.asarray(inputs**ALPHA / weights ** (1 - ALPHA), np.float32)
 
 
 def activation_range(seen: Seen, divisor: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Lowest and highest value of LEVELS steps that hold everything seen, and 0 exactly."""
+    """Lowest and highest of LEVELS evenly spaced values that cover the whole range and include 0 exactly."""
     low, high = min(float((seen.low / divisor).min()), 0.0), max(float((seen.high / divisor).max()), 1e-5)
     step = (high - low) / (LEVELS - 1)
     low = round(low / step) * step
@@ -68,13 +67,13 @@ def activation_range(seen: Seen, divisor: np.ndarray) -> tuple[np.float32, np.fl
 
 
 def quantised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(outputs, inputs) float32 -> the same as int8, and the scale (outputs, 1) of every row."""
+    """Weight (outputs, inputs) float32 -> int8 of the same shape, and the scale (outputs, 1) of every row."""
     scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / LARGEST
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
 def join(batches: Sequence[Mapping[str, Seen]]) -> dict[str, Seen]:
-    """What was seen in all batches, by layer."""
+    """The ranges over all batches, by layer."""
     seen = dict(batches[0])
     for batch in batches[1:]:
         seen = {name: own.joined(batch[name]) for name, own in seen.items()}

@@ -1,7 +1,7 @@
 """The M2D encoder: a plain ViT over patches of a log-mel spectrogram, for inference only.
 
-Written from the papers (Niizumi et al. 2023, 2024; Dosovitskiy et al. 2021), parameter names as in the published
-checkpoints. Never reads files, cuts audio or picks a device; knows nothing of decoders and projections.
+Written from the papers (Niizumi et al. 2023, 2024; Dosovitskiy et al. 2021), with the parameter names of the published
+checkpoints. Has no decoder and no projection. Never reads files, cuts audio or picks a device.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ NORM_EPS = 1e-6
 
 
 class Linear(nn.Module):
-    """x W^T + b, perhaps followed by the exact GELU; weights may be stored packed for the CPU's matrix kernels."""
+    """x W^T + b, optionally followed by the exact GELU; weights may be packed for the CPU's matrix kernels."""
 
     def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Linear(nn.Module):
         self._packed: Tensor | None = None
 
     def pack(self, tokens: int) -> None:
-        """Lay the weight out for oneDNN, tuned for so many tokens a call (any number stays correct)."""
+        """Pack the weight for oneDNN, tuned for ``tokens`` tokens a call (any number is correct)."""
         self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), tokens)
         self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)  # the packed copy replaces it
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with the exact GELU between them."""
+    """Two linear layers with the exact GELU between them."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. The residual stream stays float32 whatever the precision of the products."""
+    """Pre-norm transformer block. The residual stream is float32 at every precision of the products."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -92,15 +92,15 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """The strided convolution of the paper, done as one product: its patches do not overlap.
+    """The strided convolution of the paper as one matrix product, since its patches do not overlap.
 
-    A convolution would be computed in TF32 on CUDA by default, which costs three digits.
+    CUDA would by default compute a convolution in TF32, which costs three digits.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.patch = (geometry.patch_mels, geometry.patch_frames)
-        self.proj = nn.Conv2d(1, geometry.width, self.patch, stride=self.patch)  # holds the weights; never called
+        self.proj = nn.Conv2d(1, geometry.width, self.patch, stride=self.patch)  # only holds the weights
 
     def forward(self, lms: Tensor) -> Tensor:
         """(B, mels, frames) with frames a multiple of a patch -> (B, rows x T, C), frequency-major."""
@@ -112,7 +112,7 @@ class PatchEmbed(nn.Module):
 
 
 class M2D(nn.Module):
-    """Log-mel units to features per patch column."""
+    """Turns log-mel units into features per patch column."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class M2D(nn.Module):
         self.norm = nn.LayerNorm(geometry.width, eps=NORM_EPS)
 
     def forward(self, lms: Tensor) -> Tensor:
-        """Take (B, mels, T x patch frames) normalised log-mel, T at most the geometry's; return (B, T, rows x C) float32."""
+        """Normalised log-mel (B, mels, T x patch frames), T at most ``columns`` -> (B, T, rows x C) float32."""
         rows, C = self.geometry.rows, self.geometry.width  # noqa: N806 - token width
         B, T = lms.shape[0], lms.shape[2] // self.geometry.patch_frames  # noqa: N806 - batch, patch columns
         x = self.patch_embed(lms)  # (B, rows x T, C)
@@ -139,18 +139,18 @@ class M2D(nn.Module):
         return y.reshape(B, T, rows * C)
 
     def tokens(self, units: int) -> int:
-        """Return the tokens in a batch of so many full units."""
+        """Return the number of tokens in a batch of ``units`` full units."""
         return units * (1 + self.geometry.rows * self.geometry.columns)
 
 
 def build(
     geometry: Geometry, tensors: dict[str, Tensor], device: torch.device, precision: torch.dtype, batch_units: int
 ) -> M2D:
-    """Make the model from its tensors, ready for inference; empties ``tensors``, so that each goes when it was packed.
+    """Make the model from its tensors, ready for inference; empties ``tensors``, so that packed ones are freed.
 
-    Only the products inside the blocks use ``precision``; norms, residual stream and patch embedding stay float32.
-    On a CPU with oneDNN the weights are packed for batches of ``batch_units``: the same float32 arithmetic, faster
-    than the default library, and unlike a lower float32_matmul_precision never bfloat16 products on machines with AMX.
+    Only the products inside the blocks use ``precision``; norms, residual stream and patch embedding are float32. On a
+    CPU with oneDNN the weights are packed for batches of ``batch_units``: the same float32 arithmetic, but faster than
+    the default library. A lower float32_matmul_precision would use bfloat16 products on machines with AMX.
     """
     with torch.device("meta"):
         model = M2D(geometry)
@@ -167,7 +167,7 @@ def build(
 
 
 def _packing_works(precision: torch.dtype) -> bool:
-    """Whether this build's packed product exists and agrees with the ordinary one (the operators are torch internals)."""
+    """Whether torch's internal packed product exists and agrees with the ordinary one."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     ramp: Any = torch.linspace(-1, 1, 64 * 64).view(64, 64)
@@ -179,7 +179,7 @@ def _packing_works(precision: torch.dtype) -> bool:
     try:
         linear.pack(64)
         packed = linear(ramp).float()
-    except (AttributeError, RuntimeError, TypeError):  # gone, not built for this processor, or another signature
+    except (AttributeError, RuntimeError, TypeError):  # removed, not built for this processor, or changed
         return False
     tolerance = 1e-5 if precision == torch.float32 else 2e-2
     return bool(torch.allclose(plain, packed, rtol=tolerance, atol=tolerance))

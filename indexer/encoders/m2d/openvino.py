@@ -1,7 +1,7 @@
-"""The M2D encoder as an OpenVINO graph: model.py's arithmetic on a CPU through faster matrix kernels. An optional extra.
+"""The M2D encoder as an OpenVINO graph: model.py's arithmetic with faster matrix kernels on a CPU; an optional extra.
 
-Owns the graph, and what it asks of the processor. Built from the weights themselves in a tenth of a second, so nothing
-is converted or kept on disk. Never reads a model's file, never imports torch, and lets nobody report that it was used.
+Builds the graph from the weights in a tenth of a second, so nothing is converted or kept on disk, and checks what the
+processor supports. Never reads a model's file or imports torch, and turns OpenVINO's telemetry off.
 """
 
 import importlib.util
@@ -18,33 +18,30 @@ from indexer.errors import ModelError
 
 NORM_EPS = 1e-6
 _CPUINFO = Path("/proc/cpuinfo")
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them bfloat16 products are emulated, or silently float32
-_INT8_FLAGS = {
-    "avx512_vnni",
-    "avx_vnni",
-    "amx_int8",
-}  # without them sums of two products may overflow, and nothing is won
-_OBSERVED_UNITS = 5  # at a time
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without these, bfloat16 products are emulated or in float32
+# Without one of these, sums of two products may overflow, and int8 is no faster.
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_OBSERVED_UNITS = 5  # in a batch
 
 
 def serves(precision: str) -> bool:
-    """Whether the extra is installed and this processor has products of this precision."""
+    """Whether the extra is installed and the processor supports this precision."""
     has_products = {"fp32": True, "bf16": multiplies_bf16(), "int8": multiplies_int8()}
     return is_installed() and has_products[precision]
 
 
 def is_installed() -> bool:
-    """Whether the extra is."""
+    """Whether the extra is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 products of its own; False where Linux does not tell."""
+    """Whether the processor has bfloat16 products; False where /proc/cpuinfo does not list it."""
     return bool(_BF16_FLAGS & _cpu_flags())
 
 
 def multiplies_int8() -> bool:
-    """Whether the processor has integer products of its own that sum without overflow; False where Linux does not tell."""
+    """Whether the processor has int8 products that sum without overflow; False where /proc/cpuinfo does not list it."""
     return bool(_INT8_FLAGS & _cpu_flags())
 
 
@@ -57,7 +54,7 @@ def _cpu_flags() -> set[str]:
 
 
 class OpenVinoM2D:
-    """Log-mel units to features per patch column. For one thread at a time."""
+    """Turns log-mel units into features per patch column. For one thread at a time."""
 
     def __init__(
         self,
@@ -70,28 +67,28 @@ class OpenVinoM2D:
         """Raises ModelError where OpenVINO is damaged.
 
         weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at
-        most so many. seen: of an Observer, for int8.
+        most this many. seen: for int8, the result of an Observer.
         """
         floats = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "f32"
         self._request = _compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
 
     def __call__(self, lms: np.ndarray) -> np.ndarray:
-        """Take (B, mels, T x patch frames) float32, T at most the geometry's; return (B, T, rows x C) float32."""
+        """Take (B, mels, T x patch frames) float32, T at most ``columns``; return (B, T, rows x C) float32."""
         features: np.ndarray = self._request.infer([lms])[0]
         return features
 
 
 class Observer:
-    """The encoder in float32, to see what goes into the linear layers of its blocks."""
+    """The encoder in float32, which measures the input ranges of the linear layers in its blocks."""
 
     def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], threads: int) -> None:
-        """As of OpenVinoM2D; ``weights`` are not needed afterwards."""
+        """Arguments as for OpenVinoM2D; ``weights`` are not needed afterwards."""
         build = _Builder(weights, geometry.depth, observed=True)
         self._request = _compiled(_graph(build, geometry), "f32", threads)
         self._layers = build.observed_layers
 
     def __call__(self, lms: np.ndarray) -> dict[str, Seen]:
-        """The layers' inputs over (B, mels, frames) float32."""
+        """Return each layer's input range over log-mel (B, mels, frames) float32."""
         batches = []
         for start in range(0, len(lms), _OBSERVED_UNITS):
             ends = list(self._request.infer([lms[start : start + _OBSERVED_UNITS]]).to_tuple())[1:]
@@ -106,34 +103,36 @@ def _compiled(graph: Any, floats: str, threads: int) -> Any:
         "INFERENCE_PRECISION_HINT": floats,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # decoding children need the cores too, and pinned threads would wait for them
+        "ENABLE_CPU_PINNING": False,  # pinned threads would wait for readers that decode on the same cores
     }
     return _engine().Core().compile_model(graph, "CPU", options).create_infer_request()
 
 
 def version() -> str:
-    """The engine and its release, such as OpenVINO 2026.4."""
+    """The engine's name and release, such as OpenVINO 2026.4."""
     return "OpenVINO " + ".".join(_engine().__version__.split(".")[:2])
 
 
 def _engine() -> Any:
-    """The library, without its telemetry: on import it would write to the home folder and tell Google Analytics."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed": it has a stub for that
+    """The library without its telemetry, which would write to the home folder and call Google Analytics on import."""
+    # None makes the import fail; OpenVINO then uses a stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"OpenVINO cannot be loaded ({reason}): pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino"
+            f"OpenVINO cannot be loaded ({reason}): "
+            "pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino"
         ) from error
     return openvino
 
 
 class _Builder:
-    """The operations that the graph is made of, weights by name.
+    """Makes the operations of the graph, with weights by name.
 
-    seen: these layers multiply in integers. observed: the blocks' linear layers show their inputs, as further ends of
-    the graph.
+    seen: the layers that multiply in integers, with their input ranges. observed: adds the input ranges of the blocks'
+    linear layers to the graph's outputs.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class _Builder:
         }
 
     def weight(self, name: str, *shape: int) -> Any:
-        """A tensor of the checkpoint, not copied; shape: another one to see it in."""
+        """A tensor of the checkpoint as a constant, not copied; ``shape`` reshapes it."""
         array = self.weights[name]
         return self.op.constant(array.reshape(shape) if shape else array, shared_memory=True)
 
@@ -169,7 +168,7 @@ class _Builder:
         return self.op.constant(np.array(values, np.int64))
 
     def reshape(self, x: Any, *shape: int) -> Any:
-        """0: as it was; -1: what is left."""
+        """Reshape x; 0 keeps a dimension, -1 takes what is left."""
         return self.op.reshape(x, self.ints(*shape), special_zero=True)
 
     def transpose(self, x: Any, *order: int) -> Any:
@@ -188,7 +187,7 @@ class _Builder:
         return self.op.add(product, self.weight(f"{name}.bias", 1, 1, -1))
 
     def _integers(self, x: Any, name: str) -> Any:
-        """The product of a layer's input, rounded to LEVELS steps, with its weight as int8; the engine fuses these into one."""
+        """The product of a layer's input, rounded to LEVELS steps, and its int8 weight; the engine fuses these."""
         op, divisor = self.op, self._divisors.get(name, np.ones(1, np.float32))
         low, high = (op.constant(limit) for limit in activation_range(self._seen[name], divisor))
         weight, scale = quantised(self.weights[f"{name}.weight"] * divisor)
@@ -216,7 +215,7 @@ class _Builder:
 
 
 def _graph(build: _Builder, g: Geometry) -> Any:
-    """(B, mels, T x patch frames) -> (B, T, rows x C), for any B and any T up to the geometry's; then what is observed."""
+    """(B, mels, T x patch frames) -> (B, T, rows x C) for any B and any T <= ``columns``, and the observed ranges."""
     op, weights, rows, C = build.op, build.weights, g.rows, g.width  # noqa: N806 - token width
     lms = op.parameter([-1, rows * g.patch_mels, -1], np.float32)
     x = build.reshape(lms, 0, rows, g.patch_mels, -1, g.patch_frames)  # (B, rows, ph, T, pw)
@@ -227,9 +226,7 @@ def _graph(build: _Builder, g: Geometry) -> Any:
     batch, frames = (op.gather(size, build.ints(axis), build.ints(0)) for axis in (0, 2))
     columns = op.divide(frames, build.ints(g.patch_frames))
     pos = op.constant(weights["pos_embed"][:, 1:].reshape(1, rows, g.columns, C))
-    pos = op.slice(
-        pos, build.ints(0), columns, build.ints(1), build.ints(2)
-    )  # (1, rows, T, C): every row cut to T columns
+    pos = op.slice(pos, build.ints(0), columns, build.ints(1), build.ints(2))  # (1, rows, T, C), cut to T columns
     x = op.add(x, build.reshape(pos, 1, -1, C))
 
     first = op.constant(weights["cls_token"] + weights["pos_embed"][:, :1])  # (1, 1, C)

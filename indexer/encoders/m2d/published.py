@@ -1,7 +1,7 @@
 """Reads checkpoints as NTT publishes them: a pickled .pth, the .zip around one, or the folder it unpacks to.
 
-Everything here is untrusted: pickles are loaded with weights_only and one extra safe class, never otherwise; names in a
-zip are never used as paths; sizes are bounded. Returns the encoder's tensors, never writes a model.
+The files are untrusted: pickles are loaded only with weights_only and one extra safe class, names in a zip are never
+used as paths, and sizes are bounded. Returns the encoder's tensors; never writes a model.
 """
 
 import argparse
@@ -40,17 +40,17 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeErr
 class Published:
     """The parts of a published checkpoint that the program uses."""
 
-    tensors: dict[str, torch.Tensor]  # the encoder's, float32, by their names without prefix; unchecked shapes
+    tensors: dict[str, torch.Tensor]  # the encoder's, float32, by name without prefix; shapes are not checked
     head: dict[str, torch.Tensor]  # head.mean, head.var, head.weight, head.bias, or empty
     norm_stats: tuple[float, float] | None
     sha256: str  # of the file that was read: the zip or the pth
-    names: tuple[str, ...]  # what it and the folders around it are called: hints, never paths
+    names: tuple[str, ...]  # of the file and its folder: hints, never paths
 
 
 def read(source: Path, scratch: Path) -> Published:
-    """Read a .pth, a .zip or a folder; ``scratch`` takes the unpacked file for the time of the call.
+    """Read a .pth, a .zip or a folder; a zip is unpacked into ``scratch`` during the call.
 
-    The tensors may be views of the file. Raises ModelError with one line for whatever is wrong with it.
+    The tensors may be views of the file. Raises ModelError with one line for any fault in the source.
     """
     file = _only_pth(source) if source.is_dir() else source
     names = [file.name, file.parent.name]
@@ -113,16 +113,16 @@ def _extracted(opened: BinaryIO, member: zipfile.ZipInfo, path: Path, scratch: P
 def _load(pth: Path, path: Path) -> object:
     """Unpickle tensors and nothing else.
 
-    weights_only is passed explicitly because an environment variable can turn it off where it is left to its default,
-    and there is no second try without it: whatever it refuses is refused.
+    weights_only is passed explicitly, because an environment variable can change its default; a file that it refuses is
+    not tried without it.
     """
     with pth.open("rb") as opened:
         zipped = opened.read(4) == b"PK\x03\x04"  # the older format cannot be mapped
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about the file is said in our one line, or does not matter
+            warnings.simplefilter("ignore")  # our own error line reports what matters
             loaded: object = torch.load(pth, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # only a read, and a hostile pickle can fail in every way there is
+    except Exception as error:  # a hostile pickle can raise anything
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = "it is cut off, damaged or no file of tensors"
         if wanted:
@@ -132,7 +132,7 @@ def _load(pth: Path, path: Path) -> object:
 
 
 def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published:
-    """Load ``pth`` and pick what we use; ``path`` is what the user knows it by."""
+    """Load ``pth`` and pick the tensors in use; errors name ``path``, the file that the user passed."""
     loaded = _load(pth, path)
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
@@ -156,7 +156,7 @@ def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published
 
 
 def _head(state: Mapping[Any, Any], check: Callable[[str, object], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the AudioSet head where there is one; a head for other classes is none of ours."""
+    """Return the AudioSet head; empty where there is none or it has other classes."""
     weight = state.get(HEAD_KEYS["head.weight"])
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.shape[0] != HEAD_CLASSES:
         return {}
@@ -167,9 +167,9 @@ def _head(state: Mapping[Any, Any], check: Callable[[str, object], torch.Tensor]
 
 
 def _tensor_checker(path: Path, limit: int) -> Callable[[str, object], torch.Tensor]:
-    """Return a function that takes a value as an ordinary finite float32 tensor, or refuses it by its key.
+    """Return a function that turns a value into a plain, finite float32 tensor, or raises ModelError with its key.
 
-    limit: bytes that all of them together may claim, since a small pickle can claim any shape.
+    limit: bytes that all tensors together may claim, since a small pickle can claim any shape.
     """
     claimed = 0
 

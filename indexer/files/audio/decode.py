@@ -1,9 +1,9 @@
-"""Any sound file to mono float32 at one sample rate, in blocks of bounded memory, and the claims its header makes.
+"""Decodes a sound file to mono float32 at one sample rate, in blocks of bounded memory, and reads its header.
 
-Owns the one decoding path: FFmpeg's decoders (through PyAV) one packet at a time, channels averaged here because
-FFmpeg's own downmix is 1.414 times too loud, soxr HQ as a stream. Reads only the one file it is given, through a Python
-file object: FFmpeg never sees a path, a protocol or a second file. Never writes, never starts a thread, never logs, and
-never reads a tag. Runs in a child process that may be killed. Every failure is a ReadError or an UnsupportedError.
+FFmpeg (through PyAV) decodes one packet at a time, the channels are averaged here because FFmpeg's own downmix is 1.414
+times too loud, and soxr HQ resamples the stream. FFmpeg reads the file through a Python file object and never sees a
+path, a protocol or a second file. Never writes, starts threads, logs or reads tags. Runs in a reader process. Every
+failure is a ReadError or an UnsupportedError.
 """
 
 import errno
@@ -25,25 +25,25 @@ from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed
 AnyPath = str | bytes | os.PathLike[str]
 
 # Self-contained sound files only: a format that names other files (hls, concat, dash, sdp, ...), a device, raw samples
-# or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8; unknown ones are ignored.
+# or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8, which ignores unknown ones.
 _FORMATS = (
-    "aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mlp,"
-    "mpeg,mpegts,ogg,oma,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
+    "aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,"
+    "mlp,mpeg,mpegts,ogg,oma,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 
 _READ_BYTES = 1 << 16
-_PROBE_BYTES = 1 << 20  # enough for every sound file; a hostile one cannot make probing read more
-_MIX_FRAMES = 1 << 16  # source frames mixed before they are resampled; at most one second of any file
+_PROBE_BYTES = 1 << 20  # enough for every sound file, and a limit for hostile ones
+_MIX_FRAMES = 1 << 16  # source frames mixed before resampling; also at most one second
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above: faster than DSD512 decoded
 
-# Some packets of real mp3s are junk. More than this share of a track lost is damage that changes what it sounds like.
+# Real MP3s contain a few junk packets. Losing more than this share (and more than a few) is audible damage.
 _MAX_BAD_SHARE, _MAX_BAD_FEW = 0.02, 8
 
 # Full scale of FFmpeg's sample formats, without the p of the planar ones; u8 is centred on 128. 24 bits come in s32.
 _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
-_LOUDEST = 1e6  # times full scale; float files that hold the numbers of 16-bit ones stay below
+_LOUDEST = 1e6  # times full scale; float files with unscaled 16-bit numbers stay below
 
 # Everything PyAV and FFmpeg are known to raise on bad input; FFmpegError covers its own tree.
 _FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError, TypeError)
@@ -51,7 +51,7 @@ _FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of a file says: ``duration_s`` is None where the file does not say or only an estimate exists."""
+    """The facts in a file's header; ``duration_s`` is None where the header states no length."""
 
     codec: str
     sample_rate_hz: int
@@ -76,7 +76,7 @@ def probe(path: AnyPath) -> AudioInfo:
 def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0) -> Iterator[np.ndarray]:
     """Yield a sound file as mono float32 blocks of exactly ``block_s`` seconds but the last, each of shape (frames,).
 
-    Encoder delay and padding are cut where the file tells them. Memory does not depend on the length of the file.
+    Encoder delay and padding are cut where the file states them. Memory does not depend on the length of the file.
 
     :param sample_rate_hz: the rate of the result in Hz.
     :raises ReadError: while iterating too: the file is damaged, has no audio, or ends before the length it claims.
@@ -119,9 +119,9 @@ def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
-    """The average of all channels at the file's own rate, as (frames (n,), rate in Hz), n at most one second.
+    """Yield the average of all channels at the file's own rate, as (frames (n,), rate in Hz), n at most one second.
 
-    The frames are overwritten by the next ones.
+    The array is reused: the next frames overwrite it.
     """
     buffer = np.empty(_MIX_FRAMES, np.float32)
     filled = rate_hz = 0
@@ -138,7 +138,7 @@ def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
         while start < frame.samples:
             n = min(limit - filled, frame.samples - start)
             out = buffer[filled : filled + n]
-            with np.errstate(all="ignore"):  # infinities and such of float files become 0 in _finite
+            with np.errstate(all="ignore"):  # _finite sets NaN and infinity to 0
                 np.copyto(out, channels[0][start : start + n], casting="unsafe")
                 for channel in channels[1:]:
                     np.add(out, channel[start : start + n], out=out, casting="unsafe")
@@ -153,7 +153,7 @@ def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _channels(frame: Any) -> tuple[list[np.ndarray], float, float]:
-    """One view of the samples of each channel, what to subtract from their sum, and what to multiply it by."""
+    """(a view of each channel's samples, the number to subtract from their sum, the factor for the sum)."""
     name = frame.format.name
     kind = name.removesuffix("p")
     count = frame.layout.nb_channels
@@ -168,7 +168,7 @@ def _channels(frame: Any) -> tuple[list[np.ndarray], float, float]:
 
 
 def _finite(samples: np.ndarray) -> np.ndarray:
-    """Float files may hold NaN, infinity or nonsense: one of them would spoil a whole unit of the encoder, so it is 0."""
+    """Set NaN, infinity and absurdly large samples to 0 in place: one would spoil a whole unit of the encoder."""
     sound = np.abs(samples) < _LOUDEST  # false for NaN
     if not sound.all():
         samples[~sound] = 0
@@ -177,24 +177,24 @@ def _finite(samples: np.ndarray) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Tally:
-    """What became of the packets so far."""
+    """Counts of the packets decoded so far."""
 
     packets: int = 0
     bad: int = 0
-    last_bad: bool = False
+    last_bad: bool = False  # the last packet
     decoded_s: float = 0.0
-    broken: bool = False
+    broken: bool = False  # the demuxer failed before the end of the file
 
 
 def _frames(path: AnyPath) -> Iterator[Any]:
-    """Decode packet by packet; a few bad packets are passed over, a file that ends early or is mostly junk is not."""
+    """Yield FFmpeg's frames; skips a few bad packets, refuses a file that ends early or is mostly junk."""
     with _opened(path) as (file, container):
         stream = _sound_stream(path, file, container)
         stated_s = claimed_s(file, container, stream)
         if container.format.name == "ogg" and last_page_is_cut(file):
             raise ReadError(path, "truncated: its last Ogg page is incomplete")
         context = stream.codec_context
-        context.thread_count, context.thread_type = 1, "NONE"  # the memory of a pool of threads cannot be foretold
+        context.thread_count, context.thread_type = 1, "NONE"  # threads would use an unknown amount of memory
         tally = _Tally()
         try:
             for packet in container.demux(stream):
@@ -230,7 +230,7 @@ def _decoded(packet: Any, tally: _Tally) -> list[Any]:
 
 
 def _check_tally(path: AnyPath, tally: _Tally, claimed_s: float | None, *, states_length: bool) -> None:
-    """Refuse what decoded to nothing, ended early, or lost too much on the way."""
+    """Raise ReadError for a file that decoded to nothing, ended early, or lost too many packets."""
     if not tally.decoded_s:
         raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
     if tally.bad > _MAX_BAD_FEW and tally.bad > _MAX_BAD_SHARE * tally.packets:
@@ -238,7 +238,7 @@ def _check_tally(path: AnyPath, tally: _Tally, claimed_s: float | None, *, state
     end = _clock(tally.decoded_s)
     if claimed_s is not None and claimed_s - tally.decoded_s > max(min(1.0, claimed_s / 4), 0.01 * claimed_s):
         raise ReadError(path, f"truncated: ends at {end} of {_clock(claimed_s)}")
-    # Behind the whole sound a tag of another kind may stand that FFmpeg trips over (WavPack, Musepack).
+    # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack), so a file with its full length is accepted.
     if tally.broken and claimed_s is None:
         raise ReadError(path, f"damaged: nothing can be read after {end}")
     if tally.last_bad and not states_length:
@@ -246,7 +246,7 @@ def _check_tally(path: AnyPath, tally: _Tally, claimed_s: float | None, *, state
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, hours where there are any: 3:40, 1:02:03."""
+    """Format as minutes and seconds, with hours where needed: 3:40, 1:02:03."""
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
@@ -254,7 +254,7 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def _errors_named(path: AnyPath) -> Iterator[None]:
-    """Turn whatever the libraries raise into one ReadError with a line a person can act on."""
+    """Turn the libraries' errors into a ReadError or UnsupportedError with one plain line."""
     try:
         yield
     except FileError:
@@ -263,7 +263,7 @@ def _errors_named(path: AnyPath) -> Iterator[None]:
         raise ReadError(path, "damaged: it asks for more memory than allowed") from error
     except av.error.PatchWelcomeError as error:
         raise UnsupportedError(path, "a variant of this kind of file that cannot be decoded") from error
-    except av.FFmpegError as error:  # its many codes, some of them borrowed from the system, say no more than this
+    except av.FFmpegError as error:  # FFmpeg's many codes tell no more
         raise ReadError(path, "damaged, or not a sound file") from error
     except OSError as error:
         raise ReadError(path, error.strerror or type(error).__name__) from error
@@ -272,8 +272,9 @@ def _errors_named(path: AnyPath) -> Iterator[None]:
 
 
 class _SoundFile:
-    """A file as FFmpeg sees it: without a name, whose ending would make it take noise for sound, and without leading
-    ID3v2 tags, which are ours to skip and never FFmpeg's to unpack.
+    """The file as FFmpeg sees it: without a name and without leading ID3v2 tags.
+
+    By a name's ending FFmpeg would take noise for sound, and it would unpack the tags, which may be hostile.
     """
 
     def __init__(self, fd: int) -> None:
@@ -284,7 +285,7 @@ class _SoundFile:
         self.failure: OSError | None = None
 
     def read(self, size: int) -> bytes:
-        """Read on. What is raised in here would be printed and lost: a failing disk is kept for later."""
+        """Read on. PyAV would swallow an exception raised here, so a failing disk is kept in ``failure``."""
         try:
             data = self.at(self._position, size)
         except OSError as error:
@@ -294,7 +295,7 @@ class _SoundFile:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to offset; outside of the file it is refused with a negative number, as FFmpeg expects."""
+        """Go to offset; returns a negative error number outside the file, as FFmpeg expects."""
         target = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if not 0 <= target <= self.size:
             return -errno.EINVAL
@@ -305,12 +306,12 @@ class _SoundFile:
         return self._position
 
     def at(self, offset: int, size: int) -> bytes:
-        """Bytes from offset, wherever FFmpeg is reading; none outside of the file."""
+        """Up to ``size`` bytes from offset, without moving FFmpeg's position; none outside the file."""
         return os.pread(self._fd, size, offset + self._start) if 0 <= offset < self.size else b""
 
 
 def _id3_bytes(fd: int) -> int:
-    """The length of the ID3v2 tags a file begins with; one that claims to fill the whole file is not believed."""
+    """The length of the leading ID3v2 tags; a tag that claims to fill the whole file does not count."""
     start, size = 0, os.fstat(fd).st_size
     while True:
         head = os.pread(fd, 10, start)
@@ -324,8 +325,8 @@ def _id3_bytes(fd: int) -> int:
 
 @contextmanager
 def _opened(path: AnyPath) -> Iterator[tuple[_SoundFile, Any]]:
-    """The file and its FFmpeg container, opened so that nothing else on this machine or beyond it can be reached."""
-    # Never waits for the other end of a named pipe.
+    """Open the file and its FFmpeg container so that FFmpeg can reach no other file and no network."""
+    # O_NONBLOCK: does not wait for the other end of a named pipe.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -348,7 +349,7 @@ def _container(path: AnyPath, file: _SoundFile) -> Any:
             io_open=_refuse_other_files,
             container_options={
                 "format_whitelist": _FORMATS,
-                "codec_whitelist": _sound_decoders(),  # pictures are not decoded even to learn their size
+                "codec_whitelist": _sound_decoders(),  # no picture is decoded, not even for its size
                 "protocol_whitelist": "",
                 "probesize": str(_PROBE_BYTES),
             },
@@ -368,12 +369,12 @@ def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoRe
 
 @cache
 def _sound_decoders() -> str:
-    """The names of all of FFmpeg's audio decoders, with commas between."""
+    """The names of all of FFmpeg's audio decoders, comma-separated."""
     names = []
     for name in sorted(av.codecs_available):
         try:
             codec = av.codec.Codec(name, "r")
-        except ValueError:  # an encoder only
+        except ValueError:  # has an encoder only
             continue
         if codec.type == "audio":
             names.append(name)
@@ -381,7 +382,7 @@ def _sound_decoders() -> str:
 
 
 def _sound_stream(path: AnyPath, file: _SoundFile, container: Any) -> Any:
-    """The stream FFmpeg holds to be the best of the audio streams, if it can be decoded."""
+    """The audio stream that FFmpeg ranks best; UnsupportedError where it cannot be decoded."""
     streams = container.streams.audio
     if not streams:
         raise ReadError(path, "no audio stream")

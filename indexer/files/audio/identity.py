@@ -1,8 +1,8 @@
 """The identity of a file (Stat) and of the recording in it (Fingerprint).
 
-Owns recognising containers by content and hashing the audio payload: sha256 over the facts and bytes the container
-walkers yield, so that tags, padding, paging and remuxing do not change it and one changed audio byte does.
-Standard library only, bounded memory. Never decodes, never reads tags, never writes.
+Recognises containers by content and hashes the audio payload: sha256 over the facts and bytes that the container
+walkers yield. Tags, padding, paging and remuxing do not change the hash; one changed audio byte does. Standard library
+only, bounded memory. Never decodes, reads tags or writes.
 """
 
 import hashlib
@@ -16,20 +16,24 @@ from indexer.errors import ReadError
 from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
-_OTHER_AUDIO = (  # whole files FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten, OptimFROG
-    b"\x1a\x45\xdf\xa3", b"\x0b\x77", b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b".snd", b"caff", b"riff\x2e\x91\xcf\x11",
-    b"tBaK", b"FRM8", b"#!AMR", b"ajkg", b"OFR ", b".RMF", b"Creative Voice File", b"TTA2", b"FLV\x01", b"LA02", b"LA03", b"LA04",
+# Formats without a walker that FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten,
+# OptimFROG and others.
+_OTHER_AUDIO = (
+    b"\x1a\x45\xdf\xa3", b"\x0b\x77", b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b".snd", b"caff",
+    b"riff\x2e\x91\xcf\x11", b"tBaK", b"FRM8", b"#!AMR", b"ajkg", b"OFR ", b".RMF", b"Creative Voice File", b"TTA2",
+    b"FLV\x01", b"LA02", b"LA03", b"LA04",
 )  # fmt: skip
 _NOT_AUDIO = (
     (b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG", "a PNG image"), (b"GIF8", "a GIF image"), (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "a gzip archive"), (b"Rar!", "a RAR archive"), (b"7z\xbc\xaf", "a 7z archive"),
-    (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"SQLite format 3", "a database"), (b"MThd", "MIDI notes without sound"),
+    (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "a gzip archive"), (b"Rar!", "a RAR archive"),
+    (b"7z\xbc\xaf", "a 7z archive"), (b"\x7fELF", "a program"), (b"MZ", "a program"),
+    (b"SQLite format 3", "a database"), (b"MThd", "MIDI notes without sound"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What tells one state of a file from another without opening it; survives a rename."""
+    """Identifies one state of a file without opening it; a rename does not change it."""
 
     dev: int
     ino: int
@@ -58,17 +62,17 @@ def same_node(dev: int, ino: int, other_dev: int, other_ino: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The container by content, and the hex sha256 of the audio payload: the identity of the recording."""
+    """A file's container, recognised by content, and the hex sha256 that identifies its recording."""
 
     container: str
     audio_sha256: str
 
 
 def sniff(file: BinaryIO) -> str:
-    """The container by content, or ``other``: a format only FFmpeg may know, or no sound at all. Raises OSError."""
+    """The container, recognised by content; ``other`` for a format without a walker or no sound. Raises OSError."""
     try:
         return _sniff(ByteSource(file, str(getattr(file, "name", ""))))
-    except ReadError:  # sync words without frames
+    except ReadError:  # MPEG sync words, but no frames
         return "other"
 
 
@@ -77,7 +81,7 @@ def _sniff(source: ByteSource) -> str:
         head = source.at(position, 16)
         name = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
         name = name or next(filter(None, (sniff(source, head) for sniff in SNIFFS)), None)
-        if name or head.startswith((*_OTHER_AUDIO, b"OggS")):  # an Ogg file without a known stream is no MPEG file
+        if name or head.startswith((*_OTHER_AUDIO, b"OggS")):  # never search Ogg files for MPEG
             return name or "other"
     return next(filter(None, (search(source) for search in SEARCHES)), "other")
 
@@ -85,10 +89,10 @@ def _sniff(source: ByteSource) -> str:
 def fingerprint(
     file: BinaryIO, path: str | bytes | os.PathLike[str], *, heartbeat: Callable[[], None] = lambda: None
 ) -> Fingerprint:
-    """Container and audio identity of an open file; ``path`` only names it in errors.
+    """Container and audio identity of an open file; ``path`` is used in error messages only.
 
-    ``heartbeat`` is called at least once for every MiB read. Raises ReadError where the file is damaged, truncated,
-    empty or not audio, and DeferredError where it became shorter while it was read.
+    ``heartbeat`` is called at least once for every MiB read. Raises ReadError for a file that is damaged, truncated,
+    empty or not audio, and DeferredError for one that became shorter while it was read.
     """
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -125,9 +129,9 @@ def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
 
 
 def _walk_other(source: ByteSource) -> Iterator[Part]:
-    """The whole file, tags too, where FFmpeg may know it; ReadError with what it looks like where it cannot be sound.
+    """The whole file with its tags, if FFmpeg may know the format; else ReadError, saying what the file looks like.
 
-    Retagging such a file gives it another identity: it is embedded again, nothing worse.
+    Retagging such a file changes its identity, so it is embedded again.
     """
     start = min(after_leading_tags(source), source.size)
     head = source.at(start, 4096)

@@ -1,13 +1,12 @@
-"""What a sound file says of its own length: read from its head or last page, independent of the decoder.
+"""Reads the length that a sound file states in its header or last page, without decoding.
 
-A claim that the file keeps is how a file that was cut short is noticed. Only claims that can be trusted: a header's
-count, never an estimate from bit rate and size. Reads through the source it is given, decodes nothing.
+A file that decodes to less was cut short. Only a header's count is used, never an estimate from bit rate and size.
 """
 
 import struct
 from typing import Any, Protocol
 
-# Formats whose header states the length. Checked with halves of files; the others need a look of our own.
+# Formats whose stated length FFmpeg reports, checked with halved files; for the others it is read here.
 HEADER_STATES_LENGTH = {"aiff", "ape", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "tak", "tta", "wv"}
 
 HEAD_BYTES = 1 << 16
@@ -25,12 +24,12 @@ class Source(Protocol):
     size: int
 
     def at(self, offset: int, size: int) -> bytes:
-        """Bytes from offset; none outside of the file."""
+        """Up to ``size`` bytes from offset; none outside the file."""
         ...
 
 
 def claimed_s(file: Source, container: Any, stream: Any) -> float | None:
-    """The length the header states, or None: FFmpeg's estimates from bit rate and file size prove nothing."""
+    """The length in seconds that the file states, or None; estimates from bit rate and file size do not count."""
     names = set(container.format.name.split(","))
     claimed: float | None = None
     if names & HEADER_STATES_LENGTH:
@@ -47,7 +46,7 @@ def claimed_s(file: Source, container: Any, stream: Any) -> float | None:
 
 
 def _mp3_claimed_s(file: Source) -> float | None:
-    """The frames that a Xing, Info or VBRI header counts, less the encoder delay and padding that a LAME tag tells."""
+    """The length by the frame count of a Xing, Info or VBRI header, less the delay and padding of its LAME tag."""
     head = file.at(0, HEAD_BYTES)
     at = head.find(b"\xff")
     while 0 <= at < len(head) - 60:
@@ -63,7 +62,7 @@ def _mp3_claimed_s(file: Source) -> float | None:
 
 
 def _counted_samples(frame: bytes, mpeg1: bool, mono: bool) -> int | None:
-    """The length that a layer III frame states if it is such a header and no sound."""
+    """The samples that a layer III frame states if it is a Xing, Info or VBRI header; else None."""
     samples = 1152 if mpeg1 else 576
     xing = frame[4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17)) :]
     if xing[:4] in (b"Xing", b"Info"):
@@ -78,7 +77,7 @@ def _counted_samples(frame: bytes, mpeg1: bool, mono: bool) -> int | None:
 
 
 def _wav_claimed_s(file: Source) -> float | None:
-    """The size of the data chunk over the bytes per second of plain PCM; a piped file does not know its size."""
+    """The size of the data chunk over the bytes per second; None unless plain PCM, and for a piped file."""
     at, long_size, rate_bytes = 12, 0, 0
     while len(head := file.at(at, 36)) >= 8:
         name, size = head[:4], int.from_bytes(head[4:8], "little")
@@ -96,31 +95,31 @@ def _wav_claimed_s(file: Source) -> float | None:
 
 
 def _asf_claimed_s(file: Source) -> float | None:
-    """The play time of the file properties, less the preroll, if the file is shorter than they say."""
+    """The play time of the file properties, less the preroll, if the file is shorter than its stated size."""
     head = file.at(0, HEAD_BYTES)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 92:
         return None
     size, _created, _packets, play, _send, preroll_ms, flags = struct.unpack("<QQQQQQI", head[at + 40 : at + 92])
-    # Some programs write a play time that is seconds too long: it only counts where bytes are missing too.
+    # Some programs write a play time that is seconds too long, so it counts only if bytes are missing too.
     return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
 
 
 def _ogg_claimed_s(file: Source, stream: Any) -> float | None:
-    """The position the last page states, which in joined files only counts from the last of them."""
+    """The length by the position in the last page; None for joined files, where it counts from the last one's start."""
     tail = _ogg_last_page(file)
     joined = tail[14:18] != file.at(14, 4)
     return float(stream.duration * stream.time_base) if stream.duration and not joined else None
 
 
 def last_page_is_cut(file: Source) -> bool:
-    """Whether an Ogg file, which states no length but that of its last page, ends inside a page or without any."""
+    """Whether an Ogg file ends inside a page, or has no page near its end."""
     page = _ogg_last_page(file)
     return len(page) < 27 or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
 
 
 def _ogg_last_page(file: Source) -> bytes:
-    """From the last Ogg page header to the end of the file; empty if there is none where one must be."""
+    """The bytes from the last Ogg page header to the end of the file; empty where none is found."""
     tail = file.at(max(0, file.size - 2 * _OGG_PAGE_BYTES), 2 * _OGG_PAGE_BYTES)
     at = tail.rfind(b"OggS\0")
     return tail[at:] if at >= 0 else b""

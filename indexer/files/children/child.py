@@ -1,7 +1,7 @@
-"""What runs inside a Worker's child process: one operation on one file at a time, until its input closes.
+"""The program of a reader process: one operation on one file at a time, until its input closes.
 
-Everything here works on hostile input, under a memory limit; the parent kills it when it shows no sign of life.
-Never imports torch or the store, and writes to no file but the copy that tagwriter makes.
+It handles hostile input under a memory limit; the parent kills it when it sends no sign of life. Never imports torch or
+the store, and writes to no file but the copy that files/tags/write.py makes.
 """
 
 import ctypes
@@ -16,29 +16,31 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from indexer.errors import DeferredError, FileError, ReadError
-from indexer.files.audio import decode as audio
-from indexer.files.audio import identity as fingerprint
-from indexer.files.children import examine as examination
+from indexer.files.audio.decode import decode as decode_audio
+from indexer.files.audio.decode import probe
+from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.worker import HEADER, pack
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
+from indexer.files.tags.read import read_tags as read_file_tags
+from indexer.files.tags.read import to_json
+from indexer.files.tags.write import edit_from_json, prepare
 
 
 class Channel:
-    """Messages to the parent, with a sign of life at most five times a second."""
+    """Sends messages to the parent, and signs of life (beats) at most five times a second."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
         self._last_beat = 0.0
 
     def send(self, kind: str, message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
-        """Write one message; blocks while the parent is busy."""
+        """Send one message; blocks until the parent takes it."""
         self._out.write(pack({"kind": kind, **message}, len(raw)))
         self._out.write(raw)
         self._out.flush()
 
     def beat(self) -> None:
-        """Tell the parent that work goes on; called from the work loops themselves, never from a timer."""
+        """Tell the parent that work goes on. Called by work loops, never by a timer, so that a hang is silent."""
         at = time.monotonic()
         if at - self._last_beat > 0.2:
             self._last_beat = at
@@ -46,14 +48,14 @@ class Channel:
 
 
 def inspect(path: str, channel: Channel) -> dict[str, Any]:
-    """Stat, identity, tags and audio properties of one file, all of the same content."""
+    """Stat, identity, tags and audio properties of one file; DeferredError if the file changed meanwhile."""
     try:
         with open_file(path) as file:
-            before = fingerprint.Stat.of(file.fileno())
-            identity = fingerprint.fingerprint(file, path, heartbeat=channel.beat)
-            found = tags.read_tags(path, identity.container)
-            info = audio.probe(path)
-            after = fingerprint.Stat.of(path)
+            before = Stat.of(file.fileno())
+            identity = fingerprint(file, path, heartbeat=channel.beat)
+            found = read_file_tags(path, identity.container)
+            info = probe(path)
+            after = Stat.of(path)
     except FileNotFoundError:
         raise DeferredError(path, "it vanished while it was read") from None
     except OSError as e:
@@ -64,20 +66,20 @@ def inspect(path: str, channel: Channel) -> dict[str, Any]:
         "stat": asdict(before),
         "container": identity.container,
         "audio_sha256": identity.audio_sha256,
-        "tags": tags.to_json(found),
+        "tags": to_json(found),
         "audio": asdict(info),
     }
 
 
 def open_file(path: str) -> BinaryIO:
-    """The file for reading; a named pipe in its place must not make us wait for a writer."""
+    """Open the file for reading without waiting, even where a named pipe has taken its place."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any]:
-    """Stream the audio as mono float32 blocks."""
+    """Send the audio as messages with blocks of mono float32."""
     frames = 0
-    for block in audio.decode(path, sample_rate_hz=sample_rate_hz):
+    for block in decode_audio(path, sample_rate_hz=sample_rate_hz):
         frames += len(block)
         channel.send("block", {}, block.data.cast("B"))
     return {"frames": frames}
@@ -87,24 +89,24 @@ def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
     """Container and tags of one file, without looking at its audio."""
     try:
         with open_file(path) as file:
-            container = fingerprint.sniff(file)
+            container = sniff(file)
     except OSError as e:
         raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
-    return {"container": container, "tags": tags.to_json(tags.read_tags(path, container))}
+    return {"container": container, "tags": to_json(read_file_tags(path, container))}
 
 
 def prepare_write(
     path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool
 ) -> dict[str, Any]:
-    """Make and verify the edited copy beside the file; the parent renames it. ``edit`` None restores what stood before us."""
-    wanted = tagwriter.edit_from_json(edit) if edit is not None else None
-    prepared = tagwriter.prepare(path, container, wanted, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
+    """Make and verify the edited copy beside the file; the parent renames it. ``edit`` None: the original genre."""
+    wanted = edit_from_json(edit) if edit is not None else None
+    prepared = prepare(path, container, wanted, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
     return prepared.to_json()
 
 
 def examine(path: str, channel: Channel) -> dict[str, Any]:
-    """What doctor needs to know of one file; see examination."""
-    return examination.examine(path, heartbeat=channel.beat)
+    """The facts of one file for `indexer doctor`; see children/examine.py."""
+    return examine_file(path, heartbeat=channel.beat)
 
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -120,18 +122,18 @@ def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def limit_resources(memory_limit_bytes: int) -> None:
-    """No more memory than this, no core dumps, and no life after the parent."""
+    """Limit the memory, write no core dumps, and die with the parent."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end without a word
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides what ends
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: end silently
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def main() -> None:
-    """Serve requests from stdin on what was stdout; anything a library prints goes to stderr."""
+    """Read requests from stdin and answer on the original stdout; what libraries print goes to stderr."""
     limit_resources(int(sys.argv[1]))
     channel = Channel(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
@@ -145,7 +147,7 @@ def main() -> None:
             channel.send(
                 "error", {"class": "ReadError", "reason": "reading it needs more memory than a music file should"}
             )
-        except Exception as e:  # the libraries below raise anything at all on damaged input; the next file must go on
+        except Exception as e:  # damaged input makes libraries raise anything; the next file must go on
             channel.send("error", {"class": "ReadError", "reason": f"cannot be read ({type(e).__name__}: {e})"})
 
 

@@ -1,7 +1,7 @@
-"""What one file says of its genre, tag by tag, and whether it would be read and written: the facts behind `indexer doctor`.
+"""The facts of one file for `indexer doctor`: the genre in each tag, and whether the file can be read and written.
 
-Every tag is read by itself, so that a damaged one does not hide the others; tags that a write leaves alone (an ID3 tag
-in front of a FLAC) are looked at too. Runs in a killable child process, judges nothing and never writes.
+Reads every tag by itself, so that a damaged one does not hide the others, also tags that a write leaves alone (an ID3
+tag in front of a FLAC). Runs in a reader process, draws no conclusions and never writes.
 """
 
 import os
@@ -12,30 +12,38 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import FileError, ReadError, WriteRefusedError
-from indexer.files.audio import decode as audio
+from indexer.files.audio.decode import decode, probe
 from indexer.files.audio.identity import fingerprint, sniff
 from indexer.files.containers import CONTAINERS, Loader
-from indexer.files.tags import genre as genre_fields
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
 from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
 from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
 from indexer.files.tags.blocks.mp4 import IlstBlock, meta_head
+from indexer.files.tags.genre import lesser_tags_alone, other_fields, refuse_damaged
+from indexer.files.tags.read import clean, read_tags, to_json
+from indexer.files.tags.write import check_replaceable
 
-ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags that programs put on files of any kind
+ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags found on files of any container
 FRAGMENTS = (b"moof", b"sidx", b"mfra")
-FIELDS_BYTES = 400  # what a genre and our own fields take in an item list
-MAX_SHOWN, MAX_VALUES = 200, 20  # characters of a genre, genres of a tag
-_NAMES = {"id3": "ID3v2", "id3v1": "ID3v1", "ape": "APEv2", "info": "RIFF INFO", "vorbis": "Vorbis comment", "ilst": "MP4",
-          "asf": "ASF", "asf library": "ASF library"}  # fmt: skip
+FIELDS_BYTES = 400  # size of a genre and our own fields in an item list
+MAX_SHOWN, MAX_VALUES = 200, 20  # characters shown of a genre; genres shown of a tag
+_NAMES = {
+    "id3": "ID3v2",
+    "id3v1": "ID3v1",
+    "ape": "APEv2",
+    "info": "RIFF INFO",
+    "vorbis": "Vorbis comment",
+    "ilst": "MP4",
+    "asf": "ASF",
+    "asf library": "ASF library",
+}
 _DAMAGED = (TagDamagedError, EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError)
 
 
 def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """The facts of one file as plain values: container, places, tags, and why it would not be read or not be written.
+    """The facts of one file as plain values: container, places, tags, and why it cannot be read or written.
 
-    Raises ReadError where it cannot be opened.
+    Raises ReadError where the file cannot be opened.
     """
     try:
         with Path(path).open("rb") as file:
@@ -44,11 +52,14 @@ def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
     found = None
     with suppress(FileError):
-        found = tags.to_json(tags.read_tags(path, container))
+        found = to_json(read_tags(path, container))
     return {
-        "container": container, "places": places(path, container), "tags": found,
-        "unread": _complaint(_read, path, container, heartbeat), "unwritten": _complaint(_write, path, container, heartbeat),
-    }  # fmt: skip
+        "container": container,
+        "places": places(path, container),
+        "tags": found,
+        "unread": _complaint(_read, path, container, heartbeat),
+        "unwritten": _complaint(_write, path, container, heartbeat),
+    }
 
 
 def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] | None:
@@ -60,27 +71,27 @@ def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] 
 
 
 def _read(path: str, container: str, heartbeat: Callable[[], None]) -> None:
-    """What a scan reads, in its order; raises what a scan would report."""
+    """Read what a scan reads, in the same order; raises the error that a scan would report."""
     with Path(path).open("rb") as file:
         fingerprint(file, path, heartbeat=heartbeat)
-    tags.read_tags(path, container)
-    audio.probe(path)
-    for _ in audio.decode(path):
+    read_tags(path, container)
+    probe(path)
+    for _ in decode(path):
         heartbeat()
 
 
 def _write(path: str, container: str, _heartbeat: Callable[[], None]) -> None:
-    """What tagwriter asks before it makes a copy."""
-    tagwriter._look(path)
-    genre_fields.refuse_damaged(path, container)
-    tags.read_tags(path, container)
-    genre_fields.other_fields(path, container)
+    """Make the checks that come before a copy is made; raises the error that refuses the write."""
+    check_replaceable(path)
+    refuse_damaged(path, container)
+    read_tags(path, container)
+    other_fields(path, container)
     if container == "mp4":
         _write_mp4(path)
 
 
 def _write_mp4(path: str) -> None:
-    """What the writer only finds out with the copy of an MP4 in hand."""
+    """Make the checks of an MP4 that a write makes only on its copy."""
     with Path(path).open("rb") as file:
         block = IlstBlock(file)
         if block.room - block.length() < FIELDS_BYTES and any(atom.name in FRAGMENTS for atom in block.top):
@@ -90,12 +101,12 @@ def _write_mp4(path: str) -> None:
 
 
 def places(path: str, container: str) -> list[dict[str, Any]]:
-    """Every tag with what it holds as genre: kind, name, values, why it cannot be read, whether a write fills it.
+    """Every tag with its genre: kind, name, values, why it cannot be read, whether a write fills it.
 
-    The places of the container come first, also where they do not exist yet; others only where they exist.
+    The container's own places come first, even those that do not exist yet; other tags only where they exist.
     """
     own = [(place.load, place.create) for place in CONTAINERS[container].places] if container in CONTAINERS else []
-    if own and _lesser_tags_alone(path, own):  # a write makes no new one
+    if own and _lesser_tags_alone(path, own):  # a write creates no new tag
         own = [(load, filled and number > 0) for number, (load, filled) in enumerate(own)]
     wanted = [*own, *((load, False) for load in ANYWHERE if load not in [known for known, _ in own])]
     found = [_place(path, load, filled=filled, own=number < len(own)) for number, (load, filled) in enumerate(wanted)]
@@ -105,7 +116,7 @@ def places(path: str, container: str) -> list[dict[str, Any]]:
 def _lesser_tags_alone(path: str, own: list[tuple[Loader, bool]]) -> bool:
     try:
         with Path(os.fsdecode(path)).open("rb") as file:
-            return genre_fields.lesser_tags_alone([load(file) for load, _ in own])
+            return lesser_tags_alone([load(file) for load, _ in own])
     except _DAMAGED:
         return False
 
@@ -116,7 +127,7 @@ def _place(path: str, load: Loader, *, filled: bool, own: bool) -> dict[str, Any
             block = load(file)
     except _DAMAGED as error:
         kind = getattr(load, "kind", "id3")
-        problem = tags.clean(str(error) or type(error).__name__, MAX_SHOWN)
+        problem = clean(str(error) or type(error).__name__, MAX_SHOWN)
         return {
             "kind": kind,
             "name": _NAMES[kind],
@@ -128,7 +139,7 @@ def _place(path: str, load: Loader, *, filled: bool, own: bool) -> dict[str, Any
         }
     if not block.exists and not filled:
         return None
-    values = [text for value in block.text_of(GENRE)[:MAX_VALUES] if (text := tags.clean(value, MAX_SHOWN))]
+    values = [text for value in block.text_of(GENRE)[:MAX_VALUES] if (text := clean(value, MAX_SHOWN))]
     return {
         "kind": block.kind,
         "name": _name(block),

@@ -1,6 +1,6 @@
-"""The child processes that read the user's files, and the threads that wait for them: one child a thread.
+"""A pool of threads, each with a reader process of its own.
 
-Owns their number, the handing out of work, and their end. Never parses a file (the children do), and knows no encoder.
+Hands tasks to free threads and closes the readers at the end. Never parses a file (the readers do); knows no encoder.
 """
 
 import threading
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class Readers:
-    """A pool of Workers."""
+    """A pool of readers (``Worker``), one for each of ``count`` threads."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -27,20 +27,19 @@ class Readers:
 
     @property
     def busy_s(self) -> float:
-        """Seconds of work of all readers together, without those of waiting for an encoder."""
+        """Seconds that all readers together have worked, without the time they waited for an encoder."""
         return self._busy_s
 
     def submit(self, task: Callable[[Worker], _T]) -> "Future[_T]":
-        """Have a reader do ``task``; the worker it is given is its own for the time."""
+        """Run ``task`` with a reader that no other task uses meanwhile."""
         return self._pool.submit(self._run, task)
 
     def waited(self, seconds: float) -> None:
-        """From within a task: so long it waited for somebody else."""
-        with self._lock:
-            self._busy_s -= seconds
+        """Called by a task that has waited: the seconds do not count as work."""
+        self._add_busy(-seconds)
 
     def close(self) -> None:
-        """Drop what has not begun, end what only reads, and let a write that is being prepared come to its end."""
+        """Drop tasks that have not begun, kill readers at work, but let one that prepares a write finish."""
         for worker in self._workers:
             worker.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -56,4 +55,8 @@ class Readers:
         try:
             return task(worker)
         finally:
-            self.waited(started_s - time.monotonic())
+            self._add_busy(time.monotonic() - started_s)
+
+    def _add_busy(self, seconds: float) -> None:
+        with self._lock:
+            self._busy_s += seconds

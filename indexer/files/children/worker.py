@@ -1,7 +1,7 @@
-"""A killable child process for everything that parses a user's file: reading tags, hashing, decoding, editing a copy.
+"""A reader: a killable child process that reads tags, hashes, decodes and edits copies of the user's files.
 
-Owns: starting it, its limits, the messages between, and telling a hang, a crash and a lack of memory apart.
-Never: parses anything itself. A Worker belongs to one thread; it starts its child on first use and again after a death.
+Starts the child, limits it, exchanges messages with it, and tells a hang, a crash and a lack of memory apart. Never
+parses a file itself. A Worker belongs to one thread; it starts its child on first use, and again when the child died.
 The child runs ``python -m indexer.files.children.child``; it knows neither database nor encoder.
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from indexer import errors
 from indexer.errors import FileError, ReaderDiedError
 
-MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # address space; the child with all its libraries needs about 600 MB of it
-STALL_LIMIT_S = 30.0  # no sign of life for so long is a hang; a child at work gives one every few MB
+MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # of address space; the child's libraries take about 600 MB
+STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at work sends a beat every few MB
 HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 
 FILE_ERRORS = {
@@ -32,7 +32,7 @@ FILE_ERRORS = {
 
 
 def pack(message: dict[str, Any], raw_length: int = 0) -> bytes:
-    """One message on the pipe: lengths and JSON; so many raw bytes are to follow."""
+    """Pack one message for the pipe: lengths and JSON. ``raw_length`` raw bytes must follow it."""
     text = json.dumps(message).encode("ascii")  # lone surrogates of odd file names survive as \\uXXXX
     return HEADER.pack(len(text), raw_length) + text
 
@@ -57,7 +57,7 @@ class Worker:
         return result
 
     def decode(self, path: bytes, *, sample_rate_hz: int) -> Iterator[np.ndarray]:
-        """Blocks of mono float32 as the child decodes them. Stop early by closing the iterator: the child is replaced."""
+        """Yield blocks (frames,) of mono float32 as the child decodes; closing the iterator early kills the child."""
         finished = False
         try:
             for _, raw in self._exchange("decode", path, {"sample_rate_hz": sample_rate_hz}):
@@ -72,7 +72,7 @@ class Worker:
                 self.kill()
 
     def close(self) -> None:
-        """Let the child end; a busy one is killed."""
+        """End the child: ask it to exit, kill it if it is busy."""
         if self._child and self._child.stdin:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
@@ -81,14 +81,14 @@ class Worker:
         self.kill()
 
     def interrupt(self) -> None:
-        """From another thread: end what the child is doing, unless it is preparing a write."""
+        """Kill the child unless it is preparing a write; may be called from another thread."""
         child = self._child
         if child is not None and not self._writing:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
 
     def kill(self) -> None:
-        """End the child now; only from the thread that uses the worker, or after it is done."""
+        """Kill the child now; only the thread that uses the worker may call this."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -130,7 +130,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                # One thread: parallelism comes from several children, and each thread pool costs address space.
+                # One thread each: several children already run in parallel, and a thread pool costs address space.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
         return self._child
@@ -158,7 +158,7 @@ class Worker:
         return buffer
 
     def _death(self, name: str) -> ReaderDiedError:
-        """Why the child is gone, as an error of the file it was working on."""
+        """The error for the file during which the child died; clears the child away."""
         child = self._child
         code = child.wait() if child else None
         self.kill()

@@ -1,7 +1,7 @@
-"""Reads the raw fields of a tag with mutagen's class for the container, under this program's names, uncleaned.
+"""Reads the raw fields of a tag with mutagen's class for the container, under this program's field names.
 
-Owns which field of which tag form means title, artist, genre and so on. Never writes and never guesses among parsers.
-A parser can be made to eat memory or hang: callers run this in a child process with limits.
+Maps the fields of each tag format to title, artist, genre and so on; the texts are not cleaned. Never writes, and never
+guesses the parser. A hostile tag can make a parser use up memory or hang, so this runs in a reader process with limits.
 """
 
 import contextlib
@@ -14,14 +14,13 @@ from indexer.errors import ReadError
 from indexer.files.tags.blocks.blocks import GENRE, ORIGINAL, OURS
 from indexer.files.tags.blocks.riff import InfoBlock, entry_text, genres_in
 
-Fields = dict[
-    str, list[str]
-]  # title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj
+# Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj.
+Fields = dict[str, list[str]]
 
-# Only these frames are parsed: pictures and unknown ones are not even unpacked.
+# Only these frames are parsed; pictures and unknown frames are not unpacked.
 _FRAME_NAMES = {
-    "TIT2", "TPE1", "TALB", "TPE2", "COMM", "TKEY", "TPUB", "TDRC", "TYER", "TBPM", "TCON", "TXXX", "GEOB", "PRIV", "TRCK",
-    "TT2", "TP1", "TAL", "TP2", "COM", "TKE", "TPB", "TYE", "TBP", "TCO", "TXX", "GEO",
+    "TIT2", "TPE1", "TALB", "TPE2", "COMM", "TKEY", "TPUB", "TDRC", "TYER", "TBPM", "TCON", "TXXX", "GEOB", "PRIV",
+    "TRCK", "TT2", "TP1", "TAL", "TP2", "COM", "TKE", "TPB", "TYE", "TBP", "TCO", "TXX", "GEO",
 }  # fmt: skip
 _FRAMES = {
     name: frame for frames in (id3.Frames, id3.Frames_2_2) for name, frame in frames.items() if name in _FRAME_NAMES
@@ -29,11 +28,11 @@ _FRAMES = {
 
 
 def _open(kind: Any, file: BinaryIO, **options: Any) -> Any:
-    """An object of a mutagen class, which have no annotations."""
+    """Make an object of a mutagen class; typed Any, as mutagen has no annotations."""
     return kind(file, **options)
 
 
-# --- ID3 ---------------------------------------------------------------------------------------------------------------
+# --- ID3 ------------------------------------------------------------
 
 _ID3_NAMES = {
     "title": "TIT2",
@@ -92,7 +91,7 @@ def _dj_by_name(name: str) -> Iterable[str]:
 
 
 def read_id3(file: BinaryIO) -> Fields:
-    """MP3, AAC, TTA: ID3v2 filled up from ID3v1 and APEv2; where there is no ID3v2, APEv2 before ID3v1, which cuts texts."""
+    """MP3, AAC, TTA: ID3v2, its gaps filled from ID3v1 and APEv2; without ID3v2, APEv2 before ID3v1 (short texts)."""
     fields: Fields = {}
     only_id3v1 = False
     with contextlib.suppress(id3.ID3NoHeaderError):
@@ -103,7 +102,7 @@ def read_id3(file: BinaryIO) -> Fields:
         ape = read_ape(file)
     except ReadError:
         raise
-    except Exception:  # the second tag of a file that has a readable first one
+    except Exception:  # a damaged second tag; the first one was read
         if not fields:
             raise
         return fields
@@ -112,7 +111,7 @@ def read_id3(file: BinaryIO) -> Fields:
 
 
 def id3_in(kind: Any) -> Callable[[BinaryIO], Fields]:
-    """A reader of the ID3 tag that a mutagen class finds inside its container."""
+    """Make a function that reads the ID3 tag which a mutagen class finds inside its container."""
 
     def read(file: BinaryIO) -> Fields:
         return _from_id3(_open(kind, file, known_frames=_FRAMES).tags)
@@ -121,7 +120,7 @@ def id3_in(kind: Any) -> Callable[[BinaryIO], Fields]:
 
 
 def read_wav(file: BinaryIO) -> Fields:
-    """WAV: the ID3 chunk, filled up from LIST INFO."""
+    """WAV: the ID3 chunk, its gaps filled from LIST INFO."""
     fields = id3_in(wave.WAVE)(file)
     names = {"INAM": "title", "IART": "artist", "IPRD": "album", "ICMT": "comment", "ICRD": "year",
              GENRE: "genre", OURS: "ours", ORIGINAL: "original"}  # fmt: skip
@@ -136,16 +135,17 @@ def read_wav(file: BinaryIO) -> Fields:
 def _info_fields(file: BinaryIO) -> list[Any]:
     try:
         return InfoBlock(file).fields
-    except ValueError:  # sizes that contradict the file: readable all the same, only never written
+    except ValueError:  # wrong sizes: such a file can be read but not written
         return []
 
 
-# --- name and value tags -----------------------------------------------------------------------------------------------
+# --- name and value tags ------------------------------------------------------------
 
 _COMMENT_NAMES = {
-    "title": "title", "artist": "artist", "album": "album", "albumartist": "album_artist", "album artist": "album_artist",
-    "comment": "comment", "description": "comment", "initialkey": "key", "initial key": "key", "key": "key",
-    "label": "label", "organization": "label", "publisher": "label", "date": "year", "year": "year", "bpm": "bpm", "tempo": "bpm",
+    "title": "title", "artist": "artist", "album": "album", "albumartist": "album_artist",
+    "album artist": "album_artist", "comment": "comment", "description": "comment", "initialkey": "key",
+    "initial key": "key", "key": "key", "label": "label", "organization": "label", "publisher": "label",
+    "date": "year", "year": "year", "bpm": "bpm", "tempo": "bpm",
     "genre": "genre", "indexer_genre": "ours", "indexer_original_genre": "original",
 }  # fmt: skip
 
@@ -161,7 +161,7 @@ def _by_name(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> Fields:
 
 
 def comments(kind: Any) -> Callable[[BinaryIO], Fields]:
-    """A reader of the Vorbis comments that a mutagen class finds."""
+    """Make a function that reads the Vorbis comments which a mutagen class finds."""
 
     def read(file: BinaryIO) -> Fields:
         tags = _open(kind, file).tags
@@ -171,7 +171,7 @@ def comments(kind: Any) -> Callable[[BinaryIO], Fields]:
 
 
 def read_ape(file: BinaryIO) -> Fields:
-    """APEv2."""
+    """APEv2: the text items."""
     try:
         tags = _open(apev2.APEv2, file)
     except apev2.APENoHeaderError:
@@ -181,9 +181,10 @@ def read_ape(file: BinaryIO) -> Fields:
 
 
 _MP4_NAMES = {
-    "\xa9nam": "title", "\xa9art": "artist", "\xa9alb": "album", "aart": "album_artist", "\xa9cmt": "comment", "\xa9day": "year",
-    "\xa9gen": "genre", "tmpo": "bpm", "----:com.apple.itunes:initialkey": "key", "----:com.apple.itunes:label": "label",
-    "----:com.apple.itunes:publisher": "label", "----:com.edm-indexer:indexer_genre": "ours",
+    "\xa9nam": "title", "\xa9art": "artist", "\xa9alb": "album", "aart": "album_artist", "\xa9cmt": "comment",
+    "\xa9day": "year", "\xa9gen": "genre", "tmpo": "bpm", "----:com.apple.itunes:initialkey": "key",
+    "----:com.apple.itunes:label": "label", "----:com.apple.itunes:publisher": "label",
+    "----:com.edm-indexer:indexer_genre": "ours",
     "----:com.edm-indexer:indexer_original_genre": "original",
 }  # fmt: skip
 
@@ -198,12 +199,14 @@ def read_mp4(file: BinaryIO) -> Fields:
 
 
 _ASF_NAMES = {
-    "title": "title", "author": "artist", "wm/albumtitle": "album", "wm/albumartist": "album_artist", "description": "comment",
-    "wm/year": "year", "wm/genre": "genre", "wm/beatsperminute": "bpm", "wm/initialkey": "key", "wm/publisher": "label",
+    "title": "title", "author": "artist", "wm/albumtitle": "album", "wm/albumartist": "album_artist",
+    "description": "comment", "wm/year": "year", "wm/genre": "genre", "wm/beatsperminute": "bpm",
+    "wm/initialkey": "key", "wm/publisher": "label",
     "indexer_genre": "ours", "indexer_original_genre": "original",
 }  # fmt: skip
 
 
 def read_asf(file: BinaryIO) -> Fields:
-    """ASF: its extended and library attributes."""
-    return _by_name(((name, str(value)) for name, value in _open(asf.ASF, file).tags if value.TYPE != 1), _ASF_NAMES)
+    """ASF: the attributes of its header objects, except those that hold bytes."""
+    tags = _open(asf.ASF, file).tags
+    return _by_name(((name, str(value)) for name, value in tags if value.TYPE != 1), _ASF_NAMES)

@@ -1,7 +1,7 @@
-"""Which tags of a container hold a genre, and how one is put in and taken back, byte for byte.
+"""Writes a genre into the tags of a file and restores the original one, byte for byte.
 
-INDEXER_ORIGINAL_GENRE records for every tag the bytes of the genre that stood there, their place and the room of the
-tag, so that undo needs nothing but the file. Works in place: tagwriter gives it a copy. Never decides whether to write.
+INDEXER_ORIGINAL_GENRE records for every tag the bytes of the original genre, their position and the room of the tag, so
+that undo needs only the file. Edits in place: files/tags/write.py passes it a copy. Never decides whether to write.
 """
 
 import json
@@ -28,13 +28,13 @@ from indexer.files.tags.blocks.blocks import (
 )
 
 FilePath = str | bytes | os.PathLike[str]
-FRAME_BYTES = 1024  # headers of a tag, of the chunk or atoms around it, or of its Ogg pages
-MAX_ORIGINAL = 60_000  # bytes of a genre that can be recorded for undo
+FRAME_BYTES = 1024  # at most, of the headers of a tag, of the chunk or atoms around it, or of its Ogg pages
+MAX_ORIGINAL = 60_000  # characters of the record for undo
 
 
 @dataclass(frozen=True, slots=True)
 class IndexerGenre:
-    """INDEXER_GENRE as found in a file."""
+    """The content of INDEXER_GENRE."""
 
     genre: str
     label: str
@@ -42,13 +42,13 @@ class IndexerGenre:
     model: str
 
     def to_text(self) -> str:
-        """Compact JSON, as in the file."""
+        """Compact JSON, as stored in the tag."""
         return _compact(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
 class GenreEdit:
-    """What is written: all values of the genre field, and what INDEXER_GENRE says about ours."""
+    """What to write: all values of the genre field, and the label, confidence and model for INDEXER_GENRE."""
 
     genres: tuple[str, ...]
     label: str
@@ -56,7 +56,7 @@ class GenreEdit:
     model: str
 
     def describe(self) -> str:
-        """What INDEXER_GENRE will hold."""
+        """The text for INDEXER_GENRE."""
         return IndexerGenre(joined(self.genres), self.label, round(self.confidence, 4), self.model).to_text()
 
 
@@ -66,7 +66,7 @@ def joined(genres: tuple[str, ...] | list[str]) -> str:
 
 
 def parse_ours(text: str) -> IndexerGenre | None:
-    """INDEXER_GENRE read back; None where it is not ours to understand."""
+    """Parse INDEXER_GENRE; None where the text is not in our form."""
     try:
         data = json.loads(text)
         confidence = float(data["confidence"])
@@ -76,7 +76,7 @@ def parse_ours(text: str) -> IndexerGenre | None:
 
 
 def parse_original(text: str) -> dict[str, Any] | None:
-    """INDEXER_ORIGINAL_GENRE read back; a bare list of values is understood too."""
+    """Parse INDEXER_ORIGINAL_GENRE, also a bare list of values; None where the text is not in our form."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -88,9 +88,10 @@ def parse_original(text: str) -> dict[str, Any] | None:
 
 
 def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
-    """Write the genre and our fields into every place the container has; the original is recorded once.
+    """Write the genre and our fields into the container's tags, recording the original unless an earlier write did.
 
-    Raises UnsupportedError, WriteRefusedError (a tag that must not be rewritten), ReadError.
+    Raises UnsupportedError (a container without tags to write), WriteRefusedError (a tag that must not be rewritten),
+    ReadError (a damaged tag).
     """
     with _open(path, container, "r+b") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
@@ -113,9 +114,9 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
 
 
 def restore_genre(path: FilePath, container: str) -> None:
-    """Put back what INDEXER_ORIGINAL_GENRE records and remove our fields, whatever genre stands there now.
+    """Restore the genre that INDEXER_ORIGINAL_GENRE records and remove our fields, whatever the genre is now.
 
-    Raises WriteRefusedError when nothing is recorded.
+    Raises WriteRefusedError where nothing is recorded.
     """
     with _open(path, container, "r+b") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
@@ -130,30 +131,32 @@ def restore_genre(path: FilePath, container: str) -> None:
 
 
 def lesser_tags_alone(blocks: list[Block]) -> bool:
-    """Whether a new first tag would hide the others: it is missing, and title, artist or our record stand in another one.
+    """Whether a new first tag would hide the others: none exists, and another tag holds a title, artist or our record.
 
-    Programs read one kind of tag and leave the others, so one with nothing but a genre hides what ID3v1, APEv2 or INFO
-    say.
+    Many programs read one kind of tag only, so a new tag with just a genre would hide what ID3v1, APEv2 or INFO hold.
     """
     return not blocks[0].exists and any(block.says_something() or block.text_of(ORIGINAL) for block in blocks[1:])
 
 
 def _main_place(path: FilePath, blocks: list[Block]) -> int:
-    """Which tag carries our own fields: the first; where that would hide others, the first of those, and no new one is made.
+    """The number of the tag for our fields: the first; if a new first tag would hide others, the first of those.
 
-    Raises WriteRefusedError for ID3v1 alone, which has no place for our fields.
+    Raises WriteRefusedError where only ID3v1 exists, which has no room for our fields.
     """
     if not lesser_tags_alone(blocks):
         return 0
     main = next((n for n, block in enumerate(blocks) if block.exists and block.kind != "id3v1"), None)
     if main is None:
-        raise WriteRefusedError(path, "it has only an ID3v1 tag, and a new tag beside it would hide that from other programs; "
-                                "have a tag editor add a newer one first")  # fmt: skip
+        raise WriteRefusedError(
+            path,
+            "it has only an ID3v1 tag, and a new tag beside it would hide that from other programs; "
+            "have a tag editor add a newer one first",
+        )
     return main
 
 
 def _first_text(blocks: list[Block], name: str) -> str:
-    """One of our own two fields from the first tag that has it, which need not be the main one: another program adds tags."""
+    """The text of one field from the first tag that has it: not always the main tag, as other programs add tags."""
     return next(filter(None, ("".join(block.text_of(name)[:1]) for block in blocks)), "")
 
 
@@ -170,9 +173,8 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
         block.fields = fields
         block.write(file, _number(state.get("room")))
         return
-    if is_main or (
-        isinstance(state, dict) and block.text_of(GENRE)
-    ):  # rewritten in another form since: the text is all that can be given back
+    # Another program has rewritten the tag in another form since: only the text can be restored.
+    if is_main or (isinstance(state, dict) and block.text_of(GENRE)):
         block.fields = [*others, *(block.encode(GENRE, record["genre"]) if record["genre"] else [])]
         block.write(file)
 
@@ -182,7 +184,7 @@ def _number(value: object) -> int:
 
 
 def _kept_original(blocks: list[Block]) -> str | None:
-    """The record of an earlier write of ours, as long as what stands there is still ours."""
+    """The record of our earlier write, if the genre is still ours; with the tags that were added since."""
     ours, text = parse_ours(_first_text(blocks, OURS)), _first_text(blocks, ORIGINAL)
     record = parse_original(text)
     if ours is None or record is None:
@@ -198,20 +200,20 @@ def _kept_original(blocks: list[Block]) -> str | None:
 
 
 def _added_since(block: Block, record: dict[str, Any]) -> bool:
-    """Whether another program made this tag after our write."""
+    """Whether another program created this tag after our write."""
     state = record.get(block.kind)
     return isinstance(state, dict) and bool(state.get("absent")) and block.exists and not block.text_of(ORIGINAL)
 
 
 def _as_read(blocks: list[Block]) -> list[Block]:
-    """The tags in the order in which tags.py looks for a genre: APEv2 goes before ID3v1 only where no ID3v2 tag stands."""
+    """The tags in the order in which read_tags looks for a genre: APEv2 before ID3v1 only where no ID3v2 tag exists."""
     if blocks[0].kind == "ape":
         return blocks[:1]
     return [blocks[0], *sorted(blocks[1:], key=lambda block: blocks[0].exists and block.kind != "id3v1")]
 
 
 def _record(blocks: list[Block]) -> dict[str, Any]:
-    """What stands in every tag now; where one still holds our earlier genre, what stood there before that."""
+    """The record for undo: the state of every tag; for a tag that still holds our genre, its earlier recorded state."""
     earlier = _earlier_states(blocks)
     values = [block.text_of(GENRE) for block in _as_read(blocks) if block.kind not in earlier]
     if blocks[0].kind == "asf":  # one field in two places
@@ -221,7 +223,7 @@ def _record(blocks: list[Block]) -> dict[str, Any]:
 
 
 def _state(block: Block) -> dict[str, Any]:
-    """What an undo needs to make one tag again as it is now."""
+    """What undo needs to restore this tag to its present state."""
     state: dict[str, Any] = {"room": block.room}
     if not block.exists:
         state["absent"] = True
@@ -232,7 +234,7 @@ def _state(block: Block) -> dict[str, Any]:
 
 
 def _earlier_states(blocks: list[Block]) -> dict[str, dict[str, Any]]:
-    """Recorded states of the tags that a user, who changed the genre in the one that is read first, did not touch."""
+    """The recorded states of the tags that still hold our genre, by kind; the user has changed the genre in others."""
     ours, record = parse_ours(_first_text(blocks, OURS)), parse_original(_first_text(blocks, ORIGINAL))
     if ours is None or record is None:
         return {}
@@ -248,10 +250,10 @@ def _holds(block: Block, genre: str) -> bool:
 
 
 def other_fields(path: FilePath, container: str) -> dict[str, str]:
-    """Digest (sha256 hex) of every field, chunk or atom that is neither audio nor genre nor ours.
+    """Digest (sha256 hex) of every field, chunk or atom that is neither audio nor genre nor ours, by name.
 
-    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields) and exist only with
-    it. Raises ReadError, UnsupportedError.
+    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields). Raises ReadError,
+    UnsupportedError.
     """
     with _open(path, container, "rb") as (file, kind):
         found: dict[str, str] = {}
@@ -272,7 +274,7 @@ def other_fields(path: FilePath, container: str) -> dict[str, str]:
 
 
 def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Names of what differs between two ``other_fields``; a tag that came or went as a whole is no difference."""
+    """Names that differ between two results of ``other_fields``; a tag that was added or removed does not count."""
     names = sorted(before.keys() | after.keys())
     return [
         n
@@ -282,21 +284,21 @@ def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def standing_genres(path: FilePath, container: str) -> dict[str, list[str]]:
-    """The genre as each tag of the file holds it, by kind of tag (id3, ape, id3v1, info, vorbis, ilst, asf)."""
+    """The genre in each tag of the file, by kind of tag (id3, ape, id3v1, info, vorbis, ilst, asf)."""
     with _open(path, container, "rb") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
         return {block.kind: block.text_of(GENRE) for block in blocks}
 
 
 def tag_bytes(path: FilePath, container: str) -> int:
-    """By how much the file can at most shrink when its tags are rewritten."""
+    """The most bytes by which the file can shrink when its tags are rewritten."""
     with _open(path, container, "rb") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
         return sum(max(block.room, sum(len(field.raw) for field in block.fields)) + FRAME_BYTES for block in blocks)
 
 
 def refuse_damaged(path: FilePath, container: str) -> None:
-    """Raise WriteRefusedError where the tags or the sizes of the file look damaged; UnsupportedError where none can be written."""
+    """Raise WriteRefusedError where tags or sizes look damaged, UnsupportedError where no tag can be written."""
     try:
         with _open(path, container, "rb") as (file, kind):
             for place in kind.places:

@@ -1,7 +1,7 @@
-"""Reading the tags of a file into plain, cleaned values, with mutagen's class for the container that the content says it is.
+"""Reads the tags of a file into plain, cleaned values, with mutagen's class for the container.
 
-Never writes (genre_fields does) and never guesses among all parsers. A parser can be made to eat memory or hang:
-callers run this in a child process with limits.
+Never writes, and never guesses the parser. A hostile tag can make a parser use up memory or hang, so this runs in a
+reader process with limits.
 """
 
 import os
@@ -13,39 +13,20 @@ from typing import Any
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.fields import Fields
-from indexer.files.tags.genre import (
-    GenreEdit,
-    IndexerGenre,
-    joined,
-    other_fields,
-    parse_original,
-    parse_ours,
-    restore_genre,
-    set_genre,
-)
+from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
-__all__ = [
-    "GenreEdit",
-    "IndexerGenre",
-    "Tags",
-    "from_json",
-    "other_fields",
-    "read_tags",
-    "restore_genre",
-    "set_genre",
-    "to_json",
-]
+__all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "read_tags", "to_json"]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
-CORRECTION = "correction"  # stands for the model in our field where a person said the genre
+CORRECTION = "correction"  # the model named in INDEXER_GENRE when a person chose the genre
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # overrides that make a title read backwards in a log or page
+_BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # direction overrides, which make text read backwards
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What the tags of a file say; texts are cleaned and capped, ``genres`` are the values of the standard field."""
+    """The values of a file's tags; texts are cleaned and capped, ``genres`` are the values of the standard field."""
 
     title: str | None = None
     artist: str | None = None
@@ -58,7 +39,7 @@ class Tags:
     bpm: float | None = None
     genres: tuple[str, ...] = ()
     ours: IndexerGenre | None = None
-    original_genres: tuple[str, ...] | None = None  # what stood there before us
+    original_genres: tuple[str, ...] | None = None  # from before our first write
     dj_data: tuple[str, ...] = ()
 
     @property
@@ -68,23 +49,23 @@ class Tags:
 
     @property
     def genre_is_ours(self) -> bool:
-        """Whether the standing genre is the one we wrote, unchanged."""
+        """Whether the genre is the one we wrote, unchanged."""
         return self.ours is not None and clean(self.ours.genre, MAX_TEXT * MAX_VALUES) == self.genre
 
     @property
     def corrected(self) -> bool:
-        """Whether the standing genre is one that a person said and we wrote, unchanged."""
+        """Whether the genre is a person's correction that we wrote, unchanged."""
         return self.ours is not None and self.ours.model == CORRECTION and self.genre_is_ours
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Text safe to store and show: no control characters, lone surrogates or direction overrides, at most limit long."""
+    """Make text safe to store and show: no control characters, lone surrogates or direction overrides, capped."""
     text = _SURROGATE.sub("\ufffd", text[: 4 * limit])
     return _BIDI.sub("", _CONTROL.sub(" ", text)).strip()[:limit].rstrip()
 
 
 def to_json(found: Tags) -> dict[str, Any]:
-    """Plain values that cross a process border."""
+    """Plain values for another process."""
     return asdict(found)
 
 
@@ -103,7 +84,7 @@ def from_json(data: dict[str, Any]) -> Tags:
 
 
 def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
-    """Tags of a file; a file without any gives empty ones. ReadError where they cannot be read."""
+    """The tags of a file; empty for a file without any. Raises ReadError where they cannot be read."""
     kind = CONTAINERS.get(container)
     if kind is None or kind.read_fields is None:
         return Tags()
@@ -114,7 +95,7 @@ def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
         raise
     except MemoryError as error:
         raise ReadError(path, "the tag cannot be read: it needs more memory than allowed") from error
-    except Exception as error:  # mutagen lets seven kinds that are not its own through on damaged files
+    except Exception as error:  # damaged files make mutagen raise seven foreign kinds of error
         reason = clean(str(error) or type(error).__name__, 200)
         raise ReadError(path, f"the tag cannot be read: {reason}") from error
 
@@ -130,7 +111,7 @@ def _tags(fields: Fields) -> Tags:
         comment=first("comment", MAX_COMMENT), musical_key=first("key"), record_label=first("label"),
         year=_year(first("year")), bpm=_bpm(first("bpm")), genres=genres,
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
-        original_genres=None if original is None else tuple(text for value in original["genre"] if (text := clean(value))),
+        original_genres=None if original is None else tuple(filter(None, map(clean, original["genre"]))),
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""The atomic tag write: copy beside the file, edit the copy, verify it, announce, rename, confirm.
+"""Writes a tag atomically: copies the file, edits and verifies the copy, announces, renames, confirms.
 
-``prepare`` is pure file work for a killable child process and never touches the original; ``commit`` renames, with the
-journal as callbacks; ``settle`` finds out after a crash what happened. Never imports the store.
+``prepare`` runs in a reader process and never touches the original; ``commit`` renames the copy and keeps the journal
+through callbacks; ``settle`` finds out after a crash what became of a write. Never imports the store.
 """
 
 import errno
@@ -22,27 +22,46 @@ from typing import Any, Literal
 from indexer.errors import DeferredError, IndexerError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.open_files import lease_is_refused
-from indexer.files.tags import read as tags
-from indexer.files.tags.genre import GenreEdit, changed_fields, refuse_damaged, standing_genres, tag_bytes
-from indexer.files.tags.read import Tags
+from indexer.files.tags.genre import (
+    GenreEdit,
+    changed_fields,
+    other_fields,
+    refuse_damaged,
+    restore_genre,
+    set_genre,
+    standing_genres,
+    tag_bytes,
+)
+from indexer.files.tags.read import Tags, clean, read_tags
 
-__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "prepare",
-           "remove_copies", "remove_leftovers", "settle"]  # fmt: skip
+__all__ = [
+    "GenreEdit",
+    "Prepared",
+    "check_replaceable",
+    "commit",
+    "discard",
+    "edit_from_json",
+    "edit_to_json",
+    "prepare",
+    "remove_copies",
+    "remove_leftovers",
+    "settle",
+]
 
 TEMP_SUFFIX = ".indexer-tmp"
-MAX_NAME = 143  # bytes of a file name on every common file system, eCryptfs included
-_TOKEN = secrets.token_hex(4)  # another program at work on the same file has a copy of its own
+MAX_NAME = 143  # bytes of a file name that every common file system allows, even eCryptfs
+_TOKEN = secrets.token_hex(4)  # of this process, in the names of its copies
 COPY_BLOCK = 4 << 20
 SYNC_EVERY = 64 << 20
-MARGIN = 1 << 20  # free bytes wanted beyond one copy
-FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+MARGIN = 1 << 20  # free bytes required beyond one copy
+FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
 def edit_to_json(edit: GenreEdit) -> dict[str, Any]:
-    """Plain values that cross a process border."""
+    """Plain values for another process."""
     return asdict(edit)
 
 
@@ -53,19 +72,19 @@ def edit_from_json(data: dict[str, Any]) -> GenreEdit:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A verified copy waiting to take the file's place. ``after`` survives the rename, so it recognises our own write."""
+    """A verified copy ready to replace the file. ``after`` survives the rename and so identifies our own write."""
 
     path: str
     temp_path: str
     before: Stat
-    before_ctime_ns: int  # moves with permissions, links and attributes too, and where a tagger sets mtime back
+    before_ctime_ns: int  # also shows changed permissions, links and attributes, and a reset mtime
     after: Stat
     before_genres: tuple[str, ...]
     after_genres: tuple[str, ...]
-    evidence: dict[str, str]  # what was compared, with digests
+    evidence: dict[str, str]  # digests of what was compared
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that cross a process border (paths may hold surrogate escapes)."""
+        """Plain values for another process (paths may hold surrogate escapes)."""
         return asdict(self)
 
     @classmethod
@@ -78,13 +97,14 @@ class Prepared:
 
 
 def temp_path_of(path: str | bytes) -> str:
-    """Where this process makes the copy of a file: beside it, hidden, under a name that no other process uses."""
+    """The path of this process's copy of a file: beside it, hidden, with a name that no other process uses."""
     folder, start = _copies_begin(path)
-    return os.fsdecode(os.path.join(folder, start + f"{os.getpid():x}{_TOKEN}".encode() + TEMP_SUFFIX.encode()))  # noqa: PTH118  # bytes
+    end = f"{os.getpid():x}{_TOKEN}{TEMP_SUFFIX}".encode()
+    return os.fsdecode(os.path.join(folder, start + end))  # noqa: PTH118  # bytes
 
 
 def _copies_begin(path: str | bytes) -> tuple[bytes, bytes]:
-    """Folder of a file, and how the names of its copies begin: cut, between characters, to what file systems allow."""
+    """The folder of a file and the prefix of its copies' names, shortened at a character to what file systems allow."""
     folder, name = os.path.split(os.fsencode(path))
     room = MAX_NAME - len(f"..{'f' * 8}{_TOKEN}{TEMP_SUFFIX}")
     if len(name) > room:
@@ -96,17 +116,18 @@ def prepare(
     path: str | bytes, container: str, edit: GenreEdit | None, *, preserve_mtime: bool = False,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:  # fmt: skip
-    """Make, edit and verify a copy beside the file; ``edit`` None restores the genre that stood there before us.
+    """Make, edit and verify a copy beside the file; ``edit`` None restores the original genre.
 
-    ``heartbeat`` is called every few MB. Raises WriteRefusedError (damaged, linked or read-only; nothing was touched),
-    UnsupportedError, ReadError, DeferredError (disk full, or the file changed meanwhile). No copy is left behind then.
+    ``heartbeat`` is called every few MB. Raises WriteRefusedError (damaged, linked or read-only), UnsupportedError,
+    ReadError or DeferredError (disk full, or the file changed meanwhile); the copy is removed then. The file itself is
+    never touched.
     """
     name = os.fsdecode(path)
     with _plain_errors(name):
-        before, ctime_ns = _look(name)
+        before, ctime_ns = check_replaceable(name)
         refuse_damaged(name, container)
-        old_tags = tags.read_tags(name, container)
-        old_fields = tags.other_fields(name, container)
+        old_tags = read_tags(name, container)
+        old_fields = other_fields(name, container)
         tag_room = tag_bytes(name, container)
         with Path(name).open("rb") as file:
             if sniff(file) != container:
@@ -114,17 +135,17 @@ def prepare(
             identity = fingerprint(file, name, heartbeat=heartbeat).audio_sha256
         temp = temp_path_of(name)
         _check_space(name, before.size)
-        Path(temp).unlink(missing_ok=True)  # of an earlier attempt of this process that could not be removed
+        Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process
         try:
             _copy(name, temp, heartbeat)
             if edit is None:
-                tags.restore_genre(temp, container)
+                restore_genre(temp, container)
             else:
-                tags.set_genre(temp, container, edit)
-            new_tags = tags.read_tags(temp, container)
-            new_fields = tags.other_fields(temp, container)
+                set_genre(temp, container, edit)
+            new_tags = read_tags(temp, container)
+            new_fields = other_fields(temp, container)
             if changed := changed_fields(old_fields, new_fields):
-                raise WriteRefusedError(name, f"other tags would change: {tags.clean(', '.join(changed), 200)}")
+                raise WriteRefusedError(name, f"other tags would change: {clean(', '.join(changed), 200)}")
             if not (_reads_back(edit, new_tags) if edit else _is_restored(old_tags, new_tags, temp, container)):
                 raise WriteRefusedError(name, "the genre does not read back from the copy")
             with Path(temp).open("rb") as file:
@@ -138,18 +159,26 @@ def prepare(
         except BaseException:
             Path(temp).unlink(missing_ok=True)
             raise
-    evidence = {"audio_sha256": identity, "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
-                "fields_compared": str(len(new_fields))}  # fmt: skip
+    evidence = {
+        "audio_sha256": identity,
+        "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
+        "fields_compared": str(len(new_fields)),
+    }
     return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, evidence)
 
 
 def commit(
-    prepared: Prepared, *, intend: Callable[[Prepared], int], done: Callable[[int], None], drop: Callable[[int, str], None],
-) -> bool:  # fmt: skip
-    """Announce, check that the file is still the one that was copied, rename, confirm; True when written.
+    prepared: Prepared,
+    *,
+    intend: Callable[[Prepared], int],
+    done: Callable[[int], None],
+    drop: Callable[[int, str], None],
+) -> bool:
+    """Announce the write, check that the file is unchanged, rename the copy over it, confirm; returns True.
 
-    Raises DeferredError (changed, open elsewhere, disk full) or WriteRefusedError (read-only); the copy is removed
-    then.
+    The callbacks keep the journal: ``intend`` returns the number of the write, which ``done`` or ``drop`` (with the
+    reason) settles. Raises DeferredError (file changed, open elsewhere, disk full) or WriteRefusedError (read-only);
+    the copy is removed then.
     """
     try:
         write_id = intend(prepared)
@@ -165,9 +194,8 @@ def commit(
         if isinstance(error, IndexerError):
             drop(write_id, str(getattr(error, "reason", error)))
         raise
-    with _plain_errors(
-        prepared.path, "its new tag may not be on the disk yet"
-    ):  # the next start settles the open intent
+    # If this fails, the next start settles the open intent.
+    with _plain_errors(prepared.path, "its new tag may not be on the disk yet"):
         _sync_folder(prepared.path)
     done(write_id)
     return True
@@ -180,9 +208,10 @@ def discard(prepared: Prepared) -> None:
 
 
 def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"] | None:
-    """What became of an announced write after a crash: done, dropped, or superseded by another program; the copy is removed.
+    """Find out what became of an announced write after a crash, and remove its copy.
 
-    None where it cannot be told yet, because the drive is not there or cannot make the rename durable.
+    Returns done, dropped, or superseded (another program changed the file); None if that is not known yet, because the
+    drive is missing or cannot make the rename durable.
     """
     name = os.fsdecode(path)
     try:
@@ -193,7 +222,7 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
         return None
     try:
         if now is None and Stat.of(os.path.dirname(name) or ".").dev != before.dev:  # noqa: PTH120
-            return None  # the empty place where a drive is mounted
+            return None  # an empty mount point: the drive is missing
         if now and _same_file(now, after):
             _sync_folder(name)
             return "done"
@@ -204,12 +233,12 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
 
 
 def _same_file(now: Stat, then: Stat) -> bool:
-    """Equal, or equal but for the device number, which a restart or a new mount may change."""
+    """Whether both are equal, ignoring the device number, which a restart or a new mount may change."""
     return (now.ino, now.size, now.mtime_ns) == (then.ino, then.size, then.mtime_ns)
 
 
 def remove_copies(path: str | bytes) -> None:
-    """Remove what killed processes left of writing to one file; OSError where that is not possible."""
+    """Remove the copies of one file that killed processes left behind. Raises OSError."""
     folder, start = _copies_begin(path)
     copy = re.compile(re.escape(start) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
     with os.scandir(folder or b".") as entries:
@@ -219,7 +248,7 @@ def remove_copies(path: str | bytes) -> None:
 
 
 def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
-    """Remove copies in one folder that nobody announced; call it after every open intent was settled."""
+    """Remove all copies in one folder and return their paths; call it once every open intent is settled."""
     removed = []
     with os.scandir(os.fsdecode(folder)) as entries:
         for entry in entries:
@@ -229,11 +258,11 @@ def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
     return removed
 
 
-# --- before the copy -----------------------------------------------------------------------------------------------------
+# --- before the copy ------------------------------------------------------------
 
 
-def _look(name: str) -> tuple[Stat, int]:
-    """Stat and ctime of the file; WriteRefusedError where a rename would surprise its owner."""
+def check_replaceable(name: str) -> tuple[Stat, int]:
+    """Return Stat and ctime (ns) of the file. Raises WriteRefusedError where a rename must not replace it."""
     found = os.lstat(name)
     if stat_module.S_ISLNK(found.st_mode):
         raise WriteRefusedError(name, "it is a symbolic link: the rename would replace the link and not the file")
@@ -249,7 +278,7 @@ def _look(name: str) -> tuple[Stat, int]:
 
 
 def _now(name: str) -> tuple[Stat, int]:
-    """What must stay as it is while a copy is made: Stat and ctime (ns), of a link itself."""
+    """Stat and ctime (ns) of the file; links are not followed. Both must stay the same while a copy is made."""
     found = os.lstat(name)
     return Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns
 
@@ -262,7 +291,7 @@ def _check_space(name: str, size: int) -> None:
 
 @contextmanager
 def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Iterator[None]:
-    """System errors as ours: full disks are for later, read-only places are refused."""
+    """Turn an OSError into WriteRefusedError (read-only) or DeferredError (disk full, vanished, ``doubt``)."""
     try:
         yield
     except OSError as error:
@@ -276,11 +305,11 @@ def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Ite
         raise DeferredError(name, f"{doubt}: {what}") from error
 
 
-# --- the copy ------------------------------------------------------------------------------------------------------------
+# --- the copy ------------------------------------------------------------
 
 
 def _copy(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
-    """All bytes of the file in a new one: sharing blocks where the file system can."""
+    """Copy the file to a new one, sharing blocks where the file system can."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -311,14 +340,14 @@ def _copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> Non
         while view:
             view = view[os.write(target, view) :]
         unsynced += len(block)
-        if unsynced >= SYNC_EVERY:  # so that the last fsync of a large file does not look like a hang
+        if unsynced >= SYNC_EVERY:  # else the final fsync of a large file could look like a hang
             os.fsync(target)
             unsynced = 0
         heartbeat()
 
 
 def _finish(name: str, temp: str, *, preserve_mtime: bool) -> Stat:
-    """Permissions, owner, extended attributes and times of the original; then the copy is made durable."""
+    """Give the copy the original's permissions, owner, extended attributes and times, and make it durable."""
     original, now = Path(name).stat(), Path(temp).stat().st_mtime_ns
     shutil.copystat(name, temp)  # mode, times, extended attributes, flags
     fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -338,24 +367,23 @@ def _finish(name: str, temp: str, *, preserve_mtime: bool) -> Stat:
 
 
 def _reads_back(edit: GenreEdit, new: Tags) -> bool:
-    return (
-        new.genres == tuple(map(tags.clean, edit.genres)) and new.ours is not None and new.original_genres is not None
-    )
+    return new.genres == tuple(map(clean, edit.genres)) and new.ours is not None and new.original_genres is not None
 
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
-    """Our fields are gone and the genre is the recorded one, as read or (numbers of old tags) as it stands there."""
-    stands = {tuple(map(tags.clean, values)) for values in standing_genres(temp, container).values()}
+    """Whether our fields are gone and the genre is the recorded one, as read or as one of the tags holds it."""
+    stands = {tuple(map(clean, values)) for values in standing_genres(temp, container).values()}
     return new.ours is None and new.original_genres is None and old.original_genres in {new.genres, *stands}
 
 
-# --- the rename ------------------------------------------------------------------------------------------------------------
+# --- the rename ------------------------------------------------------------
 
 
 def _check_unchanged(prepared: Prepared) -> None:
     if Stat.of(prepared.temp_path) != prepared.after:
         raise DeferredError(prepared.path, "its edited copy was changed by another program")
-    # NFS calls every file busy that it has no delegation for: the copy, which nobody writes, tells the two apart.
+    # NFS refuses a lease on any file without a delegation: if it also refuses one on the copy, which nobody has open,
+    # the refusal means nothing.
     if lease_is_refused(os.fsencode(prepared.path)) and not lease_is_refused(os.fsencode(prepared.temp_path)):
         raise DeferredError(prepared.path, "another program has it open for writing")
     if _now(prepared.path) != (prepared.before, prepared.before_ctime_ns):
@@ -363,7 +391,7 @@ def _check_unchanged(prepared: Prepared) -> None:
 
 
 def _sync_folder(name: str) -> None:
-    """Make the rename durable; a folder that cannot be opened or synced here has nothing to add, an I/O error is raised."""
+    """Make the rename durable. Folders that cannot be opened or synced are passed over; other OSErrors are raised."""
     try:
         fd = os.open(os.path.dirname(name) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
         try:

@@ -1,7 +1,7 @@
-"""ASF (WMA): which bytes of a file are the payload of its audio streams.
+"""ASF (WMA): finds the payload bytes of the audio streams.
 
-Owns the header and data objects and the data packets (ASF specification 01.20.05, sections 3 and 5). The payloads in
-their order make up the identity, whatever packets carry them. Never decodes, never hashes.
+Reads the header and data objects and the data packets (ASF specification 01.20.05, sections 3 and 5). The identity is
+made of the payloads in order, however they are split into packets. Never decodes or hashes.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def _number(source: ByteSource, position: int, count: int) -> int:
 
 
 def walk_asf(source: ByteSource) -> Iterator[Part]:
-    """The format of each audio stream and its payloads.
+    """Yield the format of each audio stream and its payloads.
 
     Raises ReadError where the header is damaged, no audio stream is there, or data packets are missing.
     """
@@ -101,7 +101,7 @@ def _header_object(source: ByteSource, position: int, facts: _Facts) -> None:
 
 
 def _payloads(source: ByteSource, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(stream, start, end) of every payload in one data packet; ends quietly where the packet makes no sense."""
+    """Yield (stream, start, end) of every payload in one data packet; stops where the packet is malformed."""
     packet = source.at(position, end - position)
     at = 0
     if packet[:1] and packet[0] & 0x80:

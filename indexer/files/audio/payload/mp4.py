@@ -1,7 +1,7 @@
-"""MP4, M4A and QuickTime: which bytes of a file are the samples of its audio tracks.
+"""MP4, M4A and QuickTime: finds the sample bytes of the audio tracks.
 
-Owns the walk over boxes, the sample tables and movie fragments. Samples in their order make up the identity, wherever
-``moov`` and the chunks lie. Never decodes, never hashes; a table never takes more memory than MAX_TABLE_BYTES.
+Walks the boxes, the sample tables and movie fragments. The identity is made of the samples in order, wherever ``moov``
+and the chunks lie. Never decodes or hashes; a table takes at most MAX_TABLE_BYTES of memory.
 """
 
 import sys
@@ -37,7 +37,7 @@ class _Walker:
     boxes: int = 0
 
     def children(self, start: int, end: int) -> Iterator[_Box]:
-        """The boxes between start and end; a box that claims more than its parent ends with the parent."""
+        """Yield the boxes between start and end; a box that claims more than its parent ends with the parent."""
         position = start
         while position + 8 <= end:
             self.boxes += 1
@@ -66,7 +66,7 @@ class _Walker:
         return int.from_bytes(self.source.at(position, count))
 
     def table(self, box: _Box | None, header_bytes: int, entry_bytes: int, typecode: str) -> "array[int]":
-        """The entries of a table box as unsigned numbers; as many as it says and really has."""
+        """The entries of a table box as unsigned numbers: as many as it states, at most as many as fit into it."""
         values = array(typecode)
         if box is None:
             return values
@@ -92,7 +92,7 @@ class _Track:
 
 
 def walk_mp4(source: ByteSource) -> Iterator[Part]:
-    """The codec and the samples of each audio track.
+    """Yield the codec and the samples of each audio track.
 
     Raises ReadError where there is no index or no audio track, or a sample lies beyond the end of the file.
     """
@@ -156,7 +156,7 @@ def _audio_tracks(walker: _Walker, moov: _Box) -> list[_Track]:
 
 
 def _table_spans(walker: _Walker, track: _Track) -> Iterator[Span]:
-    """One span a chunk, from stsc, stsz (or stz2) and stco (or co64)."""
+    """Yield one span for each chunk, from stsc, stsz (or stz2) and stco (or co64)."""
     short = walker.find(track.table, b"stco")
     offsets = walker.table(short, 8, 4, "I") if short else walker.table(walker.find(track.table, b"co64"), 8, 8, "Q")
     runs = walker.table(walker.find(track.table, b"stsc"), 8, 12, "I")
@@ -200,7 +200,7 @@ def _compact_sizes(walker: _Walker, box: _Box | None) -> "array[int]":
 
 
 def _fragment_spans(walker: _Walker, fragments: list[_Box], tracks: dict[int, _Track]) -> Iterator[Span]:
-    """One span a run of each movie fragment."""
+    """Yield one span for each run of each movie fragment."""
     for moof in fragments:
         after = moof.start
         for traf in walker.children(moof.body, moof.end):

@@ -1,8 +1,8 @@
-"""MPEG audio (layers I to III) and ADTS AAC: which bytes of a file are audio frames.
+"""MPEG audio (layers I to III) and ADTS AAC: finds the audio frames.
 
-Owns finding the first frame (also under an ID3v2 tag whose size is overstated), walking the frames, dropping the
-Xing/Info/VBRI frame, and telling a cut file by what that frame claims. Never decodes, never hashes.
-Frame lengths and side-information offsets are those of ISO 11172-3, 13818-3 and 13818-7.
+Finds the first frame (also behind an ID3v2 tag that overstates its size), walks the frames, drops the Xing/Info/VBRI
+frame, and recognises a cut file by the counts in that frame. Never decodes or hashes. Frame lengths and
+side-information offsets follow ISO 11172-3, 13818-3 and 13818-7.
 """
 
 import re
@@ -22,11 +22,11 @@ from indexer.files.audio.payload.source import (
     leading_tags,
 )
 
-SEARCH_BYTES = 8 << 20  # junk before the first frame: more than any picture left over by a broken tag
-CHAIN_FRAMES = 3  # frames in a row that random bytes do not show
-TAG_CHAIN_FRAMES = 8  # inside a tag's stated size more proof is asked for
+SEARCH_BYTES = 8 << 20  # of junk before the first frame; larger than a picture left over by a broken tag
+CHAIN_FRAMES = 3  # so many frames in a row do not occur by chance
+TAG_CHAIN_FRAMES = 8  # the same, inside a tag's stated size
 RUN_BYTES = 256 << 10
-MAX_TRIES = 100_000  # places that look like a header; a second of work, against files made of nothing else
+MAX_TRIES = 100_000  # false headers tried; bounds hostile files to a second of work
 MAX_TAG_FRAMES = 10_000
 MPEG_MASK, ADTS_MASK = 0xFFFE0C00, 0xFFFEFC00  # header bits that stay the same within one file
 
@@ -42,7 +42,7 @@ _SAMPLE_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0:
 
 
 class FirstFrame(NamedTuple):
-    """Where the frames begin, of which kind they are (``mp3`` or ``aac``) and the header bits they share."""
+    """The position of the first frame, the kind (``mp3`` or ``aac``), and the header bits that all frames share."""
 
     position: int
     kind: str
@@ -51,7 +51,7 @@ class FirstFrame(NamedTuple):
 
 
 def _header_pattern() -> re.Pattern[bytes]:
-    """Bytes that may begin a frame: the sync bits, and no reserved version, layer, bitrate or sample rate."""
+    """A pattern for the start of a frame: sync bits, and no reserved version, layer, bitrate or sample rate."""
     mpeg = bytes(byte for byte in range(256) if byte >> 4 not in {0, 15} and byte >> 2 & 3 != 3)
     adts = bytes(byte for byte in range(256) if byte >> 2 & 15 <= 12)
     layers = bytes(byte for byte in range(0xE0, 0x100) if byte >> 3 & 3 != 1 and byte >> 1 & 3)
@@ -94,7 +94,7 @@ def _frame_bytes(source: ByteSource, position: int, kind: str) -> int:
 
 
 def _chain(source: ByteSource, position: int, end: int, kind: str, wanted: int) -> bool:
-    """Whether ``wanted`` frames of one sort follow one another here, or fewer and the file ends with them."""
+    """Whether ``wanted`` frames of one sort follow one another here, or fewer up to the end of the file."""
     mask = MPEG_MASK if kind == "mp3" else ADTS_MASK
     first = int.from_bytes(source.at(position, 4)) & mask
     for count in range(wanted):
@@ -111,14 +111,14 @@ def _chain(source: ByteSource, position: int, end: int, kind: str, wanted: int) 
 
 @dataclass(slots=True)
 class _Search:
-    """Looks for chains of frames; its tries are counted over the whole file so that no file takes for ever."""
+    """Searches for chains of frames; a budget of tries for the whole file bounds the time."""
 
     source: ByteSource
     end: int
     tries: int = MAX_TRIES
 
     def chain(self, start: int, limit: int, wanted: int = CHAIN_FRAMES) -> FirstFrame | None:
-        """The first chain of ``wanted`` frames that begins from ``start`` up to ``limit``."""
+        """The first chain of ``wanted`` frames that begins between ``start`` and ``limit``, or None."""
         for position in self.places(start, min(limit, self.end), _HEADER):
             self._try()
             layer_bits = self.source.at(position + 1, 1)[0] & 6
@@ -129,7 +129,7 @@ class _Search:
         return None
 
     def places(self, start: int, limit: int, pattern: re.Pattern[bytes]) -> Iterator[int]:
-        """Where the pattern (at most three bytes) occurs."""
+        """Yield the positions of the pattern (at most three bytes)."""
         position = start
         while position < limit:
             buffer, base = self.source.window(position)
@@ -142,7 +142,7 @@ class _Search:
                 position = max(position + 1, min(base + len(buffer) - 2, limit))
 
     def onward(self, position: int, first: FirstFrame) -> FirstFrame | None:
-        """Where frames go on after something else: two of the same sort, or a chain of another. Tags are stepped over."""
+        """Where frames continue after junk or a tag: two frames of the same sort, or a chain of another sort."""
         tag_end = id3v2_end(self.source, position)
         if tag_end is not None and tag_end < self.end and _matching_frame(self.source, tag_end, first):
             return first._replace(position=tag_end)
@@ -169,7 +169,7 @@ class _Search:
 def first_frame(source: ByteSource) -> FirstFrame | None:
     """Where the audio of an MPEG or ADTS file begins, or None.
 
-    A tag may state more bytes than it has. Its padding must be zeros; frames found there are the real beginning.
+    A tag may state more bytes than it has. Its padding must be zeros, so frames found there begin the audio.
     """
     tags = leading_tags(source)
     stated = tags[-1][1] if tags else 0
@@ -190,7 +190,7 @@ def mpeg_kind(source: ByteSource) -> str | None:
 
 
 def _id3v2_contents_end(source: ByteSource, position: int, end: int) -> int:
-    """Where the frames of the ID3v2 tag stop and its padding begins, by their stated sizes."""
+    """Where the padding of the ID3v2 tag begins, by the stated sizes of its frames."""
     head = source.at(position, ID3V2_HEADER_BYTES)
     version, flags = head[3], head[5]
     position += ID3V2_HEADER_BYTES
@@ -211,7 +211,7 @@ def _id3v2_contents_end(source: ByteSource, position: int, end: int) -> int:
             size = _syncsafe(raw)
             following = source.at(position + head_bytes + size, 4)
             if following.strip(b"\0") and not following.isalnum():
-                plain = source.at(position + head_bytes + int.from_bytes(raw), 4)  # some writers do not use syncsafe
+                plain = source.at(position + head_bytes + int.from_bytes(raw), 4)  # some writers use plain sizes
                 size = int.from_bytes(raw) if plain.isalnum() or not plain.strip(b"\0") else size
         if position + head_bytes + size > end:
             break
@@ -236,9 +236,9 @@ def _first_nonzero(source: ByteSource, start: int, end: int) -> int | None:
 
 
 def walk_mpeg(source: ByteSource) -> Iterator[Part]:
-    """The audio frames of an MP3, MP2 or ADTS file without tags, junk between frames and the Xing/Info/VBRI frame.
+    """Yield the audio frames of an MP3, MP2 or ADTS file without tags, junk and the Xing/Info/VBRI frame.
 
-    ``ffmpeg -c copy`` keeps all of these but a first frame whose channel mode differs from the second's.
+    ``ffmpeg -c copy`` keeps all of these, except a first frame whose channel mode differs from the second's.
 
     Raises ReadError where no frames are found or the file ends well before what its Xing/Info/VBRI frame claims.
     """
@@ -319,7 +319,7 @@ def _info_frame(source: ByteSource, position: int, frame_s: float) -> Claim | No
 
 
 def _check_claim(source: ByteSource, claim: Claim, frames: int, data_bytes: int) -> None:
-    """Raise ReadError where every number of the claim is missed by more than old encoders' sloppiness."""
+    """Raise ReadError where the file falls short of every number of the claim by more than old encoders do."""
     missing = [1 - got / said for got, said in ((frames, claim.frames), (data_bytes, claim.data_bytes)) if said]
     if not missing or min(missing) <= 0:
         return

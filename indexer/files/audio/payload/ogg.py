@@ -1,8 +1,8 @@
-"""Ogg: which bytes of a file belong to the packets of its audio streams.
+"""Ogg: finds the bytes of the packets of the audio streams.
 
-Owns pages, lacing, chained and multiplexed streams of Vorbis, Opus, Speex and FLAC. Packets, never pages, make up the
-identity, so any paging gives the same one; comment packets never belong to it. Never decodes, never hashes.
-A missing end-of-stream flag is no fault (recordings of web radio lack it); a page that is cut is.
+Reads pages, lacing, chained and multiplexed streams of Vorbis, Opus, Speex and FLAC. The identity is made of packets
+without comment packets, so the paging does not matter. Never decodes or hashes. A cut page is an error; a missing
+end-of-stream flag is not, as recordings of web radio lack it.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def _pages(source: ByteSource) -> Iterator[_Page]:
             raise source.truncated("the last Ogg page", PAGE_HEADER_BYTES, source.size - position)
         buffer, base = source.window(position)
         found = buffer.find(CAPTURE, position + 1 - base)
-        # three bytes are kept back: the capture pattern may lie across two windows
+        # three bytes are kept back: the capture pattern may span two windows
         position = base + found if found >= 0 else max(position + 1, base + len(buffer) - 3)
 
 
@@ -87,7 +87,7 @@ def ogg_kind(source: ByteSource, head: bytes) -> str | None:
 
 
 def walk_ogg(source: ByteSource) -> Iterator[Part]:
-    """The packets of all audio streams without comments; a stream beside another one goes to a lane of its own.
+    """Yield the packets of all audio streams without comments; multiplexed streams get a lane each.
 
     Raises ReadError where the file ends within a page or no audio packet is there.
     """
@@ -122,7 +122,7 @@ def walk_ogg(source: ByteSource) -> Iterator[Part]:
 
 
 def _header_parts(source: ByteSource, page: _Page, stream: _Stream) -> Iterator[Part]:
-    """The parts of a page of the stream's headers, up to and with the first audio packets."""
+    """Yield the identity's parts of a header page, from the first audio packet to the end of the page."""
     position, index = page.body, 0
     while index < len(page.lacing):
         start = position
@@ -159,7 +159,7 @@ def _role(kind: str, packet: int, head: bytes) -> int:
 
 
 def _facts(kind: str, head: bytes) -> bytes:
-    """What of the identification packet no program rewrites: of Opus not gain, pre-skip and the original rate."""
+    """The facts of the identification packet that no program rewrites: Opus without gain, pre-skip, original rate."""
     if kind == "opus":
         return b"opus" + head[9:10] + head[18:]
     if kind == "oggflac":

@@ -1,7 +1,7 @@
-"""FLAC, WAV, AIFF, WavPack, Musepack, Monkey's Audio, TTA and DSF: which bytes of a file are audio.
+"""FLAC, WAV, AIFF, WavPack, Musepack, Monkey's Audio, TTA and DSF: finds the audio bytes.
 
-Owns one generator a container that yields the facts and byte ranges which make up the identity, and notices files that
-end early. Never hashes, never decodes; sizes a file states are checked before they are used, so every loop advances.
+One generator for each container yields the facts and byte ranges that make up the identity, and raises ReadError for a
+file that ends early. Never hashes or decodes. Stated sizes are checked before use, so every loop advances.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
 
 MAX_CHUNKS = 100_000
-MAX_FLAC_TRIES = 20_000  # places that look like a frame header, each proved by its checksum
+MAX_FLAC_TRIES = 20_000  # false frame headers tried, each checked by its checksum
 MAX_FLAC_GAP_BYTES = 256 << 20
 _FLAC_SYNC = re.compile(b"\xff[\xf8\xf9]")
 PCM, IEEE_FLOAT, ALAW, MULAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE  # WAVE format tags
@@ -38,7 +38,7 @@ def _is_flac_frame(head: bytes) -> bool:
 
 
 def streaminfo_facts(block: bytes) -> bytes:
-    """Sample rate, channels and bits per sample from a STREAMINFO block: what frames may leave to it."""
+    """Sample rate, channels and bits per sample of a STREAMINFO block: frames may refer to it for these."""
     return (int.from_bytes(block[10:14]) >> 4).to_bytes(4)
 
 
@@ -76,12 +76,12 @@ def walk_flac(source: ByteSource) -> Iterator[Part]:
 
 
 def _find_flac_frame(source: ByteSource, start: int, end: int) -> int:
-    """The first frame from ``start``; some writers state too small a size for a large picture."""
+    """The first frame from ``start``: some writers state too small a size for a large picture."""
     position, tries = start, 0
     while position < min(end, start + MAX_FLAC_GAP_BYTES) and tries < MAX_FLAC_TRIES:
         buffer, base = source.window(position)
         found = _FLAC_SYNC.search(buffer, position - base)
-        if found is None:  # one byte is kept back: the sync may lie across two windows
+        if found is None:  # one byte is kept back: the sync may span two windows
             position = max(position + 1, base + len(buffer) - 1)
             continue
         tries, position = tries + 1, base + found.start()
@@ -92,7 +92,7 @@ def _find_flac_frame(source: ByteSource, start: int, end: int) -> int:
 
 
 def _wave_facts(fmt: bytes) -> bytes:
-    """What makes WAVE samples mean what they mean, the same for WAVEFORMATEX and EXTENSIBLE."""
+    """Format tag, channels, rate and sample width, the same for WAVEFORMATEX and EXTENSIBLE."""
     tag, channels, rate_hz, _bytes_per_s, block_bytes, bits = struct.unpack("<HHIIHH", fmt[:16])
     if tag == EXTENSIBLE and len(fmt) >= 26:
         tag = int.from_bytes(fmt[24:26], "little")
@@ -101,7 +101,7 @@ def _wave_facts(fmt: bytes) -> bytes:
 
 
 def _chunks(source: ByteSource, position: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
-    """(name, begin, stated size) of the chunks from ``position``; ``layout`` is struct's for name and size."""
+    """Yield (name, begin, stated size) of the chunks from ``position``; ``layout``: struct format of name and size."""
     for _ in range(MAX_CHUNKS):
         if position + 8 > source.size:
             return
@@ -148,9 +148,9 @@ def walk_wav(source: ByteSource) -> Iterator[Part]:
 
 
 def _data_bytes(source: ByteSource, begin: int, size: int, riff_size: int, data64: int | None) -> int:
-    """The size of a data chunk: as stated, of ds64, or to the end of the file where its writer could not seek back.
+    """The size of a data chunk: as stated, from ds64, or to the end of the file if the writer could not seek back.
 
-    Such writers state 0, just under 2 GiB or just under 4 GiB, in the RIFF size too when it is 0.
+    Such writers state 0 (then the RIFF size is 0 or 0xFFFFFFFF), just under 2 GiB or just under 4 GiB.
     """
     if data64 is not None and size == 0xFFFFFFFF:
         return data64
@@ -190,9 +190,9 @@ def walk_aiff(source: ByteSource) -> Iterator[Part]:
 
 
 def walk_wavpack(source: ByteSource) -> Iterator[Part]:
-    """WavPack: of every block with samples its flags, sample count and checksum, and its body.
+    """WavPack: flags, sample count, checksum and body of every block with samples.
 
-    Left out: total length and block index, which a program that copies blocks writes anew.
+    Without total length and block index, which programs rewrite when they copy blocks.
     """
     position = after_leading_tags(source)
     end = before_trailing_tags(source, min(position, source.size))

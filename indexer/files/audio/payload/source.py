@@ -1,8 +1,7 @@
-"""Random and sequential reading of one open file for the container walkers, and the tags that stand around any container.
+"""Reads an open file for the container walkers, and finds the tags before and after the audio of any container.
 
-Owns the read windows, the heartbeat, the bounds (every count and size is checked against the real file size) and the
-skipping of ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes, never keeps more than two windows in memory,
-never trusts a size that a file states about itself.
+Keeps at most two read windows in memory, calls the heartbeat, checks every count and size against the real file size,
+and skips ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes.
 """
 
 import os
@@ -19,18 +18,18 @@ ID3V1_BYTES, ID3V1_EXTENDED_BYTES, APE_FOOTER_BYTES, ID3V2_HEADER_BYTES = 128, 2
 
 
 class Span(NamedTuple):
-    """A run of payload bytes in the file; ``lane`` tells streams apart that are interleaved in one file."""
+    """A run of payload bytes in the file; interleaved streams have one ``lane`` each."""
 
     start: int
     end: int
     lane: int = 0
 
 
-Part = bytes | Span  # bytes: facts about the format that belong to the identity
+Part = bytes | Span  # bytes: facts about the format that enter the identity
 
 
 class ByteSource:
-    """The open file as the walkers see it: its size, any bytes by position, and errors that name the path."""
+    """An open file for the walkers: its size, its bytes by position, and errors that name the path."""
 
     def __init__(
         self, file: BinaryIO, path: str | bytes | os.PathLike[str], heartbeat: Callable[[], None] = lambda: None
@@ -41,13 +40,13 @@ class ByteSource:
         self._heartbeat = heartbeat
         self._start = 0
         self._buffer = b""
-        self._before = 0, b""  # the window before this one: walkers look at head and end of a file in turns
+        self._before = 0, b""  # the previous window: walkers alternate between head and end
         self._unreported = 0
 
     def window(self, position: int) -> tuple[bytes, int]:
         """A buffer that holds ``position``, and the position of its first byte; empty beyond the end.
 
-        Like all reading here it raises DeferredError where the file has become shorter since it was opened.
+        Raises DeferredError, as all reading here does, if the file became shorter since it was opened.
         """
         self._load(position, 1)
         if not self._buffer and position < self.size:
@@ -67,13 +66,13 @@ class ByteSource:
         return found
 
     def _load(self, position: int, count: int) -> None:
-        """Make the window that holds these bytes the current one; read a new one in place of the older only if neither does."""
+        """Make the window with these bytes the current one; if neither holds them, read a new one over the older."""
         if not self._recall(position, count):
             self._before = self._start, self._buffer
             self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
 
     def _recall(self, position: int, count: int) -> bool:
-        """Whether one of the windows holds these bytes; it is the current one then."""
+        """Whether a window holds these bytes; if so, it becomes the current one."""
         for _ in range(2):
             if self._start <= position and position + count <= self._start + len(self._buffer):
                 return True
@@ -90,7 +89,7 @@ class ByteSource:
         return block
 
     def blocks(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from start to end in order; DeferredError when the file became shorter meanwhile."""
+        """Yield the bytes from start to end in blocks. Raises DeferredError if the file became shorter meanwhile."""
         position = start
         while position < end:
             if self._recall(position, 1):
@@ -110,16 +109,16 @@ class ByteSource:
         return ReadError(self.path, reason)
 
     def truncated(self, what: str, needed: int, present: int) -> ReadError:
-        """A ReadError for a file that ends before the bytes it announces."""
+        """A ReadError for a file that is shorter than it states."""
         return self.error(f"truncated: {what} needs {needed:,} bytes, {max(0, present):,} are there")
 
     def no_audio(self) -> ReadError:
-        """A ReadError for a well-formed file with nothing in it."""
+        """A ReadError for a well-formed file without audio."""
         return self.error("no audio data")
 
 
 def id3v2_end(source: ByteSource, position: int) -> int | None:
-    """Where the ID3v2 tag at ``position`` says it ends (perhaps beyond the file), or None where no tag begins."""
+    """The stated end of the ID3v2 tag at ``position`` (perhaps beyond the file); None where no tag begins."""
     head = source.at(position, ID3V2_HEADER_BYTES)
     if len(head) < ID3V2_HEADER_BYTES or head[:3] != b"ID3" or head[3] == 0xFF or head[4] == 0xFF:
         return None
@@ -131,7 +130,7 @@ def id3v2_end(source: ByteSource, position: int) -> int | None:
 
 
 def leading_tags(source: ByteSource) -> list[tuple[int, int]]:
-    """(start, stated end) of all ID3v2 tags at the beginning, with zeros between them or not."""
+    """(start, stated end) of all ID3v2 tags at the beginning; zeros between them are skipped."""
     tags: list[tuple[int, int]] = []
     position = 0
     while len(tags) < MAX_TAGS:
@@ -146,7 +145,7 @@ def leading_tags(source: ByteSource) -> list[tuple[int, int]]:
 
 
 def _zeros(source: ByteSource, start: int) -> int:
-    """How many zeros follow, as far as one window; looked at in small steps, for nearly always there is none."""
+    """The number of zero bytes from ``start``, up to a window. Reads in small steps, as there are usually none."""
     found = 0
     while found < WINDOW_BYTES:
         piece = source.at(start + found, min(ZEROS_BYTES, WINDOW_BYTES - found))
@@ -158,13 +157,13 @@ def _zeros(source: ByteSource, start: int) -> int:
 
 
 def after_leading_tags(source: ByteSource) -> int:
-    """Position after all ID3v2 tags at the beginning, as they state it: it may lie beyond the file."""
+    """The stated end of all ID3v2 tags at the beginning; it may lie beyond the file."""
     tags = leading_tags(source)
     return tags[-1][1] if tags else 0
 
 
 def before_trailing_tags(source: ByteSource, start: int) -> int:
-    """Position where the ID3v1, APEv2, Lyrics3 and appended ID3v2.4 blocks at the end begin, in whatever order."""
+    """The position where the ID3v1, APEv2, Lyrics3 and appended ID3v2.4 blocks at the end begin, in any order."""
     end = source.size
     for _ in range(MAX_TAGS):
         length = _trailing_tag_bytes(source, end)
@@ -175,7 +174,7 @@ def before_trailing_tags(source: ByteSource, start: int) -> int:
 
 
 def _trailing_tag_bytes(source: ByteSource, end: int) -> int:
-    """Length of the tag that ends exactly at ``end``; 0 where none does or its stated size cannot be."""
+    """Length of the tag that ends exactly at ``end``; 0 where none does or its stated size is impossible."""
     tail_start = max(0, end - 5200)  # Lyrics3 v1 holds at most 5,100 bytes
     tail = source.at(tail_start, end - tail_start)
     if tail[-ID3V1_BYTES:].startswith(b"TAG") and len(tail) >= ID3V1_BYTES:
@@ -184,9 +183,9 @@ def _trailing_tag_bytes(source: ByteSource, end: int) -> int:
     length = 0
     if tail[-APE_FOOTER_BYTES:].startswith(b"APETAGEX") and len(tail) >= APE_FOOTER_BYTES:
         _version, size, _items, flags = struct.unpack("<4I", tail[-24:-8])
-        if not flags & 0x20000000:  # a footer; its size excludes the header
+        if not flags & 0x20000000:  # a footer; its stated size excludes the header
             length = max(APE_FOOTER_BYTES, size)
-            if flags & 0x80000000:  # and a header, which proves the size
+            if flags & 0x80000000:  # there is a header too, which confirms the size
                 length += APE_FOOTER_BYTES
                 length = length if source.at(end - length, 8) == b"APETAGEX" else APE_FOOTER_BYTES
         else:

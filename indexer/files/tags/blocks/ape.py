@@ -1,6 +1,6 @@
-"""APEv2 tags at the end of a file as raw items; an ID3v1 tag and Lyrics3 behind them stay where they are.
+"""APEv2 tags at the end of a file, as raw items; ID3v1 and Lyrics3 after them stay in place.
 
-Items other than the genre and ours keep bytes and order. A tag at the start of the file is refused, never moved.
+All items but the genre and ours keep their bytes and order. A tag at the start of the file is refused.
 """
 
 from typing import BinaryIO
@@ -98,8 +98,7 @@ class ApeBlock(Block):
 class WavPackBlock(ApeBlock):
     """The APEv2 tag of a WavPack file, which must begin where the last audio block ends.
 
-    Decoders that do not know the length of a stream stop at a tag there, and report damage when something stands
-    between.
+    A decoder that does not know the length of a stream stops at the tag, and reports damage if anything precedes it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -111,7 +110,7 @@ class WavPackBlock(ApeBlock):
 
 
 def _wavpack_end(file: BinaryIO, end: int) -> int:
-    """Where the row of WavPack blocks ends (WavPack 4 and 5: ckID, then ckSize, which counts from byte 8)."""
+    """Where the WavPack blocks end (WavPack 4 and 5: ckID, then ckSize, which counts from byte 8)."""
     file.seek(0)
     at = tag_size(file.read(10)) or 0
     while at + 32 <= end:

@@ -1,6 +1,6 @@
 """ASF (WMA) attributes as raw bytes: the extended content description, and genres in the metadata library.
 
-Every other object of the header keeps its bytes but the sizes that change with the tag (ASF specification 1.20.03,
+All other header objects keep their bytes, except for the sizes that change with the tag (ASF specification 1.20.03,
 sections 2.2, 3.1, 3.2, 3.4, 3.11 and 4.8). Our own fields go into the extended content description only.
 """
 
@@ -33,7 +33,7 @@ Object = tuple[bytes, bytes]  # GUID and content
 
 
 class _Header:
-    """The header object of a file, taken apart."""
+    """The header object of a file, parsed into its objects."""
 
     def __init__(self, file: BinaryIO) -> None:
         head = read_exactly(file, 0, 30, "the ASF header")
@@ -54,7 +54,7 @@ class _Header:
         return next((data for found, data in self.objects if found == guid), None)
 
     def others(self) -> str:
-        """Digest of all objects that hold no genre; the file's size, which stands in one, does not count."""
+        """Digest of all objects that hold no genre, without the file size in the file properties."""
         skipped = (EXTENDED_CONTENT, HEADER_EXTENSION, METADATA_LIBRARY)
         content = [*self.objects, (b"extension", self.extension_head), *self.extensions]
         return digest(
@@ -64,7 +64,7 @@ class _Header:
         )
 
     def write(self, file: BinaryIO) -> None:
-        """Put the objects back, with all sizes right."""
+        """Write the objects, with their sizes updated."""
         inner = b"".join(_object(found) for found in self.extensions)
         extension = self.extension_head + len(inner).to_bytes(4, "little") + inner
         objects = [(guid, extension if guid == HEADER_EXTENSION else data) for guid, data in self.objects]
@@ -73,7 +73,7 @@ class _Header:
         out = HEADER + total.to_bytes(8, "little") + len(objects).to_bytes(4, "little") + self.reserved
         for guid, data in objects:
             content = data
-            # streams that never filled in the file's size keep their zero
+            # a file size that was not filled in (zero) or is wrong stays as it is
             if guid == FILE_PROPERTIES and int.from_bytes(data[16:24], "little") == old_size:
                 content = data[:16] + (old_size - self.total + total).to_bytes(8, "little") + data[24:]
             out += _object((guid, content))
@@ -119,7 +119,7 @@ class AsfBlock(Block):
 
 
 class AsfLibraryBlock(Block):
-    """Genres in the metadata library, where some programs keep all but the first; taken out while ours stands."""
+    """Genres in the metadata library, where some programs keep all but the first; ours replaces them."""
 
     kind = "asf library"
     padded = False
@@ -131,7 +131,7 @@ class AsfLibraryBlock(Block):
         fields = [] if content is None else _records(content)
         super().__init__(fields, exists=content is not None, room=0)
 
-    def encode(self, name: str, values: list[str]) -> list[Field]:  # noqa: ARG002  # ours stands in AsfBlock alone
+    def encode(self, name: str, values: list[str]) -> list[Field]:  # noqa: ARG002  # AsfBlock alone holds ours
         return []
 
     def values(self, field: Field) -> list[str]:

@@ -1,7 +1,7 @@
-"""What every place of a file that can hold a genre has in common: raw fields in order, and room to write them in.
+"""The interface of a tag that can hold a genre: raw fields in order, and room to write them in.
 
-A block knows the bytes of each of its fields and writes back every field that is not the genre or ours exactly as it
-stood. The formats are in the modules beside this one. Nothing here opens a file or decides what is written.
+A block keeps the bytes of its fields, and writes back every field but the genre and ours unchanged. The modules beside
+this one implement the formats. Nothing here opens a file or decides what is written.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ GENRE = "GENRE"
 OURS = "INDEXER_GENRE"
 ORIGINAL = "INDEXER_ORIGINAL_GENRE"
 OWN_NAMES = (GENRE, OURS, ORIGINAL)
-GROWTH = 1024  # bytes of padding left behind when a tag outgrows its room, as most taggers do
+GROWTH = 1024  # bytes of padding added when a tag outgrows its room
 MAX_TAG = 64 << 20  # a larger tag is damaged or hostile
 MOVE_BLOCK = 1 << 20
 
@@ -27,7 +27,7 @@ class UnwritableError(TagDamagedError):
 
 
 class Field(NamedTuple):
-    """One field of a tag: its name (GENRE, OURS and ORIGINAL are ours to change) and its bytes as they stand."""
+    """One field of a tag: its name and its raw bytes; only GENRE, OURS and ORIGINAL may change."""
 
     name: str
     raw: bytes
@@ -40,19 +40,19 @@ class Block(ABC):
     """
 
     kind: ClassVar[str]
-    padded: bool = True  # whether a larger room than the content can be written
-    smallest_gap: ClassVar[int] = 0  # padding of 1 to this many bytes less one cannot be expressed
-    own_fields: ClassVar[bool] = True  # whether INDEXER_* fields fit in
+    padded: bool = True  # whether the tag can be padded
+    smallest_gap: ClassVar[int] = 0  # the smallest padding the format can express, in bytes
+    own_fields: ClassVar[bool] = True  # whether the tag can hold INDEXER_* fields
 
     def __init__(self, fields: list[Field], *, exists: bool, room: int, rest: dict[str, str] | None = None) -> None:
         self.fields = fields
         self.exists = exists
         self.room = room
-        self.rest = rest or {}  # digests of what belongs to the tag but is no field: version, vendor, ...
+        self.rest = rest or {}  # what the tag holds besides fields (version, vendor, ...), as text or digest
 
     @abstractmethod
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        """The fields that say ``values`` under one of our three names."""
+        """Encode ``values`` as fields with one of our three names."""
 
     @abstractmethod
     def values(self, field: Field) -> list[str]:
@@ -68,14 +68,14 @@ class Block(ABC):
 
     @abstractmethod
     def remove(self, file: BinaryIO, room: int, /) -> None:
-        """Take the whole tag out of the file; ``room`` is what stood there before the tag (padding of a FLAC)."""
+        """Remove the whole tag; ``room``: the room that was there before the tag (padding of a FLAC)."""
 
     def problem(self) -> str | None:
         """Why this tag must not be rewritten, or None."""
         return None
 
     def says_something(self) -> bool:
-        """Whether any field but the genre and ours stands here."""
+        """Whether the tag holds any field but the genre and ours."""
         return any(field.name not in OWN_NAMES for field in self.fields)
 
     def text_of(self, name: str) -> list[str]:
@@ -83,7 +83,7 @@ class Block(ABC):
         return [value for field in self.fields if field.name == name for value in self.values(field)]
 
     def write(self, file: BinaryIO, wanted_room: int | None = None) -> None:
-        """Write the fields into ``wanted_room`` or the room there is; where both are too small, grow by some padding."""
+        """Write the fields into ``wanted_room`` or the present room; if both are too small, grow and add padding."""
         content = self.length()
         if not self.padded:
             self.save(file, content)
@@ -96,7 +96,7 @@ class Block(ABC):
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Sha256 (hex) of the parts, each with its length, so that borders count."""
+    """Sha256 (hex) of the parts, each preceded by its length, so that their borders count."""
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "little"))
@@ -115,7 +115,7 @@ def digest_range(file: BinaryIO, offset: int, size: int) -> str:
 
 
 def read_exactly(file: BinaryIO, offset: int, size: int, what: str) -> bytes:
-    """Bytes of the file; TagDamagedError when it ends before."""
+    """Read ``size`` bytes at ``offset``. Raises TagDamagedError where the file ends before; ``what`` names them."""
     if not 0 <= size <= MAX_TAG:
         raise TagDamagedError(f"{what} claims {size:,} bytes")
     file.seek(offset)
@@ -131,11 +131,11 @@ def file_size(file: BinaryIO) -> int:
 
 
 def splice(file: BinaryIO, offset: int, old_size: int, new: bytes) -> None:
-    """Put ``new`` where ``old_size`` bytes stood; what follows moves, in blocks, and the file grows or shrinks."""
+    """Replace ``old_size`` bytes at ``offset`` by ``new``; the bytes after them are moved in blocks."""
     end = file_size(file)
     tail_from, tail_to = offset + old_size, offset + len(new)
     remaining = end - tail_from
-    if tail_to > tail_from:  # moving up: from the end, so that nothing is overwritten before it was read
+    if tail_to > tail_from:  # moving up: begin at the end, so that nothing is overwritten unread
         while remaining > 0:
             step = min(MOVE_BLOCK, remaining)
             remaining -= step

@@ -1,8 +1,8 @@
 """ID3v2 tags as raw frames, and the genre byte of ID3v1.
 
-Frames other than the genre and ours are kept byte for byte and in order, unknown, compressed and encrypted ones too;
-the tag keeps its version, its flags and its unsynchronisation. ID3v2.2 is read and never written. Where the tag stands
-(start of the file, a chunk, the end of a DSF) is the business of the ``store`` given to ``Id3Block``.
+All frames but the genre and ours keep their bytes and order, also unknown, compressed and encrypted ones; the tag keeps
+its version, flags and unsynchronisation. ID3v2.2 is read and never written. The function ``store`` passed to
+``Id3Block`` puts the tag in its place: the start of the file, a chunk, or the end of a DSF.
 """
 
 import re
@@ -26,14 +26,14 @@ from indexer.files.tags.blocks.blocks import (
 from indexer.files.tags.blocks.id3_genres import ID3_GENRES, named
 
 UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
-MAX_INFLATED = 1 << 20  # a genre needs no more; stops decompression bombs
-_FRAME_ID = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 \x00]")  # some writers put three-letter names of v2.2 into v2.3
+MAX_INFLATED = 1 << 20  # bytes, plenty for a genre; stops decompression bombs
+_FRAME_ID = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 \x00]")  # some writers use v2.2's three-letter names in v2.3
 _FRAME_ID_22 = re.compile(rb"[A-Z0-9]{3}")
 _OUR_FRAMES = {"INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
 
 
 def synchsafe(data: bytes, what: str = "the ID3 size") -> int:
-    """The number in bytes of seven bits each."""
+    """Decode a number stored in seven bits of each byte. Raises TagDamagedError for a byte with the eighth bit."""
     if any(byte & 0x80 for byte in data):
         raise TagDamagedError(f"{what} is not synchsafe")
     value = 0
@@ -50,7 +50,7 @@ def to_synchsafe(value: int, width: int = 4) -> bytes:
 
 
 def unsynchronise(data: bytes) -> bytes:
-    """Put a zero after every 0xFF that a decoder could take for a frame sync."""
+    """Insert a zero after every 0xFF that a decoder could take for a frame sync."""
     out = re.sub(rb"\xff(?=[\x00\xe0-\xff])", b"\xff\x00", data)
     return out + b"\x00" if out.endswith(b"\xff") else out
 
@@ -72,7 +72,7 @@ class Id3Tag:
     padding: bytes
     total: int
     plain_sizes: bool = False  # v2.4 with the frame sizes of v2.3, as iTunes once wrote
-    behind: bytes = b""  # zeros between the tag and the end of the chunk around it; they stay
+    behind: bytes = b""  # zeros between the tag and the end of its chunk; kept
 
     @property
     def footer(self) -> bool:
@@ -80,7 +80,7 @@ class Id3Tag:
 
 
 def tag_size(header: bytes) -> int | None:
-    """Bytes of the ID3v2 tag that begins with these ten bytes, or None where none begins."""
+    """Size in bytes of the ID3v2 tag with this header of ten bytes; None where it is no ID3v2 header."""
     if len(header) < 10 or header[:3] != b"ID3" or header[3] == 0xFF or header[4] == 0xFF:
         return None
     footer = 10 if header[3] == 4 and header[5] & FOOTER else 0
@@ -88,7 +88,7 @@ def tag_size(header: bytes) -> int | None:
 
 
 def parse(data: bytes) -> Id3Tag:
-    """Take a whole tag apart; TagDamagedError where its bytes contradict themselves."""
+    """Parse a whole tag. Raises TagDamagedError where its bytes contradict themselves."""
     total = tag_size(data[:10])
     if total is None:
         raise TagDamagedError("there is no ID3 header")
@@ -113,7 +113,7 @@ def parse(data: bytes) -> Id3Tag:
 
 
 def parse_all(data: bytes, place: str) -> Id3Tag:
-    """``parse`` where nothing but zeros may stand behind the tag."""
+    """Parse a tag that only zeros may follow; ``place`` names the place in errors."""
     tag = parse(data)
     tag.behind = data[tag.total :]
     if tag.behind.strip(b"\x00"):
@@ -122,7 +122,7 @@ def parse_all(data: bytes, place: str) -> Id3Tag:
 
 
 def checksum_at(extended: bytes, major: int) -> int | None:
-    """Where an extended header keeps the CRC-32 of the frames: 4 bytes in v2.3, 5 synchsafe ones in v2.4."""
+    """The offset of the CRC-32 in an extended header, or None: 4 bytes in v2.3, 5 synchsafe ones in v2.4."""
     if major == 3:
         return 10 if len(extended) >= 14 and extended[4] & 0x80 else None
     if len(extended) < 12 or not extended[5] & 0x20:
@@ -132,7 +132,7 @@ def checksum_at(extended: bytes, major: int) -> int | None:
 
 def _extended_header(body: bytes, major: int) -> bytes:
     if _FRAME_ID.fullmatch(body[:4]):
-        return b""  # some writers set the flag and write no extended header
+        return b""  # some writers set the flag without an extended header
     size = synchsafe(body[:4], "the ID3 extended header") if major == 4 else int.from_bytes(body[:4], "big") + 4
     if not 6 <= size <= len(body):
         raise TagDamagedError("the ID3 extended header is damaged")
@@ -140,7 +140,7 @@ def _extended_header(body: bytes, major: int) -> bytes:
 
 
 def _walk(body: bytes, major: int, *, plain: bool) -> tuple[list[bytes], int | None]:
-    """Raw frames, and where the padding begins; None where the walk ran into something that is no frame."""
+    """Raw frames, and where the padding begins; None for the latter where something is not a frame."""
     header = 6 if major == 2 else 10
     names = _FRAME_ID_22 if major == 2 else _FRAME_ID
     frames: list[bytes] = []
@@ -167,7 +167,7 @@ def _walk(body: bytes, major: int, *, plain: bool) -> tuple[list[bytes], int | N
 
 
 def payload(frame: bytes, tag: Id3Tag) -> bytes | None:
-    """Content of a frame without its flags' extras; None where it is encrypted or cannot be unpacked."""
+    """Content of a frame, unpacked and without extra header bytes; None if encrypted or damaged."""
     if tag.major == 2:
         return frame[6:]
     flags, data = frame[9], frame[10:]
@@ -200,9 +200,7 @@ def decode_text(data: bytes) -> list[str]:
         return []
     text = data[1:].decode(codec, "replace").rstrip("\x00")
     parts = text.split("\x00") if text else []
-    if (
-        data[0] == 1
-    ):  # every string has its mark; the decoder has taken the first one, and a text may begin with another
+    if data[0] == 1:  # every string begins with a byte order mark, of which the decoder removed the first
         parts[1:] = [part.removeprefix("\ufeff") for part in parts[1:]]
     return parts
 
@@ -223,7 +221,7 @@ class Id3Block(Block):
     kind = "id3"
 
     def __init__(self, tag: Id3Tag | None, store: Callable[[BinaryIO, int, bytes], None]) -> None:
-        # A new tag is v2.3: the version every player, rekordbox and Windows read.
+        # A new tag is v2.3, the version that every player, rekordbox and Windows can read.
         self.tag = tag or Id3Tag(3, 0, 0, b"", [], b"", 0)
         self.store = store
         fields = [Field(self._name(frame), frame) for frame in self.tag.frames]
@@ -257,7 +255,7 @@ class Id3Block(Block):
         at = checksum_at(extended, self.tag.major)
         if at is None:
             return extended
-        if self.tag.major == 3:  # over the frames alone (ID3v2.3, 3.2)
+        if self.tag.major == 3:  # covers the frames only (ID3v2.3, 3.2)
             return extended[:at] + zlib.crc32(frames).to_bytes(4, "big") + extended[at + 4 :]
         return extended[:at] + to_synchsafe(zlib.crc32(frames + padding), 5) + extended[at + 5 :]  # ID3v2.4, 3.2
 
@@ -302,9 +300,9 @@ def load_front(file: BinaryIO) -> Id3Block:
 
 
 def no_frame_follows(file: BinaryIO) -> str | None:
-    """Why an MP3 file must not be written: neither a frame nor another tag begins behind the ID3v2 tag; None: one does.
+    """Why an MP3 file must not be written, if neither a frame nor another tag follows its ID3v2 tag; else None.
 
-    Zeros that some writers leave between the two are stepped over.
+    Zeros that some writers leave after the tag are skipped.
     """
     file.seek(0)
     file.seek(tag_size(file.read(10)) or 0)
@@ -341,7 +339,7 @@ def load_dsf(file: BinaryIO) -> Id3Block:
 
 
 class Id3v1Block(Block):
-    """The genre byte of an ID3v1 tag, the last of the file's last 128 bytes; changed only where the tag exists."""
+    """The genre byte of an ID3v1 tag, which is the file's last 128 bytes; such a tag is never created."""
 
     kind = "id3v1"
     padded = False

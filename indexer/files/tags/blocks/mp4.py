@@ -1,7 +1,7 @@
 """MP4 atoms: the item list (moov.udta.meta.ilst), edited without touching any other atom.
 
-When the list outgrows its room the chunk offsets of every track are moved along. Fragmented files and files whose
-offsets would overflow are refused.
+When the list changes its size, the chunk offsets of every track are adjusted. Fragmented files and files whose offsets
+would overflow are refused.
 """
 
 from typing import BinaryIO, ClassVar, NamedTuple
@@ -27,7 +27,7 @@ _HDLR = b"\x00\x00\x00\x21hdlr" + bytes(8) + b"mdirappl" + bytes(9)
 
 
 class Atom(NamedTuple):
-    """An atom: ``at`` is its header, ``header`` the length of that, ``size`` both header and content."""
+    """An atom: ``at`` is its position, ``header`` the length of its header, ``size`` that of header and content."""
 
     name: bytes
     at: int
@@ -44,7 +44,7 @@ class Atom(NamedTuple):
 
 
 def atoms(file: BinaryIO, start: int, end: int) -> list[Atom]:
-    """The atoms of a range; up to seven bytes left over at its end are the terminator that QuickTime writes."""
+    """The atoms of a range; up to seven bytes left at its end are QuickTime's terminator."""
     found = []
     at = start
     while end - at >= 8:
@@ -87,7 +87,7 @@ class IlstBlock(Block):
             if self.free:
                 room += self.free.size
                 filling = set(read_exactly(file, self.free.body, self.free.size - self.free.header, "free space"))
-                self.fill = bytes(filling) if len(filling) == 1 else b"\x00"  # some writers fill with ones
+                self.fill = bytes(filling) if len(filling) == 1 else b"\x00"  # some writers fill with another byte
         super().__init__(fields, exists=self.ilst is not None, room=room)
 
     def _descend(self, file: BinaryIO) -> None:
@@ -145,7 +145,7 @@ class IlstBlock(Block):
         self._replace(file, self.parents, inside[-1].end if inside else inner, 0, data)
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
-        """Take out the list, and the atoms around it that hold nothing else and so were made with it."""
+        """Remove the list, and its parent atoms if they hold nothing else."""
         if not self.ilst:
             return
         parents, at, size = list(self.parents), self.ilst.at, self.room
@@ -171,13 +171,13 @@ class IlstBlock(Block):
 
 
 def meta_head(file: BinaryIO, meta: Atom) -> int:
-    """Bytes of version and flags before the atoms of meta: 4, or 0 in the QuickTime form."""
+    """Bytes of version and flags before the child atoms of meta: 4, or 0 in the QuickTime form."""
     return 0 if meta.size - meta.header >= 8 and read_exactly(file, meta.body, 8, "meta")[4:] == b"hdlr" else 4
 
 
 def _resize(file: BinaryIO, atom: Atom, delta: int) -> None:
     if read_exactly(file, atom.at, 4, "an MP4 atom") == bytes(4):
-        return  # runs to the end of the file whatever its length
+        return  # size 0: reaches to the end of the file
     wide = atom.header == 16
     if not wide and atom.size + delta >= 1 << 32:
         raise UnwritableError("an MP4 atom would become too large")
@@ -186,7 +186,7 @@ def _resize(file: BinaryIO, atom: Atom, delta: int) -> None:
 
 
 def _move_offsets(file: BinaryIO, moov: Atom, at: int, delta: int) -> None:
-    """Add delta to every chunk offset behind ``at``."""
+    """Add delta to every chunk offset from ``at`` on."""
     for table, _path in walk(file, moov.body, moov.end, "moov"):
         if table.name not in (b"stco", b"co64"):
             continue
@@ -206,7 +206,7 @@ def _move_offsets(file: BinaryIO, moov: Atom, at: int, delta: int) -> None:
 
 
 def walk(file: BinaryIO, start: int, end: int, path: str) -> list[tuple[Atom, str]]:
-    """All leaves below a container, with their paths; meta counts as a leaf."""
+    """All leaf atoms of a range, with their paths; meta counts as a leaf."""
     leaves = []
     for atom in atoms(file, start, end):
         below = f"{path}.{atom.name.decode('latin-1')}"
@@ -218,7 +218,7 @@ def walk(file: BinaryIO, start: int, end: int, path: str) -> list[tuple[Atom, st
 
 
 def other_atoms(file: BinaryIO) -> dict[str, str]:
-    """Digests of all atoms but the audio, the item list, free space and the chunk offsets (which move with the audio)."""
+    """Digests of all atoms but audio, item list, free space and chunk offsets (which move with the audio)."""
     found: dict[str, str] = {}
     skipped = (b"mdat", b"free", b"skip", b"wide", b"stco", b"co64", b"ilst")
     leaves = walk(file, 0, file_size(file), "")

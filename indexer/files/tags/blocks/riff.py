@@ -1,7 +1,7 @@
 """RIFF (WAV) and IFF (AIFF) chunks: the ID3 chunk, and the entries of LIST INFO.
 
-All other chunks keep their bytes; the audio is only moved as a whole when a chunk before it grows. Files whose sizes
-contradict their length (a WAV written into a pipe) are refused.
+All other chunks keep their bytes; the audio moves as a whole when a chunk before it grows. Files whose stated sizes
+contradict their length (a WAV written to a pipe) are refused.
 """
 
 from typing import BinaryIO, NamedTuple
@@ -23,11 +23,11 @@ from indexer.files.tags.blocks.blocks import (
 from indexer.files.tags.blocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
-LARGEST = (1 << 32) - (1 << 18)  # bytes; so large a WAV or AIFF file has room for our tags below its 4 GiB
+LARGEST = (1 << 32) - (1 << 18)  # bytes; leaves room for our tags below the format's 4 GiB
 
 
 class Chunk(NamedTuple):
-    """A chunk: ``at`` is its header, ``size`` its content, ``total`` both and the pad byte that is really there."""
+    """A chunk: ``at`` is its position, ``size`` its content's length, ``total`` with header and pad byte."""
 
     name: bytes
     at: int
@@ -66,11 +66,11 @@ class Form:
         return int.from_bytes(data, "big" if self.order == "big" else "little")
 
     def find(self, *names: bytes, form: bytes = b"") -> Chunk | None:
-        """The first chunk of one of these names."""
+        """The first chunk with one of these names and this form, or None."""
         return next((c for c in self.chunks if c.name in names and c.form == form), None)
 
     def replace(self, file: BinaryIO, chunk: Chunk | None, name: bytes, data: bytes) -> None:
-        """Write, create at the end, or (no data) remove a chunk, and set the size of the whole."""
+        """Write a chunk, create it at the end (``chunk`` None) or remove it (no data), and update the file's size."""
         order = "big" if self.order == "big" else "little"
         new = name + len(data).to_bytes(4, "big" if order == "big" else "little") + data + b"\x00" * (len(data) % 2)
         new = new if data else b""
@@ -110,7 +110,7 @@ _INFO_NAMES = {entry: name for name, entry in _INFO_IDS.items()}
 class InfoBlock(Block):
     """The entries of LIST INFO, which rekordbox and Windows read instead of the ID3 chunk.
 
-    Our own fields stand here only where it is the file's only tag; lower-case ids are the applications' own.
+    Our own fields are written here only if the file has no other tag. RIFF leaves lower-case ids to applications.
     """
 
     kind = "info"
@@ -135,7 +135,7 @@ class InfoBlock(Block):
         super().__init__(fields, exists=self.chunk is not None, room=self.chunk.size - 4 if self.chunk else 0)
 
     def says_something(self) -> bool:
-        """Whether there is more than the name of the program that made the file, which is all that FFmpeg writes on its own."""
+        """Whether there is more than the name of the writing program, which FFmpeg adds by itself."""
         return any(field.name not in (*OWN_NAMES, "ISFT") for field in self.fields)
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
@@ -159,12 +159,12 @@ class InfoBlock(Block):
 
 
 def genres_in(text: str) -> list[str]:
-    """The values of an IGNR entry, which has room for one text: several are joined as Windows does it."""
+    """The values of an IGNR entry, which holds one text: Windows joins several with semicolons."""
     return text.split("; ")
 
 
 def entry_text(raw: bytes) -> str:
-    """The text of an INFO entry: UTF-8, or Latin-1 as older programs wrote."""
+    """The text of an INFO entry: UTF-8, else Latin-1, as older programs write it."""
     data = raw[8 : 8 + int.from_bytes(raw[4:8], "little")].split(b"\x00")[0]
     try:
         return data.decode("utf-8")

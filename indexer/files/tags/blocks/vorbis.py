@@ -1,7 +1,7 @@
 """Vorbis comments as raw bytes, in FLAC metadata blocks and in Ogg packets (Vorbis, Opus, Speex, FLAC).
 
-Every other comment, the vendor, pictures and unknown metadata blocks keep bytes and order. mutagen's OggPage does the
-paging (lacing, checksums, renumbering); nothing else of an Ogg file is touched.
+All other comments, the vendor, pictures and unknown metadata blocks keep their bytes and order. mutagen's OggPage does
+the paging (lacing, checksums, renumbering); nothing else of an Ogg file changes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ VENDOR = b"indexer"
 
 
 class _CommentBlock(Block):
-    """What the two carriers share: the comment list itself."""
+    """The comment list, which FLAC and Ogg share."""
 
     def parse_comments(self, data: bytes) -> tuple[bytes, list[Field], int]:
         """Vendor, comments, and where the list ends."""
@@ -67,7 +67,7 @@ def _counted(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 class FlacBlock(_CommentBlock):
-    """The VORBIS_COMMENT block of a FLAC file; the last padding block gives it room."""
+    """The VORBIS_COMMENT block of a FLAC file; its room includes the last padding block."""
 
     kind = "vorbis"
     smallest_gap: ClassVar[int] = 4  # the header of a padding block
@@ -128,7 +128,7 @@ class FlacBlock(_CommentBlock):
 
 
 def flac_start(file: BinaryIO) -> int:
-    """Where the mark fLaC stands: at the start or behind an ID3 tag."""
+    """The position of the mark fLaC: the start of the file, or the end of an ID3 tag."""
     file.seek(0)
     start = tag_size(file.read(10)) or 0
     if read_exactly(file, start, 4, "the FLAC mark") != b"fLaC":
@@ -155,7 +155,7 @@ class OggBlock(_CommentBlock):
     """The comment packet of the first Ogg stream."""
 
     kind = "vorbis"
-    # first packet begins with -> (comment packet begins with, framing bit, may be padded)
+    # start of the first packet -> (start of the comment packet, has a framing bit, may be padded)
     CODECS: ClassVar[dict[bytes, tuple[bytes, bool, bool]]] = {
         b"\x01vorbis": (b"\x03vorbis", True, True),
         b"OpusHead": (b"OpusTags", False, True),
@@ -186,7 +186,7 @@ class OggBlock(_CommentBlock):
         super().__init__(fields, exists=True, room=len(body), rest=rest)
 
     def _tail(self, after: bytes) -> bytes:
-        """What must follow the comments: the framing bit, or data that Opus marks as worth keeping (RFC 7845, 5.2)."""
+        """What to keep after the comments: the framing bit, or data that Opus marks to be kept (RFC 7845, 5.2)."""
         if self.framing:
             if not after[:1] or not after[0] & 1:
                 raise TagDamagedError("the framing bit of the Vorbis comment is missing")
@@ -218,7 +218,7 @@ class OggBlock(_CommentBlock):
 
 
 def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
-    """Pages that hold the comment packet, and the packet before it."""
+    """The pages of the comment packet, and the packet before it."""
     file.seek(0)
     page = _page(file)
     if not page.first or not page.packets:
@@ -234,16 +234,14 @@ def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
         if total > MAX_TAG:
             raise TagDamagedError("the comment packet is larger than 64 MiB")
     file.seek(page.offset + page.size)
-    if file.read(4) not in (
-        b"OggS",
-        b"",
-    ):  # decoders look for the next page, and what they find depends on where they began
+    # Decoders search for the next page; which one they find would depend on the size of the comment packet.
+    if file.read(4) not in (b"OggS", b""):
         raise TagDamagedError("no Ogg page follows the comment packet")
     return pages, first
 
 
 def _page(file: BinaryIO) -> Any:
-    """The next page; a wrong checksum would be put right by rewriting, which would hide the damage."""
+    """The next page. Raises TagDamagedError for a wrong checksum: a rewrite would correct it and hide the damage."""
     page = _paging(OggPage, file)
     if page.write() != read_exactly(file, page.offset, page.size, "an Ogg page"):
         raise TagDamagedError("the checksum of an Ogg header page is wrong")
@@ -251,7 +249,7 @@ def _page(file: BinaryIO) -> Any:
 
 
 def _paging(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Something of OggPage, with its errors as ours."""
+    """Call a function of OggPage; its errors become TagDamagedError."""
     try:
         return call(*arguments)
     except ogg.error as error:
