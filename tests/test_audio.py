@@ -237,7 +237,7 @@ def test_long_file_in_flat_memory(tmp_path):
 
 
 def test_pictures_are_never_decoded():
-    names = audio._sound_decoders().split(",")
+    names = audio.sound_decoders().split(",")
     assert {"flac", "mp3float", "aac", "opus", "vorbis", "alac", "wmav2"} <= set(names)
     assert not {"mjpeg", "png", "gif", "h264", "webp", "bmp"} & set(names)
 
@@ -264,7 +264,7 @@ def test_large_broken_pictures_change_nothing(tmp_path, data):
 def id3_end(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return audio._id3_bytes(fd)
+        return audio.leading_id3_bytes(fd)
     finally:
         os.close(fd)
 

@@ -565,7 +565,7 @@ def test_what_follows_the_samples_of_a_dsf_file_must_be_its_tag(tmp_path):
 def test_a_wav_without_room_below_4_gib_is_refused_before_it_is_copied(tmp_path, monkeypatch):
     path = tmp_path / "a.wav"
     bench_tagwrite.sparse_wav(path, (1 << 32) - 512, tag_first=False)
-    monkeypatch.setattr(tagwriter, "_copy", None)
+    monkeypatch.setattr(tagwriter, "copy_file", None)
     with pytest.raises(WriteRefusedError, match="the format ends at 4 GiB"):
         write(path, "wav", GenreEdit(("House",), "house", 0.9, "m"))
 

@@ -335,7 +335,7 @@ def test_system_errors_leave_the_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[FileError]
 ) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    monkeypatch.setattr(tagwriter, "_share_blocks", lambda *_: False)
+    monkeypatch.setattr(tagwriter, "share_blocks", lambda *_: False)
     before, container = path.read_bytes(), container_of(path)
     with monkeypatch.context() as patch:
         patch.setattr(tagwriter.os, call, failing(number))

@@ -36,7 +36,7 @@ class UnitCutter(Protocol):
         ...
 
     def finish(self) -> list[Unit]:
-        """Return what is left; an empty list over the whole recording means it is too short to embed."""
+        """Return the last units. A recording that has given no unit at all is too short to embed."""
         ...
 
 
@@ -85,7 +85,7 @@ class Encoder(Protocol):
 
     @property
     def engine(self) -> str:
-        """The library that does the arithmetic: numpy, torch, OpenVINO with its version."""
+        """The library that computes: numpy, torch, or OpenVINO with its version."""
         ...
 
     def cutter(self) -> UnitCutter:

@@ -119,7 +119,7 @@ class RhythmCutter:
 
 
 class RhythmEncoder:
-    """Segments of 44,100 Hz samples to 1668 numbers each: 24 x 60 Rhythm Patterns, 7 x 24 statistics, 60 RH bins."""
+    """Turns segments of 44,100 Hz into 1668 numbers each: 24 x 60 Rhythm Patterns, 7 x 24 statistics, 60 RH bins."""
 
     name = "rhythm"
     width = WIDTH
@@ -228,7 +228,7 @@ def phon(level_db: np.ndarray) -> np.ndarray:
     )
     at_threshold = (ISO_FACTOR * 10 ** ((threshold_db + transfer_db) / 10 - 9)) ** exponent
     excess = 10 ** (exponent * (level_db + transfer_db - ISO_REFERENCE_DB) / 10) - at_threshold
-    # Nothing is quieter than the threshold of hearing, where the excess is zero.
+    # The threshold of hearing, where the excess is zero, is the lowest level.
     return np.asarray(40 * np.log10(np.maximum(excess, 0) / ISO_SCALE + ISO_OFFSET))
 
 

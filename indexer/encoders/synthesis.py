@@ -47,7 +47,7 @@ class Loop:
         return int((step + late) * self.frames / (LOOP_BARS * 16)) % self.frames
 
     def seconds(self, steps: float) -> float:
-        """Duration in seconds of so many steps."""
+        """Duration of ``steps`` steps in seconds."""
         return steps * self.frames / (LOOP_BARS * 16) / SAMPLE_RATE_HZ
 
     def hz(self, degree: int, octave: int = 0) -> float:

@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """One kind of sound file. Exactly one of ``magic``, ``sniff`` and ``search`` recognises it."""
+    """One kind of sound file, recognised by exactly one of ``magic``, ``sniff`` and ``search``."""
 
     name: str  # enters every recording's hash and the library, so it never changes
     suffixes: tuple[str, ...]  # name endings in lower case, for walks only: the content decides the container

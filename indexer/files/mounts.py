@@ -72,7 +72,7 @@ def mount_of(path: bytes, mounts: Iterable[Mount]) -> Mount | None:
 
 
 def mounts_below(path: bytes, mounts: Iterable[Mount]) -> list[Mount]:
-    """The mounts on the path itself and on folders below it."""
+    """The mounts at the path itself and at folders below it."""
     return [m for m in mounts if _is_in(m.point, path)]
 
 

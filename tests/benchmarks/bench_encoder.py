@@ -99,8 +99,8 @@ def products(precision, device, units):
         start = y = build.op.parameter([1, tokens, 768], np.float32)
         for name in names:
             y = build.linear(y, name)
-        request = openvino._compiled(
-            openvino._engine().Model([y], [start], "products"),
+        request = openvino.compiled(
+            openvino.engine().Model([y], [start], "products"),
             {"bf16": "bf16"}.get(precision, "f32"),
             torch.get_num_threads(),
         )

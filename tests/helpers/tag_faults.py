@@ -325,7 +325,7 @@ def leave_room(folder: Path, room: int) -> None:
 def fill_music_folder(source: Path, folder: Path) -> dict[str, list[str]]:
     """Every file of ``source`` prepared on a file system with 0, 1, 2, ... free blocks, unchecked: what came of it."""
     mount("-t", "tmpfs", "-o", "size=1m", "none", folder)
-    tagwriter._check_space = lambda *_: None
+    tagwriter.check_space = lambda *_: None
     outcomes: dict[str, list[str]] = {}
     for original in sorted(source.iterdir()):
         path = folder / original.name
@@ -483,7 +483,7 @@ def shares_blocks(folder: Path) -> bool:
     with (folder / "one").open("w+b") as one, (folder / "two").open("w+b") as two:
         one.write(bytes(65536))
         one.flush()
-        return tagwriter._share_blocks(one.fileno(), two.fileno())
+        return tagwriter.share_blocks(one.fileno(), two.fileno())
 
 
 def on_a_mounted_image(image: Path, folder: Path, source: Path) -> dict[str, Any] | None:
@@ -499,8 +499,8 @@ def write_by_reflink(folder: Path, source: Path) -> dict[str, Any]:
     """Write and undo on a file system that shares blocks, counting the blocks that were copied by hand."""
     path = Path(shutil.copyfile(source, folder / source.name))
     library, old, copied = Library.of(path, folder.parent / "reflink.db"), path.read_bytes(), list[int]()
-    real = tagwriter._copy_blocks
-    tagwriter._copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
+    real = tagwriter.copy_blocks
+    tagwriter.copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
     library.write()
     genres = tags.read_tags(path, container_of(path)).genres
     library.write(None)

@@ -28,7 +28,7 @@ class M2DEncoder:
     """Turns units of 16 or 32 kHz samples into one vector each (3840 numbers for the published models)."""
 
     def __init__(self, path: Path, *, device: str = "auto", precision: str = "auto") -> None:
-        """Load ``path`` (model.safetensors); raises ModelError as ``load_encoder`` says."""
+        """Load ``path`` (model.safetensors); raises ModelError like ``load_encoder``."""
         self._device = _device(device)
         self._precision = _precision(precision, self._device)
         info, weights = load_weights(path)

@@ -70,7 +70,7 @@ class OpenVinoM2D:
         most this many. seen: for int8, the result of an Observer.
         """
         floats = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "f32"
-        self._request = _compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
+        self._request = compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
 
     def __call__(self, lms: np.ndarray) -> np.ndarray:
         """Take (B, mels, T x patch frames) float32, T at most ``columns``; return (B, T, rows x C) float32."""
@@ -84,7 +84,7 @@ class Observer:
     def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], threads: int) -> None:
         """Arguments as for OpenVinoM2D; ``weights`` are not needed afterwards."""
         build = _Builder(weights, geometry.depth, observed=True)
-        self._request = _compiled(_graph(build, geometry), "f32", threads)
+        self._request = compiled(_graph(build, geometry), "f32", threads)
         self._layers = build.observed_layers
 
     def __call__(self, lms: np.ndarray) -> dict[str, Seen]:
@@ -98,22 +98,23 @@ class Observer:
         return join(batches)
 
 
-def _compiled(graph: Any, floats: str, threads: int) -> Any:
+def compiled(graph: Any, floats: str, threads: int) -> Any:
+    """Compile a graph for the CPU and return an inference request; ``floats``: bf16 or f32."""
     options = {
         "INFERENCE_PRECISION_HINT": floats,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # pinned threads would wait for readers that decode on the same cores
     }
-    return _engine().Core().compile_model(graph, "CPU", options).create_infer_request()
+    return engine().Core().compile_model(graph, "CPU", options).create_infer_request()
 
 
 def version() -> str:
     """The engine's name and release, such as OpenVINO 2026.4."""
-    return "OpenVINO " + ".".join(_engine().__version__.split(".")[:2])
+    return "OpenVINO " + ".".join(engine().__version__.split(".")[:2])
 
 
-def _engine() -> Any:
+def engine() -> Any:
     """The library without its telemetry, which would write to the home folder and call Google Analytics on import."""
     # None makes the import fail; OpenVINO then uses a stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ class _Builder:
         *,
         observed: bool = False,
     ) -> None:
-        _engine()
+        engine()
         from openvino import opset13
 
         self.weights = weights
@@ -239,4 +240,4 @@ def _graph(build: _Builder, g: Geometry) -> Any:
         x = op.add(x, build.linear(hidden, f"{block}.mlp.fc2"))
     x = op.slice(build.norm(x, "norm"), build.ints(1), build.ints(np.iinfo(np.int64).max), build.ints(1), build.ints(1))
     x = build.transpose(build.reshape(x, 0, rows, -1, C), 0, 2, 1, 3)  # (B, T, rows, C)
-    return _engine().Model([build.reshape(x, 0, 0, rows * C), *build.ends], [lms], "m2d")
+    return engine().Model([build.reshape(x, 0, 0, rows * C), *build.ends], [lms], "m2d")

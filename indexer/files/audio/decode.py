@@ -103,7 +103,7 @@ def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0
 
 
 def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """The mixed samples at the wanted rate; a change of rate within the file starts a new resampler."""
+    """Yield the mixed samples at ``sample_rate_hz``; a change of rate within the file starts a new resampler."""
     resampler: Any = None
     rate_hz = 0
     for mono, now_hz in _mixed(path):
@@ -279,7 +279,7 @@ class _SoundFile:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._start = _id3_bytes(fd)
+        self._start = leading_id3_bytes(fd)
         self._position = 0
         self.size = os.fstat(fd).st_size - self._start
         self.failure: OSError | None = None
@@ -310,7 +310,7 @@ class _SoundFile:
         return os.pread(self._fd, size, offset + self._start) if 0 <= offset < self.size else b""
 
 
-def _id3_bytes(fd: int) -> int:
+def leading_id3_bytes(fd: int) -> int:
     """The length of the leading ID3v2 tags; a tag that claims to fill the whole file does not count."""
     start, size = 0, os.fstat(fd).st_size
     while True:
@@ -349,7 +349,7 @@ def _container(path: AnyPath, file: _SoundFile) -> Any:
             io_open=_refuse_other_files,
             container_options={
                 "format_whitelist": _FORMATS,
-                "codec_whitelist": _sound_decoders(),  # no picture is decoded, not even for its size
+                "codec_whitelist": sound_decoders(),  # no picture is decoded, not even for its size
                 "protocol_whitelist": "",
                 "probesize": str(_PROBE_BYTES),
             },
@@ -368,7 +368,7 @@ def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoRe
 
 
 @cache
-def _sound_decoders() -> str:
+def sound_decoders() -> str:
     """The names of all of FFmpeg's audio decoders, comma-separated."""
     names = []
     for name in sorted(av.codecs_available):

@@ -47,13 +47,13 @@ class Stat:
         return cls(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
 
     def same_state(self, other: "Stat") -> bool:
-        """Whether both are the same state of one file, also when its drive was mounted anew in between."""
+        """Whether both are the same state of one file, even if its drive was mounted again in between."""
         same = same_node(self.dev, self.ino, other.dev, other.ino)
         return same and (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
 def same_node(dev: int, ino: int, other_dev: int, other_ino: int) -> bool:
-    """Whether device and inode numbers speak for one file.
+    """Whether two pairs of device and inode numbers can belong to the same file.
 
     A drive that is mounted again may have a new device number, and with it (FAT, network) new inode numbers.
     """

@@ -19,7 +19,7 @@ ASF_ENCRYPTED = (
 
 
 class Source(Protocol):
-    """The bytes of a file behind its ID3v2 tags."""
+    """The bytes of a file after its leading ID3v2 tags."""
 
     size: int
 

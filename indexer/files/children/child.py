@@ -115,7 +115,7 @@ OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
-    """The parent's requests until it closes the pipe."""
+    """Yield the parent's requests until it closes the pipe."""
     while len(header := stream.read(HEADER.size)) == HEADER.size:
         text_length, raw_length = HEADER.unpack(header)
         yield json.loads(stream.read(text_length + raw_length)[:text_length])

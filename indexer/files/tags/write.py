@@ -134,10 +134,10 @@ def prepare(
                 raise DeferredError(name, f"changed while it was read: it is no {container} file any more")
             identity = fingerprint(file, name, heartbeat=heartbeat).audio_sha256
         temp = temp_path_of(name)
-        _check_space(name, before.size)
+        check_space(name, before.size)
         Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process
         try:
-            _copy(name, temp, heartbeat)
+            copy_file(name, temp, heartbeat)
             if edit is None:
                 restore_genre(temp, container)
             else:
@@ -283,7 +283,8 @@ def _now(name: str) -> tuple[Stat, int]:
     return Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns
 
 
-def _check_space(name: str, size: int) -> None:
+def check_space(name: str, size: int) -> None:
+    """Raise DeferredError where the disk has no room for a copy of ``size`` bytes."""
     free = shutil.disk_usage(os.path.dirname(name) or ".").free  # noqa: PTH120
     if free < size + MARGIN:
         raise DeferredError(name, f"disk full: writing the tag needs {(size + MARGIN) >> 20} MB free beside the file")
@@ -308,22 +309,23 @@ def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Ite
 # --- the copy ------------------------------------------------------------
 
 
-def _copy(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
+def copy_file(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
     """Copy the file to a new one, sharing blocks where the file system can."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         target = os.open(temp, flags, 0o600)
         try:
-            if not _share_blocks(source, target):
-                _copy_blocks(source, target, heartbeat)
+            if not share_blocks(source, target):
+                copy_blocks(source, target, heartbeat)
         finally:
             os.close(target)
     finally:
         os.close(source)
 
 
-def _share_blocks(source: int, target: int) -> bool:
+def share_blocks(source: int, target: int) -> bool:
+    """Make the empty file ``target`` share the blocks of ``source``; False where the file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -333,7 +335,8 @@ def _share_blocks(source: int, target: int) -> bool:
     return True
 
 
-def _copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> None:
+def copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> None:
+    """Copy the bytes of one open file to another, block by block."""
     unsynced = 0
     while block := os.read(source, COPY_BLOCK):
         view = memoryview(block)
@@ -372,8 +375,8 @@ def _reads_back(edit: GenreEdit, new: Tags) -> bool:
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
     """Whether our fields are gone and the genre is the recorded one, as read or as one of the tags holds it."""
-    stands = {tuple(map(clean, values)) for values in standing_genres(temp, container).values()}
-    return new.ours is None and new.original_genres is None and old.original_genres in {new.genres, *stands}
+    found = {tuple(map(clean, values)) for values in standing_genres(temp, container).values()}
+    return new.ours is None and new.original_genres is None and old.original_genres in {new.genres, *found}
 
 
 # --- the rename ------------------------------------------------------------

@@ -55,7 +55,7 @@ class _Walker:
             position += size
 
     def find(self, box: _Box | None, *names: bytes) -> _Box | None:
-        """The first box down the path of ``names``."""
+        """The first box at the path ``names`` below ``box``, or None."""
         for name in names:
             if box is None:
                 return None
@@ -174,7 +174,7 @@ def _table_spans(walker: _Walker, track: _Track) -> Iterator[Span]:
 
 
 def _sample_sizes(walker: _Walker, track: _Track) -> "tuple[int, array[int], int]":
-    """(the size of every sample or 0, the sizes, how many)."""
+    """(the size that all samples share or 0, else their sizes, the number of samples)."""
     box = walker.find(track.table, b"stsz")
     if box is None:
         sizes = _compact_sizes(walker, walker.find(track.table, b"stz2"))

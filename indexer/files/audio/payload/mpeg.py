@@ -28,7 +28,7 @@ TAG_CHAIN_FRAMES = 8  # the same, inside a tag's stated size
 RUN_BYTES = 256 << 10
 MAX_TRIES = 100_000  # false headers tried; bounds hostile files to a second of work
 MAX_TAG_FRAMES = 10_000
-MPEG_MASK, ADTS_MASK = 0xFFFE0C00, 0xFFFEFC00  # header bits that stay the same within one file
+MPEG_MASK, ADTS_MASK = 0xFFFE0C00, 0xFFFEFC00  # header bits that all frames of a file share
 
 _BITRATES_KBPS = {  # (is MPEG-1, layer) -> by the header's 4-bit index
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -138,7 +138,7 @@ class _Search:
                 position = base + found.start()
                 yield position
                 position += 1
-            else:  # two bytes are kept back: the pattern may lie across two windows
+            else:  # two bytes are kept back: the pattern may span two windows
                 position = max(position + 1, min(base + len(buffer) - 2, limit))
 
     def onward(self, position: int, first: FirstFrame) -> FirstFrame | None:
@@ -273,13 +273,14 @@ def walk_mpeg(source: ByteSource) -> Iterator[Part]:
 
 
 def _matching_frame(source: ByteSource, position: int, first: FirstFrame) -> int:
+    """Length of the frame at ``position``; 0 where none of the same sort as ``first`` begins."""
     if int.from_bytes(source.at(position, 4)) & first.mask != first.header:
         return 0
     return _frame_bytes(source, position, first.kind)
 
 
 class Claim(NamedTuple):
-    """What an information frame says follows: frames and bytes (0: not said), and the seconds in one frame."""
+    """The counts in a Xing, Info or VBRI frame: frames and bytes (0: not stated), and the duration of one frame."""
 
     frames: int
     data_bytes: int
@@ -300,6 +301,7 @@ def _skip_info_frames(source: ByteSource, first: FirstFrame, end: int) -> tuple[
 
 
 def _info_frame(source: ByteSource, position: int, frame_s: float) -> Claim | None:
+    """The claim of the frame at ``position`` if it is a Xing, Info or VBRI frame, else None."""
     head = source.at(position, 64)
     if len(head) < 64 or head[1] >> 1 & 3 != 1:  # layer III only
         return None
@@ -320,7 +322,8 @@ def _info_frame(source: ByteSource, position: int, frame_s: float) -> Claim | No
 
 def _check_claim(source: ByteSource, claim: Claim, frames: int, data_bytes: int) -> None:
     """Raise ReadError where the file falls short of every number of the claim by more than old encoders do."""
-    missing = [1 - got / said for got, said in ((frames, claim.frames), (data_bytes, claim.data_bytes)) if said]
+    counts = ((frames, claim.frames), (data_bytes, claim.data_bytes))
+    missing = [1 - found / stated for found, stated in counts if stated]
     if not missing or min(missing) <= 0:
         return
     total_s = (claim.frames or frames / (1 - min(missing))) * claim.frame_s

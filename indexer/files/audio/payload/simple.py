@@ -108,7 +108,7 @@ def _chunks(source: ByteSource, position: int, layout: str) -> Iterator[tuple[by
         name, size = struct.unpack(layout, source.at(position, 8))
         yield name, position + 8, size
         position += 8 + size
-        # the pad byte to an even offset; some writers forget it
+        # skip the pad byte to an even offset, which some writers omit
         if size & 1 and not (_is_chunk_name(source, position) and not _is_chunk_name(source, position + 1)):
             position += 1
 
@@ -119,7 +119,7 @@ def _is_chunk_name(source: ByteSource, position: int) -> bool:
 
 
 def walk_wav(source: ByteSource) -> Iterator[Part]:
-    """WAV, RF64, BW64: the facts of ``fmt `` and the bytes of ``data``, to the end of the file where it was piped."""
+    """WAV, RF64, BW64: the facts of ``fmt `` and the bytes of ``data``, to the end of a file that was piped."""
     position = after_leading_tags(source)
     riff_size = int.from_bytes(source.at(position + 4, 4), "little")
     large, position = source.at(position, 4) != b"RIFF", position + 12
@@ -263,7 +263,7 @@ def _varint(data: bytes) -> tuple[int, int]:
 
 
 def walk_ape(source: ByteSource) -> Iterator[Part]:
-    """Monkey's Audio: all between the tags."""
+    """Monkey's Audio: all bytes between the tags."""
     start = after_leading_tags(source)
     end = before_trailing_tags(source, min(start, source.size))
     head = source.at(start, 52)
@@ -278,7 +278,7 @@ def walk_ape(source: ByteSource) -> Iterator[Part]:
 
 
 def walk_tta(source: ByteSource) -> Iterator[Part]:
-    """True Audio: all between the tags."""
+    """True Audio: all bytes between the tags."""
     start = after_leading_tags(source)
     end = before_trailing_tags(source, min(start, source.size))
     head = source.at(start, 22)

@@ -44,7 +44,7 @@ class ByteSource:
         self._unreported = 0
 
     def window(self, position: int) -> tuple[bytes, int]:
-        """A buffer that holds ``position``, and the position of its first byte; empty beyond the end.
+        """(a buffer that holds ``position``, the position of its first byte); empty beyond the end.
 
         Raises DeferredError, as all reading here does, if the file became shorter since it was opened.
         """

@@ -1,7 +1,7 @@
-"""The numbered genres: 0-79 of ID3v1, the rest as Winamp extended them (Winamp 5.6 genre list).
+"""The numbered genres: 0 to 79 of ID3v1, then Winamp's extensions (Winamp 5.6 genre list).
 
-ID3v1 tags hold the number itself, MP4 ``gnre`` atoms the number plus one, ID3v2 genres the number in parentheses or
-alone.
+ID3v1 tags hold the number, MP4 ``gnre`` atoms the number plus one, ID3v2 genre frames the number with or without
+parentheses.
 """
 
 import re
@@ -35,7 +35,7 @@ _NAMES = {"RX": "Remix", "CR": "Cover"}
 
 
 def named(text: str) -> list[str]:
-    """The genres that one string of an ID3v2 genre frame stands for."""
+    """The genres in one string of an ID3v2 genre frame, with numbers replaced by names."""
     if text in _NAMES or (len(text) < 10 and text.isdecimal() and int(text) < 256):
         return [_name(text)]
     found = _REFERENCES.match(text)
