@@ -173,7 +173,8 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
     click.echo(json.dumps(found) if as_json else text.export_text(found))
     if found["damaged"]:
         click.echo(
-            f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again",
+            f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force`"
+            " makes them again",
             err=True,
         )
         sys.exit(1)

@@ -55,7 +55,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 
     progress = Progress(verbosity)
     running = Scan(settings, progress)
-    progress.tail = lambda: text.crew_text(running.workers)
+    progress.tail = lambda: text.workers_text(running.workers)
 
     def begin(total: int, chosen: Chosen | None) -> None:
         progress.begin(total)
@@ -132,11 +132,13 @@ def relabel(settings: Settings, as_json: bool) -> None:
         json.dumps(found)
         if as_json
         else f"{found['classified']:,} recordings classified with {found['head']}"
-        f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply"
+        f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or:"
+        " indexer tags apply"
     )
     if found["damaged"]:
         click.echo(
-            f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan --force` makes them again",
+            f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan"
+            " --force` makes them again",
             err=True,
         )
         sys.exit(1)

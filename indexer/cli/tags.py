@@ -32,7 +32,8 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
     for row in rows:
         reason = f"  ({row['reason']})" if row["reason"] else ""
         click.echo(
-            f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} -> {text.genres(row['after'])}{reason}"
+            f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} ->"
+            f" {text.genres(row['after'])}{reason}"
         )
     if not rows:
         click.echo("nothing was written to this file")

@@ -14,7 +14,8 @@ def scan_text(r: dict[str, Any]) -> str:
     lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
     if r["classified"]:
         lines.append(
-            f"{r['classified']:,} classified, {r['undecided']:,} of them undecided; {count(r['tags_written'], 'genre')} written"
+            f"{r['classified']:,} classified, {r['undecided']:,} of them undecided;"
+            f" {count(r['tags_written'], 'genre')} written"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
@@ -37,16 +38,17 @@ def scan_text(r: dict[str, Any]) -> str:
 def _worker_text(w: dict[str, Any], elapsed_s: float) -> str:
     where = f" on {w['device']} ({', '.join(sorted(set(w['precision'].values())))})" if w["device"] else ""
     return (
-        f"{w['address']}: {w['inspected']:,} read, {w['embedded']:,} embedded, {w['embedded'] / elapsed_s:.1f} a second{where}"
-        + (f", {w['state']}" if w["state"] != "ready" else "")
+        f"{w['address']}: {w['inspected']:,} read, {w['embedded']:,} embedded, {w['embedded'] / elapsed_s:.1f} a"
+        f" second{where}" + (f", {w['state']}" if w["state"] != "ready" else "")
     )
 
 
-def crew_text(workers: list[dict[str, Any]]) -> str:
+def workers_text(workers: list[dict[str, Any]]) -> str:
     """For the moving line: how many work, and each one's steps a second."""
     rates = [w["per_s"] for w in workers if w["state"] == "ready"]
     return (
-        f"; {count(len(rates), 'worker')}: {' '.join(f'{rate:.1f}' for rate in rates[:8])}{' ...' if rates[8:] else ''} a second"
+        f"; {count(len(rates), 'worker')}:"
+        f" {' '.join(f'{rate:.1f}' for rate in rates[:8])}{' ...' if rates[8:] else ''} a second"
         if workers
         else ""
     )
@@ -55,7 +57,10 @@ def crew_text(workers: list[dict[str, Any]]) -> str:
 def cluster_text(found: dict[str, Any]) -> str:
     """A line a worker: what it is, and why it gets no work."""
     lines = [
-        f"{found['cluster']}, {found['encoder'] or 'no encoder'}, {', '.join(sorted(set(found['precision'].values()))) or 'no precision'}"
+        (
+            f"{found['cluster']}, {found['encoder'] or 'no encoder'},"
+            f" {', '.join(sorted(set(found['precision'].values()))) or 'no precision'}"
+        )
     ]
     for w in found["workers"]:
         name = "" if w["name"] == w["address"] else f" ({w['name']})"
@@ -66,7 +71,8 @@ def cluster_text(found: dict[str, Any]) -> str:
                 else "reads only"
             )
             lines.append(
-                f"+ {w['address']}{name}: agrees; {does}, {count(w['jobs'], 'reader')}, indexer {w['version']} on {w['host']}"
+                f"+ {w['address']}{name}: agrees; {does}, {count(w['jobs'], 'reader')}, indexer {w['version']} on"
+                f" {w['host']}"
             )
         else:
             lines.append(f"! {w['address']}{name}: {w['reason'] or 'did not answer'}")
@@ -132,12 +138,14 @@ def correct_text(found: dict[str, Any]) -> str:
 def status_text(s: dict[str, Any]) -> str:
     lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
     lines += [
-        f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned {r['scanned_at'] or 'never'})"
+        f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned"
+        f" {r['scanned_at'] or 'never'})"
         for r in s["roots"]
     ]
     lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
     lines.append(
-        f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with {s['encoder']['name'] if s['encoder'] else 'no encoder'}"
+        f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with"
+        f" {s['encoder']['name'] if s['encoder'] else 'no encoder'}"
     )
     if s["head"]:
         lines.append(f"head       {s['head']['name']} (decided from {s['head']['decided_from']:.0%})")
@@ -174,7 +182,10 @@ def rebuild_text(found: dict[str, Any]) -> str:
         [
             *lines,
             f"the damaged library is kept as {found['damaged']}",
-            "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer serve` is to be started anew",
+            (
+                "the next `indexer scan` reads every file again, and embeds only what was lost; a running `indexer"
+                " serve` is to be started anew"
+            ),
         ]
     )
 
@@ -194,7 +205,8 @@ def prune_text(found: dict[str, Any]) -> str:
     lines.append(
         f"{count(found['files'], 'missing file')}, {count(found['recordings'], 'recording')} that no other file holds"
         + (
-            f"; {count(found['embeddings'], 'embedding')} and {count(found['predictions'], 'prediction')} of encoders and heads not in use"
+            f"; {count(found['embeddings'], 'embedding')} and {count(found['predictions'], 'prediction')} of"
+            " encoders and heads not in use"
             if found["embeddings"] or found["predictions"]
             else ""
         )

@@ -32,8 +32,10 @@ def files(reader: Reader) -> Iterator[FileFacts]:
     """Every file whose audio is known. A missing file counts only while no other file holds its recording."""
     before = _genres_before_ours(reader)
     for row in reader.execute(
-        "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre, t.artist, t.album_artist"
-        " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN tags t ON t.file_id = f.id"
+        "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre,"
+        " t.artist, t.album_artist"
+        " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT"
+        " JOIN tags t ON t.file_id = f.id"
         " WHERE f.state <> 'missing' OR NOT EXISTS"
         " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"
     ):
@@ -134,7 +136,7 @@ def sound_vectors(blobs: Sequence[bytes], width: int) -> tuple[list[int], np.nda
 def joined_vectors(
     reader: Reader, encoder_ids: Sequence[str], recordings: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places in ``recordings`` that all these encoders have soundly embedded, their vectors (n, width) side by side)."""
+    """(places in ``recordings`` with a sound embedding by every encoder, their vectors (n, width) side by side)."""
     places = np.arange(len(recordings))
     parts: list[np.ndarray] = []
     for encoder_id in encoder_ids:

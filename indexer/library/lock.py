@@ -1,4 +1,7 @@
-"""One writer and one watcher a library, one export to a folder: a lock file each that the operating system frees when its holder dies."""
+"""Lock files: one process writes a library, one watches for it, one exports to a folder.
+
+The operating system frees a lock when its holder dies.
+"""
 
 import contextlib
 import fcntl
@@ -10,17 +13,14 @@ from indexer.errors import LockedError, StoreError
 
 
 def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the library for writing; the operating system frees it if the process dies.
-
-    Raises LockedError naming the owner's process id when another process holds it.
-    """
+    """Hold the library for writing. Raises LockedError with the process id of the holder when another process has it."""
     return _held(
         _lock_path(db_path, "lock"), f"{db_path}: another indexer (process {{owner}}) is working on this library"
     )
 
 
 def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
-    """Be the one that watches for this library. Raises LockedError as ``library_lock`` does."""
+    """Hold the right to watch for this library. Raises LockedError as ``library_lock`` does."""
     return _held(
         _lock_path(db_path, "watch.lock"),
         f"{db_path}: `indexer watch` (process {{owner}}) already watches for this library",
@@ -28,7 +28,10 @@ def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def export_lock(workshop: Path) -> contextlib.AbstractContextManager[None]:
-    """Be the one that exports by way of this folder, which is made and may be removed by whoever holds it. Raises LockedError."""
+    """Hold the folder ``workshop`` for an export; it is made when absent, and the holder may remove it.
+
+    Raises LockedError as ``library_lock`` does.
+    """
     return _held(workshop / "lock", f"{workshop}: another indexer (process {{owner}}) is exporting there")
 
 
@@ -65,9 +68,8 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise LockedError(taken.format(owner=owner)) from None
-        if not _names(
-            lock_path, handle
-        ):  # its holder removed it with its folder just now, and another may have made it anew
+        # The former holder may have removed the lock file with its folder, and another process may have made a new one.
+        if not _names(lock_path, handle):
             raise LockedError(taken.format(owner="gone just now"))
         try:
             os.ftruncate(handle, 0)

@@ -37,7 +37,8 @@ def migrate(db: Any, path: Path) -> None:
     unknown = sorted(m.name for m in migrations.applied(db) if m.name not in known)
     if unknown:
         raise StoreError(
-            f"{path}: was written by a newer indexer (schema {unknown[-1]}, this one knows {max(known)}): update indexer; nothing was changed"
+            f"{path}: was written by a newer indexer (schema {unknown[-1]}, this one knows {max(known)}): update"
+            " indexer; nothing was changed"
         )
     pending = migrations.pending(db)
     if not pending:

@@ -1,4 +1,4 @@
-"""What `indexer prune` may forget: missing files, embeddings of encoders and predictions of heads that are not in use."""
+"""What `indexer prune` may remove: rows of missing files, embeddings and predictions of models that are not in use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from indexer.library.store import Store, subtree
 _MISSING = "f.state = 'missing'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
 _UNUSED_EMBEDDINGS = (
-    "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use)"
+    "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e,"
+    " json_each(e.parts) j WHERE e.in_use)"
     " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)"
 )
 _UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (SELECT 1 FROM heads WHERE in_use)"
@@ -41,7 +42,8 @@ def forgettable(reader: Reader, paths: Sequence[bytes], *, unused_models: bool, 
         f"SELECT f.path FROM files f WHERE {condition} ORDER BY f.path LIMIT {max_paths}", values
     ).fetchall()
     kept = reader.execute(
-        f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND o.state = 'offline'"
+        f"SELECT o.path_text, count(*) AS n FROM files f JOIN roots o ON o.id = f.root_id WHERE {_MISSING} AND"
+        " o.state = 'offline'"
         f" AND NOT ({condition}) GROUP BY o.id",
         values,
     ).fetchall()
@@ -49,7 +51,8 @@ def forgettable(reader: Reader, paths: Sequence[bytes], *, unused_models: bool, 
         files=count(f"SELECT count(*) FROM files f WHERE {condition}", values),
         paths=[row["path"] for row in listed],
         recordings=count(
-            f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM files g"
+            f"SELECT count(DISTINCT f.recording_id) FROM files f WHERE {condition} AND NOT EXISTS (SELECT 1 FROM"
+            " files g"
             f" WHERE g.recording_id = f.recording_id AND g.id NOT IN (SELECT f.id FROM files f WHERE {condition}))",
             [*values, *values],
         ),

@@ -1,4 +1,4 @@
-"""The music folders that the library knows, for commands that only look: the scan's own changes to them are in the store."""
+"""The music folders that the library knows, for commands that only read. The store changes them."""
 
 from pathlib import Path
 

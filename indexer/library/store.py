@@ -68,7 +68,8 @@ class Lacking:
         if self.tag_policy is not None:
             lacks.append(
                 "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
-                " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ? AND p.decided)))"
+                " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ?"
+                " AND p.decided)))"
             )
             values += [self.tag_policy, self.head_id]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
@@ -102,7 +103,10 @@ def subtree(prefix: bytes) -> tuple[bytes, bytes]:
 
 
 def _ranges(targets: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """The half-open ranges of paths of targets: each one's own, and what is below it. SQLite would keep a list of all rows for an OR of both."""
+    """The half-open ranges of paths of targets: for each its own path, then the paths below it.
+
+    Two queries instead of an OR, for which SQLite would keep a list of all rows.
+    """
     for target in targets:
         yield target, target + b"\0"
         yield subtree(target)
@@ -117,7 +121,8 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
     cursor = conn.cursor()
     cursor.row_factory = None  # plain tuples: this runs once for every file of the library
     yield from cursor.execute(
-        "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND recording_id IS NULL THEN 'deferred' ELSE state END"
+        "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND recording_id IS NULL THEN"
+        " 'deferred' ELSE state END"
         " FROM files WHERE path >= ? AND path < ? ORDER BY path",
         (low, high),
     )
@@ -131,13 +136,15 @@ def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None)
     """
     low, high = subtree(target)
     yield from conn.execute(
-        "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected, c.corrected_at,"
+        "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected,"
+        " c.corrected_at,"
         " t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.stat_before, w.written_at "
         "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? "
         "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
         "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
-        "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path",
+        "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ?"
+        " AND f.path < ?)) ORDER BY f.path",
         (head_id, target, low, high),
     )
 
@@ -240,23 +247,24 @@ class Store:
         return [r["path"] for r in self._run("SELECT path FROM roots ORDER BY path")]
 
     def set_root_health(self, root_id: int, reason: str | None) -> None:
-        """Offline for ``reason``, or online when it is None."""
+        """Mark a root offline for ``reason``, or online when it is None."""
         self._run(
             "UPDATE roots SET state = ?, reason = ?, checked_at = ? WHERE id = ?",
             ("offline" if reason else "online", reason, now(), root_id),
         )
 
     def root_scanned(self, root_id: int, dev: int | None) -> None:
-        """The root was walked to its end just now and is all there, on a drive with this device number."""
+        """Mark a root as completely scanned now, on the drive with this device number."""
         self._run("UPDATE roots SET scanned_at = ?, dev = ? WHERE id = ?", (now(), dev, root_id))
 
     # ---- the difference between a tree and the rows
 
     def count_known(self, folder: bytes) -> tuple[int, int, int]:
-        """(rows that are not missing, these and what went missing since its last healthy scan, all rows) below a folder."""
+        """Rows below a folder: (not missing, not missing at the end of its last healthy scan or now, all)."""
         row = self._one(
             "SELECT sum(state <> 'missing') AS present, count(*) AS n,"
-            " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?), '')) AS were_there"
+            " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?),"
+            " '')) AS were_there"
             " FROM files WHERE path >= ? AND path < ?",
             (folder, *subtree(folder)),
         )
@@ -295,28 +303,31 @@ class Store:
             last = page[-1]["id"]
 
     def mark_vanished_missing(self) -> int:
-        """Rows of vanished files become ``missing``; nothing is deleted. Returns how many were not so before."""
+        """Mark vanished files missing and return how many changed; nothing is deleted."""
         cursor = self._run(
-            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE state <> 'missing' AND id IN (SELECT id FROM vanished)"
+            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE"
+            " state <> 'missing' AND id IN (SELECT id FROM vanished)"
         )
         return cursor.rowcount
 
     def mark_below_missing(self, folder: bytes) -> None:
-        """The folder is not there, so nothing below it is; nothing is deleted."""
+        """Mark every file below an absent folder missing; nothing is deleted."""
         self._run(
-            f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state <> 'missing' AND path >= ? AND path < ?",
+            f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state"
+            " <> 'missing' AND path >= ? AND path < ?",
             subtree(folder),
         )
 
     def mark_missing(self, file_ids: Sequence[int]) -> None:
-        """These files are not there any more; nothing is deleted."""
+        """Mark these files missing; nothing is deleted."""
         self.db.conn.executemany(
-            f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <> 'missing' AND id = ?",
+            f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <>"
+            " 'missing' AND id = ?",
             [(i,) for i in file_ids],
         )
 
     def mark_present(self, file_ids: Sequence[int]) -> None:
-        """Missing files that were read before are back unchanged."""
+        """Mark missing files as ready: they were read before and are back unchanged."""
         self.db.conn.executemany(
             "UPDATE files SET state = 'ready', reason = NULL, last_seen = ? WHERE id = ?",
             [(now(), i) for i in file_ids],
@@ -375,7 +386,11 @@ class Store:
         recording_id: int | None = None,
         deaths: int = 0,
     ) -> int:
-        """Insert or update the row of a path. ``deaths``: of readers of this content. A missing row of the same recording is taken over: the file was moved."""
+        """Insert or update the row of a path, and return its id.
+
+        A missing row of the same recording is taken over: the file was moved. ``deaths``: how often a reader died
+        on this content.
+        """
         row = self._one("SELECT id FROM files WHERE path = ?", (path,))
         if row is None and recording_id is not None:
             row = self._one(
@@ -385,7 +400,8 @@ class Store:
         at = now()
         if row is None:
             return self._insert(
-                "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, reason,"
+                "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns,"
+                " state, reason,"
                 " deaths, first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     recording_id,
@@ -405,8 +421,10 @@ class Store:
                 ),
             )
         self._run(
-            "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?, container), dev = ?,"
-            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, deaths = ?, tag_policy = NULL, last_seen = ? WHERE id = ?",
+            "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?,"
+            " container), dev = ?,"
+            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, deaths = ?, tag_policy = NULL, last_seen ="
+            " ? WHERE id = ?",
             (
                 recording_id,
                 root_id,
@@ -434,20 +452,21 @@ class Store:
         return int(row["deaths"]) if row else 0
 
     def drop_run(self, run_id: int) -> None:
-        """Forget a run that did nothing."""
+        """Remove the row of a run that did nothing."""
         self._run("DELETE FROM runs WHERE id = ?", (run_id,))
 
     def put_tags(self, file_id: int, values: Mapping[str, str | int | float | None]) -> None:
-        """What stands in the file, one value a column of ``tags``."""
+        """Store the tags of a file: a value for each column of ``tags``."""
         names = ", ".join(values)
         settings = ", ".join(f"{name} = excluded.{name}" for name in values)
         self._run(
-            f"INSERT INTO tags (file_id, {names}) VALUES (?{', ?' * len(values)}) ON CONFLICT (file_id) DO UPDATE SET {settings}",
+            f"INSERT INTO tags (file_id, {names}) VALUES (?{', ?' * len(values)}) ON CONFLICT (file_id) DO UPDATE"
+            f" SET {settings}",
             (file_id, *values.values()),
         )
 
     def set_genre(self, file_id: int, genre: str | None, indexer_genre: str | None) -> None:
-        """The genre and our own field as they stand in the file after a write of ours."""
+        """Store the genre and indexer's own field after indexer wrote them into the file."""
         self._run("UPDATE tags SET genre = ?, indexer_genre = ? WHERE file_id = ?", (genre, indexer_genre, file_id))
 
     def reread(self, file_id: int) -> None:
@@ -455,23 +474,23 @@ class Store:
         self._run("UPDATE files SET state = 'deferred', reason = 'to be read again' WHERE id = ?", (file_id,))
 
     def settle_tags(self, file_id: int, tag_policy: str) -> None:
-        """The genre tag of this file needs no further look under this policy."""
+        """Mark the genre tag of a file as up to date under this policy."""
         self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
 
     def set_file_stat(self, file_id: int, stat: Stat) -> None:
-        """The file was rewritten by us."""
+        """Store the device, inode, size and time of a file that indexer rewrote."""
         self._run(
             "UPDATE files SET dev = ?, ino = ?, size = ?, mtime_ns = ? WHERE id = ?",
             (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id),
         )
 
     def set_decoded_length(self, recording_id: int, duration_s: float) -> None:
-        """The length that decoding found, to the end and without a death of the reader."""
+        """Store the length that decoding to the end found, and reset the count of reader deaths."""
         self._run("UPDATE recordings SET duration_s = ?, reason = NULL WHERE id = ?", (duration_s, recording_id))
         self._run("UPDATE files SET deaths = 0 WHERE recording_id = ? AND deaths > 0", (recording_id,))
 
     def set_recording_reason(self, recording_id: int, reason: str) -> None:
-        """Why a recording that can be read has no embedding."""
+        """Store why a readable recording has no embedding."""
         self._run("UPDATE recordings SET reason = ? WHERE id = ?", (reason, recording_id))
 
     # ---- encoders and embeddings
@@ -521,7 +540,7 @@ class Store:
         )
 
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
-        """(recording id, [(vector, trajectory) of each encoder]) of everything that all encoders have embedded, a page at a time."""
+        """(recording id, [(vector, trajectory) of each encoder]) of recordings that every encoder has embedded, in pages."""
         first, *others = encoder_ids
         columns = "".join(f", e{n}.vector AS vector{n}, e{n}.course AS course{n}" for n in range(len(encoder_ids)))
         joins = "".join(
@@ -553,8 +572,10 @@ class Store:
     ) -> None:
         """Register a head, or its new name and file, and the variant of its encoder that it is used with."""
         self._run(
-            "INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold = excluded.threshold, "
+            "INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?,"
+            " ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, threshold ="
+            " excluded.threshold, "
             "encoder_id = excluded.encoder_id",
             (head_id, name, kind, encoder_id, json.dumps(list(labels)), threshold, source, now()),
         )
@@ -595,7 +616,8 @@ class Store:
         """
         genre = max(scores, key=lambda label: scores[label])
         self._run(
-            "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided, reason, second_genre)"
+            "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided,"
+            " reason, second_genre)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 recording_id,
@@ -623,7 +645,7 @@ class Store:
     # ---- corrections
 
     def correct(self, recording_id: int, genre: str, *, by: str | None = None) -> None:
-        """A person said the genre; the next scan puts it into the tags of all files of the recording."""
+        """Store a person's genre; the next scan writes it into the tags of all files of the recording."""
         with self.transaction():
             self._run(
                 "INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
@@ -632,7 +654,7 @@ class Store:
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
     def withdraw_correction(self, recording_id: int) -> None:
-        """Forget what a person said last; what was said before counts again, and the next scan looks at the tags."""
+        """Remove the newest correction; the one before it counts again, and the next scan updates the tags."""
         with self.transaction():
             self._run(
                 "DELETE FROM corrections WHERE id = (SELECT max(id) FROM corrections WHERE recording_id = ?)",
@@ -658,7 +680,7 @@ class Store:
         return [(row["id"], row["path"]) for row in rows]
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:
-        """What a person said last: genre, corrected_at."""
+        """The newest correction: genre, corrected_at."""
         return self._one(
             "SELECT genre, corrected_at FROM corrections WHERE recording_id = ? ORDER BY id DESC LIMIT 1",
             (recording_id,),
@@ -699,7 +721,8 @@ class Store:
         for low, high in _ranges(targets):
             after = low
             while page := self._run(
-                f"SELECT f.id, f.path FROM files f WHERE f.path >= ? AND f.path < ? AND {sql} ORDER BY f.path LIMIT 500",
+                f"SELECT f.id, f.path FROM files f WHERE f.path >= ? AND f.path < ? AND {sql} ORDER BY f.path"
+                " LIMIT 500",
                 (after, high, *values),
             ).fetchall():
                 for row in page:
@@ -721,9 +744,10 @@ class Store:
         stat_after: Stat,
         evidence: Mapping[str, Any],
     ) -> int:
-        """Announce a write before its rename; durable when this returns."""
+        """Announce a write before its rename and return its id; the entry is on the disk when this returns."""
         return self._insert(
-            "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, before, after, stat_before, stat_after, evidence,"
+            "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, before, after,"
+            " stat_before, stat_after, evidence,"
             " written_at) VALUES (?, ?, ?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?)",
             (
                 file_id,
@@ -741,7 +765,7 @@ class Store:
         )
 
     def settle_write(self, write_id: int, state: str, reason: str | None = None) -> None:
-        """The announced write was done, dropped or superseded."""
+        """Mark an announced write as done, dropped or superseded."""
         self._run("UPDATE tag_writes SET state = ?, reason = ? WHERE id = ?", (state, reason, write_id))
 
     def refuse_write(
@@ -766,12 +790,16 @@ class Store:
         )
 
     def written_files(self, *, run_id: int | None = None, since: str | None = None) -> list[FileRow]:
-        """Files that carry a genre of ours: of one run, since a time, or (neither given) all, copies by other programs included."""
+        """Files with a genre that indexer wrote: in one run, since a time, or ever when neither is given.
+
+        Without both, copies that other programs made count too.
+        """
         if run_id is None and since is None:
             condition = "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL)"
         else:
             condition = (
-                "id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run IS NULL OR w.run_id = :run)"
+                "id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run"
+                " IS NULL OR w.run_id = :run)"
                 " AND (:since IS NULL OR w.written_at >= :since)"
                 " AND w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = w.file_id AND x.state = 'done'))"
             )
@@ -784,16 +812,16 @@ class Store:
     # ---- runs
 
     def start_run(self, command: str) -> int:
-        """A scan begins; earlier ones that never finished are marked failed."""
+        """Start a run and return its id; earlier runs that never finished are marked failed."""
         self._run("UPDATE runs SET state = 'failed', finished_at = ? WHERE state = 'running'", (now(),))
         return self._insert("INSERT INTO runs (command, state, started_at) VALUES (?, 'running', ?)", (command, now()))
 
     def note_run(self, run_id: int, summary: Mapping[str, Any]) -> None:
-        """How far a run is."""
+        """Store the progress of a run."""
         self._run("UPDATE runs SET summary = ? WHERE id = ?", (json.dumps(summary), run_id))
 
     def finish_run(self, run_id: int, state: str, summary: Mapping[str, Any]) -> None:
-        """A scan ends."""
+        """Store the final state and summary of a run."""
         self._run(
             "UPDATE runs SET state = ?, finished_at = ?, summary = ? WHERE id = ?",
             (state, now(), json.dumps(summary), run_id),

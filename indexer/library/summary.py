@@ -1,4 +1,4 @@
-"""Read-only questions to the library: what is in it, what was written to a file. Standard library only, so that it starts fast."""
+"""What the library holds, and what was written to a file. Reads only; standard library only, so that it starts fast."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from indexer.library.readonly import open_readonly
 
 
 def status(db: Path) -> dict[str, Any]:
-    """Counts of files by state, of recordings and embeddings, of genres; encoder, head, roots, last run, failures by reason."""
+    """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason."""
     conn = open_readonly(db)
 
     def rows(sql: str, *values: str) -> list[dict[str, Any]]:
@@ -21,7 +21,8 @@ def status(db: Path) -> dict[str, Any]:
 
     # None in use: scans took the built-in one by default; it is the one that has embedded something.
     encoder = one(
-        "SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1"
+        "SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE"
+        " b.encoder_id = e.id) DESC, id LIMIT 1"
     )
     parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
@@ -41,11 +42,13 @@ def status(db: Path) -> dict[str, Any]:
         ),
         "encoder": encoder,
         "head": one(
-            "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id = heads.id LIMIT 1), threshold) "
+            "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id ="
+            " heads.id LIMIT 1), threshold) "
             "AS decided_from FROM heads WHERE in_use = 1"
         ),
         "genres": rows(
-            "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h ON h.id = p.head_id "
+            "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h"
+            " ON h.id = p.head_id "
             "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"
         ),
         "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),

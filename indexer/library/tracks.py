@@ -60,7 +60,8 @@ def track_of(reader: Reader, recording_id: int) -> Track:
 def sample_of_paths(reader: Reader, count: int) -> list[bytes]:
     """Paths of readable files longer than a minute, spread over the library; the same ones each time."""
     rows = reader.execute(
-        "SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND r.duration_s > 60"
+        "SELECT f.path FROM files f JOIN recordings r ON r.id = f.recording_id WHERE f.state = 'ready' AND"
+        " r.duration_s > 60"
         " ORDER BY (f.id * 2654435761) % 4294967296 LIMIT ?",
         (count,),
     )

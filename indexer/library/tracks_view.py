@@ -1,4 +1,4 @@
-"""The view ``tracks`` that people look at: one row for each file. It is made anew when the head in use has other labels."""
+"""The view ``tracks`` for people: one row for each file. It is made anew when the head in use has other labels."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ _TRACK_COLUMNS = (
 
 
 def tracks_view(labels: Sequence[str]) -> str:
-    """Return the SQL of the view: a row for each file, and for each label of the head in use a column with its probability."""
+    """Return the SQL of the view: a row for each file, a column with the probability of each of ``labels``."""
     taken = set(_TRACK_COLUMNS)
     columns = ""
     for label in labels:
@@ -45,7 +45,8 @@ def tracks_view(labels: Sequence[str]) -> str:
             name += " score"
         taken.add(name.casefold())
         columns += (
-            ",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id"
+            ",\n  (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND"
+            " s.head_id = h.id"
             " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"')
         )
     return f"""CREATE VIEW tracks AS

@@ -26,7 +26,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Nothing may come from, or be framed by, another host. Datasette's own pages carry inline scripts and styles, ours
 # none.
 _POLICY = (
-    "default-src 'self'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data:; media-src 'self' blob:; object-src 'none';"
+    "default-src 'self'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data:; media-src"
+    " 'self' blob:; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
 STRICT_POLICY = _POLICY.format(inline="")

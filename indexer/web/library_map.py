@@ -17,6 +17,7 @@ from datasette.utils.asgi import Response
 
 from indexer.web.context import ask, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
+from indexer.web.names import track_name
 
 NO_GENRE = 127  # stands for the label of a recording without a prediction
 UNDECIDED = 128  # is added to a label that is not sure enough
@@ -24,12 +25,15 @@ _POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("gen
 
 # The plus keeps SQLite from the index of states: by recording it need not sort the whole library.
 _POINTS = (
-    "SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id = l.recording_id AND +f.state = 'ready'"
-    " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP BY l.recording_id"
+    "SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id ="
+    " l.recording_id AND +f.state = 'ready'"
+    " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP"
+    " BY l.recording_id"
 )
 # The encoder whose vectors the head takes; without a head the one in use, else any that has a map.
 _ENCODER = (
-    "SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encoder_id = j.encoder_id AND h.in_use = 1 JOIN encoders e ON e.id = j.encoder_id"
+    "SELECT j.encoder_id FROM projections j LEFT JOIN heads h ON h.encoder_id = j.encoder_id AND h.in_use = 1"
+    " JOIN encoders e ON e.id = j.encoder_id"
     " ORDER BY h.id IS NULL, e.in_use DESC, j.made_at DESC LIMIT 1"
 )
 
@@ -125,7 +129,8 @@ async def map_track(request: Any, datasette: Any) -> Any:
     """`/-/map/track/<file id>.json`: what a point is, in a few words."""
     found = await rows(
         datasette,
-        "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS playable FROM files f"
+        "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS"
+        " playable FROM files f"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?",
         [int(request.url_vars["id"])],
@@ -133,7 +138,7 @@ async def map_track(request: Any, datasette: Any) -> Any:
     if not found:
         return Response.json({"error": "there is no track with this number"}, status=404)
     track = found[0]
-    track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track.pop("path"))  # noqa: PTH119 - for people
+    track["name"] = track_name(track["artist"], track["title"], track.pop("path"))
     return Response.json(track)
 
 
@@ -141,7 +146,8 @@ async def map_page(request: Any, datasette: Any) -> Any:
     """`/-/map`."""
     counts = await rows(
         datasette,
-        "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE h.in_use = 1 GROUP BY p.genre",
+        "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE"
+        " h.in_use = 1 GROUP BY p.genre",
     )
     made = await rows(
         datasette,

@@ -100,7 +100,8 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[
 
     def find(conn: Any) -> list[dict[str, Any]] | None:
         row = conn.execute(
-            "SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE f.id = ?",
+            "SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE"
+            " f.id = ?",
             (file_id,),
         ).fetchone()
         if row is None or row["recording_id"] is None:

@@ -5,7 +5,6 @@ asks for every few seconds.
 """
 
 import json
-import os
 from typing import Any
 
 from datasette.utils.asgi import Response
@@ -13,6 +12,7 @@ from datasette.utils.asgi import Response
 from indexer.watch.status import read_status
 from indexer.web.context import page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
+from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
 LATEST = 12  # tracks listed as added lately
@@ -20,16 +20,19 @@ SHOWN_DISAGREEMENTS = 8
 LOOKED_AT = 20_000  # newest recordings that are searched for them: where none disagrees, a search of all would run into the time limit
 
 _GENRES = (
-    "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON p.head_id = h.id"
+    "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON"
+    " p.head_id = h.id"
     " WHERE h.in_use = 1 GROUP BY p.genre"
 )
 _LATEST = (
-    "SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence, p.decided FROM files f"
+    "SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence,"
+    " p.decided FROM files f"
     " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
     " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n"
 )
 _DISAGREEMENTS = (
-    f"SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence {FROM_PREDICTIONS}{DISAGREEMENT}"
+    "SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence"
+    f" {FROM_PREDICTIONS}{DISAGREEMENT}"
     " AND p.recording_id > (SELECT max(id) FROM recordings) - :newest LIMIT :n"
 ).replace("p.head_id = h.id", "+p.head_id = h.id")
 
@@ -79,7 +82,7 @@ async def overview_page(request: Any, datasette: Any) -> Any:
     """The home page."""
     found = await figures(datasette)
     for track in (*found["latest"], *found["disagreements"]):
-        track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
+        track["name"] = track_name(track["artist"], track["title"], track["path"])
     found["most"] = max((row["decided"] + row["undecided"] for row in found["genres"]), default=0)
     shown = await page(datasette, request, "overview.html", {**found, "now": await going_on(datasette)})
     shown.headers["content-security-policy"] = STRICT_POLICY

@@ -30,7 +30,8 @@ async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
             for row in conn.execute(
-                "SELECT f.id, f.path, f.path_text, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r"
+                "SELECT f.id, f.path, f.path_text, t.title, t.artist, r.duration_s FROM files f LEFT JOIN tags t"
+                " ON t.file_id = f.id LEFT JOIN recordings r"
                 f" ON r.id = f.recording_id WHERE f.state <> 'missing' AND f.id IN ({','.join('?' * len(chunk))})",
                 list(chunk),
             ):

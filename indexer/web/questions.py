@@ -12,7 +12,8 @@ UNDECIDED = f"p.decided = 0 AND {NOBODY_SAID}"
 # The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their
 # order.
 FROM_PREDICTIONS = (
-    "FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND +f.state = 'ready'"
+    "FROM heads h JOIN predictions p ON p.head_id = h.id JOIN files f ON f.recording_id = p.recording_id AND"
+    " +f.state = 'ready'"
     " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND "
 )
 

@@ -4,7 +4,6 @@ Owns which tracks are asked about and in what order. What a person says goes thr
 """
 
 import json
-import os
 from typing import Any
 
 from datasette.utils.asgi import Response
@@ -12,6 +11,7 @@ from datasette.utils.asgi import Response
 from indexer.learn import corrections
 from indexer.web.context import ask, page, rows
 from indexer.web.guard import STRICT_POLICY
+from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
 
 PAGE_TRACKS = 20  # told at once
@@ -36,7 +36,7 @@ async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, A
             [track["recording_id"], track.pop("head_id")],
         )
         track["scores"] = {row["genre"]: round(row["probability"], 4) for row in scores}
-        track["name"] = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people
+        track["name"] = track_name(track["artist"], track["title"], track["path"])
     return found
 
 
@@ -47,9 +47,11 @@ async def _among(datasette: Any, what: str, after: int, until: int, count: int) 
     )
     return await rows(
         datasette,
-        "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS tag_genre, p.genre, p.confidence, p.threshold,"
+        "SELECT min(f.id) AS id, p.recording_id, f.path_text AS path, t.title, t.artist, t.album, t.genre AS"
+        " tag_genre, p.genre, p.confidence, p.threshold,"
         f" p.reason, r.duration_s, h.id AS head_id {tables}{KINDS[what]}"
-        " AND p.recording_id > :after AND p.recording_id <= :until GROUP BY p.recording_id ORDER BY p.recording_id LIMIT :n",
+        " AND p.recording_id > :after AND p.recording_id <= :until GROUP BY p.recording_id ORDER BY"
+        " p.recording_id LIMIT :n",
         {"after": after, "until": until, "n": count},
     )
 

@@ -52,7 +52,8 @@ def make_datasette(settings: Settings) -> Any:
     here = is_loopback(settings.host)
     if not here and not settings.password:
         raise ConfigError(
-            f"{settings.host} can be reached from other machines: set a password for the pages first (INDEXER_PASSWORD, or password in "
+            f"{settings.host} can be reached from other machines: set a password for the pages first"
+            " (INDEXER_PASSWORD, or password in "
             "the settings file)"
         )
     ask_sql = here if settings.allow_sql == "auto" else settings.allow_sql == "always"

@@ -20,6 +20,7 @@ from indexer.learn import corrections
 from indexer.watch.status import ask_for_scan
 from indexer.web.context import ask, library, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
+from indexer.web.names import track_name
 
 UNDO_LIMIT_S = 120.0
 
@@ -54,7 +55,8 @@ async def told(datasette: Any, file_id: int) -> dict[str, Any] | None:
         track["labels"],
         await rows(
             datasette,
-            "SELECT l.unit_s, l.scores FROM timeline l JOIN heads h ON h.id = l.head_id AND h.in_use = 1 WHERE l.recording_id = :recording",
+            "SELECT l.unit_s, l.scores FROM timeline l JOIN heads h ON h.id = l.head_id AND h.in_use = 1 WHERE"
+            " l.recording_id = :recording",
             recording,
         ),
     )
@@ -65,14 +67,16 @@ async def told(datasette: Any, file_id: int) -> dict[str, Any] | None:
     )
     track["also_at"] = await rows(
         datasette,
-        "SELECT id, path_text AS path, state FROM files WHERE recording_id = :recording AND id <> :id ORDER BY path LIMIT 50",
+        "SELECT id, path_text AS path, state FROM files WHERE recording_id = :recording AND id <> :id ORDER BY"
+        " path LIMIT 50",
         {**recording, "id": file_id},
     )
     track["journal"] = [
         {**row, "before": json.loads(row["before"] or "[]"), "after": json.loads(row["after"] or "[]")}
         for row in await rows(
             datasette,
-            "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE file_id = :id ORDER BY id DESC LIMIT 100",
+            "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE file_id = :id"
+            " ORDER BY id DESC LIMIT 100",
             {"id": file_id},
         )
     ]
@@ -104,7 +108,7 @@ async def track_page(request: Any, datasette: Any) -> Any:
         return Response.json(track, default=str)
     settings = settings_of(datasette)
     genres = await ask(datasette, corrections.genres)
-    name = " – ".join(filter(None, (track["artist"], track["title"]))) or os.path.basename(track["path"])  # noqa: PTH119 - for people, not a path
+    name = track_name(track["artist"], track["title"], track["path"])
     shown = await page(
         datasette,
         request,

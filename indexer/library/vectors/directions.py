@@ -171,7 +171,8 @@ def _pages(reader: Reader, about: dict[str, Any]) -> Iterator[tuple[list[int], n
     """(recording ids, their vectors (rows, width) float32), ascending; damaged ones are left out."""
     width, last = about["width"], -1
     while page := reader.execute(
-        "SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY recording_id LIMIT ?",
+        "SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY"
+        " recording_id LIMIT ?",
         (about["encoder"], last, _PAGE_ROWS),
     ).fetchall():
         last = page[-1]["recording_id"]

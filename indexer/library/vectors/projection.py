@@ -206,7 +206,8 @@ def _replace(store: Store, encoder_id: str, made: Projection, ids: np.ndarray, p
     with store.transaction():
         store.connection.execute("DELETE FROM places WHERE encoder_id = ?", (encoder_id,))
         store.connection.execute(
-            "INSERT OR REPLACE INTO projections (encoder_id, mean, axes, explained, recordings, made_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO projections (encoder_id, mean, axes, explained, recordings, made_at) VALUES"
+            " (?, ?, ?, ?, ?, ?)",
             (
                 encoder_id,
                 made.mean.astype("<f4").tobytes(),

@@ -38,13 +38,15 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
     conn = open_readonly(db)
     try:
         row = conn.execute(
-            "SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id = f.recording_id"
+            "SELECT f.recording_id, r.reason, t.title, t.artist FROM files f LEFT JOIN recordings r ON r.id ="
+            " f.recording_id"
             " LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?",
             (exact,),
         ).fetchone()
         if row is None or row["recording_id"] is None:
             raise ConfigError(
-                f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on it first"
+                f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on"
+                " it first"
             )
         encoder = encoder_of(conn)
         found = list(islice(tracks_of(conn, nearest(conn, db, encoder, row["recording_id"])), count))
@@ -149,7 +151,8 @@ def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[di
 def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
     row = reader.execute(
-        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN recordings r ON r.id = f.recording_id"
+        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN"
+        " recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
         " WHERE f.recording_id = ? AND f.state <> 'missing' ORDER BY f.state <> 'ready', f.path LIMIT 1",
@@ -186,7 +189,8 @@ def to_text(found: dict[str, Any]) -> str:
         path = printable(os.fsencode(track["path"]))
         lines.append(f"{track['similarity']:6.3f}  {genre:20}  {path}" + (f"  ({title})" if title else ""))
     lines.append(
-        f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms"
+        f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in"
+        f" {found['elapsed_ms']:.0f} ms"
     )
     return "\n".join(lines)
 
