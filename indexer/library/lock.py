@@ -13,7 +13,7 @@ from indexer.errors import LockedError, StoreError
 
 
 def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the library for writing. Raises LockedError with the process id of the holder when another process has it."""
+    """Hold the library for writing. Raises LockedError with the holder's process id when another has it."""
     return _held(
         _lock_path(db_path, "lock"), f"{db_path}: another indexer (process {{owner}}) is working on this library"
     )

@@ -1,4 +1,4 @@
-"""Brings a database to the schema in schema/*.sql: numbered files, append-only, each applied once in its own transaction.
+"""Brings a database to the schema in schema/*.sql: numbered files, each applied once in its own transaction.
 
 Owns: the order, the backup before a change, the refusal of a database that a newer program wrote.
 Never: decides what is in the schema, or runs without the library's lock (the caller holds it; two processes

@@ -1,4 +1,4 @@
-"""The library's file as others than its writer see it: a connection that only reads, and what SQLite's errors mean to a person.
+"""A connection to the library that only reads, and SQLite's errors as sentences for a person.
 
 Owns the sentences about a library that is not there, damaged, too old or on a full disk. Never writes.
 """
@@ -42,9 +42,9 @@ def is_damage(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterator[None]:
-    """What the system or a damaged file does to whoever works on the library, as a StoreError: one line, with the remedy where there is one.
+    """Turn errors of the system and of a damaged file into a StoreError of one line, with the remedy if there is one.
 
-    Other errors of SQLite are mistakes of ours and pass through.
+    Other errors of SQLite are faults of this program and pass through.
     """
     try:
         yield

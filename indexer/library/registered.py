@@ -109,7 +109,7 @@ def in_use(reader: Reader) -> InUse:
 
 
 def in_use_by(db: Path) -> InUse:
-    """The encoder and the head that the library in a file uses; none where there is no library yet. Raises StoreError."""
+    """The encoder and the head in use in a library file; none where there is no file yet. Raises StoreError."""
     if not db.exists():
         return NOTHING_IN_USE
     with reading(db) as conn:

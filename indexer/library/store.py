@@ -540,7 +540,7 @@ class Store:
         )
 
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
-        """(recording id, [(vector, trajectory) of each encoder]) of recordings that every encoder has embedded, in pages."""
+        """(recording id, [(vector, trajectory) of each encoder]) of recordings that all encoders embedded."""
         first, *others = encoder_ids
         columns = "".join(f", e{n}.vector AS vector{n}, e{n}.course AS course{n}" for n in range(len(encoder_ids)))
         joins = "".join(

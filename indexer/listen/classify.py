@@ -60,7 +60,7 @@ class Looker:
             return e
 
     def result(self, name: str, fed: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
-        """The result of a file that was fed, as ``classify`` gives it, with ``name`` as its path; waits for the encoder."""
+        """The result of a file that was fed, as ``classify`` gives it, with ``name`` as its path. Blocks."""
         if isinstance(fed, FileError):
             return {"path": name, "error": fed.reason}
         for error in (future.exception() for future in fed):

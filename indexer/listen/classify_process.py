@@ -141,7 +141,7 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
 def _watched(
     blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool], tell: Callable[[float], None]
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds so far, block) for every block. Raises CancelledError, and FileError for a recording that is too long."""
+    """(seconds so far, block) for every block. Raises CancelledError, and FileError when it is too long."""
     frames, told_s = 0, time.monotonic()
     for block in blocks:
         if is_cancelled():
@@ -156,7 +156,7 @@ def _watched(
 
 
 def _share(passes: int, heard_s: float, stated_s: float, encoders: int) -> float | None:
-    """The share of the work that is done; None when the file does not state its length. A stated length may be wrong."""
+    """The share of the work that is done, by the length that the file states; None when it states none."""
     return round(min(0.99, (passes + min(1.0, heard_s / stated_s)) / encoders), 3) if stated_s else None
 
 

@@ -79,7 +79,7 @@ class Executor(Protocol):
         ...
 
     def news(self) -> list[tuple[str, str]]:
-        """(subject, a line for a person) for each message since the last call. Raises ClusterError when it cannot go on."""
+        """(subject, a line for a person) for each message since the last call. Raises ClusterError on failure."""
         ...
 
     def workers(self) -> list[dict[str, Any]]:

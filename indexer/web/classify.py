@@ -160,7 +160,7 @@ def classifier_of(datasette: Any) -> Classifier:
 
 
 async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
-    """Write an upload (the part ``file`` of a form, or the whole body) into a file; its name for people. Raises UploadError."""
+    """Write an upload (part ``file`` of a form, or the whole body) to a file; return its name. Raises UploadError."""
     kind, options = parse_options_header(headers.get("content-type", ""))
     try:
         sink = (
@@ -296,10 +296,10 @@ def path_of(file: IO[bytes]) -> str:
 
 
 async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -> Any:
-    """POST `/-/classify.json` with a file: {genre, confidence, decided, scores, timeline, ...}, or {error} with its status.
+    """POST `/-/classify.json` with a file: {genre, confidence, decided, scores, timeline, ...}, or {error} with status.
 
-    Asked for `application/x-ndjson` it tells {progress, heard_s} lines first; progress is null where the file does not
-    say how long it is.
+    For `application/x-ndjson` it sends {progress, heard_s} lines first; progress is null where the file states no
+    length.
     """
     if request.method != "POST":
         return Response.json({"error": "POST a file"}, status=405, headers={"allow": "POST"})

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def settings_of(datasette: Any) -> Settings | None:
-    """The settings of `indexer serve`; None in a Datasette that somebody started by other means: it gets no pages of ours."""
+    """The settings of `indexer serve`; None in a Datasette started otherwise, which gets none of these pages."""
     return getattr(datasette, "indexer_settings", None)
 
 

@@ -1,4 +1,4 @@
-"""Who may ask what: the name the server is called by, the password, where a POST comes from, and the headers of every answer.
+"""Checks every request: host name, password, origin of a POST. Sets the headers of every answer.
 
 Stands before everything that is served, Datasette's own pages too. Never reads a request's body and never looks into
 the library.
@@ -95,7 +95,10 @@ def _is_our_name(served: str, host: str) -> bool:
 
 
 def _why_foreign(headers: dict[str, str]) -> tuple[int, str] | None:
-    """A browser says where a POST comes from, and must prove that it read a page of ours; curl says nothing and carries no cookies."""
+    """Check where a POST comes from.
+
+    A browser states the origin and must prove that it read one of these pages; curl states none and has no cookies.
+    """
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return 403, "This request comes from another site."
     origin = headers.get("origin")

@@ -51,8 +51,10 @@ def points(conn: Any) -> tuple[list[str], Iterable[Any]]:
 
 
 def packed(labels: list[str], found: Iterable[Any]) -> bytes:
-    """A line of JSON {labels, points}, padded to a multiple of 4 bytes; then of all points, little-endian: the step of the file id
-    from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
+    """The points of the map as bytes.
+
+    A line of JSON {labels, points}, padded to a multiple of 4 bytes; then for all points, little-endian: the step of
+    the file id from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
     """
     place = {
         label: n for n, label in enumerate(labels[:NO_GENRE])

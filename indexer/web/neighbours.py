@@ -89,10 +89,11 @@ maker = Maker()
 
 
 async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[dict[str, Any]] | None:
-    """[{id, title, artist, path, genre, confidence, duration_s, similarity}], the nearest first; None: being prepared, ask again.
+    """The tracks most similar to a file, the nearest first; None while they are being prepared.
 
-    ``path`` is exact, as os.fsdecode gives it. By the newest derived file, so tracks of the last minutes may be missing
-    in it. Raises NotEmbeddedError for a track that has no embedding, StoreError where nothing can be prepared.
+    Each is {id, title, artist, path, genre, confidence, duration_s, similarity}; ``path`` is exact, as os.fsdecode
+    gives it. The newest derived file is asked, so tracks of the last minutes may be missing. Raises NotEmbeddedError
+    for a track without an embedding, StoreError where nothing can be prepared.
     """
     settings = settings_of(datasette)
     assert settings is not None

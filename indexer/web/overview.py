@@ -17,7 +17,8 @@ from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
 LATEST = 12  # tracks listed as added lately
 SHOWN_DISAGREEMENTS = 8
-LOOKED_AT = 20_000  # newest recordings that are searched for them: where none disagrees, a search of all would run into the time limit
+# Disagreements are searched among the newest recordings: without any, a search of all would exceed the time limit.
+LOOKED_AT = 20_000
 
 _GENRES = (
     "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM heads h JOIN predictions p ON"

@@ -1,4 +1,4 @@
-"""Any list of tracks as a playlist (M3U8): a filtered table, a query, what sounds like a track, what was encircled on the map.
+"""A playlist (M3U8) of any tracks: a filtered table, a query, tracks similar to one, tracks selected on the map.
 
 Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is
 indexer.library.vectors.similar's.
@@ -23,7 +23,10 @@ _CHUNK = 500  # ids in one question
 
 
 async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """{path (exact, as os.fsdecode gives it), path_text, title, artist, duration_s} of files, in this order; missing ones left out."""
+    """{path, path_text, title, artist, duration_s} of files, in this order without the missing ones.
+
+    ``path`` is exact, as os.fsdecode gives it.
+    """
 
     def find(conn: Any) -> dict[int, dict[str, Any]]:
         found = {}

@@ -6,8 +6,11 @@ from typing import Any
 from indexer.learn.labels import Aliases
 from indexer.library.whose_word import NOBODY_SAID
 
-# Tracks whose tag, not written by us and said by nobody here, names another genre than the one that was decided.
-DISAGREEMENT = f"p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre) AND {NOBODY_SAID}"
+# Tracks without a correction whose own tag names another genre than the decided one.
+DISAGREEMENT = (
+    "p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
+    f" AND {NOBODY_SAID}"
+)
 UNDECIDED = f"p.decided = 0 AND {NOBODY_SAID}"
 # The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their
 # order.
@@ -19,7 +22,7 @@ FROM_PREDICTIONS = (
 
 
 def add_functions(conn: Any, aliases: Mapping[str, str]) -> None:
-    """``tag_disagrees(tag text, genre)``: 1 when the tag names genres and this is none of them, by the user's aliases."""
+    """``tag_disagrees(tag text, genre)``: 1 when the tag names genres but not this one, by the user's aliases."""
     known = Aliases(aliases)
 
     def tag_disagrees(tag: str | None, genre: str | None) -> int:

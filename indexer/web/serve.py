@@ -39,13 +39,13 @@ def metadata(db: Path) -> dict[str, Any]:
 
 
 def make_datasette(settings: Settings) -> Any:
-    """The Datasette for a library with our pages. Raises ConfigError for an address that others can reach without a password."""
+    """The Datasette for a library, with indexer's pages. Raises ConfigError for a public address without password."""
     from datasette.app import Datasette
 
     from indexer.web.guard import is_loopback
 
     class Library(Datasette):  # type: ignore[misc]  # datasette ships no types
-        """A Datasette whose plugin knows what it serves. Not through its metadata: that is published, a password must not be."""
+        """A Datasette that carries the settings; its metadata cannot: they are published, the password is secret."""
 
         indexer_settings = settings
 
@@ -66,7 +66,10 @@ def make_datasette(settings: Settings) -> Any:
 
 
 def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until interrupted; ``announce`` is told the address. Raises StoreError without a library, ConfigError when the address cannot be used."""
+    """Serve until interrupted; ``announce`` is called with the address.
+
+    Raises StoreError without a library, ConfigError when the address cannot be used.
+    """
     import uvicorn
     from datasette.cli import check_databases
 

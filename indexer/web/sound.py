@@ -81,7 +81,7 @@ async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
 
 
 def open_inside(root: bytes, path: bytes) -> int:
-    """A file below a root, opened for reading, name by name, so that no symbolic link leads out. Raises OSError otherwise."""
+    """Open a file below a root, name by name, so that no symbolic link leads out. Raises OSError otherwise."""
     if not path.startswith(root.rstrip(b"/") + b"/"):
         raise FileNotFoundError(path)
     *folders, name = path[len(root.rstrip(b"/")) + 1 :].split(b"/")

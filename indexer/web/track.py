@@ -1,6 +1,6 @@
-"""The page of one track: what it is, what the model says, what stands in the tags, what was written; labelling it and taking that back.
+"""The page of one track: its file, prediction, tags and journal; adding and withdrawing a correction.
 
-Owns what is told of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through
+Owns the data of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through
 indexer.learn.corrections, and tags are undone by a process of its own.
 """
 
@@ -25,11 +25,15 @@ from indexer.web.names import track_name
 UNDO_LIMIT_S = 120.0
 
 _TRACK = """
-SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state, coalesce(f.reason, r.reason) AS reason, f.first_seen, f.last_seen,
-  o.path_text AS root, r.duration_s, r.codec, r.sample_rate_hz, r.channels, t.title, t.artist, t.album, t.album_artist, t.year, t.bpm, t.musical_key,
-  t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold, p.decided, p.reason AS undecided_reason,
+SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state, coalesce(f.reason, r.reason) AS reason,
+  f.first_seen, f.last_seen,
+  o.path_text AS root, r.duration_s, r.codec, r.sample_rate_hz, r.channels, t.title, t.artist, t.album, t.album_artist,
+  t.year, t.bpm, t.musical_key,
+  t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,
+  p.decided, p.reason AS undecided_reason,
   p.second_genre, h.name AS head, h.labels, n.name AS encoder
-FROM files f LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id
+FROM files f LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN recordings r ON r.id = f.recording_id
+LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN heads h ON h.in_use = 1 LEFT JOIN encoders n ON n.id = h.encoder_id
 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
 WHERE f.id = :id"""
@@ -141,7 +145,7 @@ def address(datasette: Any, file_id: int) -> str:
 
 
 async def correct(request: Any, datasette: Any) -> Any:
-    """POST `/-/correct` {id, genre} as JSON or form: a person's word; genre null takes the last one back. Answers what holds now."""
+    """POST `/-/correct` {id, genre} as JSON or form: a correction; genre null withdraws the last. Returns the state."""
     if request.method != "POST":
         return Response.json({"error": "POST {id, genre}"}, status=405, headers={"allow": "POST"})
     settings = _settings(datasette)

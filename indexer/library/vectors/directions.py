@@ -1,4 +1,4 @@
-"""An encoder's vectors as a memory-mapped file beside the database, ready for one matrix product: derived, made anew when stale.
+"""An encoder's vectors as a memory-mapped file beside the database, for one matrix product; made anew when stale.
 
 Owns the file's form. A row is a recording's direction: its vector without the mean of all, of length 1, because vectors
 of different tracks are nearly parallel before (cosines of .96 and more). The mean is kept with them, so that a file
@@ -50,7 +50,7 @@ def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
-    """The directions of all that an encoder has soundly embedded. Raises StoreError when there is no room to keep them."""
+    """The directions of all sound embeddings of an encoder. Raises StoreError when there is no room for the file."""
     path = _path(db, encoder_id)
     reader.execute(
         "SAVEPOINT directions"

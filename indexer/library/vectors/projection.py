@@ -49,7 +49,7 @@ class Projection:
 
 
 def fit(vectors: np.ndarray, widths: Sequence[int], former: np.ndarray | None = None) -> Projection:
-    """The axes of greatest variance of vectors (n, width), turned so that the map looks as it did with the ``former`` ones."""
+    """The axes of greatest variance of vectors (n, width), turned to lie near the ``former`` ones."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     pages = (vectors[first : first + _PAGE] for first in range(0, len(vectors), _PAGE))
     axes = principal_axes(np.concatenate([_directions(page, widths, mean) for page in pages]))
@@ -75,7 +75,7 @@ def principal_axes(rows: np.ndarray) -> np.ndarray:
 
 
 def turned(axes: np.ndarray, former: np.ndarray) -> np.ndarray:
-    """The same plane with its axes turned and mirrored to lie as near to the former ones as can be (orthogonal Procrustes)."""
+    """The same plane, its axes turned and mirrored to lie nearest to the former ones (orthogonal Procrustes)."""
     u, _, v = np.linalg.svd(former.astype(np.float64) @ axes.T)
     return np.asarray(u @ v @ axes, np.float32)
 
@@ -90,7 +90,7 @@ def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) ->
 
 
 def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
-    """Place the recordings that all ``parts`` of an encoder have embedded and that have no place yet, or all on new axes.
+    """Place the recordings that all ``parts`` of an encoder embedded: those without a place, or all on new axes.
 
     Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed; when
     it is stopped, nothing has changed.
@@ -140,7 +140,7 @@ def _squares(places: np.ndarray) -> float:
 
 
 def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> np.ndarray:
-    """Ids (n,) of recordings that all parts have embedded; only those that have no place for an encoder, if one is named."""
+    """Ids (n,) of recordings that all parts embedded; with ``without_place`` only those without a place for it."""
     first, *others = parts
     also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(
         others

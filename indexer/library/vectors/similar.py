@@ -65,7 +65,7 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
 
 
 def encoder_of(reader: Reader) -> Any:
-    """The row of the library's encoder, else of the one that has embedded most. Raises StoreError when nothing is embedded."""
+    """The row of the encoder in use, else of the one with most embeddings. Raises StoreError without embeddings."""
     rows = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, id").fetchall()
     if not rows:
         raise StoreError("nothing is embedded yet: run `indexer scan` first")
@@ -129,7 +129,10 @@ def ranked(parts: Sequence[Directions], vector: np.ndarray, recording: int) -> I
 
 
 def _descending(values: np.ndarray) -> Iterator[int]:
-    """Places by value, the largest first, equal ones in order. Few are asked for, and sorting all takes a quarter of the time of the product."""
+    """Places by value, the largest first, equal ones in order.
+
+    The first few are sorted apart: sorting all would take a quarter of the time of the matrix product.
+    """
     first = (
         np.flatnonzero(values >= np.partition(values, -_SORTED_FIRST)[-_SORTED_FIRST])
         if len(values) > _SORTED_FIRST
