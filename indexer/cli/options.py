@@ -67,8 +67,9 @@ def clustered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the common options: it receives ``settings`` instead of them, and where it asks for that ``verbosity``, and
-    ``reload``, which reads the settings again.
+    """Give a command the common options, and call it with ``settings`` in their place.
+
+    It also receives ``verbosity`` and ``reload``, which reads the settings again, if it has such parameters.
     """
     wants_verbosity, wants_reload = (name in inspect.signature(function).parameters for name in ("verbosity", "reload"))
 

@@ -1,4 +1,4 @@
-"""What the commands print: results as a person reads them. Pure functions from the JSON forms; nothing is computed here."""
+"""What the commands print for a person: pure functions from the JSON results; nothing is computed here."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ from indexer.library.vectors.similar import NotEmbeddedError, encoder_of, parts_
 from indexer.web.context import ask, settings_of
 from indexer.wording import printable
 
-MADE_ANEW_AFTER_S = 600.0  # at most so often while the library changes: it takes seconds of all cores
+MADE_ANEW_AFTER_S = 600.0  # the shortest time between two rebuilds; each takes seconds on all cores
 TRIED_AGAIN_AFTER_S = 60.0  # when there was no room for it
 MAX_TRACKS = 1000
 
