@@ -1,8 +1,9 @@
-"""`indexer watch`: looks after the music folders for years, and works only when there is something to do.
+"""The daemon `indexer watch`: watches the music folders and has changed files processed.
 
-Owns when a scan is due, what the working process is told, what is said about it, and how everything ends. Reads no
-music file, never imports torch and never writes to the library: indexer.watch.runner does, in a process of its own that
-leaves when it idles. The library is locked only while that process works, so other commands get their turn.
+Decides when a scan is due, gives orders to the working process (indexer.watch.runner), prints its reports, writes the
+status file and handles signals. Reads no music file, never imports torch and never writes to the library: the working
+process does, and it ends when it has been idle for ``unload_after_s``. The library is locked only while that process
+works, so other commands can use it in between.
 """
 
 import faulthandler
@@ -33,21 +34,21 @@ from indexer.library.tracks import ready_stat
 from indexer.watch import notify
 from indexer.watch.folders import FolderWatcher
 from indexer.watch.retries import Retries
-from indexer.watch.runner_handle import _Runner
+from indexer.watch.runner_handle import RunnerHandle
 from indexer.watch.status import status_path
 from indexer.wording import printable
 
-STOP_S = 90.0  # for what is in work to be finished
-STALL_S = 1800.0  # without a sign of life from the work loop; walking a slow network drive takes long
-FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # after a failure, doubled each time
-ASKED_S = 5.0  # from SIGUSR1 to the scan it asks for: whoever labels tracks on the pages asks often
-STATUS_S = 2.0  # at most so often is the status file written while files go through
+STOP_S = 90.0  # how long the working process may take to finish the file it is at
+STALL_S = 1800.0  # a working process silent for this long is killed; walking a slow network drive takes long
+FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # wait after a failure, doubled each time
+ASKED_S = 5.0  # from SIGUSR1 to the scan: labelling tracks on the pages sends many signals, one scan serves them
+STATUS_S = 2.0  # seconds between two writes of the status file during a run
 
-Say = Callable[[str, int], None]  # (line, 0 always or 1 only with -v)
+Say = Callable[[str, int], None]  # (line, level): level 0 is printed always, 1 only with -v
 
 
 class Daemon:
-    """One watch over some folders; see ``run``."""
+    """Watches some folders until a signal stops it; see ``run``."""
 
     def __init__(self, settings: Settings, paths: Sequence[Path], say: Say, reload: Callable[[], Settings]) -> None:
         """``reload`` reads the settings again (SIGHUP); it may raise ConfigError."""
@@ -56,20 +57,20 @@ class Daemon:
         self._say = say
         self._reload = reload
         self._watcher: FolderWatcher
-        self._event_roots: list[bytes] = []  # the others are scan only
-        self._mounts: list[int] = []  # /proc/self/mountinfo, where it exists
-        self._runner: _Runner | None = None
-        self._stopping = 0  # signals to stop so far
-        self._reloading = False
-        self._asked = False  # for a scan, by SIGUSR1
+        self._event_roots: list[bytes] = []  # folders whose events are heard; the others are only scanned
+        self._mounts: list[int] = []  # file descriptor of /proc/self/mountinfo, where it exists
+        self._runner: RunnerHandle | None = None
+        self._stopping = 0  # stop signals received so far
+        self._reloading = False  # SIGHUP came
+        self._asked = False  # SIGUSR1 asked for a scan
         self._retries: Retries
         self._next_scan_s = time.monotonic()
-        self._not_before_s = float("-inf")  # after a failure
+        self._not_before_s = float("-inf")  # no order before this time, because the last one failed
         self._retry_s = FIRST_RETRY_S
-        self._left_over: list[bytes] = []  # named and not yet looked at
-        self._said: set[str] = set()  # standing problems that were said
-        self._said_notes: set[str] = set()  # of the last scan
-        self._said_failure: str | None = None  # that still stands
+        self._left_over: list[bytes] = []  # changed paths that no order contained yet
+        self._said: set[str] = set()  # current problems that were printed
+        self._said_notes: set[str] = set()  # notes of the last scan
+        self._said_failure: str | None = None  # the last failure printed, until a run succeeds
         self._status: dict[str, Any] = {
             "pid": os.getpid(),
             "version": __version__,
@@ -87,13 +88,14 @@ class Daemon:
         self._status_written_s = float("-inf")
 
     def run(self) -> int:
-        """Watch until a signal says stop; the exit code. Raises LockedError, ConfigError or StoreError at the start."""
-        faulthandler.enable(
-            sys.__stderr__ or sys.stderr
-        )  # systemd's watchdog ends a process that hangs with SIGABRT: say where
-        signal.signal(
-            signal.SIGUSR1, signal.SIG_IGN
-        )  # who holds the lock is asked for scans, and must not die of it before it listens
+        """Watch until a stop signal comes; return the exit code.
+
+        Raises LockedError, ConfigError or StoreError at the start.
+        """
+        # systemd's watchdog ends a hanging process with SIGABRT: print a traceback then.
+        faulthandler.enable(sys.__stderr__ or sys.stderr)
+        # Other processes send SIGUSR1 to the holder of the lock; unhandled, it would end this process.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         with watch_lock(self._settings.db):
             self._settings = self._with_roots(self._settings)
             wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -120,7 +122,10 @@ class Daemon:
                 status_path(self._settings.db).unlink(missing_ok=True)
 
     def _with_roots(self, settings: Settings) -> Settings:
-        """With the folders to watch, absolute. Raises ConfigError for one that was never there, or when there are none."""
+        """The settings with the folders to watch, as absolute paths.
+
+        Raises ConfigError for a folder that does not exist and is not in the library, or where there is none to watch.
+        """
         known = known_roots(settings.db)
         roots = folders_to_scan(self._paths, settings.roots, known)
         for root in roots:
@@ -129,7 +134,7 @@ class Daemon:
         return replace(settings, roots=tuple(Path(os.fsdecode(root)) for root in roots))
 
     def _watch(self, wake: int) -> None:
-        """Begin to watch; scan-only folders are left to the scans."""
+        """Begin to watch the folders whose events the system reports; the others are only scanned."""
         roots = [os.fsencode(root) for root in self._settings.roots]
         self._event_roots = [root for root in roots if watch_mode(root)[0] == "events + scan"]
         watcher = FolderWatcher(
@@ -137,11 +142,10 @@ class Daemon:
         )
         watcher.start()
         self._watcher = watcher
-        self._retries = Retries(
-            self._settings.settle_s, self._settings.scan_interval_s
-        )  # what waits, the scan to come sees
+        # The next scan finds the paths that waited in the former Retries.
+        self._retries = Retries(self._settings.settle_s, self._settings.scan_interval_s)
 
-        def bridge() -> None:
+        def bridge() -> None:  # a wait on the watcher becomes a byte in the pipe that the loop selects on
             while self._watcher is watcher:
                 watcher.wait(3600)
                 with suppress(BlockingIOError):
@@ -150,12 +154,12 @@ class Daemon:
         threading.Thread(target=bridge, name="wake", daemon=True).start()
 
     def _take_signals(self, wake: int) -> dict[signal.Signals, Any]:
-        """Signals wake the loop; the handlers only count."""
+        """Install handlers that only set a flag; the signal wakes the loop. Returns the former handlers."""
 
         def stop(_number: int, _frame: Any) -> None:
             self._stopping += 1
-            if self._stopping > 1 and self._runner:  # now: what is in work is lost, and made good by the next start
-                self._runner.kill()
+            if self._stopping > 1 and self._runner:
+                self._runner.kill()  # the next start repeats what is lost
 
         def hang_up(_number: int, _frame: Any) -> None:
             self._reloading = True
@@ -170,7 +174,7 @@ class Daemon:
     # ---- one turn of the loop
 
     def _turn(self, wake: int) -> None:
-        """Hear what happened, give the orders that are due, and sleep until something is."""
+        """Collect changed paths, give the orders that are due, and sleep until the next event or due time."""
         moment_s = time.monotonic()
         named = [*self._watcher.ready(moment_s), *self._retries.due(moment_s)]
         if self._asked:
@@ -184,9 +188,8 @@ class Daemon:
         self._write_status(moment_s)
         notify.notify("WATCHDOG=1")
         sources: list[Any] = [wake, *([self._runner.stdout] if self._runner else [])]
-        readable, _, _ = select.select(
-            sources, [], self._mounts, self._sleep_s(moment_s)
-        )  # a change of mounts is an exception
+        # The kernel reports a change of mounts as an exceptional condition of mountinfo.
+        readable, _, _ = select.select(sources, [], self._mounts, self._sleep_s(moment_s))
         if wake in readable:
             with suppress(BlockingIOError):
                 os.read(wake, 4096)
@@ -194,22 +197,21 @@ class Daemon:
             self._hear(self._runner)
 
     def _order(self, named: list[bytes], moment_s: float) -> None:
-        """Tell the working process what is due; what is named goes into the run that is on."""
+        """Give the working process what is due; changed paths are added to a run in progress."""
         runner = self._runner
         if runner and runner.busy:
             if named:
                 runner.order("named", named)
             if moment_s - runner.heard_s > STALL_S:
-                self._say(
-                    f"the working process gave no sign of life for {STALL_S / 60:.0f} minutes and is started anew", 0
-                )
+                minutes = f"{STALL_S / 60:.0f} minutes"
+                self._say(f"the working process gave no sign of life for {minutes} and is started anew", 0)
                 runner.kill()
             return
         self._left_over += named
         if moment_s < self._not_before_s:
             return
         if moment_s >= self._next_scan_s:
-            self._left_over = []  # the scan sees them too
+            self._left_over = []  # the scan finds them too
             self._next_scan_s = moment_s + self._settings.scan_interval_s
             self._begin("scanning").order("scan")
         elif self._left_over:
@@ -219,16 +221,16 @@ class Daemon:
             self._runner = None
             runner.stop(STOP_S)
 
-    def _begin(self, state: str) -> "_Runner":
+    def _begin(self, state: str) -> RunnerHandle:
         if self._runner is None:
-            self._runner = _Runner(self._settings)
+            self._runner = RunnerHandle(self._settings)
         self._work_began_s = time.monotonic()
         self._set(state=state, reason=None, done=0, total=None)
         return self._runner
 
     def _sleep_s(self, moment_s: float) -> float:
-        """Until the next thing that happens by itself."""
-        due = [self._next_scan_s]
+        """Seconds until something is due without an event."""
+        due = [max(self._next_scan_s, self._not_before_s)]
         if self._runner:
             due.append(self._runner.heard_s + (STALL_S if self._runner.busy else self._settings.unload_after_s))
             if self._runner.busy:
@@ -240,12 +242,11 @@ class Daemon:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
         if watchdog_s := notify.watchdog_interval_s():
             due.append(moment_s + watchdog_s / 2)
-        earliest = max(min(due), self._not_before_s if min(due) == self._next_scan_s else min(due))
-        return max(0.0, earliest - moment_s)
+        return max(0.0, min(due) - moment_s)
 
-    # ---- what the working process says
+    # ---- messages of the working process
 
-    def _hear(self, runner: "_Runner") -> None:
+    def _hear(self, runner: RunnerHandle) -> None:
         for message in runner.messages():
             kind = message.pop("kind")
             if kind == "file":
@@ -279,24 +280,24 @@ class Daemon:
         if result["embedded"] or result["tags_written"] or result["failed"]:
             files = f"{result['files']:,} files, " if order == "scan" else ""
             self._say(
-                f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, {result['failed']:,} failed"
-                f" in {result['elapsed_s']:.0f} s",
+                f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, "
+                f"{result['failed']:,} failed in {result['elapsed_s']:.0f} s",
                 0,
             )
 
     def _failed(self, message: str, *, locked: bool) -> None:
-        """What was ordered is made good by a scan, tried later and later."""
+        """Schedule a scan in place of the failed order, after a wait that doubles with each failure."""
         if self._said_failure != message:
             self._say(f"{message}; tried again in {self._retry_s:.0f} s, and then later and later", 0)
         self._said_failure = message
         moment_s = time.monotonic()
         self._not_before_s = moment_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, 30.0 if locked else LAST_RETRY_S)
-        self._next_scan_s = self._not_before_s  # it sees whatever was named too
+        self._next_scan_s = self._not_before_s  # the scan finds the changed paths too
         self._set(state="waiting", reason=message)
 
     def _say_problems(self) -> None:
-        """Each standing problem once; a scan-only folder with its reason."""
+        """Print each current problem once, and why a folder is only scanned."""
         standing = {f"{printable(root)}: {text}" for root, text in self._watcher.problems()}
         for root in self._settings.roots:
             mode, reason = watch_mode(os.fsencode(root))
@@ -309,7 +310,7 @@ class Daemon:
     # ---- settings, status, end
 
     def _take_up_settings(self, wake: int) -> None:
-        """SIGHUP: the settings file again; one that is wrong changes nothing."""
+        """Read the settings file again after SIGHUP; the settings stay as they were if it is invalid."""
         self._reloading = False
         notify.notify("RELOADING=1")
         try:
@@ -327,14 +328,14 @@ class Daemon:
         notify.notify("READY=1")
 
     def _end(self) -> int:
-        """Let the working process finish what is in work: 0, or 1 when a second signal cut it off."""
+        """Let the working process finish its file; return 0, or 1 if a second signal killed it."""
         self._say("stopping: finishing what is in work (again to stop at once)", 0)
         if self._runner:
             self._runner.stop(STOP_S)
         return 1 if self._stopping > 1 else 0
 
     def _is_known(self, path: bytes, found: os.stat_result) -> bool:
-        """Whether the library knows this very content: our own write, or an event about nothing."""
+        """Whether the library has the file with this stat: the event came from our own write, or nothing changed."""
         try:
             with reading(self._settings.db) as conn:
                 stat = ready_stat(conn, path)
@@ -381,7 +382,7 @@ class Daemon:
 
 
 def speaker(verbosity: int) -> Say:
-    """Prints lines on stderr, with the time unless the journal adds it."""
+    """A function that prints lines on stderr, with the time unless the journal adds it."""
     dated = not notify.under_journald()
 
     def say(line: str, level: int) -> None:

@@ -1,9 +1,8 @@
-"""Which paths below the music folders may have changed, and when they are still enough to be read.
+"""Reports which paths below the music folders may have changed, once they have been unchanged for a while.
 
-The only importer of watchdog. Events name paths and mean nothing else: whoever gets a path from here compares it with
-the library, and the periodic scan stays the one mechanism that is always right. What the system keeps from us (a full
-watch table, dropped events, a dead thread, a drive that went) is noticed, said with its remedy, and answered by
-watching that folder anew and asking for a full scan. Opens a file only to ask who writes it; never reads one.
+An event only names a path: the receiver compares the path with the library, and the periodic scan finds what events
+missed. Lost events (a full watch table, dropped events, a dead thread, an unmounted drive) are noticed: the folder is
+watched anew, a full scan is requested, and ``problems`` names the cause and the remedy. Never reads a music file.
 """
 
 import errno
@@ -18,21 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from watchdog.events import (
-    FileSystemEvent,
-)
+from watchdog.events import FileSystemEvent
 from watchdog.observers.api import BaseObserver
 
 from indexer.files.mounts import mounts_below, read_mounts, why_silent
 from indexer.files.open_files import being_written
 from indexer.files.walk import SUFFIXES, SYSTEM_FOLDERS
-from indexer.watch.inotify import _EVENTS, _Handler, _kind_of, _new_observer, _why_dead
+from indexer.watch.inotify import EVENTS, Handler, kind_of, new_observer, why_dead
 from indexer.wording import printable
 
-MAX_WAITING = 10_000  # paths of one root; more come cheaper by walking it once
-RETRY_S = 600  # after which a root that cannot be watched wholly is tried again, and scanned
-FIRST_PAUSE_S = 10  # between two new starts after lost events; doubled while they go on, up to RETRY_S
-
+MAX_WAITING = 10_000  # paths of one root; beyond that, a full scan is cheaper
+RETRY_S = 600  # until a root that is not watched completely is watched anew, and scanned
+FIRST_PAUSE_S = 10  # between two new watches after lost events; doubled while losses go on, up to RETRY_S
 
 _INOTIFY_LIMITS = {errno.ENOSPC: "watches", errno.EMFILE: "instances"}
 _PROC = Path("/proc")
@@ -42,38 +38,39 @@ Signature = tuple[int, int, int, int, int]  # device, inode, size, mtime_ns, cti
 
 @dataclass(slots=True)
 class _Waiting:
-    """A path that an event named; a further event replaces it, so that its quiet time begins anew."""
+    """A path that an event named; a further event replaces the entry, so the wait begins anew."""
 
     is_folder: bool
-    signature: Signature | None = None  # as last looked at
-    due_s: float = float("-inf")  # when to look again
+    signature: Signature | None = None  # at the last look
+    due_s: float = float("-inf")  # time of the next look
 
 
 @dataclass(eq=False)
 class _Root:
-    """One watched folder; what stands below ``waiting`` is changed by watchdog's threads too, under the lock."""
+    """One watched folder. Watchdog's threads change ``waiting`` and the fields after it, under the lock."""
 
     path: bytes
     observer: BaseObserver | None = None
-    seen: tuple[object, ...] | None = None  # the folder and its mounts as they were when the watch began
-    tried_s: float | None = None  # when it began; None: since the last look
-    pause_s: float = FIRST_PAUSE_S
-    standing: list[str] = field(default_factory=list)  # problems that last until it is watched anew
-    said: str | None = None  # what was lost before that; until it was told and the full scan taken up
+    state: tuple[object, ...] | None = None  # the folder and its mounts when the watch began; None: no such folder
+    watched_since_s: float | None = None  # None: the watch began after the last look
+    pause_s: float = FIRST_PAUSE_S  # wait after lost events before watching anew
+    lasting: list[str] = field(default_factory=list)  # problems that last until the root is watched anew
+    lost_reported: str | None = None  # reason of the last loss; cleared once reported and the full scan has begun
     waiting: dict[bytes, _Waiting] = field(default_factory=dict)
-    full_scan: bool = False
-    lost: str | None = None
-    unwatched: dict[int, set[bytes]] = field(default_factory=dict)  # errno -> folders that were refused, not too many
+    full_scan: bool = False  # requested and not begun
+    lost: str | None = None  # why events were lost since the watch began
+    unwatched: dict[int, set[bytes]] = field(default_factory=dict)  # errno -> refused folders, at most max_waiting
 
     @property
     def prefix(self) -> bytes:
+        """The path with a slash at its end."""
         return self.path.rstrip(b"/") + b"/"
 
 
 class FolderWatcher:
-    """Watches music folders and hands over the paths that are worth a look.
+    """Watches music folders and returns the paths that may have changed.
 
-    ``start``, then in a loop ``wait`` and ``ready``; after each ``ready`` look at ``problems`` and ``needs_full_scan``.
+    Call ``start``, then in a loop ``wait``, ``ready``, ``problems`` and ``needs_full_scan``.
     All methods may be called from any thread. Times are seconds of one monotonic clock, which the caller reads.
     """
 
@@ -81,10 +78,11 @@ class FolderWatcher:
         self, roots: Iterable[bytes] = (), *, ignore: Sequence[str] = (), settle_s: float = 2.0,
         is_ours: Callable[[bytes, os.stat_result], bool] | None = None, max_waiting: int = MAX_WAITING,
     ) -> None:  # fmt: skip
-        """``roots``: absolute folders without symbolic links. ``ignore``: name patterns, as a scan takes them.
+        """Prepare to watch ``roots``, absolute folders without symbolic links.
 
-        ``is_ours`` says whether a file's stat is the one that our own write left behind: then nothing happened. It is
-        called in the thread that calls ``ready``.
+        ``ignore``: name patterns, as in a scan. ``is_ours``: whether a file with this stat is known to the library, for
+        instance because the program wrote it; such a file is not returned. Called in the thread that calls ``ready``.
+        ``max_waiting``: paths of one root that may wait; beyond that, a full scan is requested.
         """
         self._ignore = [os.fsencode(p) for p in ignore]
         self._settle_s = settle_s
@@ -97,14 +95,14 @@ class FolderWatcher:
         self._control = threading.RLock()  # one caller at a time
 
     def start(self) -> None:
-        """Begin to watch; what cannot be watched is among the ``problems``, and every root needs a full scan."""
+        """Begin to watch. ``problems`` names what cannot be watched; every root needs a full scan."""
         with self._control:
             self._running = True
             for root in self._roots.values():
                 self._watch(root)
 
     def stop(self) -> None:
-        """End all watching and wake whoever waits. What was named and not handed over is kept."""
+        """End all watching and wake ``wait``. Paths that still wait are kept."""
         with self._control:
             self._running = False
             for root in self._roots.values():
@@ -112,45 +110,45 @@ class FolderWatcher:
         self._woken.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until something is named or goes wrong, or ``stop``; False when the time ran out before."""
+        """Sleep until an event, a problem or ``stop``; False when ``timeout_s`` passed before."""
         woken = self._woken.wait(timeout_s)
         self._woken.clear()
         return woken
 
     @property
     def pending(self) -> bool:
-        """Whether anything was named and is not handed over yet: ``ready`` is worth asking again soon."""
+        """Whether paths wait: call ``ready`` again soon."""
         with self._lock:
             return any(root.waiting for root in self._roots.values())
 
     @property
     def due_s(self) -> float:
-        """When, on the clock of ``now_s``, ``ready`` will watch something anew by itself; infinity when all is well."""
+        """When ``ready`` has a root to watch anew, on the clock of its ``now_s``; infinity when none."""
         with self._control, self._lock:
             return min(
                 (due for root in self._roots.values() if (due := _due_s(root)) is not None), default=float("inf")
             )
 
     def is_waiting(self, path: bytes) -> bool:
-        """Whether a path was named and is not still yet: whoever walks its folder leaves it to a later ``ready``."""
+        """Whether an event named the path and it may still be written: a later ``ready`` returns it."""
         with self._control, self._lock:
             return any(path in root.waiting for root in self._roots.values())
 
     def problems(self) -> list[tuple[bytes, str]]:
-        """(root, what is wrong and what helps) for all that is wrong now, a line each.
+        """The current problems as (root, one line with the cause and the remedy).
 
-        A folder that is not wholly watched is listed until it is; lost events once at least, and
-        until ``needs_full_scan`` has told of them.
+        A folder that is not watched completely is listed until it is. Lost events are listed at least once, and until
+        ``needs_full_scan`` was called.
         """
         with self._control, self._lock:
             found = [(root.path, text) for root in self._roots.values() for text in _problems_of(root)]
             for root in self._roots.values():
                 if not root.full_scan:
-                    root.said = None
+                    root.lost_reported = None
             return found
 
     def needs_full_scan(self, path: bytes) -> bool:
-        """Whether events of this root may have been missed since it was last asked; asking takes it up.
+        """Whether events of this root may have been lost since the last call.
 
         Raises KeyError for a folder that is no root.
         """
@@ -160,11 +158,11 @@ class FolderWatcher:
             return needed
 
     def ready(self, now_s: float) -> list[bytes]:
-        """The paths to compare with the library now, in order, none inside another; each is handed over once.
+        """The paths to compare with the library now, sorted, none inside another; each is returned once.
 
-        A file whose stat was the same for ``settle_s`` and that nobody has open for writing; a folder below which
-        nothing happened for as long, to be walked; and at once whatever is gone, a file or a folder with all below it.
-        A folder may hold files that are still being written: ``is_waiting`` knows those that were named.
+        A file is returned when its stat has been the same for ``settle_s`` and no process has it open for writing; a
+        folder, to be walked, when no event came from below it for ``settle_s``; a deleted file or folder at once.
+        A returned folder may contain files that are still being written: see ``is_waiting``.
         """
         with self._control:
             if self._running:
@@ -178,10 +176,10 @@ class FolderWatcher:
                 handed = {path for root, path, entry in due if path in settled and _take(root, path, entry)} - ours
         return sorted(path for path in handed if not any(folder in handed for folder in _folders_above(path)))
 
-    # ---- what is still
+    # ---- which paths have settled
 
     def _settled(self, due: list[tuple[_Root, bytes, _Waiting]], now_s: float) -> dict[bytes, os.stat_result | None]:
-        """Those of the paths that are still, with their stat; None: not there, or nothing that can be read."""
+        """The paths that no longer change, with their stat; None: deleted, or neither a file nor a folder."""
         still: dict[bytes, os.stat_result | None] = {}
         for _, path, entry in due:
             found = _look(path)
@@ -196,23 +194,23 @@ class FolderWatcher:
                 entry.due_s = now_s + self._settle_s
         return {path: found for path, found in still.items() if path not in written}
 
-    # ---- what watchdog's threads tell
+    # ---- called in watchdog's threads
 
     def _named(self, root: _Root, event: FileSystemEvent) -> None:
-        """An event came. Whatever goes wrong here is kept: an exception would end the thread that brings the events."""
+        """Record the paths of an event. Catches every exception: one would end the thread that delivers the events."""
         try:
-            if event.is_synthetic:  # the folder's own event names it; its walk finds what is below
+            if event.is_synthetic:  # the event of the folder itself covers it
                 return
             old, new = os.fsencode(event.src_path), os.fsencode(event.dest_path)
             if _same_but_for_spelling(old, new) and os.path.lexists(old):
-                # The old name still leads to the file here: only a listing tells how it is spelled now.
+                # The file system ignores case or composition: only a listing of the folder shows the new spelling.
                 self._note(root, os.path.dirname(old), is_folder=True)  # noqa: PTH120 - bytes
                 return
             for name in (old, new):
-                if name and name != root.path:  # the root itself is looked after, whether it goes or comes
+                if name and name != root.path:  # ``_look_after`` notices when the root itself goes or comes
                     self._note(root, name, is_folder=event.is_directory)
         except Exception as error:
-            self._lose(root, f"an event could not be handled ({_kind_of(error)})")
+            self._lose(root, f"an event could not be handled ({kind_of(error)})")
 
     def _note(self, root: _Root, path: bytes, *, is_folder: bool) -> None:
         if not self._is_wanted(root, path, is_folder=is_folder):
@@ -232,7 +230,7 @@ class FolderWatcher:
         self._woken.set()
 
     def _is_wanted(self, root: _Root, path: bytes, *, is_folder: bool) -> bool:
-        """Whether a scan would come by this path, judged by the names below the root."""
+        """Whether a scan would visit this path, judged by the names below the root."""
         if path == root.path:
             return is_folder
         if not path.startswith(root.prefix):
@@ -260,76 +258,78 @@ class FolderWatcher:
             root.lost = root.lost or reason
         self._woken.set()
 
-    # ---- the watches themselves
+    # ---- watches
 
     def _look_after(self, root: _Root, now_s: float) -> None:
-        if root.tried_s is None:
-            root.tried_s = now_s
-        if _as_it_is(root.path) != root.seen:
+        """Watch a root anew if it was replaced, if events were lost, or if a limit of the system may be lifted now."""
+        if root.watched_since_s is None:
+            root.watched_since_s = now_s
+        if _state_of(root.path) != root.state:
             self._watch(root)
             return
-        waited_s = now_s - root.tried_s
-        dead = _why_dead(root.observer) if root.observer else None
+        waited_s = now_s - root.watched_since_s
+        dead = why_dead(root.observer) if root.observer else None
         if dead:
             self._lose(root, dead)
         if root.lost and waited_s >= root.pause_s:
-            # Were they lost at every start, we would do nothing but start and scan.
+            # Without a growing pause, events lost after every new watch would cause one scan after another.
             root.pause_s = min(2 * root.pause_s, RETRY_S) if waited_s < 2 * RETRY_S else FIRST_PAUSE_S
-            root.said = root.lost
+            root.lost_reported = root.lost
             self._watch(root)
         elif waited_s >= RETRY_S and _refused_by_limit(root):
             self._watch(root)
 
     def _watch(self, root: _Root) -> None:
-        """Watch a root, anew if it was; whatever happened before that is for a full scan to find."""
+        """Watch a root, or watch it anew, and request a full scan that finds what happened before."""
         _close(root)
-        root.tried_s = None
-        root.standing = []
+        root.watched_since_s = None
+        root.lasting = []
         with self._lock:
             root.lost, root.full_scan = None, True
             root.unwatched.clear()
-        root.seen = _as_it_is(root.path)
-        if root.seen is None:
+        root.state = _state_of(root.path)
+        if root.state is None:
             with self._lock:
-                root.waiting.clear()  # gone with their drive: it is the root's health that decides
-            root.standing.append(f"{printable(root.path)} is not there or is no folder: is the drive mounted? "
+                root.waiting.clear()  # the files went with their drive and must not be taken for deleted
+            root.lasting.append(f"{printable(root.path)} is not there or is no folder: is the drive mounted? "
                                  "It is watched again when it is back")  # fmt: skip
             return
-        uppermost = {mount.point: mount for mount in mounts_below(root.path, read_mounts() or ())}
-        for mount in uppermost.values():
+        # Of several mounts at one point the last one is visible.
+        visible = {mount.point: mount for mount in mounts_below(root.path, read_mounts() or ())}
+        for mount in visible.values():
             reason = why_silent(mount.fs_type)
             if reason:
-                root.standing.append(f"{printable(mount.point)}: {reason}; only scans find it")
+                root.lasting.append(f"{printable(mount.point)}: {reason}; only scans find it")
         try:
             root.observer = self._observe(root)
         except OSError as error:
             reason, remedy = _reason_and_remedy(error.errno or 0)
-            root.standing.append(
+            root.lasting.append(
                 f"{printable(root.path)} is not watched: {reason}; only scans find what changes. {remedy}".rstrip()
             )
 
     def _observe(self, root: _Root) -> BaseObserver:
-        """A running observer of one root: each has its own queue and threads, so that one can fail and be replaced."""
-        observer = _new_observer(
+        """A running observer of one root; each root has its own, so that one can fail and be replaced."""
+        observer = new_observer(
             wants=lambda folder: self._is_wanted(root, folder, is_folder=True),
             refused=lambda folder, error: self._refused(root, folder, error),
             overflowed=lambda: self._lose(root, _overflow_text()),
         )
-        handler = _Handler(lambda event: self._named(root, event))
+        handler = Handler(lambda event: self._named(root, event))
         try:
             observer.start()
-            observer.schedule(handler, os.fsdecode(root.path), recursive=True, event_filter=_EVENTS)
+            observer.schedule(handler, os.fsdecode(root.path), recursive=True, event_filter=EVENTS)
         except BaseException:
             observer.stop()
             raise
         return observer
 
 
-# ---- questions to the system
+# ---- queries to the system
 
 
 def _look(path: bytes) -> os.stat_result | None:
-    """The stat of a file or folder; None for anything else, which no walk would come by."""
+    """The stat of a file or folder; None for anything else, which a scan would not visit either."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -345,20 +345,21 @@ def _signature(found: os.stat_result) -> Signature:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _as_it_is(root: bytes) -> tuple[object, ...] | None:
-    """What changes when a folder is replaced, or a drive mounted or unmounted at it or below; None: no folder there.
+def _state_of(root: bytes) -> tuple[object, ...] | None:
+    """A value that changes when a folder is replaced, or a drive mounted or unmounted at or below it; None: no folder.
 
-    inotify does not tell: a watch stays with the folder that was there, or ends without a word.
+    inotify does not report this: a watch stays with the former folder, or ends silently.
     """
     found = _look(root)
     if found is None or not stat_module.S_ISDIR(found.st_mode):
         return None
     below = mounts_below(root, read_mounts() or ())
-    automatic = {m.point for m in below if m.fs_type == "autofs"}  # come and go with each of our own scans
+    automatic = {m.point for m in below if m.fs_type == "autofs"}  # our own scans mount and unmount them
     return found.st_dev, found.st_ino, *(m.id for m in below if m.point not in automatic and not why_silent(m.fs_type))
 
 
 def _reason_and_remedy(error: int) -> tuple[str, str]:
+    """Why inotify refused a watch with this errno, and what a person can do about it ("" where unknown)."""
     kind = _INOTIFY_LIMITS.get(error)
     if kind is None:
         return os.strerror(error), ""
@@ -370,7 +371,7 @@ def _reason_and_remedy(error: int) -> tuple[str, str]:
 
 
 def _smallest_limit(kind: str) -> tuple[str, int]:
-    """(sysctl key, value) of the lower limit: the system's, or that of our user namespace (in a container)."""
+    """(sysctl key, value) of the lower limit: the system's, or that of the user namespace (in a container)."""
     keys = (f"fs.inotify.max_user_{kind}", f"user.max_inotify_{kind}")
     return min(((key, _sysctl(key)) for key in keys), key=lambda limit: limit[1] or sys.maxsize)
 
@@ -388,15 +389,15 @@ def _sysctl(key: str) -> int:
         return 0
 
 
-# ---- watchdog
+# ---- roots
 
 
 def _due_s(root: _Root) -> float | None:
-    """When a root is to be watched anew: after lost events, or where the limit was reached."""
-    begun_s = float("-inf") if root.tried_s is None else root.tried_s
+    """When to watch a root anew after lost events or a limit that was reached; None: not to be watched anew."""
+    begun_s = float("-inf") if root.watched_since_s is None else root.watched_since_s
     if root.lost:
         return begun_s + root.pause_s
-    return begun_s + RETRY_S if root.seen and _refused_by_limit(root) else None
+    return begun_s + RETRY_S if root.state and _refused_by_limit(root) else None
 
 
 def _refused_by_limit(root: _Root) -> bool:
@@ -410,22 +411,19 @@ def _close(root: _Root) -> None:
         root.observer = None
 
 
-# ---- small things
-
-
 def _problems_of(root: _Root) -> list[str]:
-    texts = list(root.standing)
+    texts = list(root.lasting)
     for error, folders in root.unwatched.items():
         reason, remedy = _reason_and_remedy(error)
         others = f" and {len(folders) - 1:,} more" if len(folders) > 1 else ""
         texts.append(f"not watched, {printable(min(folders))}{others}: {reason}; "
                      f"only scans find what changes there. {remedy}".rstrip())  # fmt: skip
-    lost = root.lost or root.said
+    lost = root.lost or root.lost_reported
     return [*texts, f"{printable(root.path)}: {lost}; it is watched anew and needs a full scan"] if lost else texts
 
 
 def _take(root: _Root, path: bytes, entry: _Waiting) -> bool:
-    """Whether no event came since we looked; then it waits no longer."""
+    """Stop waiting for a path, unless an event came since it was looked at; whether it was taken."""
     if root.waiting.get(path) is not entry:
         return False
     del root.waiting[path]
@@ -439,6 +437,6 @@ def _folders_above(path: bytes) -> Iterator[bytes]:
 
 
 def _same_but_for_spelling(a: bytes, b: bytes) -> bool:
-    """Whether two names are one on a file system that regards neither case nor Unicode composition."""
+    """Whether two names are the same on a file system that ignores case and Unicode composition."""
     first, second = (unicodedata.normalize("NFC", os.fsdecode(name)).casefold() for name in (a, b))
     return first == second

@@ -1,4 +1,4 @@
-"""Watchdog's observer made to say what it loses: overflow, a full watch table, a dead thread."""
+"""An observer of watchdog that also reports what watchdog hides: dropped events, refused watches, dead threads."""
 
 import errno
 import os
@@ -21,15 +21,17 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 from watchdog.utils import BaseThread
 
-_EVENTS: list[type[FileSystemEvent]] = [
+EVENTS: list[type[FileSystemEvent]] = [
     FileClosedEvent, FileMovedEvent, FileCreatedEvent, FileDeletedEvent,
     DirMovedEvent, DirCreatedEvent, DirDeletedEvent,
 ]  # fmt: skip
-if sys.platform != "linux":  # nothing but Linux says when a file is closed; there, modified would come with every write
-    _EVENTS.append(FileModifiedEvent)
+if sys.platform != "linux":  # only Linux reports when a file is closed; on Linux, "modified" comes with every write
+    EVENTS.append(FileModifiedEvent)
 
 
-class _Handler(FileSystemEventHandler):
+class Handler(FileSystemEventHandler):
+    """Passes every event to one function, which is called in a thread of watchdog."""
+
     def __init__(self, tell: Callable[[FileSystemEvent], None]) -> None:
         self._tell = tell
 
@@ -38,7 +40,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Recorded(BaseThread):
-    """A thread of watchdog that leaves behind what it died of."""
+    """A thread of watchdog that keeps the exception that ended it."""
 
     failure: Exception | None = None
 
@@ -60,36 +62,36 @@ if sys.platform == "linux":
         WatchDescriptor,
     )
 
-    # A folder that was moved out keeps its watch and gets it again when it is moved back in: nothing for people.
+    # A folder that is moved out keeps its watch, and watchdog warns when it is moved back in: that is harmless.
     warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, __name__)
 
     class _Reader(_Recorded, InotifyFD):
-        """Reads the kernel's queue, and tells what watchdog keeps to itself: refused watches and dropped events."""
+        """Reads the kernel's queue, and reports refused watches and dropped events."""
 
         def __init__(self, wants: Callable[[bytes], bool], refused: Callable[[bytes, int], None],
                      overflowed: Callable[[], None]) -> None:  # fmt: skip
             super().__init__()
             self._wants, self._refused, self._overflowed = wants, refused, overflowed
-            self._root: bytes | None = None  # the first folder; its refusal reaches the caller by itself
+            self._root: bytes | None = None  # the first folder; the caller gets its OSError
 
         def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
-            """Watch one folder. Raises OSError, which watchdog ignores for all folders but the root."""
+            """Watch one folder. Raises OSError, which watchdog ignores for all folders except the root."""
             self._root = self._root or path
             if not self._wants(path):
                 raise OSError(errno.ECANCELED, "left out")
             try:
                 wd = super().add_callback(path, mask, callback, id_)
-                if wd == -1:  # permission denied, which watchdog takes for a watch
+                if wd == -1:  # permission denied; watchdog would treat it as a watch
                     self.remove_callbacks([(wd, id_)])
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
-                if path != self._root and error.errno not in {errno.ENOENT, errno.ENOTDIR}:  # gone meanwhile
+                if path != self._root and error.errno not in {errno.ENOENT, errno.ENOTDIR}:  # not deleted meanwhile
                     self._refused(path, error.errno or 0)
                 raise
             return wd
 
         def handle_event(self, event: InotifyEvent) -> None:
-            """As watchdog does, but dropped events are told: all is watched anew then."""
+            """Handle an event as watchdog does, but report dropped events: the root is then watched anew."""
             if event.is_queue_overflow:
                 self._overflowed()
             else:
@@ -110,8 +112,13 @@ if sys.platform == "linux":
             self.reader.stop()
             self.reader.join()
 
-    def _new_observer(wants: Callable[[bytes], bool], refused: Callable[[bytes, int], None],
-                      overflowed: Callable[[], None]) -> BaseObserver:  # fmt: skip
+    def new_observer(wants: Callable[[bytes], bool], refused: Callable[[bytes, int], None],
+                     overflowed: Callable[[], None]) -> BaseObserver:  # fmt: skip
+        """An observer for one root, with a queue and threads of its own.
+
+        ``wants`` says whether to watch a folder; ``refused`` receives a folder that the system does not watch, and
+        errno; ``overflowed`` is called when the kernel dropped events. All are called in threads of watchdog.
+        """
         reader = _Reader(wants, refused, overflowed)
         reader.start()
         return _Observer(reader)
@@ -119,12 +126,13 @@ if sys.platform == "linux":
 else:
     from watchdog.observers import Observer
 
-    def _new_observer(**_: Callable[..., object]) -> BaseObserver:
+    def new_observer(**_: Callable[..., object]) -> BaseObserver:
+        """An observer for one root."""
         return Observer()  # FSEvents: one watch for the whole tree, no limit
 
 
 def _threads(observer: BaseObserver) -> Iterator[BaseThread]:
-    """Every thread that an event passes through; any of them can die alone and leave the others running."""
+    """The threads that an event passes through; one can die while the others run on."""
     yield observer
     yield from observer.emitters
     reader = getattr(observer, "reader", None)
@@ -132,13 +140,15 @@ def _threads(observer: BaseObserver) -> Iterator[BaseThread]:
         yield reader
 
 
-def _why_dead(observer: BaseObserver) -> str | None:
+def why_dead(observer: BaseObserver) -> str | None:
+    """Why an observer delivers no events any more; None while all its threads run."""
     for thread in _threads(observer):
         if not thread.is_alive():
             failure = getattr(thread, "failure", None)
-            return f"watching stopped ({_kind_of(failure)})" if failure else "watching stopped"
+            return f"watching stopped ({kind_of(failure)})" if failure else "watching stopped"
     return None
 
 
-def _kind_of(error: Exception) -> str:
+def kind_of(error: Exception) -> str:
+    """An exception as text: its class and its message."""
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Tells systemd how the daemon is: readiness, watchdog, status line. Does nothing elsewhere."""
+"""Reports readiness, liveness and a status line to systemd (sd_notify(3)); does nothing without systemd."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ SEND_TIMEOUT_S = 1.0  # a supervisor that does not listen must not stop the work
 
 
 def notify(*states: str) -> None:
-    """Tell the supervisor in one message ``READY=1``, ``STOPPING=1``, ``RELOADING=1``, ``WATCHDOG=1``, ``STATUS=...``.
+    """Send the supervisor one message of states: READY=1, STOPPING=1, RELOADING=1, WATCHDOG=1 or STATUS=text.
 
-    Does nothing where no supervisor listens ($NOTIFY_SOCKET) and never raises. Control characters are escaped and long
-    states cut; ``RELOADING=1`` gets the time stamp that it needs and must be followed by ``READY=1``.
+    Does nothing where $NOTIFY_SOCKET is unset, and never raises. Control characters are escaped, and a state is cut to
+    ``STATE_CHARS``. The time stamp that RELOADING=1 needs is added; READY=1 must follow it.
     """
     address = os.environb.get(b"NOTIFY_SOCKET")
     if not address:
@@ -31,8 +31,11 @@ def notify(*states: str) -> None:
 
 
 def watchdog_interval_s() -> float | None:
-    """Seconds of silence after which the supervisor kills this process, or None; report at least every half of it."""
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):  # meant for a parent
+    """Seconds without WATCHDOG=1 after which the supervisor kills this process; None where it has no watchdog.
+
+    sd_watchdog_enabled(3) recommends a report every half of it.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):  # the variable was inherited from a parent
         return None
     text = os.environ.get("WATCHDOG_USEC", "")
     return int(text) / 1e6 if text.isascii() and text.isdigit() and int(text) else None

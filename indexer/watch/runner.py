@@ -1,8 +1,8 @@
-"""The process that works for the daemon: it scans, embeds and writes on its parent's orders, and ends when nobody needs it.
+"""The working process of the daemon: scans, embeds and writes tags on orders of its parent.
 
-So that torch leaves the memory when there is nothing to do, and that nothing which happens to it stops the watching.
-Speaks JSON, a line a message: orders on stdin, news on stdout. The end of stdin is the end of the parent: the file in
-work is finished.
+It is a process of its own so that torch leaves the memory when it ends, and so that a crash does not stop the watching.
+Messages are JSON, one a line: orders on stdin, reports on stdout. At the end of stdin it finishes the file it is at and
+ends.
 """
 
 import json
@@ -19,35 +19,35 @@ from indexer.models.choice import Chosen
 from indexer.scan.outcome import ScanResult
 from indexer.scan.run import Scan
 
-ALIVE_S = 10.0  # at most so long between two messages while it works
+ALIVE_S = 10.0  # seconds between two signs of life during a run
 
 
 class _Teller:
-    """Tells the parent how a run goes; the pipeline's Listener."""
+    """The pipeline's Listener: reports to the parent how a run goes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
     def tell(self, kind: str, **what: Any) -> None:
-        """One message."""
+        """Send one message."""
         with self._lock:
             try:
                 sys.stdout.write(json.dumps({"kind": kind, **what}) + "\n")
                 sys.stdout.flush()
-            except BrokenPipeError:  # nobody listens any more, and the end of stdin will say so
+            except BrokenPipeError:  # the parent has ended; the end of stdin stops the run
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """Report that a file was processed."""
         self.tell("file", path=path, outcome=outcome)
 
     def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
+        """Report that a file was not processed, or only in part."""
         self.tell("problem", path=path, reason=reason)
 
 
 class _Orders:
-    """Reads stdin in a thread: what is named during a run goes into that run, everything else waits its turn."""
+    """Reads orders from stdin in a thread; paths named during a run are added to it, other orders are queued."""
 
     def __init__(self, teller: _Teller) -> None:
         self.queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -57,7 +57,7 @@ class _Orders:
         self._ended = False
 
     def read(self) -> None:
-        """Until the end of stdin, which stops what is in work."""
+        """Read until the end of stdin, which stops the run in progress."""
         for line in sys.stdin:
             order = json.loads(line)
             with self._lock:
@@ -73,14 +73,14 @@ class _Orders:
                 self._scan.stop()
 
     def begin(self, scan: Scan) -> None:
-        """``scan`` is at work now."""
+        """``scan`` has begun: paths named from now on are added to it."""
         with self._lock:
             self._scan = scan
             if self._ended:
                 scan.stop()
 
     def end(self) -> list[bytes]:
-        """It is not any more; what was named too late for it."""
+        """The scan has ended: return the paths that were named too late for it."""
         with self._lock:
             scan, self._scan = self._scan, None
             return scan.left_over() if scan and not self._ended else []
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _Teller) -> dict[str, Any] | None:
-    """Carry out one order; returns one for what was named too late for it."""
+    """Carry out one order; return another for the paths that were named too late for it, or None."""
     scan = Scan(settings, teller, watched=True)
     orders.begin(scan)
     finished = threading.Event()
@@ -116,7 +116,7 @@ def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _T
             result=result.to_json(),
             deferred=[os.fsdecode(path) for path in result.counts.deferred],
         )
-    except IndexerError as e:  # the scan that makes this good sees what was named, too
+    except IndexerError as e:  # the daemon orders a scan later, which also finds the paths that were named
         orders.end()
         teller.tell("failed", message=str(e), exit_code=e.exit_code)
     finally:
@@ -135,7 +135,7 @@ def _run(scan: Scan, order: dict[str, Any], teller: _Teller) -> ScanResult:
 
 
 def _beat(teller: _Teller, scan: Scan, done: threading.Event) -> None:
-    """Sign of life of the work loop, not of this thread."""
+    """Report that the work loop is alive: only when it has turned since the last report."""
     before = -1
     while not done.wait(ALIVE_S):
         if scan.turns != before:

@@ -1,4 +1,4 @@
-"""The daemon's side of the working process: starts it, sends it work, reads its answers, ends it."""
+"""The daemon's handle of the working process: starts it, sends orders, reads its messages, ends it."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from indexer import config
 from indexer.config import Settings
 
 
-class _Runner:
-    """The working process, seen from here."""
+class RunnerHandle:
+    """A running working process (indexer.watch.runner)."""
 
     def __init__(self, settings: Settings) -> None:
         self._process = subprocess.Popen(
@@ -28,28 +28,28 @@ class _Runner:
         self.stdout = self._process.stdout
         os.set_blocking(self.stdout.fileno(), False)
         self._buffer = b""
-        self.orders = 0  # given and not answered
+        self.orders = 0  # given and not answered yet
         self.ended = False
-        self.heard_s = time.monotonic()
+        self.heard_s = time.monotonic()  # time of its last message or of our last order
         self._write(config.to_json(settings))
 
     @property
     def busy(self) -> bool:
-        """Whether an order is in work."""
+        """Whether it has an order to carry out."""
         return self.orders > 0
 
     def order(self, do: str, paths: Sequence[bytes] = ()) -> None:
-        """Give an order; what is named while a run is on goes into that run."""
+        """Give an order: "scan", or "named" with the paths to process, which are added to a run in progress."""
         self.orders += 1
         self.heard_s = time.monotonic()
         self._write({"do": do, "paths": [os.fsdecode(path) for path in paths]})
 
     def _write(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # its end is heard on stdout
+        with suppress(BrokenPipeError):  # ``messages`` notices the end of the process
             self._stdin.write(json.dumps(message).encode("ascii") + b"\n")
 
     def messages(self) -> list[dict[str, Any]]:
-        """What it said since the last time."""
+        """The messages since the last call; does not wait."""
         while not self.ended:
             try:
                 data = self.stdout.read(1 << 16)
@@ -67,11 +67,11 @@ class _Runner:
         return messages
 
     def stop(self, timeout_s: float) -> None:
-        """Let it finish what is in work and end; killed when that takes too long."""
+        """Let it finish the file it is at and end; kill it after ``timeout_s``."""
         with suppress(OSError):
             self._stdin.close()
         os.set_blocking(self.stdout.fileno(), True)
-        reader = threading.Thread(target=self.stdout.read, daemon=True)  # so that it never waits for us
+        reader = threading.Thread(target=self.stdout.read, daemon=True)  # a full pipe would block it
         reader.start()
         try:
             self._process.wait(timeout_s)
@@ -86,6 +86,6 @@ class _Runner:
             self._process.kill()
 
     def how(self) -> str:
-        """How it ended."""
+        """How it ended: the name of a signal, or the exit code."""
         code = self._process.wait()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,7 +1,7 @@
-"""Living under systemd: what the daemon tells its supervisor, and the user unit that `indexer service` installs.
+"""Installs, removes and shows the systemd user unit of the daemon: `indexer service`.
 
-Owns the notification protocol (sd_notify(3)), the unit's text, and the calls of `systemctl --user`. Never writes or
-removes a unit that it did not write itself, never asks for root, never touches the library. Standard library only.
+Owns the unit's text and the calls of `systemctl --user`. Never writes or removes a unit that it did not write itself,
+needs no root, and never touches the library.
 """
 
 import os
@@ -18,9 +18,8 @@ from indexer.errors import ConfigError
 from indexer.wording import escaped
 
 UNIT = "indexer.service"
-MARKER = '# Written by "indexer service install".'  # the line by which a unit is known to be ours
+MARKER = '# Written by "indexer service install".'  # a unit with this line was written by this module
 ELSEWHERE = "run `indexer watch` in the foreground or under another supervisor"
-
 
 _PLAIN_ARGUMENT = re.compile(r"[A-Za-z0-9_@+=:,./-]+")  # needs no quotes in a unit
 _PROPERTIES = (
@@ -100,7 +99,7 @@ WantedBy=default.target
 
 
 def own_command() -> list[str]:
-    """How to start this program again: the script beside the running Python, else the package."""
+    """The command that starts this program: the script beside the running Python, else `python -m indexer`."""
     script = Path(sys.executable).with_name("indexer")
     return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "indexer"]
 
@@ -112,9 +111,9 @@ def unit_text(
     db: Path | None = None,
     roots: Sequence[Path] = (),
 ) -> str:
-    """The unit that runs ``executable watch`` with these options; relative paths are taken from the current folder.
+    """The text of a unit that runs ``executable watch`` with these options; relative paths become absolute.
 
-    Raises ConfigError for an executable whose path systemd accepts in no spelling.
+    Raises ConfigError for an executable whose path systemd cannot start.
     """
     program = os.fspath(Path(executable[0]).absolute())
     if not program.isprintable() or any(c in program for c in "\"'\\"):
@@ -130,9 +129,9 @@ def unit_text(
 
 
 def _quoted(argument: str) -> str:
-    """An argument as systemd.service(5) and systemd.syntax(7) read it, bytes that are no text included.
+    """An argument quoted as in systemd.service(5) and systemd.syntax(7); bytes that are not UTF-8 are escaped.
 
-    A "$" stays: the unit's ExecStart switches variables off.
+    A "$" stays: the ":" before the unit's command switches the expansion of variables off.
     """
     if _PLAIN_ARGUMENT.fullmatch(argument):
         return argument
@@ -145,7 +144,7 @@ def _as_bytes(character: str) -> str:
 
 
 def unit_path() -> Path:
-    """Where a user's own units lie: $XDG_CONFIG_HOME, else ~/.config."""
+    """The path of the unit: below $XDG_CONFIG_HOME, else below ~/.config."""
     configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     home = configured if configured.is_absolute() else Path.home() / ".config"
     return home / "systemd" / "user" / UNIT
@@ -158,9 +157,10 @@ def install(
     db: Path | None = None,
     roots: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Write, enable and start the unit: {unit, changed, logs, without_login}; the same call again changes nothing.
+    """Write, enable and start the unit; return {unit, changed, logs, without_login}. A second call changes nothing.
 
-    Raises ConfigError where no user manager runs, where a unit of that name is not ours, or where it does not start.
+    Raises ConfigError where no user manager runs, where another program wrote a unit of that name, or where it does not
+    start.
     """
     path = unit_path()
     before = _own_text(path)
@@ -173,7 +173,7 @@ def install(
         _systemctl("enable", "--now", UNIT)
     else:
         _systemctl("enable", UNIT)
-        _systemctl("restart", UNIT)  # what runs was started from the old text
+        _systemctl("restart", UNIT)  # it runs with the old text
     return {
         "unit": str(path),
         "changed": text != before,
@@ -183,9 +183,9 @@ def install(
 
 
 def remove() -> dict[str, Any]:
-    """Stop, disable and delete the unit: {unit, removed}; ``removed`` is False where there was none.
+    """Stop, disable and delete the unit; return {unit, removed}. ``removed`` is False where there was none.
 
-    Raises ConfigError where no user manager runs, or where the unit is not ours.
+    Raises ConfigError where no user manager runs, or where another program wrote the unit.
     """
     path = unit_path()
     found = _own_text(path) is not None
@@ -200,11 +200,11 @@ def remove() -> dict[str, Any]:
 
 
 def status() -> dict[str, Any]:
-    """What systemd knows of the unit.
+    """The state of the unit, as systemd reports it.
 
-    {installed: path or None, enabled, active: bool, state, result, restarts, main_pid, memory_bytes,
-    since: ISO 8601 in UTC, says: the daemon's last STATUS}; None where it does not apply. Raises ConfigError where no
-    user manager runs.
+    {installed: path, enabled: bool, active: bool, state, result, restarts, main_pid, memory_bytes, since: ISO 8601 in
+    UTC, says: the daemon's last STATUS}; a value is None where it does not apply. Raises ConfigError where no user
+    manager runs.
     """
     lines = _systemctl("show", f"--property={','.join(_PROPERTIES)}", UNIT).splitlines()
     shown = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -224,19 +224,19 @@ def status() -> dict[str, Any]:
 
 
 def _number(shown: Mapping[str, str], name: str) -> int | None:
-    """A property's value; systemd writes "[not set]", or the largest 64-bit number, for one that it does not know."""
+    """A property's value; None for "[not set]" and for the largest 64-bit number, which mean "unknown"."""
     text = shown.get(name, "")
     return int(text) if text.isdigit() and int(text) < 2**64 - 1 else None
 
 
 def _iso_time(timestamp: str) -> str | None:
-    """Turn systemctl's "Mon 2025-01-27 10:00:00 UTC" into ISO 8601."""
+    """ISO 8601 for a time such as "Mon 2025-01-27 10:00:00 UTC" of systemctl; None for text of another form."""
     parts = timestamp.split()
     return f"{parts[1]}T{parts[2]}Z" if len(parts) == 4 else None
 
 
 def to_text(result: Mapping[str, Any]) -> str:
-    """What install, remove or status returned, a line a fact; facts that do not apply are left out."""
+    """The result of install, remove or status as text, one line for each value that is not None."""
     return "\n".join(
         f"{name.removesuffix('_bytes').replace('_', ' ')}: {_readable(name, value)}"
         for name, value in result.items()
@@ -251,7 +251,7 @@ def _readable(name: str, value: Any) -> str:
 
 
 def _own_text(path: Path) -> str | None:
-    """The unit's text, None where there is no unit; ConfigError where somebody else wrote it."""
+    """The unit's text; None where there is no unit. Raises ConfigError where another program wrote it."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -266,7 +266,7 @@ def _own_text(path: Path) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: into a temporary file, then rename."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _systemctl(*arguments: str) -> str:
-    """What `systemctl --user` prints, times in UTC. Raises ConfigError with its first line where it fails."""
+    """The output of `systemctl --user`, with times in UTC. Raises ConfigError with its first line where it fails."""
     tool = shutil.which("systemctl")
     if tool is None:
         raise ConfigError(f"systemctl: not found, services need systemd; {ELSEWHERE}")

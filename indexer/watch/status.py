@@ -1,4 +1,7 @@
-"""The file in which the daemon says what it is doing, and the signal that asks it for a scan; standard library only, so that `status` starts fast."""
+"""The daemon's status file, and the signal that asks the daemon for a scan.
+
+Imports the standard library only, so that `indexer status` starts fast.
+"""
 
 import json
 import os
@@ -10,12 +13,12 @@ from indexer.library.lock import watching_process
 
 
 def status_path(db: Path) -> Path:
-    """Beside the database; it exists while a daemon watches."""
+    """The path of the status file, beside the database; the file exists while a daemon watches."""
     return db.with_name(f"{db.name}.watch.json")
 
 
 def read_status(db: Path) -> dict[str, Any] | None:
-    """What the daemon that watches for a library says of itself; None when there is none."""
+    """The status that the daemon of a library wrote; None when no daemon runs."""
     pid = watching_process(db)
     if pid is None:
         return None
@@ -27,7 +30,7 @@ def read_status(db: Path) -> dict[str, Any] | None:
 
 
 def ask_for_scan(db: Path) -> bool:
-    """Have the daemon that watches for a library scan within seconds; False when there is none, or it is somebody else's."""
+    """Ask the daemon of a library to scan within seconds; False when none runs, or another user's."""
     pid = watching_process(db)
     if pid is None:
         return False
