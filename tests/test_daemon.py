@@ -225,6 +225,23 @@ def test_a_root_that_goes_is_offline_and_comes_back_without_work(cli, folder, tm
         assert watch.embeddings()[:3] == embedded
 
 
+def test_files_that_come_back_to_an_offline_root_bring_it_online(cli, folder, tmp_path):
+    """Their events name single files; whether the root is whole again is for a scan to say, which must not wait an hour."""
+    files = [audio(folder / f"{n}.flac", n) for n in range(3)]
+    cli("scan", folder, "--no-tags")
+    away = tmp_path / "away"
+    away.mkdir()
+    for path in files:
+        path.rename(away / path.name)
+    with Watching(cli, folder) as watch:
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("offline",)], "the root is offline")
+        watch.until_idle()
+        for path in files:
+            (away / path.name).rename(path)
+        watch.until_states(dict.fromkeys(files, "ready"))
+        watch.until(lambda: watch.rows("SELECT state FROM roots") == [("online",)], "the root is online")
+
+
 def test_a_locked_library_is_waited_for(cli, folder):
     from indexer.library.lock import library_lock
 

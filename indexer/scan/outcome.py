@@ -55,6 +55,7 @@ class ScanResult:
     elapsed_s: float = 0.0
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders
+    scan_again: bool = False  # files came back to an offline root; only a scan can tell whether enough of them did
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class ScanResult:
             "audio_s": round(c.audio_s, 3),
             "interrupted": self.interrupted,
             **({"workers": c.workers} if c.workers else {}),
+            **({"scan_again": True} if self.scan_again else {}),
             "notes": self.notes,
             "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }

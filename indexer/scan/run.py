@@ -130,7 +130,7 @@ class Scan:
             on_start(live.total, chosen)
             if self._stopped:
                 pipeline.stop()
-            result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else ()))
+            result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else (), result))
             if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
                 self._place(store, chosen)
             _count_states(store, targets, result)
@@ -155,7 +155,9 @@ class Scan:
         except Exception as e:  # the map is a picture; the scan is through
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
-    def _work(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Changed | Backlog | None]:
+    def _work(
+        self, store: Store, pipeline: Pipeline, targets: Sequence[bytes], result: ScanResult
+    ) -> Iterator[Changed | Backlog | None]:
         """Yield the files that were named meanwhile, then the difference, then the backlog; None: nothing just now.
 
         Without targets there was nothing to do when it was counted: a look at every row again would find that again.
@@ -166,6 +168,7 @@ class Scan:
             while self._named:
                 path = self._named.pop()
                 root = store.root_for(path)
+                result.scan_again |= root is not None and root["state"] == "offline" and os.path.lexists(path)
                 for changed in look_at(store, path, self._settings.ignore):
                     yield Changed(changed, root["id"] if root else None)
             yield next(rest, None)

@@ -271,12 +271,15 @@ class Daemon:
     def _worked(self, order: str, result: dict[str, Any]) -> None:
         self._retry_s, self._said_failure = FIRST_RETRY_S, None
         result.pop("failures", None)
+        scan_again = result.pop("scan_again", False)
         self._set(device=result["device"] or self._status["device"])
         if order == "scan":
             for note in sorted(set(result["notes"]) - self._said_notes):
                 self._say(note, 0)
             self._said_notes = set(result["notes"])
             self._set(last_scan_at=now(), last_scan=result)
+        if scan_again:
+            self._next_scan_s = min(self._next_scan_s, time.monotonic() + self._settings.settle_s)
         if result["embedded"] or result["tags_written"] or result["failed"]:
             files = f"{result['files']:,} files, " if order == "scan" else ""
             self._say(

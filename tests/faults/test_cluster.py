@@ -165,7 +165,7 @@ def test_a_host_whose_cable_is_pulled_in_the_middle_costs_its_files_nothing(quic
 
 def test_a_scan_that_is_killed_leaves_a_sound_library_and_the_next_one_goes_on(quick_cli, tracks, tmp_path):
     quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
-    with DaskCluster(tmp_path / "cluster", 2, bend={"delay_s": 0.1}) as cluster:
+    with DaskCluster(tmp_path / "cluster", 2, bend={"delay_s": 0.3}) as cluster:
         scan = quick_cli.process("scan", tracks, "--no-tags", "--cluster", cluster.address)
         until(lambda: embedded(quick_cli) >= 3)
         scan.kill()
