@@ -89,7 +89,7 @@ def train(
 def evaluate(
     settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
 ) -> None:
-    """Measure how well heads know your own genres, on recordings by artists they did not learn from; a page with plots."""
+    """Measure how well heads know your own genres, on recordings by artists not learned from; a page with plots."""
     from indexer.learn.evaluate import Request
     from indexer.learn.evaluate import evaluate as judge
     from indexer.learn.report import to_text

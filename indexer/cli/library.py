@@ -69,7 +69,7 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
 def prune(
     settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, embeddings: bool, as_json: bool
 ) -> None:
-    """Forget files that are missing (of online roots, or below PATHS): lists them, asks, then removes their rows. No file is touched."""
+    """Forget missing files of online roots, or below PATHS: list them, ask, remove their rows. No file is touched."""
     from indexer.upkeep.prune import forget, plan
 
     found = {"forgotten": 0, **plan(settings.db, paths, embeddings=embeddings)}
@@ -105,7 +105,7 @@ def status(settings: Settings, as_json: bool) -> None:
 @json_option
 @common
 def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild: bool, as_json: bool) -> None:
-    """What each reader sees as genre in files, and what a write would refuse and why; without PATHS: whether the library is sound.
+    """Show which genre each program sees in files, and what a write would refuse; without PATHS: check the library.
 
     Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
     """
@@ -135,7 +135,10 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 @json_option
 @common
 def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
-    """How fast this machine decodes and embeds FILES (or tracks of the library), what holds it up, how long the library takes."""
+    """Measure how fast this machine decodes and embeds FILES (or tracks of the library), and what holds it up.
+
+    Also tells how long the whole library takes.
+    """
     from indexer.upkeep.bench import bench as measure
     from indexer.upkeep.bench import to_text
 
@@ -155,7 +158,9 @@ def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
 @json_option
 @common
 def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
-    """Write recordings, files with their tags, embeddings, predictions and corrections as Parquet, for DuckDB, Spark, pandas or a vector database.
+    """Write the library as Parquet, for DuckDB, Spark, pandas or a vector database.
+
+    That is recordings, files with their tags, embeddings, predictions and corrections.
 
     A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was.
     """
@@ -207,7 +212,10 @@ def cluster() -> None:
 @json_option
 @common
 def cluster_check(settings: Settings, paths: tuple[Path, ...], as_json: bool) -> None:
-    """Ask every worker whether it agrees with a scan of PATHS (or the known folders): version, encoder, precision, folders; with the reasons."""
+    """Ask every worker whether it agrees with a scan of PATHS (or the known folders), and show the reasons.
+
+    It must have the same version, encoder and precision, and see the folders.
+    """
     from indexer.cluster.check import check
 
     found = check(settings, paths)

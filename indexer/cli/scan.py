@@ -87,7 +87,9 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
 @clustered
 @common
 def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: Callable[[], Settings]) -> None:
-    """Do what `scan` does whenever something changes, until it is stopped (Ctrl-C, SIGTERM); SIGHUP reads the settings again.
+    """Do what `scan` does whenever something changes, until it is stopped (Ctrl-C, SIGTERM).
+
+    SIGHUP reads the settings again.
 
     Without PATHS: the roots of the settings file, else every folder that was scanned before.
     """

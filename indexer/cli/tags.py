@@ -58,7 +58,7 @@ def tags_undo(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Restore the former genre of FILES and remove our fields. Works from the files' own fields, with or without a library."""
+    """Restore the former genre of FILES and remove our fields. Works with or without a library."""
     from indexer.scan.undo import undo_files
 
     if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
