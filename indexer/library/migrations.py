@@ -1,8 +1,8 @@
 """Brings a database to the schema in schema/*.sql: numbered files, each applied once in its own transaction.
 
-The files are append-only: a released one never changes. Owns: the order, the backup before a change, the refusal of a database that a newer program wrote.
-Never: decides what is in the schema, or runs without the library's lock (the caller holds it; two processes
-migrating at once fail half the time).
+The files are append-only: a released one never changes. Owns: the order, the backup before a change, the refusal of a
+database that a newer program wrote. Never: decides what is in the schema, or runs without the library's lock (the
+caller holds it; two processes migrating at once fail half the time).
 """
 
 import sqlite3
