@@ -31,7 +31,7 @@ class LockedError(IndexerError):
 
 
 class ClusterError(IndexerError):
-    """The cluster cannot be worked with: no scheduler, no worker that agrees."""
+    """The cluster cannot be worked with: no scheduler, no worker that is admitted."""
 
 
 class ClusterLostError(ClusterError):

@@ -13,7 +13,7 @@ import pytest
 from indexer import __version__
 from indexer.cluster import settings as cluster_settings
 from indexer.cluster import worker as cluster_worker
-from indexer.cluster.admission import Agreement
+from indexer.cluster.admission import Admission
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
 from indexer.files.audio.identity import Stat
@@ -113,15 +113,15 @@ def answer(precision="fp32", gpu=None, vector=(1.0, 2.0, 3.0)):
     return {"gpu": gpu, "precision": {"id": precision}, "probe": {"id": np.asarray(vector, "<f4").tobytes()}}
 
 
-def agreement(precision="auto"):
-    return Agreement(ENCODERS, [b"/music"], precision=precision, device="auto")
+def admission(precision="auto"):
+    return Admission(ENCODERS, [b"/music"], precision=precision, device="auto")
 
 
 def test_auto_is_the_precision_that_all_take_by_themselves_else_fp32():
-    same = agreement()
+    same = admission()
     assert same.decide([("a", answer("bf16")), ("b", answer("bf16"))]) == set()
     assert same.precision == "bf16"
-    mixed = agreement()
+    mixed = admission()
     assert mixed.decide([("a", answer("bf16")), ("b", answer("fp32"))]) == {"a"}
     assert mixed.precision == "fp32"
 
@@ -138,15 +138,15 @@ def test_auto_is_the_precision_that_all_take_by_themselves_else_fp32():
     ],
 )
 def test_a_worker_that_computes_something_else_is_refused(theirs, reason):
-    terms = agreement("fp32")
+    terms = admission("fp32")
     assert terms.objection("first", answer(), {}) is None
     objection = terms.objection("second", theirs, {})
     assert objection is None if reason is None else reason in objection
 
 
 def test_two_workers_on_one_gpu_are_told_how_to_have_one_each():
-    assert "CUDA_VISIBLE_DEVICES" in agreement("fp32").objection("b", answer(gpu="GPU-1"), {"a": answer(gpu="GPU-1")})
-    assert agreement("fp32").objection("b", answer(gpu="GPU-1"), {"a": answer(gpu="GPU-2")}) is None
+    assert "CUDA_VISIBLE_DEVICES" in admission("fp32").objection("b", answer(gpu="GPU-1"), {"a": answer(gpu="GPU-1")})
+    assert admission("fp32").objection("b", answer(gpu="GPU-1"), {"a": answer(gpu="GPU-2")}) is None
 
 
 def wanted(**changes):

@@ -1,4 +1,4 @@
-"""`indexer cluster check`: which workers of a cluster would get work, and why the others would not. Nothing is scanned or stored."""
+"""`indexer cluster check`: reports which workers a scan would admit, and why not the others. Stores nothing."""
 
 import os
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from indexer.library.registered import in_use_by
 from indexer.library.roots import known_roots
 from indexer.models import choice as models
 
-PATIENCE_S = 120.0  # models are loaded to prove that they are there
+PATIENCE_S = 120.0  # for all workers to answer; each loads the models
 
 
 def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
-    """{cluster, encoder, precision, agree, workers}: a row a worker. Raises ConfigError, ModelError, or ClusterError where nobody answers."""
+    """Ask every worker: {cluster, encoder, precision, agree: how many would be admitted, workers: one row each}.
+
+    Raises ConfigError, ModelError, or ClusterError where no worker answers.
+    """
     if settings.cluster is None:
         raise ConfigError("name the scheduler: --cluster tcp://HOST:PORT, or the setting cluster")
     known = known_roots(settings.db)
@@ -32,11 +35,11 @@ def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
         workers = executor.ask(PATIENCE_S)
     finally:
         executor.close()
-    agreed = [worker for worker in workers if worker["state"] == "ready"]
+    admitted = [worker for worker in workers if worker["state"] == "ready"]
     return {
         "cluster": settings.cluster,
         "encoder": chosen.info.name if chosen else None,
-        "agree": len(agreed),
+        "agree": len(admitted),
         "workers": workers,
-        "precision": next((worker["precision"] for worker in agreed if worker["embeds"]), {}),
+        "precision": next((worker["precision"] for worker in admitted if worker["embeds"]), {}),
     }

@@ -1,8 +1,8 @@
 """The executor whose heavy steps run on a Dask cluster: `scan --cluster tcp://SCHEDULER:8786`.
 
-Owns the connection, the questions to every worker, and what is done when something goes. Who does which file is the
-crew's business, what a worker must agree to the agreement's, what happens on one indexer.cluster.worker's. Knows
-neither database nor heads.
+Owns the connection to the scheduler, and reacts when a worker or the scheduler goes. Assignment of files:
+indexer.cluster.assignment. Admission of workers: indexer.cluster.admission. Code on the worker: indexer.cluster.worker.
+Knows neither database nor heads.
 """
 
 import asyncio
@@ -17,69 +17,60 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexer import errors
 from indexer.cluster import settings as cluster_settings
 from indexer.cluster import worker as cluster_worker
-from indexer.cluster.admission import Agreement
-from indexer.cluster.assignment import Batch, Crew, File, Member
+from indexer.cluster.admission import Admission
+from indexer.cluster.assignment import Assignment, Batch, File, Worker
+from indexer.cluster.outcome import to_error
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
-from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError, ModelError, ReaderDiedError
+from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError
 from indexer.files.audio.identity import Stat
 from indexer.listen.executor import Embedded, Engine
 from indexer.wording import printable
 
-START_S = 15.0  # for the scheduler to answer the first time
-FIRST_WORKER_S = 60.0  # for the first worker to be there
-ANSWER_S = 30.0  # for the scheduler to say who its workers are, before it counts as gone
-LOOK_S = 1.0  # between two such questions
-GATHER_S = 0.004  # files that come within are handed out together
-LINGER_S = 0.1  # so long a batch that is not full waits for more files
-ASK_AGAIN_S = 60.0  # loading weights takes seconds; a second question waits for the same loading
-DECIDE_S = 30.0  # from the first answer, for the others to say which precision they take
-PUBLISH_S = 0.2  # at most so often is said what each worker did
-END_S = 5.0  # for goodbyes
+START_S = 15.0  # wait for the scheduler's first answer
+FIRST_WORKER_S = 60.0  # wait for the first worker
+ANSWER_S = 30.0  # a scheduler that does not list its workers within this time counts as gone
+LOOK_S = 1.0  # between two requests for that list
+GATHER_S = 0.004  # files that come within this time are assigned together
+LINGER_S = 0.1  # a batch that is not full waits this long for more files
+ASK_AGAIN_S = 60.0  # loading weights takes seconds; a second ``prove`` waits for the same loading
+DECIDE_S = 30.0  # from a worker's answer, wait for the precision of the others
+PUBLISH_S = 0.2  # between two updates of the workers' rows
+END_S = 5.0  # wait for the client to close
 SHARE = 4  # tasks that share a worker's resources, so that one decodes while the other embeds
-MAX_NEAR = 10_000  # files of which is known who read them
-
-_FILE_ERRORS: dict[str, type[errors.FileError]] = {
-    c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError)
-}
-_OTHER_ERRORS: dict[str, type[Exception]] = {
-    "ValueError": ValueError,
-    "ArithmeticError": ArithmeticError,
-    "ModelError": ModelError,
-}
+MAX_NEAR = 10_000  # files whose last worker is remembered
 
 
 @dataclass(eq=False)
-class _Known:
-    """A worker that the scheduler has, from the first question to its end."""
+class _Candidate:
+    """A worker that the scheduler lists, admitted or not."""
 
     address: str
     name: str
-    embeds: bool
+    embeds: bool  # whether it offers the resources for embedding
     joined_s: float
     asked_s: float
-    state: str = "asked"  # asked, waiting (for the others' precision), ready, refused, gone
-    reason: str | None = None
-    answer: dict[str, Any] = field(default_factory=dict)
-    busy: dict[str, float] = field(default_factory=dict)  # as it last said
-    member: Member | None = None
-    proof: "asyncio.Task[None] | None" = None
+    state: str = "asked"  # asked, waiting (for the others' precision), ready (admitted), refused, gone
+    reason: str | None = None  # of the refusal
+    answer: dict[str, Any] = field(default_factory=dict)  # of ``worker.prove``
+    busy: dict[str, float] = field(default_factory=dict)  # of its last answer, see ``Session.busy``
+    worker: Worker | None = None  # once admitted
+    proof: "asyncio.Task[None] | None" = None  # the task that asks it
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Its address and name for messages."""
         return self.address if self.name == self.address else f"{self.address} ({printable(os.fsencode(self.name))})"
 
     def row(self, moment_s: float) -> dict[str, Any]:
-        """For people and programs."""
-        answer, member = self.answer, self.member
+        """Its row for progress and `cluster check`."""
+        answer, worker = self.answer, self.worker
         return {
             "address": self.address,
             "name": self.name,
@@ -93,21 +84,21 @@ class _Known:
             "gpu": answer.get("gpu"),
             "precision": answer.get("precision") or {},
             "jobs": answer.get("jobs"),
-            "inspected": member.inspected if member else 0,
-            "embedded": member.embedded if member else 0,
-            "failed": member.failed if member else 0,
-            "per_s": round(member.rate(moment_s), 2) if member and self.state == "ready" else 0.0,
-            "in_flight": member.in_flight if member else 0,
+            "inspected": worker.inspected if worker else 0,
+            "embedded": worker.embedded if worker else 0,
+            "failed": worker.failed if worker else 0,
+            "per_s": round(worker.rate(moment_s), 2) if worker and self.state == "ready" else 0.0,
+            "in_flight": worker.in_flight if worker else 0,
         }
 
 
 class ClusterExecutor:
-    """See ``executor.Executor``. Everything that happens on the network happens in a thread of its own."""
+    """An Executor on a Dask cluster. The connection has a thread of its own, with an event loop."""
 
     def __init__(self, settings: Settings, encoders: Mapping[str, str], roots: Sequence[bytes]) -> None:
-        """``encoders``: id to name of all that will be asked for; ``roots``: the folders that every worker must see.
+        """``encoders``: id to name of the encoders that the scan needs. ``roots``: folders that every worker must see.
 
-        Connects when the first file comes, or at ``open``. Raises ConfigError for what cannot work.
+        Connects when the first file comes, or at ``open``. Raises ConfigError for settings that cannot work.
         """
         cluster_settings.distributed()
         self._address = cluster_settings.scheduler_address(settings)
@@ -116,13 +107,13 @@ class ClusterExecutor:
         self._resources = cluster_settings.resources(settings)
         self._wait_s = settings.cluster_wait_s
         self._encoders = dict(encoders)
-        self._agreement = Agreement(
+        self._admission = Admission(
             encoders, [self._map.there(root) for root in roots], precision=settings.precision, device=settings.device
         )
-        self._crew = Crew()
-        self._known: dict[str, _Known] = {}
-        self._parted: list[_Known] = []  # workers that did something and are gone
-        self._near: dict[bytes, str] = {}
+        self._assignment = Assignment()
+        self._candidates: dict[str, _Candidate] = {}
+        self._departed: list[_Candidate] = []  # workers that had work and are gone
+        self._near: dict[bytes, str] = {}  # path -> address of the worker that inspected it
         self._news: deque[tuple[str, str]] = deque()
         self._failure: ClusterError | None = None
         self._limit = 16
@@ -133,9 +124,9 @@ class ClusterExecutor:
         self._loop: asyncio.AbstractEventLoop
         self._main_task: asyncio.Task[None] | None = None
         self._started = threading.Event()
-        self._asked = threading.Event()  # everybody who was there has answered
+        self._asked = threading.Event()  # every worker has answered, or the connection has ended
         self._was_ready = False
-        self._without_s: float | None = None  # since when nobody can work
+        self._without_s: float | None = None  # since when no worker can work
         self._said_waiting = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._inbox: deque[File] = deque()
@@ -144,28 +135,32 @@ class ClusterExecutor:
         self._client: Any = None
         self._broken: asyncio.Event
 
-    # ---- what the pipeline calls, from its own thread
+    # ---- called by the pipeline, in its thread
 
     @property
     def limit(self) -> int:
-        """So many files in flight keep all workers busy."""
+        """See Executor."""
         return self._limit
 
     def inspect(self, path: bytes, stat: Stat) -> "Future[dict[str, Any]]":
-        """As the protocol says."""
+        """See Executor."""
         return self._submit(File("inspect", path, path, stat, None, Future()))
 
     def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
-        """As the protocol says; where it can, by the worker that inspected the file."""
+        """See Executor; preferably on the worker that inspected the file."""
         return self._submit(File("embed", path, path, stat, part.encoder_id, Future(), near=self._near.pop(path, None)))
 
     def engine(self) -> Engine | None:
-        """As the protocol says; of mixed workers that of the last answer."""
+        """See Executor; where workers differ, the engine of the last answer."""
         return self._engine
 
     def load(self) -> dict[str, float]:
-        """As the protocol says: the mean over the workers, each since it agreed."""
-        spans = [(known.answer["busy"], known.busy) for known in [*self._known.values(), *self._parted] if known.busy]
+        """See Executor: the mean over the workers, each since it was admitted."""
+        spans = [
+            (candidate.answer["busy"], candidate.busy)
+            for candidate in [*self._candidates.values(), *self._departed]
+            if candidate.busy
+        ]
         elapsed_s = sum(after["elapsed"] - before["elapsed"] for before, after in spans)
         if elapsed_s <= 0:
             return {"the workers": 0.0}
@@ -176,7 +171,7 @@ class ClusterExecutor:
         }
 
     def news(self) -> list[tuple[str, str]]:
-        """As the protocol says."""
+        """See Executor."""
         found = []
         while self._news:
             found.append(self._news.popleft())
@@ -185,19 +180,22 @@ class ClusterExecutor:
         return found
 
     def workers(self) -> list[dict[str, Any]]:
-        """As the protocol says."""
+        """See Executor."""
         return self._rows
 
     def open(self) -> None:
-        """Connect and ask all workers, in the background."""
+        """Begin to connect and to ask all workers, in the background."""
         if self._thread is None:
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in our words
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # ``news`` reports what matters
             self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="cluster", daemon=True)
             self._thread.start()
             self._started.wait()
 
     def ask(self, timeout_s: float) -> list[dict[str, Any]]:
-        """Connect, wait until every worker has answered, and return ``workers``. Raises ClusterError where there is no scheduler or none of them."""
+        """Connect, wait until every worker has answered, at most ``timeout_s``, and return ``workers``.
+
+        Raises ClusterError where no scheduler answers or it has no worker.
+        """
         self.open()
         end_s = time.monotonic() + timeout_s
         while not self._asked.wait(0.1) and time.monotonic() < end_s and self._failure is None:
@@ -207,26 +205,26 @@ class ClusterExecutor:
         return self._rows
 
     def close(self) -> None:
-        """As the protocol says."""
+        """See Executor."""
         if self._thread is None:
             return
-        with suppress(RuntimeError):  # it ended by itself
+        with suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(3 * END_S)
 
     def _submit(self, file: File) -> "Future[Any]":
         try:
-            file.seen_as = self._map.there(file.path)
+            file.path_on_workers = self._map.there(file.path)
         except ConfigError as e:
             file.future.set_exception(DeferredError(file.path, str(e)))
             return file.future
         self.open()
         self._inbox.append(file)
-        with suppress(RuntimeError):  # it ended, and news says why
-            self._loop.call_soon_threadsafe(self._hand_out_soon)
+        with suppress(RuntimeError):  # the loop has ended; ``news`` raises the reason
+            self._loop.call_soon_threadsafe(self._assign_soon)
         return file.future
 
-    # ---- the connection; from here on everything is in the cluster's thread
+    # ---- the connection; from here on, everything runs in the cluster's thread
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -239,7 +237,7 @@ class ClusterExecutor:
             pass
         except ClusterError as e:
             self._failure = e
-        except Exception as e:  # whatever it is, the scan must not wait for ever
+        except Exception as e:  # whatever it is, the scan must end and not wait
             self._failure = ClusterError(f"{self._address}: the connection cannot be used ({type(e).__name__}: {e})")
         finally:
             self._publish()
@@ -258,8 +256,8 @@ class ClusterExecutor:
                 if time.monotonic() - since_s > (self._wait_s if before else min(START_S, self._wait_s)):
                     if before:
                         raise ClusterLostError(
-                            f"{self._address}: the scheduler did not come back within {self._wait_s:.0f} s; what is done is stored,"
-                            " and the next scan goes on"
+                            f"{self._address}: the scheduler did not come back within {self._wait_s:.0f} s; "
+                            "what is done is stored, and the next scan goes on"
                         ) from e
                     raise ClusterError(f"{self._address}: no scheduler answers ({_one_line(e)})") from e
                 await asyncio.sleep(0.5)
@@ -275,7 +273,7 @@ class ClusterExecutor:
                 self._news.append((self._address, f"the scheduler is gone; waiting up to {self._wait_s:.0f} s for it"))
             finally:
                 self._disconnected()
-                with suppress(Exception):  # of a scheduler that is gone
+                with suppress(Exception):  # the scheduler may be gone
                     await asyncio.wait_for(client.close(), END_S)
             since_s = time.monotonic()
 
@@ -297,7 +295,7 @@ class ClusterExecutor:
             raise
 
     async def _serve(self, client: Any) -> None:
-        """Until the connection breaks (OSError, TimeoutError) or there is no sense in waiting any more (ClusterError)."""
+        """Work until the connection breaks (OSError, TimeoutError) or no worker can be expected (ClusterError)."""
         self._client = client
         self._broken.clear()
         self._without_s, self._said_waiting = time.monotonic(), False
@@ -306,85 +304,83 @@ class ClusterExecutor:
                 raise OSError("the connection to the scheduler broke")
             found = await asyncio.wait_for(client.scheduler.identity(), ANSWER_S)
             self._look(found["workers"])
-            self._hand_out()
-            for batch in self._crew.copies(time.monotonic()):
+            self._assign()
+            for batch in self._assignment.copies(time.monotonic()):
                 self._send(batch)
             self._publish()
-            self._be_patient()
+            self._check_for_workers()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._broken.wait(), max(LOOK_S, len(self._known) / 100))
+                await asyncio.wait_for(self._broken.wait(), max(LOOK_S, len(self._candidates) / 100))
 
     def _disconnected(self) -> None:
-        """Nobody is to blame: the files wait for the next connection."""
+        """The connection is gone: all files wait for the next one, and none is suspected."""
         self._client = None
-        for known in list(self._known.values()):
-            self._part(known, blame=False)
+        for candidate in list(self._candidates.values()):
+            self._remove(candidate, blame=False)
 
     def _look(self, seen: Mapping[str, Mapping[str, Any]]) -> None:
-        """Compare with who is there: newcomers are asked, and the files of those who are gone go to others."""
-        for known in list(self._known.values()):
-            if known.address not in seen:
-                self._part(known, blame=True)
-            elif known.member:
-                known.member.paused = seen[known.address].get("status", "running") != "running"
+        """Compare with the scheduler's list: ask new workers, and give the files of departed workers to others."""
+        for candidate in list(self._candidates.values()):
+            if candidate.address not in seen:
+                self._remove(candidate, blame=True)
+            elif candidate.worker:
+                candidate.worker.paused = seen[candidate.address].get("status", "running") != "running"
         for address, found in seen.items():
-            if address not in self._known:
+            if address not in self._candidates:
                 offers = found.get("resources") or {}
                 embeds = all(offers.get(name, 0) >= amount for name, amount in self._resources.items())
-                known = self._known[address] = _Known(
+                candidate = self._candidates[address] = _Candidate(
                     address, str(found.get("name") or address), embeds, time.monotonic(), time.monotonic()
                 )
-                known.proof = self._loop.create_task(self._ask(known))
-        for known in self._known.values():
-            if known.state == "asked" and time.monotonic() - known.asked_s > ASK_AGAIN_S:
-                self._news.append((known.title, f"has not answered for {ASK_AGAIN_S:.0f} s; it is asked again"))
-                self._ask_soon(known)
+                candidate.proof = self._loop.create_task(self._ask(candidate))
+        for candidate in self._candidates.values():
+            if candidate.state == "asked" and time.monotonic() - candidate.asked_s > ASK_AGAIN_S:
+                self._news.append((candidate.title, f"has not answered for {ASK_AGAIN_S:.0f} s; it is asked again"))
+                self._ask_soon(candidate)
         self._decide()
 
-    def _ask_soon(self, known: _Known) -> None:
-        if known.proof:
-            known.proof.cancel()
-        known.state, known.asked_s = "asked", time.monotonic()
-        known.proof = self._loop.create_task(self._ask(known))
+    def _ask_soon(self, candidate: _Candidate) -> None:
+        if candidate.proof:
+            candidate.proof.cancel()
+        candidate.state, candidate.asked_s = "asked", time.monotonic()
+        candidate.proof = self._loop.create_task(self._ask(candidate))
 
-    def _part(self, known: _Known, *, blame: bool) -> None:
-        """A worker is gone."""
-        self._known.pop(known.address, None)
-        if known.proof:
-            known.proof.cancel()
-        batches = self._crew.lost(known.address, blame=blame)
+    def _remove(self, candidate: _Candidate, *, blame: bool) -> None:
+        """A worker is gone; ``blame``: it died, and its files are suspects."""
+        self._candidates.pop(candidate.address, None)
+        if candidate.proof:
+            candidate.proof.cancel()
+        batches = self._assignment.lost(candidate.address, blame=blame)
         for batch in batches:
             if task := self._tasks.pop(batch.number, None):
                 task.cancel()
-        if known.member and (batches or known.busy):
-            known.state = "gone"
-            self._parted.append(known)
+        if candidate.worker and (batches or candidate.busy):
+            candidate.state = "gone"
+            self._departed.append(candidate)
         if blame and batches:
             files = sum(len(batch.files) for batch in batches)
-            self._news.append(
-                (
-                    known.title,
-                    f"is gone; the {files:,} file{'s' if files > 1 else ''} that it had go to others, one by one",
-                )
-            )
+            had = f"the {files:,} file{'s' if files > 1 else ''} that it had go to others, one by one"
+            self._news.append((candidate.title, f"is gone; {had}"))
 
-    def _be_patient(self) -> None:
-        """Raise ClusterError when nobody can work, and nobody is to be expected."""
+    def _check_for_workers(self) -> None:
+        """Raise ClusterError when no worker can work and waiting longer makes no sense."""
         ready = [
-            known for known in self._known.values() if known.state == "ready" and (known.embeds or not self._encoders)
+            candidate
+            for candidate in self._candidates.values()
+            if candidate.state == "ready" and (candidate.embeds or not self._encoders)
         ]
         if ready:
             self._was_ready, self._without_s, self._said_waiting = True, None, False
             return
         self._without_s = self._without_s or time.monotonic()
         waited_s = time.monotonic() - self._without_s
-        refused = [known for known in self._known.values() if known.state == "refused"]
-        if refused and not self._was_ready and len(refused) == len(self._known):
+        refused = [candidate for candidate in self._candidates.values() if candidate.state == "refused"]
+        if refused and not self._was_ready and len(refused) == len(self._candidates):
             raise ClusterError(
                 f"{self._address}: no worker agrees: "
-                + "; ".join(f"{known.title} {known.reason}" for known in refused[:5])
+                + "; ".join(f"{candidate.title} {candidate.reason}" for candidate in refused[:5])
             )
-        limit_s = self._wait_s if self._was_ready or self._known else min(FIRST_WORKER_S, self._wait_s)
+        limit_s = self._wait_s if self._was_ready or self._candidates else min(FIRST_WORKER_S, self._wait_s)
         if waited_s > limit_s:
             if self._was_ready:
                 raise ClusterLostError(
@@ -392,212 +388,192 @@ class ClusterExecutor:
                 )
             raise ClusterError(
                 f"{self._address}: "
-                + ("no worker answered" if self._known else "no worker is connected")
+                + ("no worker answered" if self._candidates else "no worker is connected")
                 + f" within {limit_s:.0f} s"
                 + (f" that offers {_resources_text(self._resources)}" if self._resources else "")
             )
-        if waited_s > 2 * LOOK_S and not self._said_waiting and (self._was_ready or not self._known):
+        if waited_s > 2 * LOOK_S and not self._said_waiting and (self._was_ready or not self._candidates):
             self._said_waiting = True
             self._news.append((self._address, f"no worker is there; waiting up to {limit_s:.0f} s for one"))
 
-    # ---- agreement
+    # ---- admission
 
-    async def _ask(self, known: _Known) -> None:
-        """Have a worker prove itself, as a task of its own there."""
+    async def _ask(self, candidate: _Candidate) -> None:
+        """Run ``worker.prove`` on a worker."""
         client, reason = self._client, None
         future = None
         try:
             future = client.submit(
-                cluster_worker.prove, self._agreement.wanted(embeds=known.embeds), **self._how("prove", known)
+                cluster_worker.prove, self._admission.wanted(embeds=candidate.embeds), **self._how("prove", candidate)
             )
-            known.answer = await future
-            reason = known.answer["refused"]
-        except concurrent.futures.CancelledError:  # with the connection; not asyncio's, which is ours
+            candidate.answer = await future
+            reason = candidate.answer["refused"]
+        except concurrent.futures.CancelledError:  # the connection broke; our own cancelling raises asyncio's
             self._broken.set()
             return
         except Exception as e:
             reason = _why_not(e)
         finally:
             _release(future)
-        if client is not self._client or self._known.get(known.address) is not known:
+        if client is not self._client or self._candidates.get(candidate.address) is not candidate:
             return
         if reason is not None:
-            self._refuse(known, reason)
+            self._refuse(candidate, reason)
         else:
-            known.state = "waiting"
+            candidate.state = "waiting"
         self._decide()
         self._publish()
 
     def _decide(self) -> None:
-        """Let those work who agree, as soon as the precision is known."""
-        waiting = [known for known in self._known.values() if known.state == "waiting"]
-        embedding = [known for known in waiting if known.embeds]
-        if self._agreement.undecided and embedding:
-            others = [known for known in self._known.values() if known.state == "asked" and known.embeds]
-            if others and time.monotonic() - min(known.joined_s for known in embedding) < DECIDE_S:
-                waiting = [known for known in waiting if not known.embeds]
+        """Admit or refuse the workers that have answered, as soon as the precision is known."""
+        waiting = [candidate for candidate in self._candidates.values() if candidate.state == "waiting"]
+        embedding = [candidate for candidate in waiting if candidate.embeds]
+        if self._admission.undecided and embedding:
+            others = [
+                candidate for candidate in self._candidates.values() if candidate.state == "asked" and candidate.embeds
+            ]
+            if others and time.monotonic() - min(candidate.joined_s for candidate in embedding) < DECIDE_S:
+                waiting = [candidate for candidate in waiting if not candidate.embeds]
             else:
-                again = self._agreement.decide([(known.address, known.answer) for known in embedding])
-                for known in embedding:
-                    if known.address in again:
-                        self._ask_soon(known)
-        for known in waiting:
-            if known.state == "waiting":
-                self._admit(known)
-        if self._known and not any(known.state in ("asked", "waiting") for known in self._known.values()):
+                again = self._admission.decide([(candidate.address, candidate.answer) for candidate in embedding])
+                for candidate in embedding:
+                    if candidate.address in again:
+                        self._ask_soon(candidate)
+        for candidate in waiting:
+            if candidate.state == "waiting":
+                self._admit(candidate)
+        if self._candidates and not any(
+            candidate.state in ("asked", "waiting") for candidate in self._candidates.values()
+        ):
             self._publish()
             self._asked.set()
 
-    def _admit(self, known: _Known) -> None:
-        ready = {other.address: other.answer for other in self._known.values() if other.state == "ready"}
-        reason = self._agreement.objection(known.address, known.answer, ready)
+    def _admit(self, candidate: _Candidate) -> None:
+        ready = {other.address: other.answer for other in self._candidates.values() if other.state == "ready"}
+        reason = self._admission.objection(candidate.address, candidate.answer, ready)
         if reason is not None:
-            self._refuse(known, reason)
+            self._refuse(candidate, reason)
             return
-        known.state = "ready"
-        known.member = Member(known.address, known.answer["limit"], known.embeds)
-        self._crew.join(known.member)
-        self._hand_out_soon()
+        candidate.state = "ready"
+        candidate.worker = Worker(candidate.address, candidate.answer["limit"], candidate.embeds)
+        self._assignment.join(candidate.worker)
+        self._assign_soon()
 
-    def _refuse(self, known: _Known, reason: str) -> None:
-        known.state, known.reason = "refused", reason
-        self._news.append((known.title, f"gets no work: it {reason}"))
+    def _refuse(self, candidate: _Candidate, reason: str) -> None:
+        candidate.state, candidate.reason = "refused", reason
+        self._news.append((candidate.title, f"gets no work: it {reason}"))
 
-    # ---- work
+    # ---- files
 
-    def _hand_out_soon(self) -> None:
+    def _assign_soon(self) -> None:
         if self._due is None:
-            self._due = self._loop.call_later(GATHER_S, self._hand_out)
+            self._due = self._loop.call_later(GATHER_S, self._assign)
 
-    def _hand_out(self, *, eager: bool = False) -> None:
-        """Give the workers what they have room for."""
+    def _assign(self, *, eager: bool = False) -> None:
+        """Send the workers the files that they have room for; ``eager`` as in ``Assignment.next_batches``."""
         if not eager and self._due:
             self._due.cancel()
             self._due = None
         while self._inbox:
-            self._crew.add(self._inbox.popleft())
+            self._assignment.add(self._inbox.popleft())
         if self._client is None:
             return
-        for batch in self._crew.next_batches(time.monotonic(), eager=eager):
+        for batch in self._assignment.next_batches(time.monotonic(), eager=eager):
             self._send(batch)
-        self._limit = self._crew.limit
-        if self._crew.waiting and self._linger is None:
-            self._linger = self._loop.call_later(LINGER_S, self._linger_over)
+        self._limit = self._assignment.limit
+        if self._assignment.waiting and self._linger is None:
+            self._linger = self._loop.call_later(LINGER_S, self._assign_the_rest)
 
-    def _linger_over(self) -> None:
+    def _assign_the_rest(self) -> None:
         self._linger = None
-        self._hand_out(eager=True)
+        self._assign(eager=True)
 
     def _send(self, batch: Batch) -> None:
         self._tasks[batch.number] = self._loop.create_task(self._do(batch))
 
     async def _do(self, batch: Batch) -> None:
-        """One task: at its worker, and back."""
-        client, known = self._client, self._known[batch.member.address]
-        # As one piece of bytes: Dask looks into lists, and that costs more than sending them.
+        """Have a worker process a batch, and take its answer."""
+        client, candidate = self._client, self._candidates[batch.worker.address]
+        # Pickled: Dask would inspect every element of a list, which costs more than sending it.
         items = pickle.dumps(
-            [(file.seen_as, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files]
+            [(file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files]
         )
         future = None
         try:
             future = client.submit(
-                cluster_worker.work, known.answer["token"], batch.op, items, **self._how(batch.op, known)
+                cluster_worker.work, candidate.answer["token"], batch.op, items, **self._how(batch.op, candidate)
             )
-            answer = pickle.loads(await future)  # noqa: S301 - of a worker that runs our code, over a connection that runs code anyway
+            answer = pickle.loads(await future)  # noqa: S301 - Dask unpickles what workers send anyway
         except concurrent.futures.CancelledError:
             self._broken.set()
         except Exception as e:
-            if client.status != "running":  # the connection's failure, and nobody's here
+            if client.status != "running":  # the connection failed, not the batch
                 self._broken.set()
             elif type(e).__name__ == "KilledWorker":
-                self._part(known, blame=True)
-            elif batch.number in batch.member.batches and self._crew.broken(batch, _one_line(e)):
-                self._refuse(known, f"fails: {_one_line(e)}")
-                self._crew.lost(known.address, blame=False)
+                self._remove(candidate, blame=True)
+            elif batch.number in batch.worker.batches and self._assignment.broken(batch, _one_line(e)):
+                self._refuse(candidate, f"fails: {_one_line(e)}")
+                self._assignment.lost(candidate.address, blame=False)
         else:
-            self._answered(known, batch, answer)
+            self._answered(candidate, batch, answer)
         finally:
             self._tasks.pop(batch.number, None)
             _release(future)
-            self._hand_out_soon()
+            self._assign_soon()
 
-    def _how(self, op: str, known: _Known) -> dict[str, Any]:
-        """Where a task may run: there and nowhere else, once. Whoever goes on after a death is decided here, not by the scheduler."""
-        shares = {name: amount / SHARE for name, amount in self._resources.items()} if known.embeds else {}
+    def _how(self, op: str, candidate: _Candidate) -> dict[str, Any]:
+        """Arguments of ``submit``: one attempt, on this worker only; after its death ``Assignment`` chooses another."""
+        shares = {name: amount / SHARE for name, amount in self._resources.items()} if candidate.embeds else {}
         return {
             "key": f"indexer-{op}-{uuid.uuid4().hex}",
-            "workers": [known.address],
+            "workers": [candidate.address],
             "allow_other_workers": False,
             "pure": False,
             "retries": 0,
             "resources": shares or None,
         }
 
-    def _answered(self, known: _Known, batch: Batch, answer: Mapping[str, Any]) -> None:
-        if batch.number not in batch.member.batches:
+    def _answered(self, candidate: _Candidate, batch: Batch, answer: Mapping[str, Any]) -> None:
+        if batch.number not in batch.worker.batches:
             return
-        if answer.get("unknown"):  # another process at the same address: it proved nothing yet
-            self._part(known, blame=True)
+        if answer.get("unknown"):  # a new process at the same address, which must answer ``prove`` first
+            self._remove(candidate, blame=True)
             return
-        known.busy = answer["busy"]
+        candidate.busy = answer["busy"]
         moment_s = time.monotonic()
-        self._crew.finished(batch, moment_s, sum(kind != "ok" for kind, _ in answer["outcomes"]))
-        if self._crew.idle or moment_s - self._published_s > PUBLISH_S:
-            self._publish()  # before the last file is settled and the scan ends
+        self._assignment.finished(batch, moment_s, sum(kind != "ok" for kind, _ in answer["outcomes"]))
+        if self._assignment.idle or moment_s - self._published_s > PUBLISH_S:
+            self._publish()  # before the last file has its result and the scan ends
         for file, (kind, value) in zip(batch.files, answer["outcomes"], strict=True):
             if not file.done:
-                self._settle(known, file, kind, value)
+                self._settle(candidate, file, kind, value)
 
-    def _settle(self, known: _Known, file: File, kind: str, value: Any) -> None:
-        """Give the pipeline what became of a file."""
+    def _settle(self, candidate: _Candidate, file: File, kind: str, value: Any) -> None:
+        """Give the pipeline the outcome of a file."""
         if kind != "ok":
-            file.future.set_exception(_error(known, file, kind, *value))
+            file.future.set_exception(to_error(candidate.title, file, kind, *value))
         elif file.op == "inspect":
             while len(self._near) >= MAX_NEAR:
                 self._near.pop(next(iter(self._near)))
-            self._near[file.path] = known.address
-            file.future.set_result(
-                {
-                    **value,
-                    "stat": {
-                        "dev": file.stat.dev,
-                        "ino": file.stat.ino,
-                        "size": file.stat.size,
-                        "mtime_ns": file.stat.mtime_ns,
-                    },
-                }
-            )  # the worker's device and inode mean nothing here
+            self._near[file.path] = candidate.address
+            file.future.set_result({**value, "stat": asdict(file.stat)})  # the worker's device and inode differ
         else:
-            answer = known.answer
+            answer = candidate.answer
             self._engine = Engine(answer["device"], answer["precision"][file.encoder_id], answer["engine"])
             file.future.set_result(Embedded(*value))
 
     def _publish(self) -> None:
         moment_s = self._published_s = time.monotonic()
-        everybody = [*self._parted, *self._known.values()]
-        self._rows = [known.row(moment_s) for known in everybody]
+        self._rows = [candidate.row(moment_s) for candidate in [*self._departed, *self._candidates.values()]]
 
 
 def refuse_wrong_settings(settings: Settings, paths: Sequence[Path]) -> None:
-    """Raise ConfigError for what can be told without connecting."""
+    """Raise ConfigError for settings that cannot work, without connecting."""
     ClusterExecutor(settings, {}, [os.fsencode(path.absolute()) for path in paths or settings.roots])
 
 
-def _error(known: _Known, file: File, kind: str, reason: str, deaths: int) -> Exception:
-    """A worker's word on a file, as the local executor would have said it."""
-    if kind == "DeferredError" and reason.startswith(cluster_worker.CANNOT_OPEN):
-        if not os.access(file.path, os.R_OK):  # nobody may read it: that is the file's
-            return errors.ReadError(file.path, reason.replace(cluster_worker.CANNOT_OPEN, "cannot be read"))
-        return DeferredError(file.path, f"{reason}: {known.title}")
-    if kind == "ReaderDiedError":
-        return ReaderDiedError(file.path, reason, deaths)
-    if kind in _FILE_ERRORS:
-        return _FILE_ERRORS[kind](file.path, reason)
-    return _OTHER_ERRORS.get(kind, RuntimeError)(reason) if file.op == "embed" else DeferredError(file.path, reason)
-
-
 def _why_not(error: Exception) -> str:
-    """Why a worker could not even be asked."""
+    """Why ``worker.prove`` could not run on a worker."""
     text = _one_line(error)
     if "deserializ" in text.lower() and "graph" in text.lower():
         return "could not be asked: the scheduler has not this program; " + cluster_settings.INSTALL

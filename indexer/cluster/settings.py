@@ -1,7 +1,6 @@
-"""What the settings say of a cluster: its address, its certificates, where its workers see the music, what they must offer.
+"""Reads and checks the settings of a cluster: its address, certificates, folders and resources, before connecting.
 
-Owns that every one of them is refused with a reason before anything is connected. Dask is imported by ``distributed``
-alone, and only where a cluster is asked for.
+``distributed`` is the one function that imports Dask, and it is called only where the settings name a cluster.
 """
 
 import ipaddress
@@ -15,13 +14,13 @@ from indexer.wording import printable
 
 INSTALL = "a cluster needs Dask: pip install 'edm-indexer[cluster]' here, at the scheduler and at every worker"
 PLAIN = (
-    "this connection is neither encrypted nor does it ask who connects: whoever reaches a Dask scheduler runs code on it and on all its workers; "
-    "docs/cluster.md tells how to use TLS"
+    "this connection is neither encrypted nor does it ask who connects: whoever reaches a Dask scheduler runs code on "
+    "it and on all its workers; docs/cluster.md tells how to use TLS"
 )
 
 
 def distributed() -> Any:
-    """The library. Raises ConfigError where it is not installed."""
+    """The module ``distributed`` of Dask. Raises ConfigError where it is not installed."""
     try:
         import distributed as dask
     except ImportError as e:
@@ -30,7 +29,7 @@ def distributed() -> Any:
 
 
 def scheduler_address(settings: Settings) -> str:
-    """Where the scheduler listens. Raises ConfigError for what is no such address."""
+    """The address of the scheduler. Raises ConfigError where the setting is not a valid address."""
     address = settings.cluster or ""
     protocol, separator, rest = address.partition("://")
     host, colon, port = rest.rpartition(":")
@@ -42,7 +41,7 @@ def scheduler_address(settings: Settings) -> str:
 
 
 def is_open(address: str) -> bool:
-    """Whether others than this machine can listen in, or pretend to be the scheduler."""
+    """Whether other machines could read the connection, or pretend to be the scheduler."""
     protocol, _, rest = address.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
     if protocol == "tls" or host == "localhost":
@@ -54,13 +53,17 @@ def is_open(address: str) -> bool:
 
 
 def security(settings: Settings) -> Any:
-    """Dask's Security of the certificates; None: what Dask's own configuration says. Raises ConfigError."""
+    """Dask's Security with the certificates of the settings; None: Dask uses its own configuration.
+
+    Raises ConfigError for a missing certificate, or certificates with an address that is not encrypted.
+    """
     files = {"tls_ca": settings.tls_ca, "tls_cert": settings.tls_cert, "tls_key": settings.tls_key}
     address = scheduler_address(settings)
     given = [key for key, path in files.items() if path is not None]
     if given and not address.startswith("tls://"):
         raise ConfigError(
-            f"{given[0]} is set and {address} is not encrypted: write tls:// (and give the scheduler and the workers their certificates)"
+            f"{given[0]} is set and {address} is not encrypted: write tls:// "
+            "(and give the scheduler and the workers their certificates)"
         )
     if not given:
         return None
@@ -78,7 +81,7 @@ def security(settings: Settings) -> Any:
 
 
 def resources(settings: Settings) -> dict[str, float]:
-    """What a worker must offer to embed. Raises ConfigError."""
+    """The Dask resources that a worker must offer to embed. Raises ConfigError for an amount that is not positive."""
     found = {}
     for name, amount in settings.worker_resources.items():
         try:
@@ -91,10 +94,10 @@ def resources(settings: Settings) -> dict[str, float]:
 
 
 class PathMap:
-    """Where the workers see the folders of this machine."""
+    """Translates paths of this machine to paths on the workers."""
 
     def __init__(self, folders: Mapping[str, str]) -> None:
-        """Raises ConfigError for a folder that is not absolute."""
+        """``folders``: here to there. Raises ConfigError for a folder that is not absolute."""
         for here, there in folders.items():
             if not here.startswith("/") or not there.startswith("/"):
                 raise ConfigError(f"map: {here}={there} must be two absolute folders, such as /mnt/music=/data/music")
@@ -105,21 +108,24 @@ class PathMap:
         self._pairs = sorted(pairs, key=lambda pair: -len(pair[0]))  # the innermost folder decides
 
     def there(self, path: bytes) -> bytes:
-        """A path of this machine as the workers see it. Raises ConfigError for one outside the mapped folders, if there are any."""
+        """The path on the workers of a path on this machine; without mapped folders, the same path.
+
+        Raises ConfigError for a path outside the mapped folders.
+        """
         if not self._pairs:
             return path
         plain = os.path.normpath(path)
         for here, there in self._pairs:
             if plain == here or plain.startswith(here.rstrip(b"/") + b"/"):
                 return os.path.normpath(there + b"/" + plain[len(here) :])
+        mapped = ", ".join(printable(here) for here, _ in self._pairs)
         raise ConfigError(
-            f"{printable(path)}: lies outside the folders that --map names ({', '.join(printable(here) for here, _ in self._pairs)}),"
-            " so no worker may read it"
+            f"{printable(path)}: lies outside the folders that --map names ({mapped}), so no worker may read it"
         )
 
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, str] | None:
-    """The settings' table for a repeated flag LEFT=RIGHT; None when it was not given. Raises ConfigError."""
+    """The values of a repeated flag LEFT=RIGHT as a dict; None when it was not given. Raises ConfigError."""
     found = {}
     for text in texts:
         left, equals, right = text.partition("=")

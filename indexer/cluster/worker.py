@@ -1,8 +1,8 @@
-"""What runs inside a Dask worker: it proves that it agrees with the scan, then reads and embeds as this machine would.
+"""The code that runs inside a Dask worker: answers whether it can take part in a scan, then inspects and embeds files.
 
-Owns the proof and the sessions (readers, encoders) that it opens; everything else is the local executor's. The weights
-come from this machine's own models folder, the number of readers from its own settings. Imported by name on workers:
-what crosses the network is plain values. Knows neither database nor heads, and writes to no file.
+Owns the sessions: a local executor with its readers and encoders. The weights come from the worker machine's models
+folder, the number of readers from its settings. Dask imports this module by name on workers; only plain values cross
+the network. Knows neither database nor heads, and writes to no file.
 """
 
 import os
@@ -11,33 +11,33 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from indexer import __version__
+from indexer.cluster.outcome import CANNOT_OPEN, to_plain
 from indexer.config import Settings, load_settings
 from indexer.encoders.encoder import Encoder, Part, Variant
-from indexer.errors import DeferredError, FileError, IndexerError, ModelError, ReaderDiedError
+from indexer.errors import DeferredError, IndexerError, ModelError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.listen.executor import LocalExecutor
 from indexer.models.choice import known, named, part_of
 from indexer.wording import printable
 
-UNUSED_S = 900.0  # after so long without work a session's encoder leaves the memory
-PROBE_S = 13.0  # of the test signal: two units of the published models and a piece
-CANNOT_OPEN = "cannot be opened by the worker"
+UNUSED_S = 900.0  # a session without work for this long is closed, so that its encoders leave the memory
+PROBE_S = 13.0  # length of the test signal: a little more than two units of the published models
 
-Item = tuple[bytes, int, int, str | None]  # path as this machine sees it, size, mtime_ns, encoder id
-_sessions: dict[str, "Session"] = {}  # by what was agreed
+Item = tuple[bytes, int, int, str | None]  # path on the worker, size, mtime_ns, encoder id
+_sessions: dict[str, "Session"] = {}  # by encoders, device and precision
 _lock = threading.Lock()
 
 
 class Session:
-    """Readers and encoders for all scans that want the same."""
+    """Readers and encoders for all scans with the same encoders, device and precision."""
 
     def __init__(self, jobs: int, parts: Mapping[str, Part]) -> None:
         self.token = uuid.uuid4().hex
@@ -47,35 +47,32 @@ class Session:
         self._parts = parts
         self._readers = Readers(jobs)
         self._executor = LocalExecutor(self._readers)
-        self._lock = threading.Lock()  # the executor wants one caller at a time
-        self.at_work = 0
+        self._lock = threading.Lock()  # the executor takes one caller at a time
+        self.at_work = 0  # tasks in progress
 
     @property
     def limit(self) -> int:
-        """So many files in flight keep it busy."""
+        """How many files in flight keep it busy."""
         return self._executor.limit
 
     def encoder(self, encoder_id: str) -> Encoder:
-        """The loaded encoder. Raises ModelError."""
+        """The loaded encoder. Raises ModelError where it cannot be loaded or has another id."""
         part = self._parts[encoder_id]
         with self._lock:
             encoder = self._executor.encoder(part)
         if Variant(part.units, encoder.precision == "int8").id_of(encoder.id) != encoder_id:
-            raise ModelError(
-                f"loaded {encoder.name} and got another encoder ({encoder.id[:12]}, not what {encoder_id[:12]} stands for)"
-            )
+            found, wanted = encoder.id[:12], encoder_id[:12]
+            raise ModelError(f"loaded {encoder.name} and got another encoder ({found}, not what {wanted} stands for)")
         return encoder
 
     def probe(self, encoder_id: str) -> bytes:
-        """What the encoder makes of the test signal: (width,) float32."""
-        encoder = self.encoder(encoder_id)
-        vector = (
-            self._executor.embed_samples(probe_signal(encoder.sample_rate_hz), self._parts[encoder_id]).result().vector
-        )
-        return vector.astype("<f4").tobytes()
+        """The embedding of the test signal: (width,) little-endian float32."""
+        signal = probe_signal(self.encoder(encoder_id).sample_rate_hz)
+        embedding = self._executor.embed_samples(signal, self._parts[encoder_id]).result()
+        return embedding.vector.astype("<f4").tobytes()
 
     def begin(self, op: str, item: Item) -> "Future[Any]":
-        """Hand one file to the readers."""
+        """Begin to inspect or embed one file; an error is in the future, too."""
         path, size, mtime_ns, encoder_id = item
         try:
             own = _look(path)
@@ -95,36 +92,35 @@ class Session:
             return failed
 
     def busy(self) -> dict[str, float]:
-        """Seconds so far: since its making, and of them of reading and encoding."""
+        """Seconds since the session began ("elapsed"), and how many of them "reading" and "encoder" were busy."""
         elapsed_s = time.monotonic() - self._began_s
         return {"elapsed": elapsed_s, **{part: share * elapsed_s for part, share in self._executor.load().items()}}
 
     def close(self) -> None:
-        """Let go of children and encoders."""
+        """End the readers and free the encoders."""
         self._executor.close()
         self._readers.close()
 
 
 def prove(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Answer a scan that asks for agreement: {"refused": reason} or a token for ``work`` with everything that was proved.
+    """Answer a scan: {"refused": reason}, or a token for ``work`` with what indexer.cluster.admission compares.
 
-    wanted: version, encoders {id: name}, precision, device (None: this machine's own choice), roots.
+    ``wanted``: version, encoders {id: name}, precision, device (None: this worker chooses), roots.
     """
     about = {"version": __version__, "host": os.uname().nodename, "pid": os.getpid()}
     try:
         return {**about, **_prove(wanted)}
     except IndexerError as e:
         return {**about, "refused": str(e)}
-    except (
-        Exception
-    ) as e:  # a library that is not there, a device that does not answer: whatever it is, it is no agreement
+    except Exception as e:  # a missing library, a broken device: whatever it is, this worker cannot take part
         return {**about, "refused": f"{type(e).__name__}: {e}"}
 
 
 def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
     if wanted["version"] != __version__:
+        scan = wanted["version"]
         raise ModelError(
-            f"runs indexer {__version__} and this scan is {wanted['version']}: install the same version on all machines"
+            f"runs indexer {__version__} and this scan is {scan}: install the same version on all machines"
         )
     for root in wanted["roots"]:
         if not os.path.lexists(root):
@@ -153,11 +149,12 @@ def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def work(token: str, op: str, items: bytes) -> bytes:
-    """Inspect or embed files: {"outcomes": one an item, in order, "busy": ...}, or {"unknown": True} to whoever proved nothing here.
+    """Inspect or embed files: {"outcomes": one an item, in order, "busy": ...}.
 
-    ``items`` and the answer are pickled by the two ends, for Dask would look into every part of them.
+    {"unknown": True} for a token that ``prove`` of this process did not give. Items and answer are pickled here and in
+    the executor, because Dask would inspect every element of them.
     """
-    return pickle.dumps(_work(token, op, pickle.loads(items)))  # noqa: S301 - whoever reaches a Dask worker runs code on it anyway
+    return pickle.dumps(_work(token, op, pickle.loads(items)))  # noqa: S301 - a Dask client can run any code here anyway
 
 
 def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
@@ -170,9 +167,9 @@ def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
         session.used_s = time.monotonic()
         session.at_work += 1
     try:
-        secede()  # the readers bound the work; so that other tasks' files get into the same batches
+        secede()  # lets other tasks begin, so that their files share the encoder's batches; the readers limit the work
         begun = [session.begin(op, item) for item in items]
-        return {"outcomes": [_outcome(future) for future in begun], "busy": session.busy()}
+        return {"outcomes": [to_plain(future) for future in begun], "busy": session.busy()}
     finally:
         with _lock:
             session.used_s = time.monotonic()
@@ -180,13 +177,14 @@ def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
 
 
 def same_content(one: Stat, other: Stat) -> bool:
-    """Whether two machines see the same state of a file: device and inode differ between them, and some mounts cut the time."""
+    """Whether two machines see the same content of a file: the same size and modification time.
+
+    Device and inode differ between machines. SFTP keeps whole seconds, SMB steps of 100 ns.
+    """
     times = one.mtime_ns, other.mtime_ns
     second = 1_000_000_000
-    whole = (
-        any(time_ns % second == 0 for time_ns in times) and times[0] // second == times[1] // second
-    )  # SFTP knows whole seconds
-    return one.size == other.size and (whole or abs(times[0] - times[1]) < 1000)  # SMB counts in 100 ns
+    same_second = any(time_ns % second == 0 for time_ns in times) and times[0] // second == times[1] // second
+    return one.size == other.size and (same_second or abs(times[0] - times[1]) < 1000)
 
 
 def probe_signal(sample_rate_hz: int) -> np.ndarray:
@@ -200,7 +198,7 @@ def probe_signal(sample_rate_hz: int) -> np.ndarray:
 
 
 def _look(path: bytes) -> Stat:
-    """The file's stat as this machine sees it, if it may read it. A machine that may not says nothing about the file."""
+    """The stat of a file that this worker may read. Raises DeferredError: another worker may be able to read it."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
@@ -212,26 +210,24 @@ def _look(path: bytes) -> Stat:
 
 
 def _session(settings: Settings, encoders: Mapping[str, str]) -> Session:
-    """The open session for these encoders, or a new one. Raises ModelError for a model that is not here."""
-    agreed = repr((sorted(encoders), settings.device, settings.precision))
+    """The open session for these encoders, or a new one. Raises ModelError for a model that is not installed."""
+    key = repr((sorted(encoders), settings.device, settings.precision))
     with _lock:
-        session = _sessions.get(agreed)
+        session = _sessions.get(key)
         if session is None:
             threads = _threads()
-            # Dask's nanny sets them to 1; read by the libraries when they are loaded, which is later.
+            # Dask's nanny sets these to 1; the libraries read them when they are loaded, which is later.
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 os.environ[name] = str(threads)
             parts = {encoder_id: _part(settings, encoder_id, name) for encoder_id, name in encoders.items()}
-            session = _sessions[agreed] = Session(settings.jobs or threads, parts)
-            threading.Thread(
-                target=_leave_when_unused, args=(agreed, session), name="indexer-idle", daemon=True
-            ).start()
+            session = _sessions[key] = Session(settings.jobs or threads, parts)
+            threading.Thread(target=_close_when_unused, args=(key, session), name="indexer-idle", daemon=True).start()
         session.used_s = time.monotonic()
         return session
 
 
 def _threads() -> int:
-    """The cores that this worker was given: `dask worker --nthreads`."""
+    """The threads that this worker was given: `dask worker --nthreads`."""
     from distributed import get_worker
 
     try:
@@ -242,13 +238,14 @@ def _threads() -> int:
 
 def _part(settings: Settings, encoder_id: str, name: str) -> Part:
     info = known((encoder_id,), settings.models)
-    if info is None and settings.encoder:  # a model that lies elsewhere, named in this machine's own settings
+    if info is None and settings.encoder:  # a model outside the models folder that the worker's settings name
         info = next(
             (part for part in named(settings.encoder, settings.models).parts if part.variant_of(encoder_id)), None
         )
     if info is None:
         raise ModelError(
-            f"has no model {name} ({encoder_id[:12]}) in {settings.models}: install it there (`indexer models download` or `add`)"
+            f"has no model {name} ({encoder_id[:12]}) in {settings.models}: "
+            "install it there (`indexer models download` or `add`)"
         )
     variant = info.variant_of(encoder_id)
     assert variant is not None
@@ -256,7 +253,7 @@ def _part(settings: Settings, encoder_id: str, name: str) -> Part:
 
 
 def _gpu(encoders: Any) -> str | None:
-    """Which GPU an encoder lies on, where one does."""
+    """The id of the GPU, where an encoder uses one."""
     if not any(encoder.device == "cuda" for encoder in encoders):
         return None
     from indexer.encoders.m2d.device import gpu_id
@@ -264,29 +261,12 @@ def _gpu(encoders: Any) -> str | None:
     return gpu_id()
 
 
-def _leave_when_unused(agreed: str, session: Session) -> None:
+def _close_when_unused(key: str, session: Session) -> None:
     while True:
         time.sleep(UNUSED_S / 10)
         with _lock:
             if session.at_work or time.monotonic() - session.used_s < UNUSED_S:
                 continue
-            del _sessions[agreed]
+            del _sessions[key]
         session.close()
         return
-
-
-def _outcome(future: "Future[Any]") -> tuple[str, Any]:
-    """("ok", the value in plain types), or an error's class and (reason, deaths)."""
-    try:
-        value = future.result()
-    except FileError as e:
-        return type(e).__name__, (e.reason, e.deaths if isinstance(e, ReaderDiedError) else 0)
-    except CancelledError:
-        return "DeferredError", ("the worker was ending", 0)
-    except InterruptedError:
-        return "DeferredError", ("the worker was ending", 0)
-    except (ValueError, ArithmeticError, ModelError) as e:
-        return type(e).__name__, (str(e), 0)
-    except Exception as e:  # of the encoder: its text is all that is told of it
-        return "Exception", (str(e) or type(e).__name__, 0)
-    return "ok", value if isinstance(value, dict) else (value.vector, value.units, value.trajectory, value.duration_s)

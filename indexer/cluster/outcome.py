@@ -1,0 +1,48 @@
+"""The outcome of a file in the plain form in which a worker sends it: written on the worker, read by the executor."""
+
+import os
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from indexer import errors
+from indexer.cluster.assignment import File
+from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
+
+CANNOT_OPEN = "cannot be opened by the worker"  # how the reason begins when the worker may not read the file
+
+_FILE_ERRORS: dict[str, type[FileError]] = {
+    c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError)
+}
+_OTHER_ERRORS: dict[str, type[Exception]] = {
+    "ValueError": ValueError,
+    "ArithmeticError": ArithmeticError,
+    "ModelError": ModelError,
+}
+
+
+def to_plain(future: "Future[Any]") -> tuple[str, Any]:
+    """Wait for a file: ("ok", the result in plain types), or (an error's class, (reason, deaths))."""
+    try:
+        value = future.result()
+    except FileError as e:
+        return type(e).__name__, (e.reason, e.deaths if isinstance(e, ReaderDiedError) else 0)
+    except (CancelledError, InterruptedError):
+        return "DeferredError", ("the worker was ending", 0)
+    except (ValueError, ArithmeticError, ModelError) as e:
+        return type(e).__name__, (str(e), 0)
+    except Exception as e:  # of the encoder; its class may not exist on the other machine
+        return "Exception", (str(e) or type(e).__name__, 0)
+    return "ok", value if isinstance(value, dict) else (value.vector, value.units, value.trajectory, value.duration_s)
+
+
+def to_error(worker: str, file: File, kind: str, reason: str, deaths: int) -> Exception:
+    """The error that the local executor would have raised; ``worker`` is its title for people."""
+    if kind == "DeferredError" and reason.startswith(CANNOT_OPEN):
+        if not os.access(file.path, os.R_OK):  # this machine may not read it either
+            return errors.ReadError(file.path, reason.replace(CANNOT_OPEN, "cannot be read"))
+        return DeferredError(file.path, f"{reason}: {worker}")
+    if kind == "ReaderDiedError":
+        return ReaderDiedError(file.path, reason, deaths)
+    if kind in _FILE_ERRORS:
+        return _FILE_ERRORS[kind](file.path, reason)
+    return _OTHER_ERRORS.get(kind, RuntimeError)(reason) if file.op == "embed" else DeferredError(file.path, reason)
