@@ -11,7 +11,7 @@ from indexer.errors import ConfigError
 from indexer.files.walk import folders_to_scan
 from indexer.library.registered import in_use_by
 from indexer.library.roots import known_roots
-from indexer.models import choice as models
+from indexer.models.choice import choose
 
 PATIENCE_S = 120.0  # for all workers to answer; each loads the models
 
@@ -24,7 +24,7 @@ def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
     if settings.cluster is None:
         raise ConfigError("name the scheduler: --cluster tcp://HOST:PORT, or the setting cluster")
     known = known_roots(settings.db)
-    chosen = models.choose(settings, in_use_by(settings.db))
+    chosen = choose(settings, in_use_by(settings.db))
     roots = folders_to_scan(paths, settings.roots, known) if paths or settings.roots or known else []
     executor = ClusterExecutor(
         settings,

@@ -1,7 +1,7 @@
-"""Labelled recordings with their embeddings: what heads are trained on and judged by.
+"""Data sets of labelled recordings with their embeddings, for training and evaluating heads.
 
-Chooses the encoders to compare and the recordings that take part, and groups recordings that must stay together. Reads
-only; never imports torch.
+Chooses the encoders to compare and the recordings to use, and groups the recordings that must not be divided between
+training and test. Changes nothing in the library; never imports torch.
 """
 
 from collections import Counter
@@ -20,22 +20,22 @@ from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts
 from indexer.library.readonly import Reader
 from indexer.library.registered import RegisteredEncoder, encoders
-from indexer.models import choice as models
+from indexer.models.choice import choose, known
 from indexer.wording import escaped
 
-MIN_RECORDINGS = 5  # of a label, below which it is not learned: one at least must be left for validation
-ENOUGH_SHARE = 0.9  # of the recordings that the main encoder has embedded, for another one to be compared with it
+MIN_RECORDINGS = 5  # a label with fewer is not learned: at least one must be left for validation
+ENOUGH_SHARE = 0.9  # an encoder is compared if it embedded this share of the main encoder's recordings
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRequest:
-    """Where labels come from; None: the default."""
+    """The sources of labels that the user asked for; None: the default."""
 
     sources: tuple[str, ...] | None = None
     csv: Path | None = None
 
     def chosen(self) -> tuple[str, ...]:
-        """Sources in order of trust: all of the library's, only corrections beside a CSV, or what was asked for."""
+        """Sources in order of trust: those asked for, else with a CSV corrections and CSV, else all but CSV."""
         wanted = self.sources or (("corrections",) if self.csv else ("corrections", "tags", "folders"))
         return tuple(s for s in SOURCES if s in wanted or (s == "csv" and self.csv))
 
@@ -60,7 +60,7 @@ class LabelRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """The vectors of one encoder, or of several side by side; a row a recording."""
+    """The vectors of one encoder, or of several joined; one row for each recording."""
 
     encoder_id: str
     name: str
@@ -69,7 +69,7 @@ class Features:
 
     @staticmethod
     def joined(parts: Sequence["Features"]) -> "Features":
-        """Side by side."""
+        """The features of several encoders, each row joined into one vector."""
         ids = tuple(part.encoder_id for part in parts)
         return Features(
             joined_id(ids),
@@ -81,14 +81,14 @@ class Features:
 
 @dataclass
 class Dataset:
-    """Labelled recordings in an order that does not depend on the library's row numbers, and what was left out."""
+    """Labelled recordings, sorted by audio_sha256 so that row numbers do not matter, and counts of those left out."""
 
     names: tuple[str, ...]  # labels
     recordings: list[int]
     keys: tuple[str, ...]  # audio_sha256, ascending
-    y: np.ndarray  # (n,) int64, places in names
+    y: np.ndarray  # (n,) int64, index into names
     groups: np.ndarray  # (n,) int64: rows of one artist, or nearly the same recording, share a number
-    first: np.ndarray  # (n,) the first row that each nearly repeats
+    first: np.ndarray  # (n,) the first row of which each is a near-duplicate; its own number where it is none
     features: list[Features]  # of every encoder that can be compared; the library's own first
     labels: Labels
     too_few: dict[str, int] = field(default_factory=dict)  # label -> recordings that it has
@@ -97,20 +97,20 @@ class Dataset:
 
     @property
     def near_duplicates(self) -> int:
-        """Rows that nearly repeat an earlier one."""
+        """How many rows are near-duplicates of an earlier one."""
         return int((self.first != np.arange(len(self.first))).sum())
 
     def counts(self) -> dict[str, int]:
-        """Recordings of every label."""
+        """{label: recordings}."""
         return {name: int((self.y == i).sum()) for i, name in enumerate(self.names)}
 
     def sources(self, asked: Sequence[str]) -> dict[str, int]:
-        """Recordings by the source that decided their label, of those that were asked for."""
+        """{source: recordings whose label it decided}, for the sources ``asked``."""
         counts = Counter(self.labels.source_of[r] for r in self.recordings)
         return {source: counts[source] for source in asked}
 
     def rows(self, keep: np.ndarray) -> "Dataset":
-        """Only these rows (numbers, ascending); labels keep their numbers."""
+        """The data set with only these rows (ascending); ``names`` stays as it is."""
         place = np.full(len(self.y), -1)
         place[keep] = np.arange(len(keep))
         return replace(
@@ -125,7 +125,7 @@ class Dataset:
 
 
 def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Dataset:
-    """The labelled recordings that the main encoder has embedded. Raises ConfigError or ModelError with one line."""
+    """The labelled recordings that the main encoder has embedded. Raises ConfigError or ModelError."""
     main, others = _encoders(reader, settings)
     labels = request.gather(reader, settings)
     counts = Counter(labels.label_of.values())
@@ -173,14 +173,14 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
 
 
 def _encoders(reader: Reader, settings: Settings) -> tuple[list[RegisteredEncoder], list[RegisteredEncoder]]:
-    """(parts of the main encoder, other plain encoders that are installed).
+    """(parts of the main encoder, other installed encoders that join no others).
 
-    The main encoder is the one that is asked for, else the one in use, else the default.
+    The main encoder is the one of the settings, else the one in use, else the default.
     """
     registered = {encoder.id: encoder for encoder in encoders(reader)}
     main = None if settings.encoder else next((one for one in registered.values() if one.in_use), None)
     if main is None:
-        chosen = models.choose(replace(settings, head=None))
+        chosen = choose(replace(settings, head=None))
         wanted = [part.encoder_id for part in chosen.info.parts] if chosen else []
         if not wanted or not set(wanted) <= set(registered):
             name = chosen.info.name if chosen else "any encoder"
@@ -190,7 +190,7 @@ def _encoders(reader: Reader, settings: Settings) -> tuple[list[RegisteredEncode
     others = [
         one
         for one in registered.values()
-        if not settings.encoder and not one.joins and one.id not in wanted and models.known((one.id,), settings.models)
+        if not settings.encoder and not one.joins and one.id not in wanted and known((one.id,), settings.models)
     ]
     return [registered[i] for i in wanted], others
 
@@ -202,7 +202,7 @@ def _name(parts: Sequence[RegisteredEncoder]) -> str:
 def _vectors(
     reader: Reader, parts: Sequence[RegisteredEncoder], recordings: Sequence[int]
 ) -> tuple[list[int], list[Features], int]:
-    """(recordings that all these encoders have soundly embedded, their features, how many are damaged)."""
+    """(recordings with a valid embedding by each of ``parts``, their features, how many embeddings are damaged)."""
     found, damaged = list(recordings), 0
     features: list[Features] = []
     for part in parts:
@@ -215,13 +215,14 @@ def _vectors(
     return found, features, damaged
 
 
-def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
-    """The features to compare: the main encoder's first, every plain encoder's, and each joined with a built-in one.
+def _compared(parts: list[Features], main: int, only_main: bool) -> list[Features]:
+    """The features to compare: the main encoder's first, each other encoder's, and each joined with a built-in one.
 
-    main: how many of the first parts make up the main encoder. told: the user named it, so that it is the only one.
+    ``main``: how many of the first parts make up the main encoder. ``only_main``: compare no others, because the user
+    named the encoder.
     """
     own = parts[0] if main == 1 else Features.joined(parts[:main])
-    if told:
+    if only_main:
         return [own]
     built_in = [part for part in parts if part.name in BUILT_IN]
     pairs = [Features.joined([part, other]) for part in parts for other in built_in if part.name not in BUILT_IN]
@@ -229,13 +230,13 @@ def _compared(parts: list[Features], main: int, told: bool) -> list[Features]:
 
 
 def _not_understood(labels: Labels) -> str:
-    """The most frequent texts that mean no label, for the end of a message."""
+    """The most frequent texts without a label, as the end of a message."""
     texts = [f'"{escaped(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
     return f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
 
 
 def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
-    """Labels that are left out; raises ModelError when fewer than two remain, with what each one lacks."""
+    """{label: recordings} of the labels with too few. Raises ModelError when fewer than two other labels remain."""
     lacking = {label: n for label, n in sorted(counts.items()) if n < MIN_RECORDINGS}
     good = sorted(set(counts) - set(lacking))
     if len(good) >= 2:
@@ -257,7 +258,7 @@ def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
 
 
 def _groups(artists: Sequence[str], first: np.ndarray) -> np.ndarray:
-    """Numbers (n,) that rows share when one artist made them or one nearly repeats the other, also through others."""
+    """Group numbers (n,): rows of one artist and near-duplicates share one, also through further rows."""
     _, number = np.unique(np.asarray(artists, dtype=object).astype(str), return_inverse=True)
     leader = np.arange(number.max(initial=-1) + 1)
 

@@ -1,6 +1,6 @@
 """`indexer evaluate`: measures how well heads recognise this library's genres, on recordings not used for training.
 
-Owns which learners are compared, on which recordings, and the report's contents. Changes nothing in the library.
+Decides which learners are compared, on which recordings, and what the report contains. Changes nothing in the library.
 """
 
 import json
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 DEFAULT_REPORT = "evaluation.html"  # beside the database
 SPECTROGRAMS_FOLDER = "spectrograms"  # beside the database
-SPECTROGRAMS_SHARE = 0.3  # of the time that `--cnn` takes, for the progress bar
-CNN_STEPS = 20  # how many linear heads one network's training is as long as, for the same
+SPECTROGRAMS_SHARE = 0.3  # share of the progress bar that spectrograms take, with --cnn
+CNN_STEPS = 20  # training the CNN once counts as many steps of the progress bar as this many linear heads
 
-Progress = Callable[[str, float], None]  # (what is done now, share of the whole that is done)
+Progress = Callable[[str, float], None]  # (step in progress, share that is done, 0 to 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for; None: the default."""
+    """The options of `indexer evaluate`; None: the default."""
 
     labels: LabelRequest = field(default_factory=LabelRequest)
     folds: int = 5
@@ -59,9 +59,9 @@ class Request:
 
 
 def evaluate(settings: Settings, request: Request, progress: Progress = lambda _what, _share: None) -> dict[str, Any]:
-    """Compare the learners, write the report (HTML, and JSON beside it), return what `evaluate --json` prints.
+    """Compare the learners, write the report (HTML, and JSON beside it), and return what `evaluate --json` prints.
 
-    Raises ConfigError, ModelError or StoreError with one line.
+    Raises ConfigError, ModelError or StoreError, and IndexerError where the report cannot be written.
     """
     started = time.monotonic()
     request.check()
@@ -108,7 +108,7 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
 
 
 def _refuse_too_few(dataset: Dataset) -> None:
-    """Raise ModelError where too few recordings are left without near-duplicates and undecodable ones."""
+    """Raise ModelError where near-duplicates and undecodable files leave a label with too few recordings."""
     lacking = {label: n for label, n in dataset.counts().items() if n < MIN_RECORDINGS}
     if lacking:
         few = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
@@ -118,7 +118,7 @@ def _refuse_too_few(dataset: Dataset) -> None:
 def _with_spectrograms(
     reader: Reader, settings: Settings, dataset: Dataset, notes: list[str], progress: Progress
 ) -> tuple[Dataset, list[np.ndarray]]:
-    """The recordings that can be decoded, and their clips; every learner is judged on the same ones."""
+    """The data set without recordings that cannot be decoded, and the clips; all learners use the same recordings."""
     from indexer.learn import spectrograms
 
     folder = settings.db.absolute().parent / SPECTROGRAMS_FOLDER
@@ -149,7 +149,7 @@ def _measure(
     notes: list[str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """{learners, best, learning_curve, notes}."""
+    """Cross-validate every learner: {learners, best, learning_curve, notes}."""
     from indexer.heads import crossvalidation
     from indexer.heads.training import Data, TrainingSettings
 
@@ -202,7 +202,7 @@ def _measure(
 
 
 def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", device: str) -> "Learner":
-    """The convolutional network, with the same validation recordings as the linear heads."""
+    """A learner that trains the CNN, with the same validation recordings as the linear heads."""
     from indexer.heads import cnn, evaluation
     from indexer.heads.crossvalidation import Fold
     from indexer.heads.training import split
@@ -229,7 +229,7 @@ def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", dev
 
 
 def _notes(dataset: Dataset, loose: list[int]) -> list[str]:
-    """Cautions for the reader of the report, one line each."""
+    """Notes on the limits of the figures, one line each."""
     notes = []
     if loose:
         names = ", ".join(repr(dataset.names[i]) for i in loose)

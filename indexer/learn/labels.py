@@ -1,8 +1,7 @@
 """Labels from what the user has: corrections, a CSV, genre tags and folder names, in this order of trust.
 
-Owns the alias table (which texts mean which label), the votes of a recording's files, and who counts as one artist.
-Pure:
-it is handed rows and a CSV's path; it never opens the database or a music file, and a genre that we wrote is no label.
+Owns the alias table (which text means which label), the votes of a recording's files, and the grouping by artist. Never
+opens the database or a music file. A genre that this program wrote into a tag is no label.
 """
 
 import csv
@@ -19,8 +18,8 @@ from indexer.errors import ConfigError
 from indexer.library.facts import FileFacts
 
 SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
-# Spellings only. Which sub-genre belongs to which label is the user's to say ([aliases]): Deep House, Liquid, and also
-# Jungle, which is as often kept apart from drum and bass as filed under it.
+# Spellings only. The user decides which label a sub-genre belongs to (setting aliases): Deep House, Liquid, or Jungle,
+# which some file under drum and bass and others do not.
 BUILT_IN = {
     "ambient": ("ambient", "ambient music"),
     "drum and bass": ("drum and bass", "drum bass", "drumnbass", "dnb", "d and b"),
@@ -34,30 +33,28 @@ _BRACKETS = re.compile(r"[(\[][^)\]]*[)\]]")
 
 @dataclass
 class Labels:
-    """One label for each recording, where it came from, and what was not understood."""
+    """The label of each recording, its source, and what could not be used."""
 
     label_of: dict[int, str] = field(default_factory=dict)  # recording -> label
     source_of: dict[int, str] = field(default_factory=dict)  # recording -> the source that decided
-    artist_of: dict[int, str] = field(
-        default_factory=dict
-    )  # every recording -> artist, or folder where that is unknown
-    unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text that means no label -> files
+    artist_of: dict[int, str] = field(default_factory=dict)  # every recording -> see ``artist_group``
+    unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text without a label -> files
     contradictions: dict[str, int] = field(default_factory=dict)  # "tags" or "tags against folders" -> recordings
     unknown_rows: int = 0  # rows of the CSV that name no recording of the library
 
 
 def key(text: str) -> str:
-    """The form in which texts are compared: no case, punctuation or spaces; '&', '+' and a lone n become 'and'."""
+    """The form in which texts are compared: no case, punctuation or spaces; '&', '+' and a single n become 'and'."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.split(r"[\W_]+", re.sub(r"[&+]", " and ", folded))
     return "".join("and" if word == "n" else word for word in words) or folded.strip()
 
 
 class Aliases:
-    """From a text to a label: the user's table, then the built-in spellings, then the labels themselves."""
+    """Maps texts to labels: by the user's table, then the built-in spellings, then the names of the labels."""
 
     def __init__(self, own: Mapping[str, str] | None = None) -> None:
-        """``own``: text -> label; an empty label means that the text is to be ignored."""
+        """``own``: text -> label, the user's table; a text with an empty label is ignored."""
         self._labels: dict[str, str] = {key(text): label for label, texts in BUILT_IN.items() for text in texts}
         self._found: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {}
         own = own or {}
@@ -67,20 +64,21 @@ class Aliases:
         self._labels |= {key(text): canonical[label] for text, label in own.items()}
 
     def add(self, spellings: Counter[str]) -> None:
-        """Make texts labels of their own, spelled as they most often are."""
+        """Make labels of texts that are not known yet, in their most frequent spelling."""
         for text, _ in sorted(spellings.items(), key=lambda item: (-item[1], item[0])):
             self._labels.setdefault(key(text), " ".join(text.split()))
         self._found.clear()
 
     def label(self, text: str) -> str | None:
-        """The label of one name; "" for one to be ignored, None for one that means nothing here."""
+        """The label of a text; "" for a text to ignore, None for one without a label."""
         found = self._labels.get(key(text))
         return self._labels.get(key(_BRACKETS.sub(" ", text))) if found is None else found
 
     def of_tag(self, text: str) -> tuple[frozenset[str], tuple[str, ...]]:
-        """All labels of a genre field, and the values in it that mean nothing here.
+        """All labels of a genre field, and its values without a label.
 
-        Values are parted by ';', and what is unknown as a whole by ',', '/' or '|'; a qualifier in brackets is dropped.
+        Values are separated by ';'; one without a label is split again at ',', '/' and '|'. Text in brackets is
+        dropped.
         """
         if text not in self._found:
             labels: set[str] = set()
@@ -148,9 +146,9 @@ def gather(
     corrections: Mapping[int, str] | None = None,
     rows: Sequence[CsvRow] = (),
 ) -> Labels:
-    """One label a recording from the chosen sources; the most trusted source that knows the recording decides.
+    """The label of each recording, from the first of ``sources`` in order of trust that has one.
 
-    Within a source the majority of the recording's files decides; a tie, or a tag with two genres, is no label.
+    Within a source the majority of the recording's files decides; a tie, or a tag with two genres, gives no label.
     """
     found = Labels()
     files = sorted(files, key=lambda f: (f.recording_id, f.path))
@@ -199,7 +197,7 @@ def _match(rows: Sequence[CsvRow], files: Sequence[FileFacts], found: Labels) ->
 def _implied(
     file: FileFacts, aliases: Aliases, sources: Sequence[str]
 ) -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
-    """(labels, texts that mean nothing) by source, from tags and folder names."""
+    """{source: (labels, texts without a label)}, from tags and folder names."""
     implied = {}
     if "tags" in sources and file.genre:
         implied["tags"] = aliases.of_tag(file.genre)
@@ -211,7 +209,7 @@ def _implied(
 
 
 def _folders(file: FileFacts) -> list[str]:
-    """Names of the folders that hold a file: the root's own, then those below; without a root the parent alone."""
+    """Names of the folders above a file, from its root's own name down; without a root only the parent's name."""
     folder = os.path.dirname(file.path)  # noqa: PTH120 - bytes
     above = os.path.dirname(file.root) if file.root else os.path.dirname(folder)  # noqa: PTH120
     return [os.fsdecode(name) for name in folder[len(above) :].split(b"/") if name]
@@ -223,7 +221,8 @@ def _decide(
     confused: Mapping[str, set[int]],
     contradictions: Counter[str],
 ) -> None:
-    verdicts: dict[int, dict[str, str]] = defaultdict(dict)
+    """Choose each recording's label from the votes, and count where votes or sources contradict each other."""
+    label_by: dict[int, dict[str, str]] = defaultdict(dict)  # recording -> source -> label
     for source in SOURCES:
         undecided = set(confused.get(source, ()))
         for recording, counter in votes[source].items():
@@ -231,14 +230,14 @@ def _decide(
             if len(best) > 1:
                 undecided.add(recording)
             if best and (len(best) == 1 or best[0][1] > best[1][1]):
-                verdicts[recording][source] = best[0][0]
+                label_by[recording][source] = best[0][0]
         if undecided:
             contradictions[source] = len(undecided)
-    for recording, verdict in sorted(verdicts.items()):
-        first, label = next(iter(verdict.items()))  # in order of trust
+    for recording, by_source in sorted(label_by.items()):
+        first, label = next(iter(by_source.items()))  # in order of trust
         found.label_of[recording], found.source_of[recording] = label, first
-        for a, b in _pairs(list(verdict)):
-            contradictions[f"{a} against {b}"] += verdict[a] != verdict[b]
+        for a, b in _pairs(list(by_source)):
+            contradictions[f"{a} against {b}"] += by_source[a] != by_source[b]
     for pair in [pair for pair, count in contradictions.items() if not count]:
         del contradictions[pair]
 
@@ -248,7 +247,10 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def artist_group(file: FileFacts) -> str:
-    """The album's artist, else the track's (always for compilations), else the file's folder."""
+    """A name for recordings of one artist: the album's artist, else the track's, else the file's folder.
+
+    Names such as "Various Artists" are skipped.
+    """
     for name in (file.album_artist, file.artist):
         if name and key(name) not in _VARIOUS:
             return f"artist {key(name)}"

@@ -1,7 +1,6 @@
-"""Plots as inline SVG, and the markup that they and a page around them are made of.
+"""Plots as inline SVG, and the elements that they and the page around them consist of.
 
-Owns places, bars, lines and escaping: ``element`` escapes all text that comes from data; only what it made itself
-counts as markup. Standard library only; opens no file.
+``element`` escapes every text that is not ``Markup``. Opens no file.
 """
 
 import html
@@ -13,37 +12,38 @@ from typing import Any
 
 from indexer.wording import escaped
 
-WIDTH, HEIGHT = 400, 290  # of a plot in its own units; it scales with the page
-LEFT, RIGHT, TOP, BOTTOM = 42, 20, 32, 44  # margins around the plane of a plot
+WIDTH, HEIGHT = 400, 290  # size of a plot in SVG units; it scales with the page
+LEFT, RIGHT, TOP, BOTTOM = 42, 20, 32, 44  # margins around the area of the axes
 BAR_WIDTH, BAR_HEIGHT = 240, 14
 
 Interval = Sequence[float | None] | None
 Bar = tuple[str, float | None, Interval, str]  # (colour, share, interval, text)
-Place = tuple[float, float]  # in the units of a plot
+Place = tuple[float, float]  # (x, y) in SVG units
 
 
 class Markup(str):
-    """Text that is markup already; everything else is escaped where it is put in."""
+    """Text that is HTML or SVG already, so that ``element`` does not escape it."""
 
     __slots__ = ()
 
 
 def percent(share: float | None, digits: int = 0) -> str:
+    """A share from 0 to 1 in percent; "n/a" for None."""
     return "n/a" if share is None else f"{share:.{digits}%}"
 
 
 def plain(value: Any) -> str:
-    """A value as text that cannot break a page or fool a terminal."""
+    """A value as text with control characters escaped; "n/a" for None."""
     return "n/a" if value is None else escaped(str(value))
 
 
 def columns_of(text: str) -> int:
-    """Columns on a terminal: wide characters take two, combining ones none."""
+    """The columns that a text takes on a terminal: wide characters take two, combining ones none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def clip(value: Any, width: int) -> str:
-    """At most so many columns, an ellipsis where something is missing."""
+    """A value as text of at most ``width`` columns; an ellipsis replaces what is cut off."""
     text = whole = plain(value)
     while columns_of(text) > width - (text != whole):
         text = text[:-1]
@@ -51,23 +51,24 @@ def clip(value: Any, width: int) -> str:
 
 
 def nothing() -> Markup:
+    """The paragraph in place of a plot without data."""
     return element("p", "n/a: nothing was measured for this plot.")
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The plane of a plot: from values to places, and its frame."""
+    """The axes of a plot: maps values to places, and draws grid and numbers."""
 
-    xs: tuple[float, float]
-    ys: tuple[float, float]
+    xs: tuple[float, float]  # range of the horizontal axis
+    ys: tuple[float, float]  # range of the vertical axis
 
     def at(self, x: float, y: float) -> Place:
-        """Where a value lies in the plot."""
+        """The place of a point."""
         across, up = ((v - low) / (high - low) for v, (low, high) in ((x, self.xs), (y, self.ys)))
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     def frame(self, x_name: str, y_name: str, x_text: Any = percent) -> Markup:
-        """Grid lines, the numbers along them, and the names of the axes."""
+        """Grid lines, the numbers along the axes, and the axes' names."""
         parts = [
             element("text", y_name, x=0, y=13),
             element("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 6, text_anchor="end"),
@@ -85,7 +86,7 @@ class Plane:
 
 
 def bars_of(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> Markup:
-    """Bars from 0 to 100%, below the name of their group."""
+    """A bar chart from 0 to 100%: each group's name, and its bars below."""
     parts, y = [], 0
     for name, bars in groups:
         parts.append(element("text", element("title", name), clip(name, 48), x=0, y=y + 16))
@@ -119,22 +120,26 @@ def _whisker(interval: Interval, y: float) -> list[Markup]:
 
 
 def path(plane: Plane, points: Sequence[Place]) -> list[Markup]:
+    """A line through points given as values, with a dot at each."""
     places = [plane.at(x, y) for x, y in points]
     line = element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_="path")
     return [line, *(dot(place, 3, "") for place in places)]
 
 
 def dot(place: Place, radius: float, about: str) -> Markup:
+    """A dot; ``about`` is its tooltip, none if empty."""
     return element(
         "circle", element("title", about) if about else Markup(), cx=place[0], cy=place[1], r=radius, class_="dot"
     )
 
 
 def line(one: Place, other: Place, kind: str) -> Markup:
+    """A straight line; ``kind`` is its CSS class."""
     return element("line", x1=one[0], y1=one[1], x2=other[0], y2=other[1], class_=kind)
 
 
 def plot(title: str, about: str, *parts: Markup, height: int = HEIGHT) -> Markup:
+    """The SVG element of a plot; ``about`` describes it to those who cannot see it."""
     name = title.lower().replace(" ", "-")
     return element(
         "svg",
@@ -148,12 +153,12 @@ def plot(title: str, about: str, *parts: Markup, height: int = HEIGHT) -> Markup
 
 
 def share_range(shares: Iterable[float | None]) -> tuple[float, float]:
-    """The upper half of the scale where all values lie in it, else the whole."""
+    """The range of an axis: 0.5 to 1 where all shares lie in it, else 0 to 1."""
     return (0.5 if all(share >= 0.5 for share in shares if share is not None) else 0), 1
 
 
 def ticks_of(low: float, high: float) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart), six at most."""
+    """At most six ticks from ``low`` on, a round step (1, 2 or 5 times a power of ten) apart."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
@@ -165,7 +170,10 @@ def ticks_of(low: float, high: float) -> list[float]:
 
 
 def element(tag: str, *children: str, **attributes: Any) -> Markup:
-    """An element; attributes and children that are not Markup are escaped. class_ is class, text_anchor text-anchor."""
+    """An element; attributes and children that are not Markup are escaped.
+
+    Names of attributes lose a last "_", and each other "_" becomes "-": ``class_``, ``text_anchor``.
+    """
     values = (
         (name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
         for name, value in attributes.items()
@@ -177,4 +185,5 @@ def element(tag: str, *children: str, **attributes: Any) -> Markup:
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
+    """Elements one after the other."""
     return Markup("".join(parts))

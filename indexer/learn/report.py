@@ -1,8 +1,7 @@
-"""The report of `indexer evaluate`: one self-contained HTML page, and what the terminal shows.
+"""The report of `indexer evaluate`: one self-contained HTML page, and the text for the terminal.
 
-Pure functions of the command's JSON form, any value None where it is not known. Owns wording and tables. Opens
-no file, judges nothing, and the page asks no other host for anything. Whatever comes from the data (labels, encoders,
-notes) is escaped by ``element``: only what ``element`` made itself counts as markup.
+Pure functions of the command's JSON form, in which any value may be None. Opens no file and computes no figure; the
+page loads nothing from other hosts. ``element`` escapes all text from the data (labels, encoders, notes).
 """
 
 import math
@@ -87,11 +86,11 @@ details { margin-top: .6rem } summary { cursor: pointer } footer { font-size: .9
   details::details-content { content-visibility: visible; block-size: auto } }
 """
 
-Found = dict[str, Any]
+Found = dict[str, Any]  # the JSON form of `evaluate --json`, or a part of it
 
 
 def to_html(found: Found) -> str:
-    """The page; ``found`` as `evaluate --json` prints it."""
+    """The whole HTML page; ``found`` as `evaluate --json` prints it."""
     best = best_learner(found)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = element(
@@ -117,7 +116,7 @@ def to_html(found: Found) -> str:
 
 
 def to_text(found: Found) -> str:
-    """What the terminal shows."""
+    """The text for the terminal: the data, a line for each learner, the best one genre by genre, the notes."""
     library, best = found["library"] or {}, best_learner(found)
     lines = [f"judged on {_size(library)}: {_counts(library.get('labels'))}", _measured(found)[0]]
     if best:
@@ -139,17 +138,17 @@ def to_text(found: Found) -> str:
 
 
 def best_learner(found: Found) -> Found | None:
-    """The learner that ``best`` names, else the first; None where there is none."""
+    """The learner that ``found["best"]`` names, else the first; None where there is none."""
     learners: list[Found] = found["learners"] or []
     named = [learner for learner in learners if learner["name"] == found["best"]]
     return next(iter([*named, *learners]), None)
 
 
-# ---- words and numbers
+# ---- sentences and numbers
 
 
 def _figures(learner: Found) -> list[str]:
-    """One text for each of FIGURES."""
+    """The figures of a learner as text, in the order of FIGURES."""
     return [
         percent(learner["accuracy"], 1),
         _span(learner["accuracy_95"]),
@@ -161,7 +160,10 @@ def _figures(learner: Found) -> list[str]:
 
 
 def _genre_rows(best: Found) -> list[list[str]]:
-    """Precision, recall and confusion of every genre for the terminal; "as 2" counts what was called genre 2."""
+    """Rows of the terminal's table: a genre's precision, recall and confusions.
+
+    Column "as 2" counts the recordings of the row's genre that were predicted as genre 2.
+    """
     confusion = best["confusion"] or []
     rows = [["genre", "recordings", "precision", "recall", "", *(f"as {i + 1}" for i in range(len(confusion)))]]
     for i, (label, m) in enumerate((best["labels"] or {}).items()):
@@ -194,7 +196,7 @@ def _decided(learner: Found) -> str:
 
 
 def _measured(found: Found) -> list[str]:
-    """How it was measured, a sentence or two each; the first says how learning and judging were kept apart."""
+    """Sentences on how it was measured; the first one says how training and test recordings were separated."""
     library, method = found["library"] or {}, found["method"] or {}
     how = (
         f"Dealt into {_number(method.get('folds'))} folds, each judged by what was learned from the others."
@@ -248,7 +250,7 @@ def _span(interval: Interval) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines: the first column on the left, the others on the right."""
+    """A table as lines of text: the first column is aligned left, the others right."""
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     gaps = [[" " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return [
@@ -313,7 +315,7 @@ def _about(learner: Found) -> str:
 
 
 def _confusion(best: Found) -> Markup:
-    """The table is the heat map: every cell says its count and its share of the row."""
+    """The confusion matrix as a table whose cells are coloured by their share of the row."""
     labels, lines = list(best["labels"] or {}), []
     for i, (label, counts) in enumerate(zip(labels, best["confusion"] or [], strict=False)):
         total = sum(n or 0 for n in counts)
@@ -448,10 +450,10 @@ def _curve(curve: list[Found]) -> Markup:
         (0, max([1, *(x for x, _ in points)])), share_range([*(y for _, y in points), *(low for _, low, _ in spans)])
     )
     whiskers = [line(plane.at(x, low), plane.at(x, high), "whisker") for x, low, high in spans]
-    told = ", ".join(f"{percent(y, 1)} from {_number(x)} recordings" for x, y in points)
+    listed = ", ".join(f"{percent(y, 1)} from {_number(x)} recordings" for x, y in points)
     drawn = plot(
         "Learning curve",
-        f"Accuracy: {told}.",
+        f"Accuracy: {listed}.",
         plane.frame("recordings learned from", "accuracy", _number),
         *whiskers,
         *path(plane, points),
@@ -479,7 +481,7 @@ def _sentence(text: str) -> str:
 
 
 def _numbers(header: list[str], rows: list[list[str]]) -> Markup:
-    """The numbers of a plot, folded away on the screen and shown in print."""
+    """The numbers of a plot in a table, folded on the screen and open in print."""
     return element("details", element("summary", "The numbers"), _table(header, rows)) if rows else Markup()
 
 
@@ -498,5 +500,5 @@ def _table(header: list[str], rows: Sequence[Sequence[str]], best: int | None = 
 
 
 def _scroll(name: str, table: Markup) -> Markup:
-    """Wide tables scroll by themselves, by keyboard too."""
+    """A wide table in a region that scrolls, also by keyboard."""
     return element("div", table, class_="scroll", role="region", tabindex="0", aria_label=name)

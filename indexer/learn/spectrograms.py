@@ -1,8 +1,8 @@
-"""Log-mel clips of recordings, kept on disk: what the CNN that `indexer evaluate --cnn` compares with learns from.
+"""Log-mel clips of recordings, cached in files: the input of the CNN of `indexer evaluate --cnn`.
 
-Owns which parts of a recording are taken and the files they are kept in. The mel computation is that of M2D's front
-end, so that both see the same numbers. Never decodes in this process, never touches the library; only evaluation may
-import it.
+Chooses the parts of a recording and owns the files. The mel spectrogram is computed by M2D's front end, so that CNN
+and M2D get the same values. Decodes in reader processes only and never touches the library; only evaluation may import
+this module.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import FileError, IndexerError, ReadError
 from indexer.files.children.worker import Worker
 
-CLIPS = 6  # of a recording at most: 36 s of audio and 584 kB; what a listener needs to name a genre
-CLIP_FRAMES = 608  # 6.08 s, as M2D hears it
+CLIPS = 6  # at most, a recording: 36 s of audio and 584 kB
+CLIP_FRAMES = 608  # 6.08 s, the length of M2D's units
 FRONT_END = front_end(16_000)
 CLIP_SHAPE = (FRONT_END.n_mels, CLIP_FRAMES)
 
-# Only its frames matter to the cutter: no encoder follows.
+# The cutter reads only the frames: no encoder follows.
 _GEOMETRY = Geometry(
     width=0,
     depth=0,
@@ -39,17 +39,17 @@ _GEOMETRY = Geometry(
     columns=CLIP_FRAMES,
     unit_frames=CLIP_FRAMES,
 )
-# Part of the file's name, so that clips made in another way are never taken for these.
+# Part of the files' names, so that clips made with other constants are never used.
 _RECIPE = hashlib.sha256(repr((FRONT_END, CLIPS, CLIP_FRAMES)).encode()).hexdigest()[:8]
 
 
 def make_all(
     paths: Mapping[str, bytes], folder: Path, jobs: int, on_done: Callable[[], None] = lambda: None
 ) -> tuple[list[str], dict[str, FileError]]:
-    """Make what is missing: (keys whose clips are there now, why the others' are not), in the order given.
+    """Make the missing clips; return (keys that have clips now, error of each other key), in the order of ``paths``.
 
-    paths: audio_sha256 -> a file that holds this recording, which is not checked. jobs: child processes at a time.
-    on_done is called after each recording, by the calling thread. Raises IndexerError when the folder cannot be
+    ``paths``: audio_sha256 -> a file of this recording (the hash is not checked). ``jobs``: reader processes.
+    ``on_done`` is called after each recording, in the calling thread. Raises IndexerError when the folder cannot be
     written.
     """
     workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
@@ -85,9 +85,9 @@ def make_all(
 
 
 def make(path: bytes, audio_sha256: str, folder: Path, worker: Worker) -> Path:
-    """The file with a recording's clips, made unless it is there and whole.
+    """The file with a recording's clips; makes it unless it exists and is valid.
 
-    Raises the FileError of a recording that cannot be decoded or is no longer than 12.5 ms, and IndexerError when the
+    Raises FileError for a recording that cannot be decoded or is no longer than 12.5 ms, and IndexerError when the
     folder cannot be written.
     """
     target = _file(folder, audio_sha256)
@@ -100,9 +100,9 @@ def make(path: bytes, audio_sha256: str, folder: Path, worker: Worker) -> Path:
 
 
 def load(folder: Path, keys: Sequence[str]) -> list[np.ndarray]:
-    """The clips of each recording: (1 to CLIPS, mels, CLIP_FRAMES) float16, in the order of keys; 584 kB each at most.
+    """The clips of each recording, in the order of ``keys``: (1 to CLIPS, mels, CLIP_FRAMES) float16, at most 584 kB.
 
-    Raises IndexerError for one that ``make_all`` did not make, or that was damaged since.
+    Raises IndexerError for a file that is missing or damaged.
     """
     found = []
     for key in keys:
@@ -117,11 +117,11 @@ def load(folder: Path, keys: Sequence[str]) -> list[np.ndarray]:
 
 
 def _spread(blocks: Iterable[np.ndarray]) -> list[Unit]:
-    """Up to CLIPS whole units, evenly spread over a stream of samples (n,) of any length; of a short one its only part.
+    """Up to CLIPS whole units, evenly spread over a stream of blocks (n,) of samples.
 
-    Every stride-th unit is kept, and each time there are too many, every second one is dropped: a length that a file
-    claims is not needed, and what is held is bounded. The last part of a unit counts only where there is nothing else,
-    since it would have to be filled up.
+    Keeps every stride-th unit; whenever there are too many, drops every second one and doubles the stride. So the
+    length need not be known before, and memory is bounded. An incomplete last unit is used only where it is the only
+    one, since it has to be padded.
     """
     cutter = M2DCutter(FRONT_END, _GEOMETRY)
     kept: list[Unit] = []
@@ -135,13 +135,15 @@ def _spread(blocks: Iterable[np.ndarray]) -> list[Unit]:
             whole += 1
     kept = kept or cutter.finish()
     taken = min(CLIPS, len(kept))
-    return [kept[(2 * i + 1) * len(kept) // (2 * taken)] for i in range(taken)]  # the middle of each of equal shares
+    return [
+        kept[(2 * i + 1) * len(kept) // (2 * taken)] for i in range(taken)
+    ]  # the middle unit of each of ``taken`` equal parts
 
 
 def _clips(units: Sequence[Unit]) -> np.ndarray:
-    """Units of equal length -> (clips, mels, CLIP_FRAMES) float16; a short one is repeated.
+    """Log-mel spectrograms (clips, mels, CLIP_FRAMES) float16 of units of equal length; a short unit is repeated.
 
-    Music repeats itself, and silence would say "short", which is no genre.
+    Repeated and not padded with silence, from which the CNN could learn that a recording is short.
     """
     import torch
 
@@ -160,18 +162,18 @@ def _file(folder: Path, audio_sha256: str) -> Path:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """The clips in a file; None unless it is there, whole and ours."""
+    """The clips in a file; None where it is missing, damaged or of another form."""
     try:
-        # Mapped first: that refuses a file that is cut off, without allocating what it claims.
+        # Mapping it first fails for a truncated file, without allocating the size that its header states.
         clips = np.array(np.lib.format.open_memmap(path, mode="r"))
     except Exception:  # numpy raises a dozen kinds on a damaged header
         return None
-    ours = clips.dtype == np.float16 and clips.shape[1:] == CLIP_SHAPE and 0 < len(clips) <= CLIPS
-    return clips if ours and np.isfinite(clips).all() else None
+    valid = clips.dtype == np.float16 and clips.shape[1:] == CLIP_SHAPE and 0 < len(clips) <= CLIPS
+    return clips if valid and np.isfinite(clips).all() else None
 
 
 def _write(path: Path, clips: np.ndarray) -> None:
-    """The clips under their name, whole or not at all."""
+    """Write clips atomically: into a temporary file, then rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -1,6 +1,6 @@
-"""`indexer suggest`: which tracks to label next, and which labels look wrong, each with its reason.
+"""`indexer suggest`: lists tracks to label next, and labels that look wrong, each with a reason.
 
-Owns both orders. Reads only: from cached embeddings, the head in use and a cross-validation; opens no music file.
+Works on cached embeddings with the head in use and a cross-validation. Changes nothing and opens no music file.
 """
 
 from typing import Any
@@ -15,25 +15,25 @@ from indexer.library import facts
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import in_use
 from indexer.library.tracks import track_of
-from indexer.models import choice as models
+from indexer.models.choice import choose, without_genres
 from indexer.wording import printable
 
-CONSIDERED = 5000  # unlabelled recordings to choose from, the least certain ones
+CONSIDERED = 5000  # the least certain unlabelled recordings, from which to choose
 FOLDS = 5
 
 
 def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: int = 0) -> dict[str, Any]:
-    """{label: [...], check: [...], notes}: ``count`` entries at most of each, the most useful first.
+    """At most ``count`` recordings to label and to check, the most useful first: {head, label, check, notes}.
 
-    label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled ones,
+    label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled recordings,
     {path, title, artist, label, source, genre, confidence, reason}. Raises ConfigError, ModelError or StoreError.
     """
     request.check()
     conn = open_readonly(settings.db)
     try:
-        chosen = models.choose(settings, in_use(conn))
+        chosen = choose(settings, in_use(conn))
         if chosen is None or chosen.head is None:
-            raise ModelError(str(models.without_genres(chosen)))
+            raise ModelError(str(without_genres(chosen)))
         parts = [part.encoder_id for part in chosen.info.parts]
         found: dict[str, Any] = {"head": chosen.head.name, "notes": []}
         labelled = request.gather(conn, settings).label_of
@@ -50,7 +50,7 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
 
 
 def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], count: int) -> list[dict[str, Any]]:
-    """Recordings that are uncertain, unlike the labelled ones, and unlike each other."""
+    """Unlabelled recordings with uncertain predictions, far from the labelled ones and from each other."""
     unlabelled = [recording for recording in facts.least_confident(reader, head.id) if recording not in labelled]
     some = unlabelled[:CONSIDERED]
     known = sorted(labelled)
@@ -64,10 +64,9 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
         return []
     candidates, others = unit[of_some], unit[~of_some]
     probabilities = head.scores(vectors[of_some].astype(np.float32))  # (n, labels)
-    uncertainty = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1) / np.log(
-        len(head.labels)
-    )  # 0 to 1
-    # Cosine distance of centred vectors to the nearest labelled one, 0 to 2; 1, that of unrelated ones, without labels.
+    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+    uncertainty = entropy / np.log(len(head.labels))  # 0 to 1
+    # Cosine distance to the nearest labelled vector, 0 to 2; without labels 1, the distance of unrelated vectors.
     distance = 1 - (candidates @ others.T).max(axis=1) if len(others) else np.ones(len(candidates))
     entries = []
     for _ in range(min(count, len(some))):
@@ -86,7 +85,7 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
                 "reason": reason,
             }
         )
-        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # prefer a next one that is unlike this one
+        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # the next entries are to be unlike this one
         distance[best] = -1
     return entries
 
@@ -99,7 +98,7 @@ def _directions(vectors: np.ndarray) -> np.ndarray:
 
 
 def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, seed: int) -> list[dict[str, Any]]:
-    """Labels that heads which never saw the recording's artist contradict, the surest contradiction first."""
+    """Labels contradicted by a head that was trained without the recording's artist, the surest first."""
     from indexer.heads import crossvalidation
     from indexer.heads.training import Data, TrainingSettings
 
@@ -131,13 +130,13 @@ def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, 
 
 
 def _track(reader: Reader, recording: int) -> dict[str, Any]:
-    """One file of a recording, for people."""
+    """Path, title and artist of one file of a recording."""
     track = track_of(reader, recording)
     return {"path": printable(track.path), "title": track.title, "artist": track.artist}
 
 
 def to_text(found: dict[str, Any]) -> str:
-    """As a person reads it."""
+    """The result of ``suggest`` as text."""
     lines = ["most worth a label (indexer correct FILE GENRE):"] if found["label"] else ["every recording has a label"]
     lines += [f"  {entry['path']}\n      {entry['reason']}" for entry in found["label"]]
     if found["check"]:

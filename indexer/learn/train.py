@@ -1,7 +1,7 @@
-"""`indexer train`: labels and embeddings of the library, a trained head in a file, that head in use.
+"""`indexer train`: trains a head on the library's labels and embeddings, saves it, and puts it in use.
 
-Owns the order of the steps and their messages. The former head stays in use until the new one is on the disk, so
-whatever goes wrong before costs nothing. Torch is loaded only after the labels were found good enough.
+The former head stays in use until the new one is saved, so a failure before changes nothing. Torch is imported only
+once there are enough labels.
 """
 
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "trained"
 HEADS_FOLDER = "heads"  # beside the database
-SHOWN_UNMAPPED = 50  # values of a source that the result lists
+SHOWN_UNMAPPED = 50  # unknown texts that the result lists for each source
 HONEST = (
     "These recordings were held out from learning, but they chose when to stop, the temperature and the threshold: "
     "expect somewhat less on music that decided nothing."
@@ -36,7 +36,7 @@ HONEST = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for; None: the default."""
+    """The options of `indexer train`; None: the default."""
 
     labels: LabelRequest = LabelRequest()
     name: str | None = None
@@ -56,7 +56,7 @@ class Request:
 
 
 def check_numbers(seed: int, epochs: int, target_precision: float) -> None:
-    """Raise ConfigError for options that no training accepts."""
+    """Raise ConfigError for options of training that cannot be used."""
     if not 0.5 <= target_precision < 1:
         raise ConfigError(f"--target-precision is {target_precision}: must be from 0.5 to below 1")
     if not 1 <= epochs <= 100_000:
@@ -67,14 +67,14 @@ def check_numbers(seed: int, epochs: int, target_precision: float) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Learned:
-    """A head, and the encoder or encoders it was learned on."""
+    """A trained head, and the features it was trained on."""
 
     features: Features
     trained: "Trained"
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of the validation recordings."""
+        """The metrics on the validation recordings."""
         found: dict[str, Any] = self.trained.head.training["metrics"]
         return found
 
@@ -82,11 +82,11 @@ class _Learned:
 def train(
     settings: Settings, request: Request, on_epoch: Callable[["Epoch"], None] = lambda _epoch: None
 ) -> dict[str, Any]:
-    """Learn a head from the library's labels, save it, and put it in use; returns what `train --json` prints.
+    """Train a head on the library's labels, save it, and put it in use; returns what `train --json` prints.
 
-    Where no encoder is asked for and the library is embedded by several, all are tried on the same recordings, alone
-    and joined with the built-in one; the lowest log loss on validation wins. Raises ConfigError, ModelError, StoreError
-    or LockedError with one line; then the former head is still in use.
+    Where the settings name no encoder and several have embedded the library, a head is trained for each on the same
+    recordings, and for each joined with the built-in one; the one with the lowest log loss on validation is used.
+    Raises ConfigError, ModelError, StoreError or LockedError; then the former head is still in use.
     """
     started = time.monotonic()
     request.check()
@@ -143,7 +143,7 @@ def _learn(
 
 
 def _save(store: Store, trained: "Trained", folder: Path, name: str | None) -> tuple["Trained", Path]:
-    """Write the head under its name, or the first free one; the very same head as before keeps its file."""
+    """Save the head under its name or the first free one; a head that equals a saved one keeps that file."""
     base = name or DEFAULT_NAME
     known = store.head(trained.head.id)
     if known is not None and not name and _same_file(known["source"], trained.head.id):
@@ -237,7 +237,7 @@ def _result(
 
 
 def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "TrainingSettings") -> list[str]:
-    """What the user should know about this head, one line each."""
+    """Notes for the user about this head, one line each."""
     notes = []
     for label, n in dataset.too_few.items():
         notes.append(f"'{label}' was not learned: {n} recordings, {MIN_RECORDINGS - n} more needed")
@@ -271,7 +271,7 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
 
 
 def report(found: dict[str, Any]) -> str:
-    """The result as a person reads it."""
+    """The result of ``train`` as text."""
     v = found["validation"]
     lines = [
         f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, "

@@ -1,8 +1,8 @@
-"""The models folder: what NTT publishes, what is installed, and how one becomes the other.
+"""The models folder: lists NTT's published checkpoints and the installed models, and installs a model.
 
 Owns the names, the licence notice, the record of digests (trust on first use) and ``source.json`` beside each model.
-Never reads weights itself (checkpoint.py does), never imports torch, never ships or mirrors a checkpoint, and never
-leaves a half-installed model: a model's folder appears whole or not at all.
+Weights are read by ``encoders/m2d/checkpoint.py`` only; torch is never imported. A model's folder is installed by one
+rename, so it is never incomplete.
 """
 
 import difflib
@@ -41,22 +41,21 @@ The agreement itself decides. Read LICENSE.pdf in https://github.com/nttcslab/m2
 Your acceptance is recorded beside the model, with its time."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}", re.ASCII)
-# What a checkpoint file is called when its folder, not the file, carries the model's name.
+# Names of checkpoint files that say nothing about the model: its name is the folder's.
 _NAMELESS = re.compile(r"(checkpoint|weights|model)([-_ep0-9.].*)?", re.ASCII)
 _SUFFIXES = (".zip", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A checkpoint NTT publishes: release tag, use in one phrase and the rough size of its zip in MB."""
+    """A checkpoint that NTT publishes."""
 
     name: str
-    tag: str
-    use: str
-    about_mb: int
+    tag: str  # of the release of github.com/nttcslab/m2d
+    use: str  # in one phrase
+    about_mb: int  # rough size of the zip; the server states the exact one
 
 
-# Names and tags: the releases of github.com/nttcslab/m2d. Sizes are rough: the server states the true one.
 KNOWN: tuple[KnownModel, ...] = (
     KnownModel(
         "m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0", "general features, for training your own heads", 300
@@ -73,23 +72,22 @@ KNOWN: tuple[KnownModel, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:
-    """A model of the models folder; ``encoder_id`` is None when it cannot be used, and ``problem`` says why.
-
-    ``path`` is its safetensors file, ``size`` that file's bytes, ``licence_accepted`` an ISO 8601 time or None,
-    ``source`` the address or path it came from.
-    """
+    """A model in the models folder, usable or not."""
 
     name: str
-    path: Path
-    encoder_id: str | None
-    size: int
-    licence_accepted: str | None
-    source: str | None
-    problem: str | None
+    path: Path  # of its safetensors file
+    encoder_id: str | None  # None when it cannot be used
+    size: int  # of that file, in bytes
+    licence_accepted: str | None  # ISO 8601 time
+    source: str | None  # the address or path it came from
+    problem: str | None  # why it cannot be used
 
 
 def installed(models_dir: Path) -> list[InstalledModel]:
-    """Return every model below ``models_dir`` by name, unusable ones with their problem; reads no weights."""
+    """Return all models in ``models_dir``, sorted by name; reads no weights. Raises ModelError.
+
+    Unusable ones are included, with their problem.
+    """
     try:
         folders = sorted(entry for entry in models_dir.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except FileNotFoundError:
@@ -135,10 +133,11 @@ def download(
     timeout_s: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Download and convert a published checkpoint; return its safetensors, at once if it is installed already.
+    """Download and convert a published checkpoint, unless it is installed; return the path of its safetensors.
 
-    ``accept`` is shown LICENCE_NOTICE and must return True before anything is requested or written. ``progress`` gets
-    bytes so far and in all. Raises ModelError; only a resumable ``NAME.zip.part`` may stay, and the message says so.
+    ``accept`` gets LICENCE_NOTICE; unless it returns True, nothing is requested or written. ``progress`` gets the bytes
+    so far and the total. Raises ModelError; a ``NAME.zip.part`` that the next call resumes may stay, and the message
+    says so.
     """
     known = next((model for model in KNOWN if model.name == name), None)
     if known is None:
@@ -156,7 +155,7 @@ def download(
     part = models_dir / f"{name}.zip.part"
     with writing(models_dir), locked(models_dir, name):
         present = _look(models_dir / name)
-        if present.encoder_id is not None:  # by another process, since we looked
+        if present.encoder_id is not None:  # another process has installed it meanwhile
             return present.path
         trusted = _trusted_digests(models_dir)
         fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
@@ -176,7 +175,7 @@ def download(
 
 
 def _after_failure(error: ModelError | OSError, part: Path) -> ModelError:
-    """Return what to tell the user; the download is kept only where the fault is this machine's, not the file's."""
+    """Return the error for the user; keep the download only where this machine failed and the file may be good."""
     shown = write_problem(part.parent, error) if isinstance(error, OSError) else error
     if isinstance(error, OSError) or isinstance(error.__cause__, (OSError, SafetensorError)):
         return ModelError(f"{shown} ({megabytes(part.stat().st_size)} are kept in {part} and need not come again)")
@@ -185,10 +184,10 @@ def _after_failure(error: ModelError | OSError, part: Path) -> ModelError:
 
 
 def add(source: Path, models_dir: Path, *, name: str | None = None) -> Path:
-    """Convert a local ``.pth``, ``.zip``, folder or converted ``.safetensors``; return the installed safetensors.
+    """Install a local ``.pth``, ``.zip``, folder or converted ``.safetensors``; return the path of its safetensors.
 
-    ``name`` defaults to the folder's or file's name. A model of that name with other weights is never overwritten, one
-    with the same encoder is left as it is. Raises ModelError.
+    ``name`` defaults to the folder's or file's name. Raises ModelError, also where a model of that name with other
+    weights is installed; one with the same encoder is left as it is.
     """
     source = _absolute(source)
     files = _checkpoint_files(source)
@@ -203,10 +202,10 @@ def add(source: Path, models_dir: Path, *, name: str | None = None) -> Path:
 
 
 def resolve(spec: str, models_dir: Path) -> Path:
-    """Return the safetensors of ``spec``: an installed model's name, a unique beginning of one, or a checkpoint's path.
+    """Return the path of the safetensors of ``spec``: a model's name, the beginning of one, or a checkpoint's path.
 
-    A path is converted into ``models_dir`` once, under its name and the first digits of its digest; while the file
-    keeps its size and mtime a later call only looks that up. Raises ModelError.
+    A checkpoint is converted into ``models_dir`` once, under its name and the first digits of its digest; later calls
+    return that while the file keeps its size and mtime. Raises ModelError.
     """
     if _is_path(spec, models_dir):
         return _resolve_path(_absolute(Path(spec)), models_dir)
@@ -237,7 +236,7 @@ def _is_path(spec: str, models_dir: Path) -> bool:
         return True
     try:
         return not (models_dir / spec).is_dir() and (spec.lower().endswith(_SUFFIXES) or Path(spec).exists())
-    except OSError:  # for example too long for a file name
+    except OSError:  # for example a name that is too long
         return False
 
 
@@ -265,7 +264,7 @@ def _resolve_path(path: Path, models_dir: Path) -> Path:
 
 
 def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) -> Path:
-    """Convert ``source`` into a folder beside its place, then rename it; raises ModelError and OSError."""
+    """Convert ``source`` in a temporary folder, then rename that; raises ModelError and OSError."""
     folder = models_dir / name
     staging = models_dir / f".{name}.new"
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
@@ -280,7 +279,7 @@ def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) 
             raise ModelError(
                 f"a model {name} with other weights is installed: give this one another --name, or remove {folder}"
             )
-        if folder.exists():  # without a usable model, perhaps with files of the user's: those stay
+        if folder.exists():  # it has no usable model; other files in it stay
             (staging / SOURCE).replace(folder / SOURCE)
             converted.replace(folder / WEIGHTS)
         else:
@@ -293,7 +292,7 @@ def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) 
 def _trusted_digests(models_dir: Path) -> dict[str, Any]:
     path = models_dir / DIGESTS
     digests = read_json(path)
-    if digests is None and path.exists():  # forgetting them silently would trust anything anew
+    if digests is None and path.exists():  # to ignore a damaged record would be to trust any file
         raise ModelError(f"{path} is damaged: mend it, or remove it to trust every next download like a first one")
     return digests or {}
 
@@ -320,7 +319,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _checkpoint_files(source: Path) -> list[Path]:
-    """Return the files ``source`` stands for: itself, or the checkpoint of the folder it is."""
+    """Return ``source``, or the checkpoint in the folder ``source``, as a list. Raises ModelError."""
     try:
         return _files_below(source)
     except OSError as error:
@@ -329,7 +328,7 @@ def _checkpoint_files(source: Path) -> list[Path]:
 
 def _files_below(source: Path) -> list[Path]:
     if source.is_dir():
-        # Our own converted form before the pickle it may have come from.
+        # The converted form is preferred to the pickle it was made from.
         files = [source / WEIGHTS] if (source / WEIGHTS).is_file() else sorted(source.rglob("*.pth"))
         if len(files) != 1:
             raise ModelError(f"{source} holds {len(files)} .pth files where one is expected: name the file itself")
@@ -342,7 +341,7 @@ def _files_below(source: Path) -> list[Path]:
 
 
 def _states(files: list[Path]) -> list[list[Any]]:
-    """Return [path, size, mtime_ns] of each file: what tells, without reading it, that a file is unchanged."""
+    """Return [path, size, mtime_ns] of each file; a file with the same values counts as unchanged."""
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
@@ -351,7 +350,7 @@ def _local_source(source: Path, states: list[list[Any]], sha256: str) -> dict[st
 
 
 def _name_of(source: Path) -> str:
-    """Return a model name from a path: its folder's where the file itself is only called checkpoint-300 or the like."""
+    """Return a model's name from a path; the folder's name for a file called checkpoint-300 or the like."""
     stem = source.name if source.is_dir() or source.suffix.lower() not in _SUFFIXES else source.stem
     if not source.is_dir() and _NAMELESS.fullmatch(stem):
         stem = source.parent.name

@@ -1,7 +1,7 @@
 """Chooses the encoder and head of a command: named by a flag or setting, else in use, else installed, else built in.
 
-Owns the messages that explain why there are no genres. Never loads torch: an encoder's properties are read from its
-file's header, its weights are loaded when the first recording needs them.
+Owns the messages that explain why there are no genres. Never imports torch: an encoder's properties come from the
+header of its file, and its weights are loaded when the first recording needs them.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from indexer.models import catalogue
 
 @dataclass(frozen=True)
 class Model:
-    """Encoders and the head that takes their vectors side by side."""
+    """Encoders, and the head that classifies their joined vectors."""
 
     parts: tuple[Part, ...]
     head: Head | None
 
     @property
     def encoder_ids(self) -> tuple[str, ...]:
-        """Ids of the parts, in order."""
+        """The ids of the encoders, in order."""
         return tuple(part.encoder_id for part in self.parts)
 
 
@@ -55,11 +55,11 @@ class Chosen:
     info: EncoderInfo
     head: Head | None
     head_source: Path | None
-    by_default: bool = False  # built in and not asked for: the first model that is installed replaces it
+    by_default: bool = False  # the built-in encoder, not asked for: an installed model replaces it
 
 
 def without_genres(chosen: Chosen | None) -> str | None:
-    """One line that says why a command gives no genres and what to do; None where it does."""
+    """One line on why a command gives no genres and what to do; None where it gives genres."""
     if chosen is None:
         return WITHOUT_MODEL
     if chosen.head is not None:
@@ -69,9 +69,10 @@ def without_genres(chosen: Chosen | None) -> str | None:
 
 
 def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None:
-    """The model of a command; None when the one in use is not installed any more: no other may replace it silently.
+    """The encoder and head of a command; None when the encoder in use is no longer installed.
 
-    library: the model in use, as a scan, `train` or `models use` stored it. Raises ModelError with what to do.
+    None, because no other encoder may replace it silently. ``library``: the model in use, as a scan, `train` or `models
+    use` stored it. Raises ModelError.
     """
     info, by_default = _encoder(settings, library.encoder)
     if info is None:
@@ -104,9 +105,9 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
 
 
 def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None) -> Variant:
-    """How the encoder is used: as the settings say, and where they leave it open as the library has used it so far.
+    """Units and precision of the encoder: from the settings, else as the library used the encoder before.
 
-    A variant that has embedded nothing does not count: perhaps it could not be loaded.
+    A former variant that embedded nothing does not count: perhaps it could not be loaded.
     """
     former = (info.variant_of(in_use.id) if in_use and in_use.embedded else None) or Variant()
     if settings.units is None:
@@ -119,7 +120,7 @@ def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None)
 
 
 def _encoder(settings: Settings, in_use: EncoderInUse | None) -> tuple[EncoderInfo | None, bool]:
-    """The encoder, and whether it is the built-in one for want of any other."""
+    """The encoder, and whether it is the built-in one because there is no other."""
     if settings.encoder:
         return named(settings.encoder, settings.models), False
     if in_use is not None:
@@ -133,9 +134,9 @@ def _encoder(settings: Settings, in_use: EncoderInUse | None) -> tuple[EncoderIn
 
 
 def named(spec: str, models_dir: Path) -> EncoderInfo:
-    """The encoder of a name or path, or several joined by '+'.
+    """The encoder with this name or path, or the one that joins several, separated by '+'.
 
-    Raises ModelError for one that is not there, or named twice.
+    Raises ModelError for an encoder that is not installed, or is named twice.
     """
     specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
     parts = [
@@ -149,11 +150,11 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
 
 def known(encoder_ids: Sequence[str], models_dir: Path) -> EncoderInfo | None:
     """The encoder with this id, in any variant, or the one that joins several ids; None when one is not installed."""
-    found = [_that_is(encoder_id, models_dir) for encoder_id in encoder_ids]
+    found = [_with_id(encoder_id, models_dir) for encoder_id in encoder_ids]
     return join([part for part in found if part]) if all(found) else None
 
 
-def _that_is(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
+def _with_id(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
     for name in BUILT_IN:
         info = built_in_info(name)
         if info.variant_of(encoder_id):
@@ -176,7 +177,7 @@ def _checkpoint_info(path: Path) -> EncoderInfo:
 
 
 def register(store: Store, chosen: Chosen) -> None:
-    """Write encoder and head into the library and make them the ones in use; a mere default is written, not in use."""
+    """Store encoder and head in the library and put them in use; an encoder chosen by default is only stored."""
     info, head = chosen.info, chosen.head
     for part in info.parts:
         store.put_encoder(part.encoder_id, name=part.name, width=part.width, unit_s=part.unit_s)
@@ -199,12 +200,12 @@ def register(store: Store, chosen: Chosen) -> None:
 
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
-    """The model as the pipeline takes it; encoders are loaded when they are first needed."""
+    """The model for the pipeline; its encoders are loaded when they are first needed."""
     return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head)
 
 
 def part_of(info: EncoderInfo, settings: Settings) -> Part:
-    """A plain encoder for an executor, which loads it when it is first needed."""
+    """One encoder for an executor, which loads it when it is first needed."""
     precision = "int8" if info.variant.int8 else settings.precision
     return Part(
         info.encoder_id,
@@ -214,7 +215,7 @@ def part_of(info: EncoderInfo, settings: Settings) -> Part:
 
 
 def overview(models_dir: Path) -> dict[str, Any]:
-    """Built-in, installed and published models, for `models list`."""
+    """The built-in, installed and published models, for `models list`."""
     return {
         "built_in": [
             {"name": name, "encoder_id": built_in_info(name).encoder_id, "use": entry.use}
@@ -266,7 +267,7 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
 
 
 def use(settings: Settings, spec: str) -> str:
-    """Make an encoder, and the head that goes with it, the library's; returns a line that says which."""
+    """Put an encoder and its head in use; returns a line that names them."""
     with library_lock(settings.db), Store(settings.db) as store:
         chosen = choose(replace(settings, encoder=spec), replace(in_use(store.connection), encoder=None))
         assert chosen is not None
@@ -277,7 +278,7 @@ def use(settings: Settings, spec: str) -> str:
 
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
-    """The encoder and head of this run, written into the library as the ones in use."""
+    """Choose the encoder and head of a run, and store them in the library as the ones in use."""
     chosen = choose(settings, in_use(store.connection))
     if chosen:
         register(store, chosen)

@@ -1,8 +1,8 @@
-"""Fetches one large file over HTTP into a resumable ``.part`` file.
+"""Downloads one large file over HTTP into a ``.part`` file that a later call can resume.
 
-Owns the network: ranges, validators, redirects, retries, limits and what to tell the user when it fails. Never unpacks
-or judges what it fetched beyond its size, never follows anything but http(s), and never leaves anything behind but the
-``.part`` file and its ``.part.json`` (which version of the file the part belongs to).
+Owns the network: ranges, validators, redirects, retries, limits and error messages. Checks the size of the file only,
+follows redirects to http(s) only, and writes only the ``.part`` file and its record ``.part.json``, which says which
+version of the file the part belongs to.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from indexer import __version__
 from indexer.errors import ModelError
 from indexer.models.records import megabytes, read_json, write_json, write_problem
 
-Progress = Callable[[int, int | None], None]
+Progress = Callable[[int, int | None], None]  # (bytes so far, total bytes)
 
 TRIES = 5
 BACKOFF_S = 1.0  # doubled after each try: 1, 2, 4, 8 s
-LONGEST_WAIT_S = 60.0  # longest Retry-After of a server that is obeyed
+LONGEST_WAIT_S = 60.0  # a longer Retry-After is cut to this
 BLOCK_BYTES = 1 << 18
-SLOWEST_BYTES_PER_S = 512  # a server that drips slower than this has stalled
+SLOWEST_BYTES_PER_S = 512  # a slower transfer counts as stalled
 LARGEST_BYTES = 4 << 30
-SPACE_PER_BYTE = 3.2  # the zip, its unpacked weights (random floats hardly compress) and their safetensors
-SPARE_BYTES = 64 << 20
+SPACE_PER_BYTE = 3.2  # disk space for each byte of the zip: the zip, the unpacked weights and their safetensors
+SPARE_BYTES = 64 << 20  # disk space to leave free
 _RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 
 
 class _RetryError(Exception):
-    """One try failed, another may not; ``wait_s`` is what the server asked for (None: back off as usual)."""
+    """An attempt failed, and another may succeed after ``wait_s`` (None: the usual backoff)."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class _RetryError(Exception):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows at most ten redirects, to http(s) only and never from https down to http."""
+    """Follows at most ten redirects, to http(s) only and never from https to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -58,7 +58,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    # Built by hand: the default opener also speaks ftp:, file: and data:.
+    # The default opener also opens ftp:, file: and data:.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -74,7 +74,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def part_record(part: Path) -> Path:
-    """Return where the record of a part file lies: its URL, ETag, Last-Modified and full size."""
+    """Return the path of a part file's record: its URL, ETag, Last-Modified and full size."""
     return part.with_name(part.name + ".json")
 
 
@@ -94,14 +94,14 @@ def fetch(
 ) -> None:
     """Download ``url`` into ``part``, continuing where an earlier call stopped.
 
-    ``progress`` gets the bytes there are and the bytes there will be. ``timeout_s`` bounds each wait for the server,
-    TRIES the number of requests. Raises ModelError: unreachable, refused, not found, cut off, too large, disk full;
-    what came so far then stays in ``part`` and the message says so.
+    ``progress`` gets the bytes so far and the total. ``timeout_s`` limits each wait for the server, TRIES the number of
+    requests. Raises ModelError where the server is unreachable, refuses or breaks off, and where the file is missing,
+    too large or does not fit on the disk; the bytes so far then stay in ``part``, and the message says so.
     """
     if not url.startswith(("http://", "https://")):
         raise ModelError(f"{url} is not an http(s) address")
     if (read_json(part_record(part)) or {}).get("url") != url:
-        discard(part)  # the part belongs to another file, or to an unknown one
+        discard(part)  # the part is of another file, or of an unknown one
     transfer = _Transfer(url, part, progress, timeout_s)
     try:
         _try_often(transfer, sleep)
@@ -132,17 +132,17 @@ class _Transfer:
         self.part = part
         self.progress = progress
         self.timeout_s = timeout_s
-        self.reached = False  # the server has answered in this run, so a lost connection is worth another try
+        self.reached = False  # the server has answered before, so a lost connection is retried
 
     def have_bytes(self) -> int:
-        """Return how much of the file lies in the part file."""
+        """Return the size of the part file, 0 where there is none."""
         try:
             return self.part.stat().st_size
         except OSError:
             return 0
 
     def attempt(self) -> None:
-        """Request what is missing and append it; raises _RetryError or ModelError."""
+        """Request the missing bytes and append them; raises _RetryError or ModelError."""
         record = read_json(part_record(self.part)) or {}
         have = self.have_bytes()
         try:
@@ -153,7 +153,7 @@ class _Transfer:
                     return
                 self._refused(error, have)
         with response:
-            start, total = self._agree(response, have, record)
+            start, total = self._check_answer(response, have, record)
             self._check_room(total, start)
             self._receive(response, start, total)
 
@@ -162,7 +162,7 @@ class _Transfer:
         if have:
             headers["Range"] = f"bytes={have}-"
             etag, modified = record.get("etag"), record.get("last_modified")
-            # RFC 9110: a weak ETag must not be used here; without a validator size and digest must do.
+            # RFC 9110, 13.1.5: If-Range takes no weak ETag. Without a validator, size and digest are compared.
             validator = etag if isinstance(etag, str) and not etag.startswith("W/") else modified
             if isinstance(validator, str):
                 headers["If-Range"] = validator
@@ -174,7 +174,7 @@ class _Transfer:
             raise
         except urllib.error.URLError as error:
             raise self._unreachable(error.reason) from error
-        except (OSError, http.client.HTTPException) as error:  # the connection stood, the answer did not come
+        except (OSError, http.client.HTTPException) as error:  # connected, but no valid answer came
             if isinstance(error, http.client.InvalidURL):
                 raise ModelError(f"{self.url} is, or redirects to, no proper address") from error
             waited = f"sent nothing for {self.timeout_s:g} s"
@@ -217,8 +217,11 @@ class _Transfer:
         stated = headers.get("Content-Range") == f"bytes */{have}"
         return stated and record.get("total") == have and not _changed(headers, record)
 
-    def _agree(self, response: http.client.HTTPResponse, have: int, record: dict[str, Any]) -> tuple[int, int]:
-        """Return (first byte that comes, full size), and record which version of the file it is."""
+    def _check_answer(self, response: http.client.HTTPResponse, have: int, record: dict[str, Any]) -> tuple[int, int]:
+        """Return (offset of the first byte that comes, full size); a transfer from 0 writes a new record.
+
+        Raises _RetryError where the server has another version than the part, ModelError for any other answer.
+        """
         headers = response.headers
         if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ModelError(f"{self.url} is a web page, not a checkpoint (a sign-in page of this network?)")
@@ -249,7 +252,7 @@ class _Transfer:
     def _begin(self, record: dict[str, Any]) -> None:
         try:
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            # Emptied before the record changes: no record may ever describe bytes of another version.
+            # Emptied before the record changes, so that no record ever describes bytes of another version.
             self.part.write_bytes(b"")
             write_json(part_record(self.part), record)
         except OSError as error:
@@ -267,7 +270,7 @@ class _Transfer:
     def _receive(self, response: http.client.HTTPResponse, start: int, total: int) -> None:
         done = start
         window_start_s, window_bytes = time.monotonic(), 0
-        # Unbuffered, so that what was counted is in the file when the process is killed.
+        # Unbuffered, so that a killed process loses no bytes that were received.
         with contextlib.closing(_open_part(self.part)) as file:
             while done < total:
                 block = self._read(response, min(BLOCK_BYTES, total - done), done, total)
@@ -295,7 +298,7 @@ class _Transfer:
 
 
 def _changed(headers: Any, record: dict[str, Any]) -> bool:
-    """Tell whether an answer names another version of the file than the record (a header left out says nothing)."""
+    """Return whether an answer is of another version of the file than the record; missing headers are not compared."""
     pairs = ((headers.get("ETag"), record.get("etag")), (headers.get("Last-Modified"), record.get("last_modified")))
     return any(now is not None and then is not None and now != then for now, then in pairs)
 
@@ -308,7 +311,7 @@ def _open_part(part: Path) -> IO[bytes]:
 
 
 def _write_all(file: IO[bytes], block: bytes, part: Path) -> None:
-    left = memoryview(block)
+    left = memoryview(block)  # an unbuffered write may write only a part
     try:
         while left:
             left = left[file.write(left) :]

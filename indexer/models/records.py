@@ -1,6 +1,6 @@
-"""Files of the models folder: JSON records, locks, digests, and the message when a write fails.
+"""Reads and writes the JSON records of the models folder; locks models and hashes files.
 
-Writes are atomic (old or new, never half). Never touches the network or a checkpoint's content.
+A record is replaced atomically. Never touches the network.
 """
 
 import contextlib
@@ -17,19 +17,19 @@ from indexer.errors import ModelError
 
 
 def megabytes(size_bytes: float) -> str:
-    """Return a size for people, in MB of a million bytes."""
+    """Return a size as text, in MB of a million bytes."""
     return f"{size_bytes / 1e6:,.1f} MB"
 
 
 def write_problem(path: Path, error: OSError) -> ModelError:
-    """Return the one-line error for a write below ``path`` that failed."""
+    """Return the error for the user when a write to ``path`` failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModelError(f"disk full at {path}: free some space and run the same command again")
     return ModelError(f"cannot write {path}: {error.strerror or error}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in ``path``, or None where there is none that can be read."""
+    """Return the JSON object in ``path``; None where the file is missing, unreadable or no JSON object."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace ``path`` by ``value`` so that a crash leaves the old or the new record; raises OSError."""
+    """Write ``value`` to ``path``; a crash leaves the old or the new record. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -52,7 +52,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def writing(models_dir: Path) -> Iterator[None]:
-    """Make the models folder, and turn a write in it that fails into one line for the user."""
+    """Create the models folder, and turn an OSError of the body into a ModelError for the user."""
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         yield
@@ -62,13 +62,16 @@ def writing(models_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(models_dir: Path, name: str, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes off one model; the lock file goes with the lock."""
+    """Lock one model against other processes; the lock file is removed at the end.
+
+    Raises ModelError when another process holds the lock, unless ``wait``.
+    """
     path = models_dir / f".{name}.lock"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # The holder before us may have removed the file we opened: then the name locks nothing.
+            # If the former holder removed the file that was opened here, the lock is worthless: try again.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 break
         except BlockingIOError as error:
@@ -85,12 +88,12 @@ def locked(models_dir: Path, name: str, *, wait: bool = False) -> Iterator[None]
 
 
 def sha256_of(files: list[Path]) -> str:
-    """Return the hex digest of the files' contents, one after the other; raises ModelError."""
+    """Return the SHA-256, in hex, of the files' contents one after the other. Raises ModelError."""
     digest = hashlib.sha256()
     for path in files:
         try:
             with path.open("rb") as file:
-                hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
+                hashlib.file_digest(file, lambda: digest)  # continues the same digest
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
