@@ -1,4 +1,4 @@
-"""Who does which file next, and whose fault a death is: the bookkeeping of a cluster, without one."""
+"""Assignment of files to cluster workers, and suspicion of files after a death: the bookkeeping alone, without Dask."""
 
 from concurrent.futures import Future
 

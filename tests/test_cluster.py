@@ -1,4 +1,4 @@
-"""A scan whose heavy steps run on a real Dask cluster on loopback: the same library as a local scan, agreement, paths, and no Dask where none is asked for."""
+"""A scan whose heavy steps run on a real Dask cluster on loopback: the same library as a local scan, admission, paths, and no Dask where none is asked for."""
 
 import json
 import os
@@ -28,7 +28,7 @@ needs_dask = pytest.mark.skipif(
 )
 
 
-# ---- settings, paths, agreement: no cluster
+# ---- settings, paths, admission: no cluster
 
 
 @pytest.mark.parametrize(
