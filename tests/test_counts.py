@@ -1,6 +1,7 @@
 """A guard on counts, not seconds: what a fixed folder costs in decodings, encoder calls, bytes read and SQL statements.
 
-Counts do not depend on the machine, so each bound is exact where the program's threads leave no choice, and says why where they do.
+Counts do not depend on the machine, so each bound is exact where the program's threads leave no choice, and says why
+where they do.
 """
 
 import os
@@ -214,7 +215,8 @@ def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, 
 
     # More: a file is parsed and hashed again though nobody changed it.
     assert first.of("inspect") == Counter(sizes.keys())
-    # More: a recording is decoded again, for a second encoder call, a retry, or because a copy of it is taken for another one.
+    # More: a recording is decoded again, for a second encoder call, a retry, or because a copy of it is taken for
+    # another one.
     decoded = first.of("decode")
     assert (
         decoded.pop("flac.flac", 0) + decoded.pop("flac-same.flac", 0) == 1
@@ -226,23 +228,29 @@ def test_a_first_scan_reads_decodes_and_embeds_each_recording_once(cli, folder, 
 
     # Another number: recordings are cut differently, which makes other vectors, or some are embedded twice.
     assert sum(first.batches) == UNITS * RECORDINGS
-    # More: batches are sent off before they are full. At the least 3 of 8; the first one takes what is there, and no more than six files are
-    # in work at a time (three for each of two readers), which fill one batch and a half; 5 or 6 are usual, more on a busy machine; a batch of one each would be 22 calls.
+    # More: batches are sent off before they are full. At the least 3 of 8; the first one takes what is there, and no
+    # more than six files are in work at a time (three for each of two readers), which fill one batch and a half; 5 or 6
+    # are usual, more on a busy machine; a batch of one each would be 22 calls.
     assert len(first.batches) <= RECORDINGS, first.batches
 
-    # Identity: all bytes once; FFmpeg looks at a head of at most 1 MiB for the codec, and at the end of an Ogg file for its length;
-    # tags are at the head or end. More: the file is hashed twice, or walkers jump between head and end and read the same window again.
+    # Identity: all bytes once; FFmpeg looks at a head of at most 1 MiB for the codec, and at the end of an Ogg file for
+    # its length; tags are at the head or end. More: the file is hashed twice, or walkers jump between head and end and
+    # read the same window again.
     assert_read_once(first, "inspect", sizes, lambda size: min(size, 1 << 20) + 256 * KIB)
-    # Decoding: all bytes once, and what FFmpeg looks at first. More: decoding starts over, or the length is searched for by reading on.
+    # Decoding: all bytes once, and what FFmpeg looks at first. More: decoding starts over, or the length is searched
+    # for by reading on.
     assert_read_once(first, "decode", sizes, lambda _: 400 * KIB)
-    # A tag write reads the original for its copy, its identity and its fields, and the copy to verify both: some three to five times.
+    # A tag write reads the original for its copy, its identity and its fields, and the copy to verify both: some three
+    # to five times.
     assert_read_once(first, "prepare_write", sizes, lambda size: 4 * size + 600 * KIB)
 
-    # More: one more question or write for every file, hours of them in a large library; it should be one for a page of files, or none.
-    # A copy of a recording costs fewer than a new one, and whether it waits for the embedding or finds it is up to the threads.
+    # More: one more question or write for every file, hours of them in a large library; it should be one for a page of
+    # files, or none. A copy of a recording costs fewer than a new one, and whether it waits for the embedding or finds
+    # it is up to the threads.
     assert first.statements_beside(fixed) <= STATEMENTS_A_FILE * FILES
-    # More: another wait for the disk. Of each file: what was read; the embedding with its verdict; the tag's intent, its end, that it is settled.
-    # The copy has no embedding of its own; two more are for the new root and the map. Fewer where what waited shared one.
+    # More: another wait for the disk. Of each file: what was read; the embedding with its verdict; the tag's intent,
+    # its end, that it is settled. The copy has no embedding of its own; two more are for the new root and the map.
+    # Fewer where what waited shared one.
     assert 3 * FILES < first.commits - fixed.commits <= 5 * RECORDINGS + 4 + 2
 
 
@@ -261,7 +269,8 @@ def test_a_scan_of_unchanged_files_costs_the_same_however_many_there_are(cli, fo
     assert summary["files"] == FILES
     # Any: unchanged files are opened, decoded or embedded again.
     assert (many.operations, many.bytes_read, many.batches) == (Counter(), Counter(), [])
-    # More than with few: there is a statement or a commit for every file, or for every page of files, where one for all would do.
+    # More than with few: there is a statement or a commit for every file, or for every page of files, where one for all
+    # would do.
     assert [shape(sql) for sql in many.statements] == [shape(sql) for sql in few.statements]
     assert many.commits == few.commits
 
@@ -273,7 +282,8 @@ def test_a_file_that_was_retagged_is_read_once_and_not_decoded(cli, folder, tall
         retag(folder / name, "A new title")
         found, summary = scanned(cli, tally, folder)
         assert (summary["embedded"], summary["cached"], summary["tags_written"]) == (0, 1, 0)
-        # More: it is read for more than its identity and tags; a decode or an encoder call: its identity depends on its tags.
+        # More: it is read for more than its identity and tags; a decode or an encoder call: its identity depends on its
+        # tags.
         assert found.operations == Counter({("inspect", name): 1})
         assert found.batches == []
         size = (folder / name).stat().st_size

@@ -27,7 +27,8 @@ def test_confusion_precision_recall_and_accuracies_by_hand():
 
 
 def test_calibration_error_by_hand():
-    # bins of 0.1: (0.5, 0.6] holds .55 right, .6 wrong: |1 - 1.15| = .15; (0.9, 1] holds .95 right, 1.0 right: |2 - 1.95| = .05
+    # bins of 0.1: (0.5, 0.6] holds .55 right, .6 wrong: |1 - 1.15| = .15; (0.9, 1] holds .95 right, 1.0 right: |2 -
+    # 1.95| = .05
     confidence, correct = np.array([0.55, 0.6, 0.95, 1.0]), np.array([True, False, True, True])
     assert e.calibration_error(confidence, correct, bins=10) == pytest.approx((0.15 + 0.05) / 4)
     assert e.calibration_error(np.array([0.8] * 5), np.array([1, 1, 1, 1, 0])) == pytest.approx(0)

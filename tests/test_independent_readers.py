@@ -56,7 +56,8 @@ WHY_NOT_IDENTICAL = {
     "Fnonull.aif": PADDED, "644_empty_id3v2.aiff": EMPTY_CHUNK, "644_empty_id3v2.wav": EMPTY_CHUNK, "no-tags.m4a": EMPTY_ATOM,
     "01 TempleOS Hymn Risen (Remix).spx": REPAGED, "multipagecomment.ogg": REPAGED,
 }  # fmt: skip
-# Some readers look at ID3v1, APEv2 or RIFF INFO only where no ID3v2 tag stands: a new one would hide the others from them.
+# Some readers look at ID3v1, APEv2 or RIFF INFO only where no ID3v2 tag stands: a new one would hide the others from
+# them.
 NOT_HIDDEN = "Where only RIFF INFO (WAV) or an APEv2 tag (MP3, TTA) stands, the genre goes into that tag and no ID3v2 tag is made."
 # FFmpeg's decoder of MPEG-4 ALS gives other samples every time it decodes this file: the packets are compared instead.
 UNSTEADY_DECODER = {"mp4_codec_als.mp4"}

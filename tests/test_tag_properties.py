@@ -89,7 +89,8 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
                   bare_id3v1: bool = False, joins: bool = False) -> None:  # fmt: skip
     """The whole life of a written file; ``text`` is what the user wants to read for our label.
 
-    ``bare_id3v1``: no other tag stands, which must be refused. ``joins``: its only tag holds several genres as one text.
+    ``bare_id3v1``: no other tag stands, which must be refused. ``joins``: its only tag holds several genres as one
+    text.
     """
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         path = Path(folder, "a")

@@ -4,10 +4,11 @@
     python -m tests.benchmarks.bench_cluster simulated [--cost 0.37] [--workers 1,2,4,8,16] [--files-each 24]
     python -m tests.benchmarks.bench_cluster real [--files 120] [--seconds 60]
 
-ceiling: workers that answer at once with results of the usual size (a vector of 3,840 numbers and its trajectory): how many recordings a
-second the coordinator stores, on a cluster and with an executor in its own process that answers at once (the library alone).
-simulated: one reader a worker, every file costs so many seconds of sleep in its decoding: efficiency is the rate of N workers over N
-times that of one. real: real files, the encoder rhythm, one and two workers of one thread, against a local scan with one and two jobs.
+ceiling: workers that answer at once with results of the usual size (a vector of 3,840 numbers and its trajectory): how
+many recordings a second the coordinator stores, on a cluster and with an executor in its own process that answers at
+once (the library alone). simulated: one reader a worker, every file costs so many seconds of sleep in its decoding:
+efficiency is the rate of N workers over N times that of one. real: real files, the encoder rhythm, one and two workers
+of one thread, against a local scan with one and two jobs.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench_encoder [--device cuda] [--precisions fp32 bf16 int8] [--rounds 7]
 
-The plain way is float32, one unit at a time, with torch's own layers and defaults; same random ViT-Base weights, same units. The ceiling is
-matrix products of the same sizes in the same arithmetic and nothing else, by the fastest engine at hand. Ratios are medians over rounds of
-neighbouring measurements; times include the front end.
+The plain way is float32, one unit at a time, with torch's own layers and defaults; same random ViT-Base weights, same
+units. The ceiling is matrix products of the same sizes in the same arithmetic and nothing else, by the fastest engine
+at hand. Ratios are medians over rounds of neighbouring measurements; times include the front end.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_export [RECORDINGS ...] [--width WIDTH]      (default: 20000 100000, width 64)
 
-Every recording has a file with tags, an embedding of random numbers and a prediction with five scores. Each export runs in a process of its
-own; its memory is told from when pyarrow is loaded. Memory that does not grow with the library shows as two like figures.
+Every recording has a file with tags, an embedding of random numbers and a prediction with five scores. Each export runs
+in a process of its own; its memory is told from when pyarrow is loaded. Memory that does not grow with the library
+shows as two like figures.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What the encoder's arithmetic and the number of units do to vectors and to labels, on real music.
 
-    python -m tests.benchmarks.bench_labels [--encoder rhythm|random|PATH] [--precisions bf16 int8] [--units 5 10 20] FOLDER FOLDER ...
+    python -m tests.benchmarks.bench_labels [--encoder rhythm|random|PATH] [--precisions bf16 int8] [--units 5 10 20]
+    FOLDER FOLDER ...
 
 Each FOLDER holds the tracks of one label, such as a soundtrack. Heads learn from the vectors of all units in the exact arithmetic
 of half of the tracks, and judge the other half by exact and by varied vectors. ``random`` is a ViT-Base with random weights: no

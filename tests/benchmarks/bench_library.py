@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.bench_library [--sizes 1000 10000 100000 1000000] [--folder DIR] [--steps NAME ...]
 
-A tree of empty files, 32 a folder, and a library as a finished scan leaves it: tags, embeddings with trajectories, predictions, scores,
-timelines, places on the map. The vectors are random numbers and only 64 wide, so that a million of them fit on a disk (4 GB in all); wider ones add reading, not steps. Every step runs in a fresh process, its peak memory is what it adds to that
-process after all imports. Steps that only look run several times: the median counts. Similar tracks are in bench_similar, the pages under
-load in bench_pages.
+A tree of empty files, 32 a folder, and a library as a finished scan leaves it: tags, embeddings with trajectories,
+predictions, scores, timelines, places on the map. The vectors are random numbers and only 64 wide, so that a million of
+them fit on a disk (4 GB in all); wider ones add reading, not steps. Every step runs in a fresh process, its peak memory
+is what it adds to that process after all imports. Steps that only look run several times: the median counts. Similar
+tracks are in bench_similar, the pages under load in bench_pages.
 """
 
 import argparse

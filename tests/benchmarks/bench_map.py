@@ -1,8 +1,10 @@
 """The map of a large library: what a scan pays for it, and what a browser is sent, each beside a plain way of doing it, in one run.
 
-    python -m tests.benchmarks.bench_map [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the temporary folder)
+    python -m tests.benchmarks.bench_map [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the temporary
+    folder)
 
-The vectors are random around five centres. Baselines: reading all vectors in one statement, and the same points as compressed JSON.
+The vectors are random around five centres. Baselines: reading all vectors in one statement, and the same points as
+compressed JSON.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_relabel [RECORDINGS]      (default: 100000)
 
-The vectors are random numbers of the built-in encoder's width, each with a trajectory of 50 units; the head is random too.
+The vectors are random numbers of the built-in encoder's width, each with a trajectory of 50 units; the head is random
+too.
 """
 
 import resource

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_rescan [FILES ...]      (default: 1000 20000)
 
-The tree holds small files and the library a row for each, as after a first scan; the rescan is the whole of it: lock, open,
-difference, backlog, summary. Prints the ratio's median and spread, and the memory that the rescan adds.
+The tree holds small files and the library a row for each, as after a first scan; the rescan is the whole of it: lock,
+open, difference, backlog, summary. Prints the ratio's median and spread, and the memory that the rescan adds.
 """
 
 import os

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench_scan [--precision fp32] [--rounds 3] [FILE ...]
 
-The plain way reads one file at a time whole (soundfile, soxr), and encodes one unit at a time in fp32 with torch's defaults;
-same random ViT-Base weights, same files. Without FILEs: four synthesised tracks of 60 s in mp3, flac, ogg and opus.
-Both start in a running process, with torch imported and the weights loaded from disk within the measured time.
+The plain way reads one file at a time whole (soundfile, soxr), and encodes one unit at a time in fp32 with torch's
+defaults; same random ViT-Base weights, same files. Without FILEs: four synthesised tracks of 60 s in mp3, flac, ogg and
+opus. Both start in a running process, with torch imported and the weights loaded from disk within the measured time.
 """
 
 import argparse

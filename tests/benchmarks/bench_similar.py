@@ -1,9 +1,11 @@
 """`similar` over a large library beside a plain numpy product of a resident array of the same size, in one run; also from a stale file.
 
-    python -m tests.benchmarks.bench_similar [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the temporary folder)
+    python -m tests.benchmarks.bench_similar [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the
+    temporary folder)
 
-The vectors are random. The database takes 2 bytes a number, the derived file 4: 2.4 GB in all by default. The stale case is what the pages
-do while a scan goes on: another process writes embeddings as fast as it can, each question is about a recording newer than the file.
+The vectors are random. The database takes 2 bytes a number, the derived file 4: 2.4 GB in all by default. The stale
+case is what the pages do while a scan goes on: another process writes embeddings as fast as it can, each question is
+about a recording newer than the file.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.bench_tagwrite [--writes 20] [--rounds 5] [--folder FOLDER] [--no-large]
 
-Ours is the whole protocol (copy, edit, compare, hash the audio, fsync, rename, fsync the folder) in this process; mutagen's
-is opening the file, setting the genre and saving. Files of 30 s without genre, each written once a round. Extra bytes are by
-how much the files grew: a first write leaves padding for the next. The WAV files are sparse and made on the spot; their
-writes go through the real child, whose peak memory (anonymous and shared libraries, VmHWM) is read from /proc.
+Ours is the whole protocol (copy, edit, compare, hash the audio, fsync, rename, fsync the folder) in this process;
+mutagen's is opening the file, setting the genre and saving. Files of 30 s without genre, each written once a round.
+Extra bytes are by how much the files grew: a first write leaves padding for the next. The WAV files are sparse and made
+on the spot; their writes go through the real child, whose peak memory (anonymous and shared libraries, VmHWM) is read
+from /proc.
 """
 
 import argparse

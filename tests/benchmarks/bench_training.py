@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_training [ROWS] [EPOCHS]      (default: 10000 100)
 
-Both go through the same standardised rows the same number of times, without early stopping; ours also splits, calibrates and
-keeps its checkpoints. scikit-learn is no dependency: where it is missing the ratio is left out, and said so.
+Both go through the same standardised rows the same number of times, without early stopping; ours also splits,
+calibrates and keeps its checkpoints. scikit-learn is no dependency: where it is missing the ratio is left out, and said
+so.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_watch [FILES] [BURST] [IDLE_S]      (default: 20000 7000 120)
 
-The existing files are known to the library already, as after a first scan, so this is a daemon's start on any ordinary day. The burst is
-copies of one short recording, so that it measures the watching and not the encoder.
+The existing files are known to the library already, as after a first scan, so this is a daemon's start on any ordinary
+day. The burst is copies of one short recording, so that it measures the watching and not the encoder.
 """
 
 import os

@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.fuzz_tags [--count 20000] [--seed 1] [--start 0] [--jobs 1] [--folder /dev/shm]
 
-Sources are the odd files of ../shared/tag-fixture (where they exist) and synthesised files with full tags, all containers
-in turn. Every case depends on the seed and its number alone: ``--start N --count 1`` repeats case N, ``--keep FOLDER``
-writes the mutated files of failed cases there. Each case: read_tags, inspect, prepare_write, commit, inspect, undo, inspect.
-Checked: the audio identity and, where FFmpeg decodes the file, the decoded samples are those of before; every other tag reads
-as before; a refused file keeps its bytes; what was written can be undone; no temporary file stays. Exit code 1 on failures.
+Sources are the odd files of ../shared/tag-fixture (where they exist) and synthesised files with full tags, all
+containers in turn. Every case depends on the seed and its number alone: ``--start N --count 1`` repeats case N,
+``--keep FOLDER`` writes the mutated files of failed cases there. Each case: read_tags, inspect, prepare_write, commit,
+inspect, undo, inspect. Checked: the audio identity and, where FFmpeg decodes the file, the decoded samples are those of
+before; every other tag reads as before; a refused file keeps its bytes; what was written can be undone; no temporary
+file stays. Exit code 1 on failures.
 """
 
 import argparse

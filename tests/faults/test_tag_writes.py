@@ -1,7 +1,7 @@
 """Tag writes under kills, full disks, read-only mounts, and other programs at the same file.
 
-What must hold after each: the file is the old or the new one byte for byte, nothing temporary stays, the library agrees with
-the file. Runs as root too, hence mounts instead of permissions; skips where the system refuses private mounts.
+What must hold after each: the file is the old or the new one byte for byte, nothing temporary stays, the library agrees
+with the file. Runs as root too, hence mounts instead of permissions; skips where the system refuses private mounts.
 """
 
 import errno

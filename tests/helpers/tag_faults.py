@@ -1,7 +1,7 @@
 """One tag write on a library of its own, in processes that can be killed at any call; and places that are full or read-only.
 
-Run as a program this is the nursery: it imports the writer once and no torch, and forks a child for every request, so that
-a kill costs milliseconds. The tests look at what the child left behind. Never part of the program.
+Run as a program this is the nursery: it imports the writer once and no torch, and forks a child for every request, so
+that a kill costs milliseconds. The tests look at what the child left behind. Never part of the program.
 """
 
 import builtins
