@@ -66,6 +66,11 @@ CREATE TABLE files (
   last_seen TEXT NOT NULL            -- when a scan last found it new, changed or, for the last time, there
 , deaths INTEGER NOT NULL DEFAULT 0 /* how often reading this very content killed or hung the reader */) STRICT;
 
+CREATE TABLE genre_labels (          -- a genre as it stands in tags, and the label that it means by [aliases]
+  genre TEXT PRIMARY KEY,            -- as in tags.genre
+  label TEXT NOT NULL                -- '': it means nothing and is passed over
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE heads (
   id TEXT PRIMARY KEY,               -- sha256 over the head's numbers and labels
   name TEXT NOT NULL,
@@ -217,8 +222,8 @@ CREATE VIEW tracks AS
 SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
-  coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(t.genre, '') END, CASE WHEN p.decided THEN p.genre END) AS label,
-  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(t.genre, '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
+  coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END, CASE WHEN p.decided THEN p.genre END) AS label,
+  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'drum and bass') AS "drum and bass",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",

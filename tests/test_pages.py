@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from indexer.files.tags.read import CORRECTION
+from indexer.files.tags.correction import CORRECTION
 from indexer.web import sound
 from tests.helpers.pages import Pages, id_of, one
 from tests.helpers.synth import write_audio

@@ -4,6 +4,8 @@ from typing import Any
 
 from indexer.wording import count, duration
 
+SHOWN_GENRES = 20  # in the text of `status`
+
 
 def genres(values: list[str] | None) -> str:
     return "; ".join(values) if values else "(none)"
@@ -149,7 +151,9 @@ def status_text(s: dict[str, Any]) -> str:
     )
     if s["head"]:
         lines.append(f"head       {s['head']['name']} (decided from {s['head']['decided_from']:.0%})")
-    lines += [f"  {g['genre']:15} {g['recordings']:7,}  decided {g['decided']:,}" for g in s["genres"]]
+    lines += [_genre_line(g) for g in s["genres"][:SHOWN_GENRES]]
+    if len(s["genres"]) > SHOWN_GENRES:
+        lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {s['tags_written']:,} written")
     lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
     if s["last_run"]:
@@ -166,6 +170,12 @@ def status_text(s: dict[str, Any]) -> str:
             lines.append(f"  {root['path']}: {root['mode']}" + (f", {root['reason']}" if root["reason"] else ""))
             lines += [f"    {problem}" for problem in root["problems"]]
     return "\n".join(lines)
+
+
+def _genre_line(g: dict[str, Any]) -> str:
+    """A genre, its recordings, and by whose word they are of it."""
+    whose = {"said": g["said"], "in tags": g["tag"], "decided": g["head"], "unsure": g["recordings"] - g["decided"]}
+    return f"  {g['genre']:15} {g['recordings']:7,}  " + ", ".join(f"{n:,} {word}" for word, n in whose.items() if n)
 
 
 def check_text(found: dict[str, Any]) -> str:

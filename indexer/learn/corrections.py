@@ -8,7 +8,7 @@ from pathlib import Path
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
-from indexer.files.tags.read import CORRECTION
+from indexer.files.tags.correction import CORRECTION
 from indexer.learn.labels import BUILT_IN, Aliases, key
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly
@@ -40,7 +40,7 @@ def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = Fal
 def open_for_corrections(db: Path) -> Store:
     """Open the library although a scan may be running.
 
-    Raises StoreError for a library of an earlier version: only the holder of the library's lock may migrate it.
+    Raises StoreError for a library of an earlier version while another process works on it.
     """
     open_readonly(db).close()
     return Store(db)

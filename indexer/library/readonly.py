@@ -1,6 +1,7 @@
 """A connection to the library that only reads, and SQLite's errors as sentences for a person.
 
-Owns the sentences about a library that is not there, damaged, too old or on a full disk. Never writes.
+Owns the sentences about a library that is not there, damaged, too old or on a full disk. Never writes, but for the
+migration of a library of an earlier version.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from indexer.errors import StoreError
+from indexer.errors import LockedError, StoreError
 
 # For signatures outside indexer.library and indexer.web, which alone import sqlite3.
 Connection = sqlite3.Connection
@@ -74,19 +75,40 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet."""
+    """A connection that cannot write, rows as sqlite3.Row. Raises StoreError when there is no library yet.
+
+    A library of an earlier version is brought up to date first, if no other process works on it.
+    """
     if not path.exists():
         raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
     with plain_errors(path, "not an indexer library"):
-        conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-        conn.row_factory = sqlite3.Row
+        conn = _connect_readonly(path)
+        conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
         try:
-            conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
-            conn.execute("SELECT dev FROM roots LIMIT 1").fetchone()  # of the newest migration with a column
+            conn.execute("SELECT 1 FROM genre_labels LIMIT 1").fetchone()  # of the newest migration
         except sqlite3.OperationalError as e:
-            if "no such column" in str(e):
-                raise StoreError(
-                    f"{path}: was made by an earlier version of indexer; `indexer scan` brings it up to date"
-                ) from e
-            raise
+            conn.close()
+            _bring_up_to_date(path, e)
+            conn = _connect_readonly(path)
     return conn
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+    conn.row_factory = sqlite3.Row
+    return conn
+
+
+def _bring_up_to_date(path: Path, error: sqlite3.OperationalError) -> None:
+    from indexer.library.lock import library_lock
+    from indexer.library.store import Store
+
+    if "no such table" not in str(error):
+        raise error
+    try:
+        with library_lock(path), Store(path):
+            pass
+    except (LockedError, StoreError) as e:
+        raise StoreError(
+            f"{path}: was made by an earlier version of indexer, and could not be brought up to date ({e})"
+        ) from e

@@ -473,6 +473,19 @@ class Store:
         """Have the next scan read this file again."""
         self._run("UPDATE files SET state = 'deferred', reason = 'to be read again' WHERE id = ?", (file_id,))
 
+    def tag_genres(self) -> list[str]:
+        """Every genre that stands in some file's tags, as it is written there."""
+        return [row["genre"] for row in self._run("SELECT DISTINCT genre FROM tags WHERE genre IS NOT NULL")]
+
+    def put_genre_labels(self, labels: Mapping[str, str]) -> None:
+        """Store which label each genre of ``tag_genres`` means, in place of what was stored before."""
+        stored = {row["genre"]: row["label"] for row in self._run("SELECT genre, label FROM genre_labels")}
+        if stored == labels:
+            return
+        with self.transaction():
+            self._run("DELETE FROM genre_labels")
+            self.db.conn.executemany("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
+
     def settle_tags(self, file_id: int, tag_policy: str) -> None:
         """Mark the genre tag of a file as up to date under this policy."""
         self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.library.readonly import open_readonly
+from indexer.library.whose_word import GENRE_COUNTS
 
 
 def status(db: Path) -> dict[str, Any]:
@@ -46,11 +47,7 @@ def status(db: Path) -> dict[str, Any]:
             " heads.id LIMIT 1), threshold) "
             "AS decided_from FROM heads WHERE in_use = 1"
         ),
-        "genres": rows(
-            "SELECT p.genre, count(*) AS recordings, sum(p.decided) AS decided FROM predictions p JOIN heads h"
-            " ON h.id = p.head_id "
-            "WHERE h.in_use GROUP BY p.genre ORDER BY recordings DESC"
-        ),
+        "genres": rows(GENRE_COUNTS),
         "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),
         "failures": rows(
             "SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from indexer.library.readonly import Reader, reading
+from indexer.library.whose_word import LABEL, LABEL_SOURCE
 
 
 class Column(NamedTuple):
@@ -31,7 +32,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "files": (
-        "files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id ORDER BY f.id",
+        (
+            "files f LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id"
+            " LEFT JOIN heads h ON h.in_use = 1"
+            " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id"
+        ),
         [
             Column("path", "f.path_text", "string"),
             Column("path_bytes", "f.path", "binary"),
@@ -54,6 +59,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             Column("comment", "t.comment", "string"),
             Column("tag_genre", "t.genre", "string"),
             Column("indexer_genre", "t.indexer_genre", "string"),
+            Column("label", LABEL, "string"),
+            Column("label_source", LABEL_SOURCE, "string"),
             Column("dj_data", "t.dj_data", "string"),
         ],
     ),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.files.tags import read as tags
+from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
-from indexer.files.tags.read import CORRECTION, Tags
+from indexer.files.tags.read import Tags
 from indexer.heads.head import Head
 from indexer.library.store import parse_stat
 

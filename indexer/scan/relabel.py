@@ -11,6 +11,7 @@ from indexer.library.store import Store
 from indexer.models import choice as models
 from indexer.models.choice import choose_and_register
 from indexer.scan.classify import classify_recording
+from indexer.scan.genre_labels import update_genre_labels
 
 COMMIT_ROWS = 1000
 
@@ -37,6 +38,7 @@ def relabel(settings: Settings) -> dict[str, Any]:
                         classified += 1
                     except ModelError:
                         damaged += 1
+        update_genre_labels(store, settings)
     return {
         "head": head.name,
         "classified": classified,

@@ -24,6 +24,7 @@ from indexer.listen.executor import Executor
 from indexer.models import choice as models
 from indexer.models.choice import Chosen, choose_and_register
 from indexer.scan.difference import file_changed, look_at, spool_difference
+from indexer.scan.genre_labels import update_genre_labels
 from indexer.scan.journal import settle_open_writes
 from indexer.scan.outcome import Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
@@ -131,6 +132,8 @@ class Scan:
             if self._stopped:
                 pipeline.stop()
             result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else (), result))
+            if pipeline.counts.any() or not result.named:
+                update_genre_labels(store, self._settings)
             if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
                 self._place(store, chosen)
             _count_states(store, targets, result)

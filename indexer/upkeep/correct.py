@@ -13,7 +13,7 @@ from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
-from indexer.library.readonly import reading
+from indexer.library.readonly import open_readonly, reading
 from indexer.library.store import Store
 from indexer.library.tracks import tag_genre
 from indexer.scan.run import Scan
@@ -43,6 +43,7 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     hold.
     """
     busy = False
+    open_readonly(settings.db).close()  # brings a library of an earlier version up to date, which takes the lock
     with ExitStack() as stack:
         try:
             stack.enter_context(library_lock(settings.db))

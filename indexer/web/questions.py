@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from indexer.learn.labels import Aliases
-from indexer.library.whose_word import NOBODY_SAID
+from indexer.library.whose_word import NOBODY_SAID, USERS_TAG
 
 # Tracks without a correction whose own tag names another genre than the decided one.
 DISAGREEMENT = (
     "p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
     f" AND {NOBODY_SAID}"
 )
-UNDECIDED = f"p.decided = 0 AND {NOBODY_SAID}"
+# Tracks that nobody gave a genre, neither here nor in the tag, and that the head is not sure of.
+UNDECIDED = f"p.decided = 0 AND {USERS_TAG} IS NULL AND {NOBODY_SAID}"
 # The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their
 # order.
 FROM_PREDICTIONS = (

@@ -12,13 +12,13 @@ from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
+from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.fields import Fields
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "read_tags", "to_json"]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
-CORRECTION = "correction"  # the model named in INDEXER_GENRE when a person chose the genre
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # direction overrides, which make text read backwards
