@@ -209,6 +209,43 @@ def test_one_broken_file_never_stops_the_rest(cli, music_folder):
     assert cli.json("scan", music_folder)["unreadable"] == 2
 
 
+def test_tags_that_cannot_be_read_cost_the_genre_in_the_file_and_nothing_else(quick_cli, tmp_path):
+    """A tag of a version that nobody knows: heard, embedded, classified, said once, shown, and never written into."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    odd = write_audio(folder / "odd", "mp3", 2.0, seed=1)
+    data = odd.read_bytes()
+    odd.write_bytes(data := data[:3] + b"\5" + data[4:])
+    write_audio(folder / "plain", "mp3", 2.0, seed=2)
+    reason = "its tags cannot be read (ID3v2.5 not supported); no genre is written into it"
+    result = quick_cli("scan", folder, "--json")
+    found = json.loads(result.stdout)
+    assert (found["embedded"], found["classified"], found["tags_written"]) == (2, 2, 1)
+    assert (found["tags_refused"], found["tags_unread"], found["failed"]) == (1, 1, 0)
+    assert result.stderr.count("odd.mp3") == 1
+    assert f"odd.mp3: {reason}" in result.stderr
+    assert odd.read_bytes() == data
+    status = quick_cli.json("status")
+    assert (status["files"], status["failures"]) == ({"ready": 2}, [])
+    assert status["left_alone"] == [{"reason": reason, "files": 1}]
+    assert f"1 x {reason}" in quick_cli("status").stdout
+    assert rows(quick_cli, "SELECT reason FROM tracks WHERE path LIKE '%odd%'") == [{"reason": reason}]
+    assert quick_cli.json("tags", "apply", folder, "--dry-run")["tag_writes"] == 0
+    again = quick_cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})
+    assert "odd.mp3" not in again.stderr
+    assert "odd.mp3: its tags cannot be read" in quick_cli("tags", "undo", odd, code=1).stderr
+    odd.rename(tmp_path / "away.mp3")
+    quick_cli("scan", folder)
+    (tmp_path / "away.mp3").rename(odd)
+    quick_cli("scan", folder)
+    assert quick_cli.json("status")["left_alone"] == [{"reason": reason, "files": 1}]
+    assert odd.read_bytes() == data
+    odd.write_bytes(data[:3] + b"\4" + data[4:])
+    quick_cli("scan", folder)
+    assert quick_cli.json("status")["left_alone"] == []
+    assert odd.read_bytes() != data[:3] + b"\4" + data[4:]
+
+
 def test_only_what_reaches_the_threshold_is_decided_and_written(cli, music_folder):
     before = contents(music_folder)
     summary = cli.json("scan", music_folder, env={"INDEXER_MIN_CONFIDENCE": "1"})

@@ -1,6 +1,9 @@
 """Reading tags: every container, hostile text, damaged files; and genre edits in place with everything else byte for byte."""
 
 import contextlib
+import dataclasses
+import errno
+import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import sniff
+from indexer.files.containers import CONTAINERS as CONTAINER_ENTRIES
 from indexer.files.tags import genre as genre_fields
 from indexer.files.tags import read as tags
 from indexer.files.tags.blocks import id3 as id3_block
@@ -100,6 +104,42 @@ def test_text_is_cleaned_and_capped() -> None:
     assert tags.clean("a\x00b\x1b[31m\ud800\u202ec") == "a b [31m\ufffdc"
     assert len(tags.clean("x" * 100_000)) == tags.MAX_TEXT
     assert tags.clean("x" * 100_000, tags.MAX_COMMENT).isascii()
+
+
+def stumble(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Have the reader of MP3 tags raise an error."""
+
+    def read(_file: object) -> None:
+        raise error
+
+    monkeypatch.setitem(CONTAINER_ENTRIES, "mp3", dataclasses.replace(CONTAINER_ENTRIES["mp3"], read_fields=read))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RecursionError("deep"), mutagen.MutagenError("odd"), EOFError(), struct.error("8 bytes"),
+     KeyError("name"), AssertionError(), OSError(errno.EINVAL, "Invalid argument"), ZeroDivisionError("by zero")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_a_parser_that_stumbles_leaves_the_tags_unread(tmp_path, monkeypatch, error):
+    (tmp_path / "a").write_bytes(b"x")
+    stumble(monkeypatch, error)
+    found = tags.read_tags(tmp_path / "a", "mp3")
+    assert found == Tags(unread=found.unread)
+    assert found.unread.startswith("its tags cannot be read (")
+    assert "\n" not in found.unread
+    assert tags.from_json(tags.to_json(found)) == found
+
+
+def test_a_failing_disk_is_not_taken_for_a_damaged_tag(tmp_path, monkeypatch):
+    """mutagen raises an error of its own for it; what the disk could not give is not stored as absent."""
+    (tmp_path / "a").write_bytes(b"x")
+    wrapped = mutagen.MutagenError("read")
+    wrapped.__context__ = OSError(errno.EIO, "Input/output error")
+    for error in (wrapped, wrapped.__context__):
+        stumble(monkeypatch, error)
+        with pytest.raises(ReadError, match="Input/output error"):
+            tags.read_tags(tmp_path / "a", "mp3")
 
 
 def test_an_unknown_container_has_no_tags(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def scan_text(r: dict[str, Any]) -> str:
             f" {count(r['tags_written'], 'genre')} written"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
+    if r["tags_unread"]:
+        lines.append(f"the tags of {count(r['tags_unread'], 'file')} cannot be read; no genre is written there")
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
     rate = (
         f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"
@@ -155,7 +157,7 @@ def status_text(s: dict[str, Any]) -> str:
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {s['tags_written']:,} written")
-    lines += [f"  {f['files']:5,} x {f['reason']}" for f in s["failures"]]
+    lines += [f"  {f['files']:5,} x {f['reason']}" for f in (*s["left_alone"], *s["failures"])]
     if s["last_run"]:
         lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
     if watch := s.get("watch"):

@@ -81,7 +81,16 @@ class Lacking:
 _LAST_THERE = (
     "last_seen = max(last_seen, coalesce((SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen))"
 )
+# Why a file is missing. A readable file may have a reason already, why no genre is written into it: it keeps that one,
+# so that it is known again when the file is back.
+_NOT_FOUND, _NO_FOLDER, _GONE = "not found by the last scan", "its folder is not there", "moved or deleted"
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
+
+
+def _missing(why: str) -> str:
+    """SQL that marks rows missing, up to the condition which rows."""
+    reason = f"CASE WHEN state = 'ready' THEN coalesce(reason, '{why}') ELSE '{why}' END"
+    return f"UPDATE files SET state = 'missing', reason = {reason}, {_LAST_THERE} WHERE state <> 'missing' AND "
 
 
 def _file_row(row: sqlite3.Row) -> FileRow:
@@ -304,32 +313,28 @@ class Store:
 
     def mark_vanished_missing(self) -> int:
         """Mark vanished files missing and return how many changed; nothing is deleted."""
-        cursor = self._run(
-            f"UPDATE files SET state = 'missing', reason = 'not found by the last scan', {_LAST_THERE} WHERE"
-            " state <> 'missing' AND id IN (SELECT id FROM vanished)"
-        )
+        cursor = self._run(_missing(_NOT_FOUND) + "id IN (SELECT id FROM vanished)")
         return cursor.rowcount
 
     def mark_below_missing(self, folder: bytes) -> None:
         """Mark every file below an absent folder missing; nothing is deleted."""
         self._run(
-            f"UPDATE files SET state = 'missing', reason = 'its folder is not there', {_LAST_THERE} WHERE state"
-            " <> 'missing' AND path >= ? AND path < ?",
+            _missing(_NO_FOLDER) + "path >= ? AND path < ?",
             subtree(folder),
         )
 
     def mark_missing(self, file_ids: Sequence[int]) -> None:
         """Mark these files missing; nothing is deleted."""
         self.db.conn.executemany(
-            f"UPDATE files SET state = 'missing', reason = 'moved or deleted', {_LAST_THERE} WHERE state <>"
-            " 'missing' AND id = ?",
+            _missing(_GONE) + "id = ?",
             [(i,) for i in file_ids],
         )
 
     def mark_present(self, file_ids: Sequence[int]) -> None:
         """Mark missing files as ready: they were read before and are back unchanged."""
+        kept = f"CASE WHEN reason NOT IN ('{_NOT_FOUND}', '{_NO_FOLDER}', '{_GONE}') THEN reason END"
         self.db.conn.executemany(
-            "UPDATE files SET state = 'ready', reason = NULL, last_seen = ? WHERE id = ?",
+            f"UPDATE files SET state = 'ready', reason = {kept}, last_seen = ? WHERE id = ?",
             [(now(), i) for i in file_ids],
         )
 

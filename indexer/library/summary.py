@@ -10,7 +10,10 @@ from indexer.library.whose_word import GENRE_COUNTS
 
 
 def status(db: Path) -> dict[str, Any]:
-    """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason."""
+    """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason.
+
+    ``left_alone``: readable files into which no genre is written, by reason.
+    """
     conn = open_readonly(db)
 
     def rows(sql: str, *values: str) -> list[dict[str, Any]]:
@@ -51,6 +54,10 @@ def status(db: Path) -> dict[str, Any]:
         "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),
         "failures": rows(
             "SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "
+            "GROUP BY reason ORDER BY files DESC LIMIT 20"
+        ),
+        "left_alone": rows(
+            "SELECT reason, count(*) AS files FROM files WHERE state = 'ready' AND reason IS NOT NULL "
             "GROUP BY reason ORDER BY files DESC LIMIT 20"
         ),
         "last_run": last,

@@ -133,6 +133,8 @@ def _undo_one(
     try:
         inspected = worker.call("read_tags", path)
         found = tags.from_json(inspected["tags"])
+        if found.unread:
+            raise WriteRefusedError(name, found.unread)
         if found.ours is None:
             result.nothing.append(name)
             return

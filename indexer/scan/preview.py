@@ -54,7 +54,7 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
     threshold = settings.threshold(head.threshold) if head else 1.0
     for row in labelled_files(conn, target, head.id if head else None):
         label = _label(row, threshold)
-        if label is None:
+        if label is None or row["reason"] is not None:  # a readable file's reason says why no genre is written
             continue
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
         if not explicit and held_back(

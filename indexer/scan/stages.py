@@ -84,6 +84,7 @@ class KnownFile:
     recording_id: int
     tags: Tags | None = None  # None until they are read in this run
     outcome: str = "known"  # for the line that is printed about the file
+    said: bool = False  # whether the listener was told that no genre is written
 
 
 class FileFailedError(Exception):
@@ -149,7 +150,17 @@ def read(run: Run, item: Changed) -> Stage[KnownFile]:
         found = done.result()
     except FileError as e:
         raise _not_read(run, item.path, None, before, item.root_id, None, e) from e
-    return _store_found(run.store, item, found)
+    file = _store_found(run.store, item, found)
+    if file.tags and (reason := _no_genre(file.tags)):
+        file.said = True
+        run.counts.tags_unread += 1
+        run.listener.problem(os.fsdecode(item.path), reason)
+    return file
+
+
+def _no_genre(found: Tags) -> str | None:
+    """Why no genre is ever written into a file with these tags, or None."""
+    return f"{found.unread}; no genre is written into it" if found.unread else None
 
 
 def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFile:
@@ -175,6 +186,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             stat,
             root_id=item.root_id,
             state="ready",
+            reason=_no_genre(file_tags),
             container=found["container"],
             recording_id=recording_id,
             deaths=0 if is_new else store.deaths(item.path, stat),
@@ -407,4 +419,5 @@ def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> Non
         )
         run.store.settle_tags(file.row.id, tag_policy)
     run.counts.tags_refused += 1
-    run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")
+    if not file.said:
+        run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")

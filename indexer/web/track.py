@@ -25,8 +25,9 @@ from indexer.web.names import track_name
 UNDO_LIMIT_S = 120.0
 
 _TRACK = """
-SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state, coalesce(f.reason, r.reason) AS reason,
-  f.first_seen, f.last_seen,
+SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
+  coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason,
+  CASE WHEN f.state = 'ready' THEN f.reason END AS left_alone, f.first_seen, f.last_seen,
   o.path_text AS root, r.duration_s, r.codec, r.sample_rate_hz, r.channels, t.title, t.artist, t.album, t.album_artist,
   t.year, t.bpm, t.musical_key,
   t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,

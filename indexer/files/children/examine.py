@@ -7,7 +7,6 @@ tag in front of a FLAC). Runs in a reader process, draws no conclusions and neve
 import os
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +49,10 @@ def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[
             container = sniff(file)
     except OSError as error:
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
-    found = None
-    with suppress(FileError):
-        found = to_json(read_tags(path, container))
     return {
         "container": container,
         "places": places(path, container),
-        "tags": found,
+        "tags": to_json(read_tags(path, container)),
         "unread": _complaint(_read, path, container, heartbeat),
         "unwritten": _complaint(_write, path, container, heartbeat),
     }
@@ -70,11 +66,10 @@ def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] 
     return None
 
 
-def _read(path: str, container: str, heartbeat: Callable[[], None]) -> None:
-    """Read what a scan reads, in the same order; raises the error that a scan would report."""
+def _read(path: str, _container: str, heartbeat: Callable[[], None]) -> None:
+    """Read the sound as a scan does, in the same order; raises the error that a scan would report."""
     with Path(path).open("rb") as file:
         fingerprint(file, path, heartbeat=heartbeat)
-    read_tags(path, container)
     probe(path)
     for _ in decode(path):
         heartbeat()
@@ -84,7 +79,8 @@ def _write(path: str, container: str, _heartbeat: Callable[[], None]) -> None:
     """Make the checks that come before a copy is made; raises the error that refuses the write."""
     check_replaceable(path)
     refuse_damaged(path, container)
-    read_tags(path, container)
+    if unread := read_tags(path, container).unread:
+        raise WriteRefusedError(path, unread)
     other_fields(path, container)
     if container == "mp4":
         _write_mp4(path)

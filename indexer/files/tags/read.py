@@ -4,6 +4,7 @@ Never writes, and never guesses the parser. A hostile tag can make a parser use 
 reader process with limits.
 """
 
+import errno
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -21,12 +22,17 @@ __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "read_tags", "to_js
 MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_PARSER_ERRORS = {errno.EINVAL, errno.EOVERFLOW}  # a damaged size led a parser outside the file
 _BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # direction overrides, which make text read backwards
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The values of a file's tags; texts are cleaned and capped, ``genres`` are the values of the standard field."""
+    """The values of a file's tags; texts are cleaned and capped, ``genres`` are the values of the standard field.
+
+    ``unread`` says why the tags could not be read, or not all of them: the user's genre is then unknown, and no genre
+    is written.
+    """
 
     title: str | None = None
     artist: str | None = None
@@ -41,6 +47,7 @@ class Tags:
     ours: IndexerGenre | None = None
     original_genres: tuple[str, ...] | None = None  # from before our first write
     dj_data: tuple[str, ...] = ()
+    unread: str | None = None
 
     @property
     def genre(self) -> str | None:
@@ -84,20 +91,37 @@ def from_json(data: dict[str, Any]) -> Tags:
 
 
 def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
-    """The tags of a file; empty for a file without any. Raises ReadError where they cannot be read."""
+    """The tags of a file; empty for a file without any, and ``unread`` where a parser stumbles over them.
+
+    Raises ReadError where the disk, not the tag, is at fault.
+    """
     kind = CONTAINERS.get(container)
     if kind is None or kind.read_fields is None:
         return Tags()
     try:
         with Path(os.fsdecode(path)).open("rb") as file:
             return _tags(kind.read_fields(file))
-    except ReadError:
-        raise
-    except MemoryError as error:
-        raise ReadError(path, "the tag cannot be read: it needs more memory than allowed") from error
+    except MemoryError:
+        return unread_tags("they need more memory than allowed")
     except Exception as error:  # damaged files make mutagen raise seven foreign kinds of error
-        reason = clean(str(error) or type(error).__name__, 200)
-        raise ReadError(path, f"the tag cannot be read: {reason}") from error
+        if disk := _disk_failure(error):
+            raise ReadError(path, f"cannot be read ({disk.strerror or disk})") from error
+        said = str(error).replace(repr(os.fsdecode(path)), "")  # mutagen begins with the file's name
+        return unread_tags(clean(said, 200) or type(error).__name__)
+
+
+def unread_tags(why: str) -> Tags:
+    """The tags of a file of which none could be read."""
+    return Tags(unread=f"its tags cannot be read ({why})")
+
+
+def _disk_failure(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind an error of a parser, unless bytes of the file led to it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno and error.errno not in _PARSER_ERRORS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _tags(fields: Fields) -> Tags:

@@ -127,6 +127,8 @@ def prepare(
         before, ctime_ns = check_replaceable(name)
         refuse_damaged(name, container)
         old_tags = read_tags(name, container)
+        if old_tags.unread:
+            raise WriteRefusedError(name, old_tags.unread)
         old_fields = other_fields(name, container)
         tag_room = tag_bytes(name, container)
         with Path(name).open("rb") as file:
