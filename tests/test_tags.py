@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
-from indexer.files.audio.identity import sniff
+from indexer.files.audio.identity import fingerprint, sniff
 from indexer.files.containers import CONTAINERS as CONTAINER_ENTRIES
 from indexer.files.tags import genre as genre_fields
 from indexer.files.tags import read as tags
@@ -184,6 +184,87 @@ def test_every_odd_file_is_read_or_refused() -> None:
         except ReadError:
             pass
     assert read > 450
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + len(content).to_bytes(4, "little") + content + bytes(len(content) % 2)
+
+
+def wav_with_tags(form: bytes, *, riff_size: int | None = None, behind: bytes = b"") -> bytes:
+    """A WAV of half a second of silence, with LIST INFO in front of the sound and an ID3 chunk behind it.
+
+    In the forms of 64 bits the sizes stand in ``ds64``.
+    """
+    sound = bytes(44_100)
+    info = b"INFO" + chunk(b"INAM", b"Info title\0") + chunk(b"IART", b"Info artist\0")
+    tag = id3_tag([frame(b"TIT2", b"\0Title"), frame(b"TCON", b"\0Techno")])
+    head = b"WAVE"
+    if form != b"RIFF":
+        head += chunk(b"ds64", bytes(8) + len(sound).to_bytes(8, "little") + bytes(12))
+    head += chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 44_100, 88_200, 2, 16)) + chunk(b"LIST", info)
+    data = chunk(b"data", sound) if form == b"RIFF" else b"data" + b"\xff" * 4 + sound
+    body = head + data + chunk(b"id3 ", tag) + behind
+    size = riff_size if riff_size is not None else len(body) if form == b"RIFF" else 0xFFFFFFFF
+    return form + size.to_bytes(4, "little") + body
+
+
+@pytest.mark.parametrize("form", [b"RIFF", b"RF64", b"BW64"])
+def test_wav_of_more_than_4_gib_is_read_like_wav_and_never_written(tmp_path: Path, form: bytes) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(data := wav_with_tags(form))
+    found = tags.read_tags(path, container_of(path))
+    assert (found.title, found.artist, found.genres, found.unread) == ("Title", "Info artist", ("Techno",), None)
+    with path.open("rb") as file:
+        identity = fingerprint(file, path)
+    path.write_bytes(wav_with_tags(b"RIFF"))
+    with path.open("rb") as file:
+        assert fingerprint(file, path) == identity  # the same sound under the other form of header
+    if form != b"RIFF":
+        path.write_bytes(data)
+        with pytest.raises(WriteRefusedError, match="more than 4 GiB"):
+            genre_fields.refuse_damaged(path, "wav")
+
+
+@pytest.mark.parametrize(
+    ("riff_size", "behind"), [(0, b""), (0xFFFFFFFF, b""), (36, b""), (10**6, b""), (None, b"\0\1junk tail" * 3)]
+)
+def test_the_tags_of_a_wav_are_read_whatever_its_sizes_say(tmp_path: Path, riff_size: int, behind: bytes) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(wav_with_tags(b"RIFF", riff_size=riff_size, behind=behind))
+    found = tags.read_tags(path, "wav")
+    assert (found.title, found.artist, found.genres, found.unread) == ("Title", "Info artist", ("Techno",), None)
+    with pytest.raises(WriteRefusedError):
+        genre_fields.refuse_damaged(path, "wav")
+
+
+def test_a_damaged_tag_does_not_hide_the_others(tmp_path: Path, mp3_audio: bytes) -> None:
+    """What the others say is shown; nothing is written, as nobody knows what the damaged one holds."""
+    path = tmp_path / "a"
+    path.write_bytes(wav_with_tags(b"RIFF").replace(b"ID3\3", b"ID3\5"))
+    found = tags.read_tags(path, "wav")
+    assert (found.title, found.genres) == ("Info title", ())
+    assert found.unread == "its tags cannot be read (ID3v2.5 not supported)"
+    path.write_bytes(b"ID3\5" + id3_tag([])[4:] + mp3_audio + ape_tag({"Title": b"From APE"}))
+    found = tags.read_tags(path, "mp3")
+    assert (found.title, found.unread) == ("From APE", "its tags cannot be read (ID3v2.5 not supported)")
+
+
+def test_the_text_chunks_of_an_aiff_fill_the_gaps_of_its_id3_tag(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a", "aiff", 0.3)
+    plain = path.read_bytes()
+
+    def text(name: bytes, content: bytes) -> bytes:
+        return name + len(content).to_bytes(4, "big") + content + bytes(len(content) % 2)
+
+    texts = text(b"NAME", b"Name") + text(b"AUTH", "Jos\xe9".encode("latin-1")) + text(b"ANNO", "Größe".encode())
+    path.write_bytes(plain[:4] + (len(plain) - 8 + len(texts)).to_bytes(4, "big") + plain[8:12] + texts + plain[12:])
+    found = tags.read_tags(path, "aiff")
+    assert (found.title, found.artist, found.comment) == ("Name", "José", "Größe")
+    genre_fields.set_genre(path, "aiff", EDIT)
+    found = tags.read_tags(path, "aiff")
+    assert (found.title, found.artist, found.genres) == ("Name", "José", EDIT.genres)
+    with av.open(str(path), metadata_errors="replace") as container:
+        assert container.metadata["title"] == "Name"
 
 
 def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from mutagen import aiff, dsf, flac, oggflac, oggopus, oggspeex, oggvorbis
+from mutagen import dsf, flac, oggflac, oggopus, oggspeex, oggvorbis
 
 from indexer.files.audio.payload.asf import HEADER as ASF_HEADER
 from indexer.files.audio.payload.asf import walk_asf
@@ -36,7 +36,8 @@ from indexer.files.tags.blocks.id3 import Id3v1Block, load_dsf, load_front, no_f
 from indexer.files.tags.blocks.mp4 import IlstBlock, other_atoms
 from indexer.files.tags.blocks.riff import InfoBlock, load_id3_chunk, no_room, other_chunks
 from indexer.files.tags.blocks.vorbis import FlacBlock, OggBlock
-from indexer.files.tags.fields import Fields, comments, id3_in, read_ape, read_asf, read_id3, read_mp4, read_wav
+from indexer.files.tags.chunks import read_aiff, read_wav
+from indexer.files.tags.fields import Fields, comments, id3_in, read_ape, read_asf, read_id3, read_mp4
 
 Loader = Callable[[BinaryIO], Block]
 ANY_BYTES = "application/octet-stream"
@@ -155,7 +156,7 @@ CONTAINERS: dict[str, Container] = {
         ),
         Container(
             name="wav",
-            suffixes=(".wav", ".wave", ".bwf", ".rf64"),
+            suffixes=(".wav", ".wave", ".bwf", ".rf64", ".bw64"),
             sniff=wav_kind,
             walk=walk_wav,
             demuxers=("wav",),
@@ -172,7 +173,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_aiff,
             demuxers=("aiff",),
             media_type="audio/aiff",
-            read_fields=id3_in(aiff.AIFF),
+            read_fields=read_aiff,
             places=(Place(load_id3_chunk),),
             other_parts=other_chunks,
             problem=no_room,

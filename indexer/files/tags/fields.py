@@ -5,17 +5,21 @@ guesses the parser. A hostile tag can make a parser use up memory or hang, so th
 """
 
 import contextlib
+import errno
+import io
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-from mutagen import apev2, asf, id3, mp4, wave
+from mutagen import apev2, asf, id3, mp4
 
-from indexer.errors import ReadError
-from indexer.files.tags.blocks.blocks import GENRE, ORIGINAL, OURS
-from indexer.files.tags.blocks.riff import InfoBlock, entry_text, genres_in
+from indexer.errors import FileError, ReadError
+from indexer.files.tags.blocks.blocks import ORIGINAL, OURS
 
-# Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj.
+# Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj; unread: why a
+# part of the tags could not be read.
 Fields = dict[str, list[str]]
+
+_OF_DAMAGE = {errno.EINVAL, errno.EOVERFLOW}  # a damaged size led a parser outside the file
 
 # Only these frames are parsed; pictures and unknown frames are not unpacked.
 _FRAME_NAMES = {
@@ -30,6 +34,45 @@ _FRAMES = {
 def _open(kind: Any, file: BinaryIO, **options: Any) -> Any:
     """Make an object of a mutagen class; typed Any, as mutagen has no annotations."""
     return kind(file, **options)
+
+
+def attempt(read: Callable[..., Fields], file: BinaryIO, *arguments: Any) -> Fields:
+    """What a reader finds, or, where its parser stumbles, ``unread`` with the reason.
+
+    Raises ReadError where the disk, not the tag, is at fault.
+    """
+    name = str(getattr(file, "name", ""))
+    try:
+        return read(file, *arguments)
+    except FileError:
+        raise
+    except MemoryError:
+        return {"unread": ["they need more memory than allowed"]}
+    except Exception as error:  # damaged files make mutagen raise seven foreign kinds of error
+        if disk := _disk_failure(error):
+            raise ReadError(name, f"cannot be read ({disk.strerror})") from error
+        said = str(error)
+        for mention in (repr(name), "'<unknown>'"):  # mutagen begins with the file's name
+            said = said.removeprefix(mention)
+        return {"unread": [said or type(error).__name__]}
+
+
+def _disk_failure(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind an error of a parser, unless bytes of the file led to it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno and error.errno not in _OF_DAMAGE:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def first_of(tags: Iterable[Fields]) -> Fields:
+    """The fields of several tags: of those that hold one field, the first counts; every ``unread`` is kept."""
+    fields: Fields = {"unread": []}
+    for tag in tags:
+        fields["unread"] += tag.get("unread", [])
+        fields |= {name: values for name, values in tag.items() if any(values) and not fields.get(name)}
+    return fields
 
 
 # --- ID3 ------------------------------------------------------------
@@ -92,22 +135,23 @@ def _dj_by_name(name: str) -> Iterable[str]:
 
 def read_id3(file: BinaryIO) -> Fields:
     """MP3, AAC, TTA: ID3v2, its gaps filled from ID3v1 and APEv2; without ID3v2, APEv2 before ID3v1 (short texts)."""
-    fields: Fields = {}
-    only_id3v1 = False
-    with contextlib.suppress(id3.ID3NoHeaderError):
-        found = _open(id3.ID3, file, known_frames=_FRAMES)
-        fields, only_id3v1 = _from_id3(found), found.version < (2, 0)
+    found: list[Any] = []
+
+    def front(file: BinaryIO) -> Fields:
+        with contextlib.suppress(id3.ID3NoHeaderError):
+            found.append(_open(id3.ID3, file, known_frames=_FRAMES))
+        return _from_id3(found[0]) if found else {}
+
+    fields = attempt(front, file)
     file.seek(0)
-    try:
-        ape = read_ape(file)
-    except ReadError:
-        raise
-    except Exception:  # a damaged second tag; the first one was read
-        if not fields:
-            raise
-        return fields
-    low, high = (fields, ape) if only_id3v1 else (ape, fields)
-    return {**low, **{name: values for name, values in high.items() if values}}
+    ape = attempt(read_ape, file)
+    only_id3v1 = bool(found) and found[0].version < (2, 0)
+    return first_of([ape, fields] if only_id3v1 else [fields, ape])
+
+
+def from_id3(data: bytes) -> Fields:
+    """The fields of a whole ID3v2 tag, or of an ID3v1 tag."""
+    return _from_id3(_open(id3.ID3, io.BytesIO(data), known_frames=_FRAMES))
 
 
 def id3_in(kind: Any) -> Callable[[BinaryIO], Fields]:
@@ -117,26 +161,6 @@ def id3_in(kind: Any) -> Callable[[BinaryIO], Fields]:
         return _from_id3(_open(kind, file, known_frames=_FRAMES).tags)
 
     return read
-
-
-def read_wav(file: BinaryIO) -> Fields:
-    """WAV: the ID3 chunk, its gaps filled from LIST INFO."""
-    fields = id3_in(wave.WAVE)(file)
-    names = {"INAM": "title", "IART": "artist", "IPRD": "album", "ICMT": "comment", "ICRD": "year",
-             GENRE: "genre", OURS: "ours", ORIGINAL: "original"}  # fmt: skip
-    info: Fields = {}
-    for field in _info_fields(file):
-        if field.name in names:
-            text = entry_text(field.raw)
-            info.setdefault(names[field.name], []).extend(genres_in(text) if field.name == GENRE else [text])
-    return {**info, **{name: values for name, values in fields.items() if values}}
-
-
-def _info_fields(file: BinaryIO) -> list[Any]:
-    try:
-        return InfoBlock(file).fields
-    except ValueError:  # wrong sizes: such a file can be read but not written
-        return []
 
 
 # --- name and value tags ------------------------------------------------------------

@@ -4,7 +4,6 @@ Never writes, and never guesses the parser. A hostile tag can make a parser use 
 reader process with limits.
 """
 
-import errno
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -14,15 +13,14 @@ from typing import Any
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.correction import CORRECTION
-from indexer.files.tags.fields import Fields
+from indexer.files.tags.fields import Fields, attempt
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "read_tags", "to_json"]
 
-MAX_TEXT, MAX_COMMENT, MAX_VALUES = 1_000, 4_000, 50
+MAX_TEXT, MAX_COMMENT, MAX_VALUES, MAX_REASON = 1_000, 4_000, 50, 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PARSER_ERRORS = {errno.EINVAL, errno.EOVERFLOW}  # a damaged size led a parser outside the file
 _BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")  # direction overrides, which make text read backwards
 
 
@@ -93,41 +91,23 @@ def from_json(data: dict[str, Any]) -> Tags:
 def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
     """The tags of a file; empty for a file without any, and ``unread`` where a parser stumbles over them.
 
-    Raises ReadError where the disk, not the tag, is at fault.
+    Raises ReadError where the file cannot be opened, or the disk is at fault.
     """
     kind = CONTAINERS.get(container)
     if kind is None or kind.read_fields is None:
         return Tags()
     try:
         with Path(os.fsdecode(path)).open("rb") as file:
-            return _tags(kind.read_fields(file))
-    except MemoryError:
-        return unread_tags("they need more memory than allowed")
-    except Exception as error:  # damaged files make mutagen raise seven foreign kinds of error
-        if disk := _disk_failure(error):
-            raise ReadError(path, f"cannot be read ({disk.strerror or disk})") from error
-        said = str(error).replace(repr(os.fsdecode(path)), "")  # mutagen begins with the file's name
-        return unread_tags(clean(said, 200) or type(error).__name__)
-
-
-def unread_tags(why: str) -> Tags:
-    """The tags of a file of which none could be read."""
-    return Tags(unread=f"its tags cannot be read ({why})")
-
-
-def _disk_failure(error: BaseException | None) -> OSError | None:
-    """The operating system's error behind an error of a parser, unless bytes of the file led to it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno and error.errno not in _PARSER_ERRORS:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+            return _tags(attempt(kind.read_fields, file))
+    except OSError as error:
+        raise ReadError(path, f"cannot be read ({error.strerror or error})") from error
 
 
 def _tags(fields: Fields) -> Tags:
     def first(name: str, limit: int = MAX_TEXT) -> str | None:
         return next((text for value in fields.get(name, [])[:MAX_VALUES] if (text := clean(value, limit))), None)
 
+    unread = [clean(why, MAX_REASON) for why in fields.get("unread", [])]
     original = parse_original("".join(fields.get("original", [])[:1]))
     genres = tuple(text for value in fields.get("genre", [])[:MAX_VALUES] if (text := clean(value)))
     return Tags(
@@ -137,6 +117,7 @@ def _tags(fields: Fields) -> Tags:
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
         original_genres=None if original is None else tuple(filter(None, map(clean, original["genre"]))),
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
+        unread=f"its tags cannot be read ({unread[0]})" if unread else None,
     )  # fmt: skip
 
 
