@@ -2,8 +2,8 @@
 
 FFmpeg (through PyAV) decodes one packet at a time, the channels are averaged here because FFmpeg's own downmix is 1.414
 times too loud, and soxr HQ resamples the stream. FFmpeg reads the file through a Python file object and never sees a
-path, a protocol or a second file. Never writes, starts threads, logs or reads tags. Runs in a reader process. Every
-failure is a ReadError or an UnsupportedError.
+path, a protocol or a second file. Never writes, starts threads or logs. Runs in a reader process. Every failure is a
+ReadError or an UnsupportedError.
 """
 
 import errno
@@ -71,6 +71,19 @@ def probe(path: AnyPath) -> AudioInfo:
         return AudioInfo(
             context.codec.canonical_name, context.sample_rate, context.channels, claimed_s(file, container, stream)
         )
+
+
+def metadata(path: AnyPath) -> dict[str, str]:
+    """The texts that FFmpeg finds in a file's tags, by its own names; none in an ID3v2 tag in front.
+
+    What the file says comes before what its sound stream says.
+
+    :raises ReadError: as ``probe`` does.
+    :raises UnsupportedError: as ``probe`` does.
+    """
+    with _errors_named(path), _opened(path) as (file, container):
+        stream = _sound_stream(path, file, container)
+        return {**stream.metadata, **container.metadata}
 
 
 def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0) -> Iterator[np.ndarray]:

@@ -19,9 +19,9 @@ from indexer.errors import DeferredError, FileError, ReadError
 from indexer.files.audio.decode import decode as decode_audio
 from indexer.files.audio.decode import probe
 from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.children.all_tags import all_tags
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.worker import HEADER, pack
-from indexer.files.tags.read import read_tags as read_file_tags
 from indexer.files.tags.read import to_json
 from indexer.files.tags.write import edit_from_json, prepare
 
@@ -53,7 +53,7 @@ def inspect(path: str, channel: Channel) -> dict[str, Any]:
         with open_file(path) as file:
             before = Stat.of(file.fileno())
             identity = fingerprint(file, path, heartbeat=channel.beat)
-            found = read_file_tags(path, identity.container)
+            found = all_tags(path, identity.container)
             info = probe(path)
             after = Stat.of(path)
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
             container = sniff(file)
     except OSError as e:
         raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
-    return {"container": container, "tags": to_json(read_file_tags(path, container))}
+    return {"container": container, "tags": to_json(all_tags(path, container))}
 
 
 def prepare_write(

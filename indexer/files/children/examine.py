@@ -13,6 +13,7 @@ from typing import Any
 from indexer.errors import FileError, ReadError, WriteRefusedError
 from indexer.files.audio.decode import decode, probe
 from indexer.files.audio.identity import fingerprint, sniff
+from indexer.files.children.all_tags import all_tags
 from indexer.files.containers import CONTAINERS, Loader
 from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
@@ -52,7 +53,7 @@ def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[
     return {
         "container": container,
         "places": places(path, container),
-        "tags": to_json(read_tags(path, container)),
+        "tags": to_json(all_tags(path, container)),
         "unread": _complaint(_read, path, container, heartbeat),
         "unwritten": _complaint(_write, path, container, heartbeat),
     }

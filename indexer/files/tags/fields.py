@@ -7,7 +7,7 @@ guesses the parser. A hostile tag can make a parser use up memory or hang, so th
 import contextlib
 import errno
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 from mutagen import apev2, asf, id3, mp4
@@ -172,6 +172,19 @@ _COMMENT_NAMES = {
     "date": "year", "year": "year", "bpm": "bpm", "tempo": "bpm",
     "genre": "genre", "indexer_genre": "ours", "indexer_original_genre": "original",
 }  # fmt: skip
+
+
+# FFmpeg's names of Matroska tags that say what they are about begin so.
+_MATROSKA_NAMES = {
+    "album/title": "album", "album/artist": "album_artist", "album/genre": "genre", "album/date_released": "year",
+    **{f"{about}/{name}": name for about in ("track", "song") for name in ("title", "artist", "genre")},
+}  # fmt: skip
+
+
+def from_metadata(texts: Mapping[str, str]) -> Fields:
+    """The fields of the tags of any container, as FFmpeg names them."""
+    known = _COMMENT_NAMES | _MATROSKA_NAMES | {"album_artist": "album_artist"}
+    return _by_name(texts.items(), known)
 
 
 def _by_name(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> Fields:

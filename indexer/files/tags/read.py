@@ -6,17 +6,19 @@ reader process with limits.
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.correction import CORRECTION
-from indexer.files.tags.fields import Fields, attempt
+from indexer.files.tags.fields import Fields, attempt, from_metadata
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
-__all__ = ["GenreEdit", "IndexerGenre", "Tags", "from_json", "read_tags", "to_json"]
+__all__ = ["GenreEdit", "IndexerGenre", "Tags", "completed", "from_json", "read_tags", "to_json"]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES, MAX_REASON = 1_000, 4_000, 50, 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -101,6 +103,12 @@ def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
             return _tags(attempt(kind.read_fields, file))
     except OSError as error:
         raise ReadError(path, f"cannot be read ({error.strerror or error})") from error
+
+
+def completed(found: Tags, texts: Mapping[str, str]) -> Tags:
+    """Tags with their gaps filled from what FFmpeg found in the file (``decode.metadata``)."""
+    more = _tags(from_metadata(texts))
+    return Tags(**{f.name: getattr(found, f.name) or getattr(more, f.name) for f in dataclass_fields(Tags)})
 
 
 def _tags(fields: Fields) -> Tags:

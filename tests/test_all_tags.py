@@ -1,0 +1,69 @@
+"""Tags of containers that have no reader of ours, and of files over whose tags a reader stumbles."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from indexer.files.audio.identity import sniff
+from indexer.files.children.all_tags import all_tags
+from indexer.files.tags.read import Tags, completed
+from tests.helpers.contents import rows
+from tests.helpers.synth import write_audio
+
+TEXTS = {"title": "Elsewhere", "artist": "Somebody", "genre": "Minimal"}
+MUXERS = {"mka": ("matroska", "flac"), "webm": ("webm", "libopus"), "caf": ("caf", "alac"), "au": ("au", "pcm_s16be")}
+
+
+def write_other(path: Path, muxer: str, codec: str, texts: dict[str, str]) -> Path:
+    """A short file of a container that has no entry in the registry."""
+    with av.open(str(path), "w", format=muxer) as out:
+        out.metadata.update(texts)
+        stream = out.add_stream(codec, rate=48_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 48_000
+        frame.pts = 0
+        resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=48_000)
+        for piece in resampler.resample(frame):
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("ending", MUXERS)
+def test_titles_and_genres_of_containers_without_a_reader_are_read(tmp_path, ending):
+    path = write_other(tmp_path / f"a.{ending}", *MUXERS[ending], TEXTS)
+    with path.open("rb") as file:
+        container = sniff(file)
+    found = all_tags(str(path), container)
+    assert container == "other"
+    assert (found.title, found.artist, found.genres, found.unread) == ("Elsewhere", "Somebody", ("Minimal",), None)
+
+
+def test_a_users_genre_in_such_a_file_counts_and_the_file_keeps_its_bytes(quick_cli, tmp_path):
+    path = write_other(tmp_path / "a.caf", *MUXERS["caf"], TEXTS)
+    before = path.read_bytes()
+    quick_cli("scan", path, env={"INDEXER_WRITE_TAGS": "replace"})
+    found = rows(quick_cli, "SELECT state, title, label, label_source FROM tracks")
+    assert found == [{"state": "ready", "title": "Elsewhere", "label": "Minimal", "label_source": "tag"}]
+    assert path.read_bytes() == before
+
+
+def test_what_matroska_says_of_album_and_track_is_told_apart():
+    found = completed(
+        Tags(), {"ALBUM/TITLE": "LP", "ALBUM/ARTIST": "Various", "TRACK/TITLE": "One", "TRACK/GENRE": "Dub"}
+    )
+    assert (found.album, found.album_artist, found.title, found.genres) == ("LP", "Various", "One", ("Dub",))
+
+
+def test_where_a_reader_stumbles_titles_are_told_and_the_reason_stays(tmp_path):
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    data = path.read_bytes()
+    table = b"\3\0\0\x12" + bytes(18)  # a SEEKTABLE with one point; mutagen refuses a second one
+    comment = bytes(4) + (1).to_bytes(4, "little") + (10).to_bytes(4, "little") + b"TITLE=Name"
+    comments = b"\4" + len(comment).to_bytes(3, "big") + comment
+    path.write_bytes(data[:42] + table * 2 + comments + data[42:])
+    found = all_tags(str(path), "flac")
+    assert found.title == "Name"
