@@ -310,7 +310,6 @@ def test_flac(text, title, old, tagged, padding, first, application, front, key,
     how=policy,
 )
 def test_ogg(kind, text, title, old, padding, how):
-    """Pages that were laid out in another way than usual get the usual layout when the packet grows: bytes may differ then."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(audio_of(kind))
         file.flush()
@@ -319,7 +318,7 @@ def test_ogg(kind, text, title, old, padding, how):
             valid = [value.encode("utf-8", "replace").decode() for value in (title, *old)]
             opened["title"], opened["GENRE"] = valid[:1], valid[1:]
             opened.save(padding=lambda _: padding)
-        keep_promises(Path(file.name).read_bytes(), kind, text, how, exact=max(map(len, (title, *old))) < 1_000)
+        keep_promises(Path(file.name).read_bytes(), kind, text, how)
 
 
 # --- MP4 -------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Writes a genre into the tags of a file and restores the original one, byte for byte.
 
-INDEXER_ORIGINAL_GENRE records for every tag the bytes of the original genre, their position and the room of the tag, so
-that undo needs only the file. Edits in place: files/tags/write.py passes it a copy. Never decides whether to write.
+INDEXER_ORIGINAL_GENRE records for every tag the bytes of the original genre, their position, the room of the tag and
+its Ogg pages, so that undo needs only the file. Edits in place: files/tags/write.py passes it a copy. Never decides
+whether to write.
 """
 
 import json
@@ -98,7 +99,7 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
         main = _main_place(path, blocks)
         original = _kept_original(blocks) or _compact(_record(blocks))
         if len(original) > MAX_ORIGINAL:
-            raise WriteRefusedError(path, "the genre that stands there is too long to be recorded for undo")
+            raise WriteRefusedError(path, "what stands there is too long to be recorded for undo")
         for number, place in enumerate(kind.places):
             block = place.load(file)
             if not block.exists and (main or not place.create):
@@ -171,6 +172,7 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
         for at, raw in state.get("raw", []):
             fields.insert(int(at), Field(GENRE, bytes.fromhex(raw)))
         block.fields = fields
+        block.layout = state.get("pages")
         block.write(file, _number(state.get("room")))
         return
     # Another program has rewritten the tag in another form since: only the text can be restored.
@@ -229,6 +231,8 @@ def _state(block: Block) -> dict[str, Any]:
         state["absent"] = True
     elif "version" in block.rest:
         state["form"] = block.rest["version"]
+    if block.layout:
+        state["pages"] = block.layout
     raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]
     return {**state, "raw": raw} if raw else state
 

@@ -43,6 +43,7 @@ class Block(ABC):
     padded: bool = True  # whether the tag can be padded
     smallest_gap: ClassVar[int] = 0  # the smallest padding the format can express, in bytes
     own_fields: ClassVar[bool] = True  # whether the tag can hold INDEXER_* fields
+    layout: object = None  # how the tag is divided among pages, as JSON can hold it, where its format has pages
 
     def __init__(self, fields: list[Field], *, exists: bool, room: int, rest: dict[str, str] | None = None) -> None:
         self.fields = fields

@@ -1,13 +1,10 @@
 """Vorbis comments as raw bytes, in FLAC metadata blocks and in Ogg packets (Vorbis, Opus, Speex, FLAC).
 
-All other comments, the vendor, pictures and unknown metadata blocks keep their bytes and order. mutagen's OggPage does
-the paging (lacing, checksums, renumbering); nothing else of an Ogg file changes.
+All other comments, the vendor, pictures and unknown metadata blocks keep their bytes and order; ogg_pages.py does the
+paging.
 """
 
-from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar
-
-from mutagen import ogg
+from typing import BinaryIO, ClassVar
 
 from indexer.files.tags.blocks.blocks import (
     MAX_TAG,
@@ -22,8 +19,8 @@ from indexer.files.tags.blocks.blocks import (
     splice,
 )
 from indexer.files.tags.blocks.id3 import tag_size
+from indexer.files.tags.blocks.ogg_pages import CommentPages
 
-OggPage: Any = ogg.OggPage  # mutagen has no annotations
 PADDING, COMMENT = 1, 4  # FLAC metadata block types (RFC 9639)
 VENDOR = b"indexer"
 
@@ -77,12 +74,13 @@ class FlacBlock(_CommentBlock):
         self.blocks, self.end = _flac_blocks(file, self.start)
         first = next((i for i, (kind, _) in enumerate(self.blocks) if kind == COMMENT), None)
         paddings = [i for i, (kind, _) in enumerate(self.blocks) if kind == PADDING]
-        self.vendor, room = VENDOR, 0
+        self.vendor, self.tail, room = VENDOR, b"", 0
         fields: list[Field] = []
         if first is not None:
             data = self.blocks[first][1]
             self.vendor, fields, end = self.parse_comments(data)
-            if data[end:].strip(b"\x00"):
+            self.tail = data[end:]
+            if self.tail.strip(b"\x00"):
                 raise TagDamagedError("the FLAC comment block holds more than comments")
             room += 4 + len(data)
         if any(self.blocks[i][1].strip(b"\x00") for i in paddings):
@@ -97,10 +95,10 @@ class FlacBlock(_CommentBlock):
         super().__init__(fields, exists=first is not None, room=room, rest=rest)
 
     def length(self) -> int:
-        return 4 + len(self.comments(self.vendor)) if self.fields or self.exists else 0
+        return 4 + len(self.comments(self.vendor) + self.tail) if self.fields or self.exists else 0
 
     def save(self, file: BinaryIO, room: int, /) -> None:
-        self._write(file, (COMMENT, self.comments(self.vendor)), room - self.length())
+        self._write(file, (COMMENT, self.comments(self.vendor) + self.tail), room - self.length())
 
     def remove(self, file: BinaryIO, room: int, /) -> None:
         self._write(file, None, room if room >= self.smallest_gap else 0)
@@ -164,14 +162,12 @@ class OggBlock(_CommentBlock):
     }
 
     def __init__(self, file: BinaryIO) -> None:
-        self.pages, first = _header_pages(file)
-        codec = next((codec for codec in self.CODECS if first.startswith(codec)), None)
+        self.pages = CommentPages(file)
+        codec = next((codec for codec in self.CODECS if self.pages.first.startswith(codec)), None)
         if codec is None:
             raise TagDamagedError("the first Ogg stream is of an unknown kind")
-        self.prefix, self.framing, may_pad = self.CODECS[codec]
-        self.padded = may_pad
-        self.packets: list[bytes] = _paging(OggPage.to_packets, self.pages)
-        data = self.packets[0]
+        self.prefix, self.framing, self.padded = self.CODECS[codec]
+        data = self.pages.packet
         self.is_flac = codec == b"\x7fFLAC"
         if self.is_flac:
             if data[0] & 0x7F != COMMENT or int.from_bytes(data[1:4], "big") != len(data) - 4:
@@ -184,9 +180,10 @@ class OggBlock(_CommentBlock):
         self.tail = self._tail(body[end:])
         rest = {"vendor": digest([self.vendor]), "tail": digest([self.tail])}
         super().__init__(fields, exists=True, room=len(body), rest=rest)
+        self.layout = self.pages.layout
 
     def _tail(self, after: bytes) -> bytes:
-        """What to keep after the comments: the framing bit, or data that Opus marks to be kept (RFC 7845, 5.2)."""
+        """What to keep after the comments: framing bit, what Opus marks to be kept (RFC 7845, 5.2), zeros in FLAC."""
         if self.framing:
             if not after[:1] or not after[0] & 1:
                 raise TagDamagedError("the framing bit of the Vorbis comment is missing")
@@ -199,7 +196,7 @@ class OggBlock(_CommentBlock):
         framing = after[:1] if after[:1] == b"\x01" and not self.prefix else b""  # FFmpeg writes one for Speex too
         if after[len(framing) :].strip(b"\x00"):
             raise TagDamagedError("the padding of the comment packet is not empty")
-        return framing
+        return after if self.is_flac else framing
 
     def length(self) -> int:
         return len(self.comments(self.vendor)) + len(self.tail)
@@ -207,50 +204,7 @@ class OggBlock(_CommentBlock):
     def save(self, file: BinaryIO, room: int, /) -> None:
         body = self.comments(self.vendor) + self.tail
         prefix = self.prefix[:1] + len(body).to_bytes(3, "big") if self.is_flac else self.prefix
-        packet = prefix + body + bytes(room - len(body))
-        packets = [packet, *self.packets[1:]]
-        pages = _paging(OggPage._from_packets_try_preserve, packets, self.pages)
-        _paging(OggPage.replace, file, self.pages, pages)
-        file.flush()
+        self.pages.write(file, prefix + body + bytes(room - len(body)), self.layout)
 
     def remove(self, _file: BinaryIO, _room: int, /) -> None:
         raise TagDamagedError("the comment packet is never removed")
-
-
-def _header_pages(file: BinaryIO) -> tuple[list[Any], bytes]:
-    """The pages of the comment packet, and the packet before it."""
-    file.seek(0)
-    page = _page(file)
-    if not page.first or not page.packets:
-        raise TagDamagedError("the Ogg stream does not begin with its header")
-    serial, first = page.serial, page.packets[0]
-    pages: list[Any] = []
-    total = 0
-    while not pages or not (pages[-1].complete or len(pages[-1].packets) > 1):
-        page = _page(file)
-        if page.serial == serial:
-            pages.append(page)
-            total += page.size
-        if total > MAX_TAG:
-            raise TagDamagedError("the comment packet is larger than 64 MiB")
-    file.seek(page.offset + page.size)
-    # Decoders search for the next page; which one they find would depend on the size of the comment packet.
-    if file.read(4) not in (b"OggS", b""):
-        raise TagDamagedError("no Ogg page follows the comment packet")
-    return pages, first
-
-
-def _page(file: BinaryIO) -> Any:
-    """The next page. Raises TagDamagedError for a wrong checksum: a rewrite would correct it and hide the damage."""
-    page = _paging(OggPage, file)
-    if page.write() != read_exactly(file, page.offset, page.size, "an Ogg page"):
-        raise TagDamagedError("the checksum of an Ogg header page is wrong")
-    return page
-
-
-def _paging(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of OggPage; its errors become TagDamagedError."""
-    try:
-        return call(*arguments)
-    except ogg.error as error:
-        raise TagDamagedError(f"an Ogg page is damaged: {error}") from error
