@@ -32,7 +32,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.errors import DeferredError, FileError, ReadError
+from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError
 from indexer.files.audio.identity import Fingerprint, Stat, fingerprint, sniff
 from indexer.files.containers import AUDIO_SUFFIXES
 from tests.helpers.synth import CONTAINERS, write_audio
@@ -194,6 +194,21 @@ def test_mp3_identity_survives_padding_duplicates_and_leading_junk(sample):
     for variant in (data[:tag] + data, data[:tag] + b"\0" * 3000 + data, b"\0" * 5000 + data[tag:],
                     data[:tag] + PICTURE + data[tag:], data + b"\0" * 999, data[tag:] + b"TAG" + b"x" * 125):  # fmt: skip
         assert of_bytes(variant) == before
+
+
+@pytest.mark.parametrize("in_front", [b"", b"ID3\4\0\0\0\0\0\x0a" + bytes(10)])
+def test_mp3_in_free_format_is_said_to_be_unsupported(sample, in_front):
+    """FFmpeg cannot decode it; the frames here are those of 128 kbit/s, with and without the padding byte."""
+    data = sample("mp3").read_bytes()
+    data = bytearray(data[data.index(b"\xff\xfb\x90") :])
+    at = 0
+    while at + 417 <= len(data) and data[at] == 0xFF:
+        length = 417 + (data[at + 2] >> 1 & 1)
+        data[at + 2] &= 0x0F
+        at += length
+    with pytest.raises(UnsupportedError, match="free format"):
+        of_bytes(in_front + bytes(data))
+    assert "not audio" in reason(bytes(data[:4]) + random.Random(1).randbytes(30_000))
 
 
 def tag_flac(path: Path) -> None:

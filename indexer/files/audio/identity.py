@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from indexer.errors import ReadError
+from indexer.errors import ReadError, UnsupportedError
+from indexer.files.audio.payload.mpeg import is_free_format
 from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
@@ -92,7 +93,8 @@ def fingerprint(
     """Container and audio identity of an open file; ``path`` is used in error messages only.
 
     ``heartbeat`` is called at least once for every MiB read. Raises ReadError for a file that is damaged, truncated,
-    empty or not audio, and DeferredError for one that became shorter while it was read.
+    empty or not audio, UnsupportedError for MP3 in free format, and DeferredError for one that became shorter while it
+    was read.
     """
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -131,6 +133,8 @@ def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
 def _walk_other(source: ByteSource) -> Iterator[Part]:
     """The whole file with its tags, if FFmpeg may know the format; else ReadError, saying what the file looks like.
 
+    Raises UnsupportedError for MP3 in free format.
+
     Retagging such a file changes its identity, so it is embedded again.
     """
     start = min(after_leading_tags(source), source.size)
@@ -141,6 +145,8 @@ def _walk_other(source: ByteSource) -> Iterator[Part]:
     if not head and start:
         stated = after_leading_tags(source)
         raise source.truncated("the ID3v2 tag", stated, source.size) if stated > source.size else source.no_audio()
+    if is_free_format(source):
+        raise UnsupportedError(source.path, "MP3 in free format, without a stated bit rate; it cannot be decoded")
     if head[:4] == b"OggS":
         raise source.error("not audio: an Ogg file without an audio stream of a known kind")
     raise source.error(f"not audio: {_looks_like(head)}")

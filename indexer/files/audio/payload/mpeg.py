@@ -28,6 +28,7 @@ TAG_CHAIN_FRAMES = 8  # the same, inside a tag's stated size
 RUN_BYTES = 256 << 10
 MAX_TRIES = 100_000  # false headers tried; bounds hostile files to a second of work
 MAX_TAG_FRAMES = 10_000
+FREE_FRAME_MIN, FREE_FRAME_BYTES = 24, 8192  # shortest and longest frame in free format
 MPEG_MASK, ADTS_MASK = 0xFFFE0C00, 0xFFFEFC00  # header bits that all frames of a file share
 
 _BITRATES_KBPS = {  # (is MPEG-1, layer) -> by the header's 4-bit index
@@ -181,6 +182,28 @@ def first_frame(source: ByteSource) -> FirstFrame | None:
         if inside:
             return inside
     return search.chain(stated, stated + SEARCH_BYTES)
+
+
+def is_free_format(source: ByteSource) -> bool:
+    """Whether MP3 frames in free format begin the file: bit rate index 0, so only the next frame tells their length.
+
+    Two frames behind the first must follow at the same distance, give or take the padding byte (ISO 11172-3, 2.4.2.3).
+    """
+    tags = leading_tags(source)
+    start = tags[-1][1] if tags else 0
+    window = source.at(start, 3 * FREE_FRAME_BYTES)
+    header = int.from_bytes(window[:4])
+    if header & 0xF000 or _mpeg_frame(header | 0x1000) is None:
+        return False
+    same = re.compile(
+        re.escape(window[:2]) + b"[" + re.escape(bytes((window[2] & ~2, window[2] | 2))) + b"]", re.DOTALL
+    )
+    frames = {match.start() for match in same.finditer(window)}
+    return any(
+        not frames.isdisjoint((2 * length - 1, 2 * length, 2 * length + 1))
+        for length in frames
+        if length > FREE_FRAME_MIN
+    )
 
 
 def mpeg_kind(source: ByteSource) -> str | None:
