@@ -82,7 +82,7 @@ def identity(path: Path) -> str:
 
 
 def others_of(found: Tags) -> dict[str, object]:
-    return {name: value for name, value in tags.to_json(found).items() if name not in OWN}
+    return {name: value for name, value in found.to_json().items() if name not in OWN}
 
 
 def keep_promises(data: bytes, container: str, text: str, how: str = "replace", *, exact: bool = True,

@@ -128,7 +128,7 @@ def test_a_parser_that_stumbles_leaves_the_tags_unread(tmp_path, monkeypatch, er
     assert found == Tags(unread=found.unread)
     assert found.unread.startswith("its tags cannot be read (")
     assert "\n" not in found.unread
-    assert tags.from_json(tags.to_json(found)) == found
+    assert tags.Tags.from_json(found.to_json()) == found
 
 
 def test_a_failing_disk_is_not_taken_for_a_damaged_tag(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_tags_cross_a_process_border_unchanged() -> None:
         ours=tags.IndexerGenre("House", "house", 0.5, "m"),
         original_genres=("A",),
     )
-    assert tags.from_json(tags.to_json(found)) == found
+    assert tags.Tags.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(

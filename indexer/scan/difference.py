@@ -1,8 +1,8 @@
-"""Walks music folders and compares them with the library: what is new, changed, back, gone.
+"""Walks music folders and compares them with the library: which files are new, changed, back or gone.
 
-Owns the walk, the difference and a root's health. Opens no music file and deletes nothing: a missing drive makes
-rows ``missing`` and no more. Walk and rows are both in bytewise path order and are merged like two sorted lists,
-so memory does not grow with the library.
+Owns the comparison and the health of roots. Opens no music file and deletes nothing: the rows of a missing drive become
+``missing`` and no more. Walk and rows are both in bytewise path order and are merged like two sorted lists, so memory
+does not grow with the library.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ _SPOOL_ROWS = 2000
 
 @dataclass(slots=True)
 class Difference:
-    """What a walk found against the rows."""
+    """What a walk found, compared with the rows."""
 
     counts: Counter[str] = field(default_factory=Counter)  # new, changed, unchanged, vanished, back -> files
-    unlisted: list[str] = field(default_factory=list)  # folders that could not be read, for people
-    offline: str | None = None  # why the root cannot be trusted to be all there
+    unlisted: list[str] = field(default_factory=list)  # folders that could not be read, printable
+    offline: str | None = None  # why the root counts as offline; None when it is online
     dev: int | None = None  # device number of the folder
 
     @property
@@ -51,7 +51,7 @@ def compare(
             row = next(rows, None)
         if found is None:
             yield "unlisted", path, 0
-            while row and row[1].startswith(floor):  # not seen is not gone
+            while row and row[1].startswith(floor):  # whether these files are there is not known
                 row = next(rows, None)
         elif row and row[1] == path:
             yield _kind(row, found), path, row[0]
@@ -83,7 +83,7 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
     """Return the new and changed files at or below a path, newest first, and mark rows of vanished files as missing.
 
-    Files in a folder that somebody is writing are left out, because the end of the writing is an event of its own.
+    Files in a folder that somebody is writing are left out: another event comes when the writing ends.
     """
     changed: dict[bytes, os.stat_result] = {}
     gone: list[int] = []
@@ -170,7 +170,7 @@ def spool_difference(
             flush()
     flush()
     for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes
-        with contextlib.suppress(OSError):  # the library's lock is ours: nobody else is about to rename them
+        with contextlib.suppress(OSError):  # we hold the library's lock, so nobody is about to rename one
             remove_leftovers(parent)
     difference.offline = why_offline(folder, difference, before)
     return difference
@@ -185,20 +185,19 @@ def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
 
 
 def why_offline(folder: bytes, difference: Difference, before: Before) -> str | None:
-    """Why a folder cannot be trusted to be all there, after a walk; None when it can.
+    """Why a folder counts as offline after a walk, in one line; None when it is online.
 
-    An offline root stays offline until enough of its files are back or were forgotten; until then all of them are
-    missing. A new device number alone means nothing, because a drive may get another one at each mount. With a fifth of
-    the files gone as well, it is another drive.
+    An offline root stays offline, and all its files missing, until enough of them are back or were forgotten. A new
+    device number alone means nothing, because a drive may get another one at each mount; with a fifth of the files gone
+    as well, it is another drive.
     """
     name = printable(folder)
     if name in difference.unlisted:
         return f"{name} is not there or cannot be read: is the drive mounted?"
     if before.known and not difference.present and not difference.unlisted:
         return f"{name} is empty but held {before.known:,} files: is the drive mounted?"
-    gone = min(
-        difference.counts["vanished"], before.were_there - (difference.present - difference.counts["new"])
-    )  # what cannot be listed is not gone
+    # Files in a folder that cannot be read do not count as gone.
+    gone = min(difference.counts["vanished"], before.were_there - (difference.present - difference.counts["new"]))
     if before.dev not in (None, difference.dev) and gone > 0 and 5 * gone >= before.were_there:
         return f"{name} lacks {gone:,} of its {before.were_there:,} files: is another drive mounted there?"
     expected = before.were_there if before.offline else before.present

@@ -1,4 +1,4 @@
-"""Tag writes with their journal: announce, rename, confirm; settle after a crash; undo.
+"""Writes tags with a journal: announces, renames and confirms a write; settles writes after a crash; undoes them.
 
 Joins the tag writer (files) and the store (rows), which do not know each other. Never edits a file itself.
 """
@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 
 from indexer.errors import FileError, WriteRefusedError
 from indexer.files.children.worker import Worker
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
 from indexer.files.tags.genre import joined
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import Prepared
+from indexer.files.tags.write import Prepared, commit, remove_copies, settle
 from indexer.library.store import FileRow, Store, parse_stat
 from indexer.scan import policy
 
 
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
-    """The columns of the table ``tags`` for what was read from a file."""
+    """The values of the columns of the table ``tags`` for a file's tags."""
     return {
         "title": found.title,
         "artist": found.artist,
@@ -41,9 +39,9 @@ def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
 def commit_write(
     store: Store, prepared: Prepared, *, file_id: int | None, run_id: int | None, ours: str | None
 ) -> None:
-    """Put a prepared copy in its file's place, journalled. Raises DeferredError when the file changed meanwhile.
+    """Put a prepared copy in its file's place, with its journal entry.
 
-    ours: our own field as the copy carries it; None for an undo.
+    ours: our own field as the copy carries it; None for an undo. Raises DeferredError when the file changed meanwhile.
     """
     path = os.fsencode(prepared.path)
 
@@ -70,18 +68,18 @@ def commit_write(
     def drop(write_id: int, reason: str) -> None:
         store.settle_write(write_id, "dropped", reason)
 
-    tagwriter.commit(prepared, intend=intend, done=done, drop=drop)
+    commit(prepared, intend=intend, done=done, drop=drop)
 
 
 def settle_open_writes(store: Store) -> int:
-    """Settle what a crash left between announcement and confirmation; returns how many were settled.
+    """Settle the writes that a crash left announced but not confirmed; returns how many were settled.
 
-    A write on a drive that is not there stays open for the next start.
+    A write on a drive that is not there stays open until a later start.
     """
     settled = 0
     for row in store.open_writes():
         after = parse_stat(row["stat_after"])
-        state = tagwriter.settle(row["path"], parse_stat(row["stat_before"]), after)
+        state = settle(row["path"], parse_stat(row["stat_before"]), after)
         if state is None:
             continue
         with store.transaction():
@@ -109,9 +107,10 @@ class Undone:
 def undo(
     store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False, preserve_mtime: bool = False
 ) -> Undone:
-    """Restore the former genre and remove our fields, file by file; works from the file's own fields, rows or none.
+    """Restore the former genre and remove our fields, file by file.
 
-    A genre that the user changed since is left alone unless ``force``.
+    The file's own fields are enough: it needs no row. A genre that the user changed since is left alone unless
+    ``force``.
     """
     result = Undone()
     worker = Worker()
@@ -132,7 +131,7 @@ def _undo_one(
     name = os.fsdecode(path)
     try:
         inspected = worker.call("read_tags", path)
-        found = tags.from_json(inspected["tags"])
+        found = Tags.from_json(inspected["tags"])
         if found.unread:
             raise WriteRefusedError(name, found.unread)
         if found.ours is None:
@@ -151,5 +150,5 @@ def _undo_one(
         result.restored.append(name)
     except FileError as e:
         result.refused.append((name, e.reason))
-        with suppress(OSError):  # a reader that was killed could not do it
-            tagwriter.remove_copies(path)
+        with suppress(OSError):
+            remove_copies(path)  # left by a reader that was killed

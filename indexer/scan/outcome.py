@@ -1,4 +1,4 @@
-"""What a run reports: its counts, its result, and the listener that is told of each file."""
+"""What a run reports: its counts, its result, and the interface of the listener that it reports to."""
 
 import os
 from dataclasses import asdict, dataclass, field
@@ -14,12 +14,12 @@ class Counts:
 
     embedded: int = 0  # recordings
     cached: int = 0  # files whose recording was embedded before, or by another file of this run
-    classified: int = 0  # files that have a prediction after the run's work on them
+    classified: int = 0  # files that the run worked on and whose recording has a prediction
     undecided: int = 0  # of these, under the threshold
     tags_written: int = 0
     tags_refused: int = 0
     tags_unread: int = 0  # files that were read, but not their tags
-    failed: int = 0  # files that could not be handled
+    failed: int = 0  # files that could not be read, embedded, classified or written
     audio_s: float = 0.0  # seconds of audio that were embedded
     engine: Engine | None = None  # what embedded them
     workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster: what each one did
@@ -35,7 +35,7 @@ class Counts:
 
 
 class Listener(Protocol):
-    """Is told how a run goes."""
+    """Receives the progress of a run."""
 
     def advance(self, path: str, outcome: str) -> None:
         """A file is finished; ``outcome`` says how."""
@@ -60,7 +60,7 @@ class ScanResult:
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:
-        """The counts under the names of the contract."""
+        """The summary under the names of `scan --json`."""
         c = self.counts
         return {
             "files": self.files,
@@ -88,7 +88,7 @@ class ScanResult:
 
     @property
     def exit_code(self) -> int:
-        """0 all well, 1 some files or roots failed, 130 interrupted."""
+        """0 when all went well, 1 when a file or root failed, 130 when interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.counts.failed or self.notes else 0

@@ -1,8 +1,8 @@
 """The loop of a run: keeps files in flight and resumes each file's stages when the step they wait for is done.
 
 What happens to a file, and in which order, is in scan/stages.py. The calling thread does all work with the library,
-because there is one writer; the executor and the reader processes do all work with the files. One file never stops the
-next.
+because there is one writer; the executor and the reader processes do all work with the files. A file that fails does
+not stop the others.
 """
 
 import os
@@ -16,8 +16,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.files.children.pool import Readers
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.write import Prepared
+from indexer.files.tags.write import Prepared, discard
 from indexer.library.store import Lacking, Store
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
@@ -32,7 +31,7 @@ MAX_FAILURES = 1000  # failed files that the result lists
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A file on its way, at the point where it waits."""
+    """A file whose stages have begun and wait for a step."""
 
     name: str
     stages: Stage[str]
@@ -40,7 +39,7 @@ class _InFlight:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A step that a file waited for is done."""
+    """A finished step, and the file that waited for it."""
 
     file: _InFlight
     wait: Wait
@@ -48,7 +47,7 @@ class _Finished:
 
 
 class Pipeline:
-    """Sees every file of a run through; see ``run``."""
+    """Takes every file of a run through its stages; see ``run``."""
 
     def __init__(
         self,
@@ -63,9 +62,9 @@ class Pipeline:
         force: bool = False,
         explicit_tags: bool = False,
     ) -> None:
-        """``explicit_tags``: the user asked for tags to be written, so former undos do not hold them back.
+        """``explicit_tags``: the user asked for tags to be written, so a former undo does not hold them back.
 
-        ``executor``: where the heavy steps run; this machine when None. It is closed at the end of ``run``.
+        ``executor``: where the heavy steps run; this machine when None. ``run`` closes it at its end.
         """
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
@@ -87,12 +86,12 @@ class Pipeline:
             self._stop.is_set,
         )
         self.counts = self._run.counts
-        self.turns = 0  # of the loop; it stands still only when something hangs
+        self.turns = 0  # rounds of the loop; the number stands still only when something hangs
         self._polled_s = float("-inf")
         self._in_flight = 0
         self._to_start: list[tuple[_InFlight, Wait]] = []  # steps that must start outside any transaction
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
-        self._next: _Finished | None = None  # was taken from the queue and belongs into no shared transaction
+        self._next: _Finished | None = None  # taken from the queue; must not share a transaction
 
     def backlog_count(self, targets: Sequence[bytes]) -> int:
         """How many known files still lack something under this run's encoder, head and settings."""
@@ -104,20 +103,21 @@ class Pipeline:
 
     def _lacking(self) -> Lacking:
         run = self._run
-        # No stored digest is empty: when the user asked for tags, every labelled file is looked at again.
+        # The empty digest equals no stored one: when the user asked for tags, every labelled file is checked again.
         policy = "" if run.explicit_tags and run.tag_policy else run.tag_policy
         if run.model is None:
             return Lacking((), None, run.threshold, policy)
         return Lacking(run.model.encoder_ids, run.model.head.id if run.model.head else None, run.threshold, policy)
 
     def stop(self) -> None:
-        """Begin no new file; a tag write in work is finished. Safe to call from a signal handler."""
+        """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""
         self._stop.set()
 
     def run(self, work: Iterator[Changed | Backlog | None]) -> bool:
-        """Work through everything; False when it was stopped before the end. What was finished is stored either way.
+        """Work through all files of ``work``; returns False when stopped before the end. Stores every finished step.
 
-        ``work`` is asked again while anything is in flight, also after it gave None or ended: more may have come up.
+        ``work`` is asked again as long as a file is in flight, also after it gave None or ended, because files may be
+        added meanwhile.
         """
         executor = self._run.executor
         started_s = time.monotonic()
@@ -142,13 +142,13 @@ class Pipeline:
             elapsed_s = time.monotonic() - started_s
             load = executor.load()
             self.counts.workers = executor.workers()
-            # Weights are loaded in this thread, and are counted as loading and not as the library's work.
+            # This thread also loads weights: that time counts as loading, not as work with the library.
             library = max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0))
             self.counts.busy = {**load, "library": library}
             self._close()
 
     def _poll_executor(self) -> None:
-        """Pass on the executor's messages."""
+        """Pass the executor's messages to the listener, at most every POLL_S."""
         if time.monotonic() - self._polled_s < POLL_S:
             return
         self._polled_s = time.monotonic()
@@ -164,7 +164,7 @@ class Pipeline:
         self._go_on(_InFlight(os.fsdecode(path), process(self._run, item)))
 
     def _go_on(self, file: _InFlight, done: "Future[Any] | None" = None) -> None:
-        """Run the file's stages until they wait again, or to their end."""
+        """Run the file's stages until they wait again or end."""
         outcome: str | None = None
         try:
             wait = file.stages.send(done)  # type: ignore[arg-type]  # None begins a generator
@@ -193,7 +193,7 @@ class Pipeline:
         wait.start().add_done_callback(note)
 
     def _start_waiting(self) -> None:
-        """Start what must not be started inside a transaction."""
+        """Start the steps that must not be started inside a transaction."""
         waiting, self._to_start = self._to_start, []
         for file, wait in waiting:
             self._start(file, wait)
@@ -240,6 +240,6 @@ class Pipeline:
         self._run.readers.close()
         while finished := self._take(0):
             done = finished.done
-            # A copy that was prepared too late to be announced.
+            # A copy that was finished after the stop will not be used.
             if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
-                tagwriter.discard(Prepared.from_json(done.result()))
+                discard(Prepared.from_json(done.result()))

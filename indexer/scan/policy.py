@@ -1,7 +1,7 @@
-"""Decides which genre is written into a file: what a person said, else what the tag holds, else what the head decided.
+"""Decides which genre is written into a file: a person's correction, else the tag's genre, else the head's.
 
 The setting ``write_tags`` says whether the tag comes before the head (fill) or not (replace, append). Reads and writes
-no file. The same order as SQL, for questions to the library, is in library/whose_word.py.
+no file. library/whose_word.py has the same order in SQL.
 """
 
 import hashlib
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
-from indexer.files.tags import read as tags
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
-from indexer.files.tags.read import Tags
+from indexer.files.tags.read import Tags, clean
 from indexer.heads.head import Head
 from indexer.library.store import parse_stat
 
@@ -27,13 +26,13 @@ def is_ours(found: Tags) -> bool:
 def plan(
     found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
 ) -> GenreEdit | None:  # fmt: skip
-    """What to write under a policy, or None when nothing should be written or the value already stands.
+    """The edit that a policy (off, fill, replace, append) makes; None when nothing is to be written.
 
-    ``text`` is what the user wants to read for ``label``. fill: only where the genre is empty or ours. What a person
-    corrected is never touched.
+    ``text``: the user's wording of ``label``. fill writes only where the genre is empty or ours. A person's correction
+    is never replaced.
     """
     ours = is_ours(found)
-    text = tags.clean(text)
+    text = clean(text)
     if policy == "off" or found.corrected or (policy == "fill" and found.genres and not ours):
         return None
     genres: tuple[str, ...] = (text,)
@@ -46,8 +45,8 @@ def plan(
 
 
 def plan_correction(found: Tags, label: str, text: str) -> GenreEdit | None:
-    """What to write where a person said the genre, or None when it stands there as theirs already."""
-    genres = (tags.clean(text),)
+    """The edit that writes a person's correction; None when the tag already holds it as the person's own."""
+    genres = (clean(text),)
     if not genres[0] or (found.genres == genres and (found.corrected or not is_ours(found))):
         return None
     return GenreEdit(genres, label, 1.0, CORRECTION)
@@ -62,20 +61,20 @@ def _deduplicated(genres: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A genre to be written: the head's with its confidence, or what a person said and when."""
+    """A genre to be written: the head's with its confidence, or a person's with its time."""
 
     genre: str
     confidence: float
     corrected_at: str | None = None
 
     @classmethod
-    def said(cls, genre: str, corrected_at: str) -> "Label":
-        """The label that a person gave."""
+    def by_person(cls, genre: str, corrected_at: str) -> "Label":
+        """The label that a person gave at a time."""
         return cls(genre, 1.0, corrected_at)
 
 
 def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
-    """Return a digest that changes whenever head or settings could lead to another genre in a file."""
+    """A digest that changes whenever head or settings could lead to another genre in a file."""
     content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -83,9 +82,9 @@ def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -
 def held_back(
     action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label
 ) -> bool:
-    """Whether a file's newest journal entry says to leave its tag alone: undone, or refused and not changed since.
+    """Whether a file's newest journal entry keeps its tag from being written: an undo, or a refusal of the same file.
 
-    What a person said after that is written all the same.
+    A label that a person gave after that entry is written all the same.
     """
     if label.corrected_at and written_at and label.corrected_at > written_at:
         return False
@@ -95,7 +94,7 @@ def held_back(
 
 
 def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -> GenreEdit | None:
-    """What these settings write for a label into a file with these tags; None: nothing."""
+    """The edit that these settings make for a label in a file with these tags; None when nothing is to be written."""
     text = settings.text_for(label.genre)
     if label.corrected_at or head is None:
         return plan_correction(found, label.genre, text)

@@ -1,4 +1,4 @@
-"""Says what a scan or `tags apply` would do, without changing the library or opening a music file."""
+"""Lists what a scan or `tags apply` would do, without changing the library or opening a music file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from indexer.library.readonly import Connection, Row, open_readonly
 from indexer.library.registered import in_use
 from indexer.library.roots import root_paths
 from indexer.library.store import known_files, labelled_files
-from indexer.models import choice as models
+from indexer.models.choice import choose
 from indexer.scan.difference import compare
 from indexer.scan.policy import Label, edit_for, held_back
 from indexer.wording import printable
@@ -23,10 +23,10 @@ MAX_LISTED = 1000  # paths listed for each kind; the counts include all
 
 
 def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = False) -> dict[str, Any]:
-    """Count new, changed, ... files, list their paths, and list the genres that would be written.
+    """Compare the folders with the library: {dry_run, new, changed, ..., tag_writes, paths, writes}.
 
-    Genres of new files are not known yet. explicit_tags: as for `tags apply`, genres that were undone or refused count
-    too.
+    paths: by kind of difference. writes: {path, before, after, confidence} of known files; the genres of new files are
+    not known yet. explicit_tags: include genres that were undone or refused, as `tags apply` does.
     """
     conn = open_readonly(settings.db) if settings.db.exists() else None
     known = root_paths(conn) if conn else []
@@ -49,7 +49,7 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
 
 
 def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bool) -> Iterator[dict[str, Any]]:
-    chosen = models.choose(settings, in_use(conn))
+    chosen = choose(settings, in_use(conn))
     head = chosen.head if chosen else None
     threshold = settings.threshold(head.threshold) if head else 1.0
     for row in labelled_files(conn, target, head.id if head else None):
@@ -75,9 +75,9 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
 
 
 def _label(row: Row, threshold: float) -> Label | None:
-    """Return what a person said, else what the head decides at this threshold, which need not be the stored one."""
+    """A person's label, else what the head decides at this threshold, which need not be the stored one."""
     if row["corrected"] is not None:
-        return Label.said(row["corrected"], row["corrected_at"])
+        return Label.by_person(row["corrected"], row["corrected_at"])
     if row["predicted"] is not None and is_decided(row["confidence"], threshold, row["undecided_reason"]):
         return Label(row["predicted"], row["confidence"])
     return None

@@ -8,8 +8,7 @@ from indexer.config import Settings
 from indexer.errors import ModelError
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
-from indexer.models import choice as models
-from indexer.models.choice import choose_and_register
+from indexer.models.choice import choose_and_register, without_genres
 from indexer.scan.classify import classify_recording
 from indexer.scan.genre_labels import update_genre_labels
 
@@ -25,7 +24,7 @@ def relabel(settings: Settings) -> dict[str, Any]:
     with library_lock(settings.db), Store(settings.db) as store:
         chosen = choose_and_register(store, settings)
         if chosen is None or chosen.head is None:
-            raise ModelError(str(models.without_genres(chosen)))
+            raise ModelError(str(without_genres(chosen)))
         head = chosen.head
         threshold = settings.threshold(head.threshold)
         classified = undecided = damaged = 0

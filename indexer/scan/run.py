@@ -1,7 +1,6 @@
-"""The one-shot scan: lock, settle, difference, work, summary.
+"""One scan from start to end: locks the library, settles open writes, compares, works, sums up.
 
-Owns a run from start to end and its counts. Knows neither click nor a terminal: progress goes to the Listener it is
-given.
+Knows neither click nor a terminal: it reports progress to its Listener.
 """
 
 import os
@@ -21,8 +20,7 @@ from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.library.vectors import projection
 from indexer.listen.executor import Executor
-from indexer.models import choice as models
-from indexer.models.choice import Chosen, choose_and_register
+from indexer.models.choice import Chosen, choose_and_register, pipeline_model
 from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.genre_labels import update_genre_labels
 from indexer.scan.journal import settle_open_writes
@@ -39,7 +37,7 @@ class Scan:
     """One scan. While it works, another thread may call ``stop`` and ``add``, a signal handler ``stop``."""
 
     def __init__(self, settings: Settings, listener: Listener, *, watched: bool = False) -> None:
-        """``watched``: the folders are watched, so files that are being written are named again when that ends."""
+        """``watched``: the folders are watched, so a file that is being written now is named again later."""
         self._settings = settings
         self._watched = watched
         self._listener = listener
@@ -55,18 +53,18 @@ class Scan:
 
     @property
     def turns(self) -> int:
-        """How often the work loop went round; the number stands still only when something hangs."""
+        """Rounds of the work loop; the number stands still only when something hangs."""
         return self._pipeline.turns if self._pipeline else 0
 
     @property
     def workers(self) -> list[dict[str, Any]]:
-        """What each worker of the cluster did so far, where there is one."""
+        """What each worker of the cluster did so far; empty without a cluster."""
         return self._pipeline.counts.workers if self._pipeline else []
 
     def add(self, paths: Iterable[bytes]) -> None:
-        """Look at these files and folders before everything else.
+        """Have these files and folders looked at before everything else.
 
-        Vanished paths come first, so that a moved file finds its former row; then the path that was named last.
+        Vanished paths come first, so that a moved file finds its former row; then the path that was added last.
         """
         self._named.extend(sorted(paths, key=lambda path: not os.path.lexists(path)))
 
@@ -84,7 +82,7 @@ class Scan:
         explicit_tags: bool = False,
         on_start: OnStart = lambda _total, _chosen: None,
     ) -> ScanResult:
-        """Scan folders and files. ``on_start(total, chosen)`` is told how many files there are to work on.
+        """Scan folders and files. ``on_start(total, chosen)`` is called with the number of files to work on.
 
         Raises LockedError, ConfigError, ModelError or StoreError before any work.
         """
@@ -117,7 +115,7 @@ class Scan:
         pipeline = self._pipeline = Pipeline(
             store,
             self._settings,
-            models.pipeline_model(chosen, self._settings) if chosen else None,
+            pipeline_model(chosen, self._settings) if chosen else None,
             run_id=run_id,
             listener=live,
             executor=self._executor(chosen, targets),
@@ -150,20 +148,20 @@ class Scan:
         return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
 
     def _place(self, store: Store, chosen: Chosen) -> None:
-        """Bring the map up to date. An error is reported and does not fail the scan; the next scan tries again."""
+        """Update the map. An error is reported and does not fail the scan; the next scan tries again."""
         try:
             projection.update(
                 store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped
             )
-        except Exception as e:  # the map is a picture; the scan is through
+        except Exception as e:  # all files are done; nothing but the map is lost
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(
         self, store: Store, pipeline: Pipeline, targets: Sequence[bytes], result: ScanResult
     ) -> Iterator[Changed | Backlog | None]:
-        """Yield the files that were named meanwhile, then the difference, then the backlog; None: nothing just now.
+        """Yield files added meanwhile, then the difference, then the backlog; None when there is nothing to do now.
 
-        Without targets there was nothing to do when it was counted: a look at every row again would find that again.
+        ``targets`` is empty when the count found nothing to do, so that the backlog is not searched a second time.
         """
         found = (Changed(path, root_id) for path, root_id in store.changed())
         rest: Iterator[Changed | Backlog] = chain(found, map(Backlog, pipeline.backlog(targets)))
@@ -186,8 +184,7 @@ class Scan:
                     store.spool_changed([(target, root["id"] if root else None)])
                 continue
             root_id = int(root["id"]) if root else store.add_root(target)
-            # Without events nobody would name a busy file again, so nothing is left for later there. (On NFS every file
-            # looks busy.)
+            # A busy file is left for later only where an event will name it again. (On NFS every file looks busy.)
             leave_busy = self._watched and watch_mode(target)[0] == "events + scan"
             difference = spool_difference(
                 store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy
@@ -205,7 +202,7 @@ class Scan:
                 store.set_root_health(root_id, difference.offline)
                 if not difference.offline:
                     healthy.append((root_id, difference.dev))
-        # Before the roots count as scanned: these files were there at the scan before this one.
+        # Before root_scanned, so that a vanished file was last seen at the scan before this one.
         store.mark_vanished_missing()
         for root_id, dev in healthy:
             store.root_scanned(root_id, dev)
@@ -224,7 +221,7 @@ class _LiveRun:
         self._done = 0
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """Pass on and count a finished file; update the run's row every NOTE_S."""
         self._listener.advance(path, outcome)
         self._done += 1
         moment_s = time.monotonic()
@@ -236,7 +233,7 @@ class _LiveRun:
             )
 
     def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
+        """Pass on why a file was not handled, or only in part."""
         self._listener.problem(path, reason)
 
 

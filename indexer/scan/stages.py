@@ -1,8 +1,8 @@
-"""What happens to one file of a scan, in order: read, embed, classify, write the genre.
+"""The stages of one file of a scan, in order: read, embed, classify, write the genre.
 
-``process`` is the recipe. A stage that has to wait is a generator: it yields a ``Wait`` for a heavy step and goes on in
-the run's own thread when that step is done. All work with the library happens here, in that one thread. All work with
-the file's bytes happens in the executor and the reader processes. Whatever goes wrong with a file ends in
+``process`` calls them in order. A stage that has to wait is a generator: it yields a ``Wait`` for a heavy step and goes
+on in the run's own thread when that step is done. All work with the library happens here, in that one thread. All work
+with the file's bytes happens in the executor and the reader processes. Every failure of a file ends in
 ``FileFailedError``.
 """
 
@@ -20,11 +20,9 @@ from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import Prepared
+from indexer.files.tags.write import Prepared, discard, edit_to_json, remove_copies
 from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model
@@ -33,7 +31,7 @@ from indexer.scan.journal import commit_write, tag_columns
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.policy import Label, edit_for, held_back
 
-MAX_DEATHS = 2  # of readers on one file, in different runs too; the first may have been bad luck
+MAX_DEATHS = 2  # a file that killed this many readers, in any runs, is left alone; the first death may be chance
 MAX_DEFERRED = 10_000  # deferred files that the result lists
 MAX_COPIES = 50  # files of one recording that are checked when another file of it appears
 _T = TypeVar("_T")
@@ -41,7 +39,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Changed:
-    """A file to be read: new, changed, or forced."""
+    """A file to be read: new, changed, or read again with ``force``."""
 
     path: bytes
     root_id: int | None
@@ -49,14 +47,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class Backlog:
-    """A file that was read before and lacks a later stage."""
+    """A file that an earlier run read and that lacks a later stage."""
 
     file_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a stage waits for.
+    """A step that a stage waits for.
 
     ``outside``: start it outside any transaction, because starting may take long (an encoder loads its weights).
     ``alone``: resume the stage outside any shared transaction, because it commits by itself.
@@ -72,7 +70,7 @@ class Wait:
         return cls(lambda: future)
 
 
-# Yields what it waits for, is sent the finished future, and returns the stage's result.
+# A stage yields what it waits for, is sent the finished future, and returns its result.
 Stage = Generator[Wait, Future[Any], _T]
 
 
@@ -82,13 +80,13 @@ class KnownFile:
 
     row: FileRow
     recording_id: int
-    tags: Tags | None = None  # None until they are read in this run
-    outcome: str = "known"  # for the line that is printed about the file
-    said: bool = False  # whether the listener was told that no genre is written
+    tags: Tags | None = None  # None until this run has read them
+    outcome: str = "known"  # a few words for the listener
+    reported: bool = False  # whether the listener was told that no genre is written
 
 
 class FileFailedError(Exception):
-    """The file cannot go on; the message is the reason."""
+    """A file failed at some stage; the message is the reason."""
 
 
 class FileGoneError(Exception):
@@ -133,7 +131,7 @@ def process(run: Run, item: Changed | Backlog) -> Stage[str]:
 
 
 def known_file(store: Store, file_id: int) -> KnownFile:
-    """Return a file of the backlog; reading it was done by an earlier run."""
+    """Return a file of the backlog, which an earlier run read."""
     row = store.file(file_id)
     assert row.recording_id is not None
     return KnownFile(row, row.recording_id)
@@ -152,7 +150,7 @@ def read(run: Run, item: Changed) -> Stage[KnownFile]:
         raise _not_read(run, item.path, None, before, item.root_id, None, e) from e
     file = _store_found(run.store, item, found)
     if file.tags and (reason := _no_genre(file.tags)):
-        file.said = True
+        file.reported = True
         run.counts.tags_unread += 1
         run.listener.problem(os.fsdecode(item.path), reason)
     return file
@@ -164,7 +162,7 @@ def _no_genre(found: Tags) -> str | None:
 
 
 def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFile:
-    file_tags = tags.from_json(found["tags"])
+    file_tags = Tags.from_json(found["tags"])
     audio = found["audio"]
     stat = Stat(**found["stat"])
     with store.transaction():
@@ -237,7 +235,7 @@ def _not_read(
 
 
 def embed(run: Run, file: KnownFile) -> Stage[None]:
-    """See that the recording has its embeddings: cached, made by another file of this run, or made now."""
+    """Make sure that the recording has its embeddings: cached, made by another file of this run, or made now."""
     if run.model is None:
         return
     while (other := run.embedding.get(file.recording_id)) is not None:
@@ -289,7 +287,7 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
             raise _not_read(run, file.row.path, file.row, file.row.stat, root_id, file.recording_id, error)
         if error is not None:
             reason = f"no embedding: {error}"
-            if isinstance(error, ValueError):  # too short stays too short; the next scan tries anything else again
+            if isinstance(error, ValueError):  # too short: a stored reason keeps later scans from trying again
                 run.store.set_recording_reason(file.recording_id, reason)
             raise _RecordingFailedError(reason)
         result: Embedded = done.result()
@@ -344,21 +342,21 @@ def _classify(run: Run, recording_id: int) -> None:
     classify_recording(run.store, recording_id, run.model.head, run.threshold, cached)
 
 
-# ---- write_genre: into the file's own tag, through the one atomic writer
+# ---- write_genre: the genre in the file's own tag
 
 
 def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
-    """Write the genre into the file's tag: what a person said, else what the head decided."""
-    said = run.store.correction(file.recording_id)
-    if said is not None:
-        label = Label.said(said["genre"], said["corrected_at"])
+    """Write the genre into the file's tag: a person's correction, else what the head decided."""
+    correction = run.store.correction(file.recording_id)
+    if correction is not None:
+        label = Label.by_person(correction["genre"], correction["corrected_at"])
     is_settled = file.row.tag_policy == run.tag_policy and not run.explicit_tags
     if label is None or run.tag_policy is None or is_settled:
         return
     if file.tags is None:
         done = yield Wait(partial(run.readers.submit, partial(Worker.call, op="read_tags", path=file.row.path)))
         try:
-            file.tags = tags.from_json(done.result()["tags"])
+            file.tags = Tags.from_json(done.result()["tags"])
         except FileError as e:
             raise FileFailedError(e.reason) from e
     edit = _edit_to_write(run, file, file.tags, label)
@@ -378,20 +376,20 @@ def _edit_to_write(run: Run, file: KnownFile, found: Tags, label: Label) -> Genr
 
 
 def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage[None]:
-    """Have the edited copy prepared and put it in the file's place, unless the run was stopped before that."""
+    """Have the edited copy prepared and put it in the file's place, unless the run is stopped before."""
     prepare = partial(
         Worker.call,
         op="prepare_write",
         path=file.row.path,
         container=file.row.container,
-        edit=tagwriter.edit_to_json(edit),
+        edit=edit_to_json(edit),
         preserve_mtime=run.settings.preserve_mtime,
     )
     done = yield Wait(partial(run.readers.submit, prepare), alone=True)
     try:
         prepared = Prepared.from_json(done.result())
         if run.stopped():
-            tagwriter.discard(prepared)
+            discard(prepared)
             return
         commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=edit.describe())
     except DeferredError as e:
@@ -405,9 +403,9 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
 
 
 def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> None:
-    """Remember that the tag is not written: until the file or the settings change, or `tags apply` asks for it."""
+    """Store that the tag is not written until the file or the settings change, or `tags apply` asks for it."""
     with suppress(OSError):
-        tagwriter.remove_copies(file.row.path)  # left by a reader that was killed
+        remove_copies(file.row.path)  # left by a reader that was killed
     with run.store.transaction():
         run.store.refuse_write(
             file_id=file.row.id,
@@ -419,5 +417,5 @@ def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> Non
         )
         run.store.settle_tags(file.row.id, tag_policy)
     run.counts.tags_refused += 1
-    if not file.said:
+    if not file.reported:
         run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")

@@ -1,4 +1,4 @@
-"""Takes our genres back: chooses the files and undoes them one after the other, with the library locked."""
+"""`indexer tags undo`: chooses files and undoes our writes in them, with the library locked."""
 
 import os
 import tempfile
@@ -25,7 +25,8 @@ def undo_files(
 ) -> dict[str, Any]:
     """Undo our writes in the named files, in those of one run, in those since a time, or (nothing given) in all files.
 
-    Returns {restored, nothing, refused}. Named files need no library: without one, the fields in the file are enough.
+    Returns {restored, nothing, refused}. Named files need no library: the fields in the files are enough. Raises
+    ConfigError for a time that cannot be read.
     """
     named = [os.path.realpath(os.fsencode(f)) for f in files]
     if not settings.db.exists() and named:

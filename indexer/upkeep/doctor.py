@@ -1,7 +1,7 @@
-"""What is wrong with files, for a person: which genre every reader sees, contradictions, and what a write would refuse.
+"""`indexer doctor FILES`: reports which genre each program reads, tags that contradict each other, and refused writes.
 
-Turns the facts that a child process gathers (examination) into reports and text. Opens no music file, never writes,
-needs no library.
+Turns the facts that a child process gathers (indexer.files.children.examine) into reports and text. Opens no music
+file, never writes, and needs no library.
 """
 
 import os
@@ -15,19 +15,15 @@ from typing import Any, Protocol
 from indexer.config import Settings
 from indexer.errors import FileError
 from indexer.files.children.worker import Worker
-from indexer.files.tags import read as tags
+from indexer.files.tags.read import Tags, clean
 from indexer.files.walk import folders_to_scan, walk
 from indexer.wording import printable
 
 VERDICTS = ("writable", "refused", "unsupported", "truncated", "unreadable")
-FAILING = (
-    "refused",
-    "truncated",
-    "unreadable",
-)  # an unsupported kind of file is whole; its genre is kept in the library
+FAILING = ("refused", "truncated", "unreadable")  # not "unsupported": such a file is whole
 CHUNK = 1000  # files handed to the workers at once
 USUAL = "where DJ programs and players look"
-# (container, kind of tag) -> who reads it, as far as it is known
+# (container, kind of tag) -> which programs read it, where that is known
 READ_BY = {
     ("mp3", "id3"): USUAL,
     ("aiff", "id3"): USUAL,
@@ -54,7 +50,11 @@ class Listener(Protocol):
 
 
 def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> dict[str, Any]:
-    """Examine files and folders: counts by verdict; a report of every named file, and of others that have a finding."""
+    """Examine files and folders: {files, folders, verdicts, contradicting, reports}.
+
+    verdicts: files by verdict. reports: one for each named file, and for each file in a folder that is not writable or
+    whose tags contradict each other.
+    """
     targets = folders_to_scan(paths, (), ())
     folders = [target for target in targets if os.path.isdir(target)]  # noqa: PTH112 - bytes
     named = [target for target in targets if os.path.isfile(target)]  # noqa: PTH113 - bytes
@@ -85,12 +85,12 @@ def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> d
 
 
 def exit_code(found: dict[str, Any]) -> int:
-    """0 when every file could be read and written, or is merely of a kind without a place for genres; else 1."""
+    """0 when every file can be read and written, or is of a kind that has no place for a genre; else 1."""
     return 1 if any(found["verdicts"].get(verdict) for verdict in FAILING) else 0
 
 
 def _reports(paths: Sequence[bytes], jobs: int) -> Iterator[Report]:
-    """A report of every file, in order; several child processes at work."""
+    """Yield a report of every file, in order; several child processes examine them."""
     workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for worker in workers:
@@ -122,7 +122,7 @@ def _unreadable(path: bytes, reason: str) -> Report:
     return {
         "path": printable(path),
         "verdict": "unreadable",
-        "reason": tags.clean(reason),
+        "reason": clean(reason),
         "container": None,
         "genres": [],
         "genre": None,
@@ -134,8 +134,8 @@ def _unreadable(path: bytes, reason: str) -> Report:
 
 
 def report_of(path: bytes, facts: dict[str, Any]) -> Report:
-    """The facts of one file as a report: plain values, one line a text."""
-    found = tags.from_json(facts["tags"]) if facts["tags"] else None
+    """Turn the facts of one file into a report: plain values, each text on one line."""
+    found = Tags.from_json(facts["tags"]) if facts["tags"] else None
     verdict, reason = _verdict(facts)
     container = facts["container"]
     genres = [
@@ -151,7 +151,7 @@ def report_of(path: bytes, facts: dict[str, Any]) -> Report:
     report = {
         **_unreadable(path, reason or ""),
         "verdict": verdict,
-        "reason": tags.clean(reason) if reason else None,
+        "reason": clean(reason) if reason else None,
         "container": container,
         "genres": genres,
         "contradictions": contradictions(container, facts["places"]),
@@ -180,21 +180,20 @@ def _verdict(facts: dict[str, Any]) -> tuple[str, str | None]:
     state, reason = complaint["state"], complaint["reason"]
     if state == "unsupported":
         return "unsupported", reason
-    if facts["unread"] is None:  # a tag that cannot be read is not written, and left alone
+    if facts["unread"] is None:  # the file can be read, and only a write is refused
         return "refused", reason
     return "truncated" if reason.startswith("truncated") else "unreadable", reason
 
 
 def contradictions(container: str, places: Sequence[dict[str, Any]]) -> list[str]:
-    """Sentences on places that do not say the same: each against the first that holds a genre."""
-    places = [
-        p for p in places if p["kind"] != "asf library" and not p["problem"]
-    ]  # the library continues the ASF field
+    """Compare each place with the first one that holds a genre: a sentence for each that differs."""
+    # The ASF library object only continues the ASF field.
+    places = [p for p in places if p["kind"] != "asf library" and not p["problem"]]
     first = next((p for p in places if p["values"]), None)
     if first is None:
         return []
-    told = [_disagreement(container, first, place) for place in places if place is not first]
-    return [sentence for sentence in told if sentence]
+    found = [_disagreement(container, first, place) for place in places if place is not first]
+    return [sentence for sentence in found if sentence]
 
 
 def _disagreement(container: str, first: dict[str, Any], place: dict[str, Any]) -> str | None:
@@ -209,7 +208,7 @@ def _disagreement(container: str, first: dict[str, Any], place: dict[str, Any]) 
 
 
 def _plain(values: Sequence[str]) -> set[str]:
-    """Genres as they compare: case, punctuation and "and" against "&" are no contradiction."""
+    """Genres in the form that is compared: without case and punctuation, "and" and "&" alike."""
     words = (word.casefold().replace("&", "and") for value in values for word in value.split(";"))
     return {plain for word in words if (plain := "".join(c for c in word if c.isalnum()))}
 
@@ -222,7 +221,7 @@ def _joined(values: Sequence[str]) -> str:
 
 
 def to_text(found: dict[str, Any]) -> str:
-    """The whole answer: a summary where folders were named, then the reports."""
+    """The result as text for a person: a summary where folders were named, then the reports."""
     lines = [_summary(found)] if found["folders"] else []
     return "\n".join([*lines, *map(_report_text, found["reports"])])
 
@@ -254,7 +253,7 @@ def _report_text(report: Report) -> str:
 
 
 def _own_lines(report: Report) -> Iterator[tuple[str, str]]:
-    ours: Callable[[str], str] = lambda key: tags.clean(str(report["indexer"][key]))  # noqa: E731
+    ours: Callable[[str], str] = lambda key: clean(str(report["indexer"][key]))  # noqa: E731
     if report["indexer"]:
         state = "stands" if report["indexer"]["standing"] else "changed since"
         yield (

@@ -22,7 +22,6 @@ from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.children.all_tags import all_tags
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.worker import HEADER, pack
-from indexer.files.tags.read import to_json
 from indexer.files.tags.write import edit_from_json, prepare
 
 
@@ -66,7 +65,7 @@ def inspect(path: str, channel: Channel) -> dict[str, Any]:
         "stat": asdict(before),
         "container": identity.container,
         "audio_sha256": identity.audio_sha256,
-        "tags": to_json(found),
+        "tags": found.to_json(),
         "audio": asdict(info),
     }
 
@@ -92,7 +91,7 @@ def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
             container = sniff(file)
     except OSError as e:
         raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
-    return {"container": container, "tags": to_json(all_tags(path, container))}
+    return {"container": container, "tags": all_tags(path, container).to_json()}
 
 
 def prepare_write(

@@ -20,7 +20,7 @@ from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
 from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
 from indexer.files.tags.blocks.mp4 import IlstBlock, meta_head
 from indexer.files.tags.genre import lesser_tags_alone, other_fields, refuse_damaged
-from indexer.files.tags.read import clean, read_tags, to_json
+from indexer.files.tags.read import clean, read_tags
 from indexer.files.tags.write import check_replaceable
 
 ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags found on files of any container
@@ -53,7 +53,7 @@ def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[
     return {
         "container": container,
         "places": places(path, container),
-        "tags": to_json(all_tags(path, container)),
+        "tags": all_tags(path, container).to_json(),
         "unread": _complaint(_read, path, container, heartbeat),
         "unwritten": _complaint(_write, path, container, heartbeat),
     }

@@ -18,7 +18,7 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.fields import Fields, attempt, from_metadata
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
-__all__ = ["GenreEdit", "IndexerGenre", "Tags", "completed", "from_json", "read_tags", "to_json"]
+__all__ = ["GenreEdit", "IndexerGenre", "Tags", "completed", "read_tags"]
 
 MAX_TEXT, MAX_COMMENT, MAX_VALUES, MAX_REASON = 1_000, 4_000, 50, 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -64,30 +64,29 @@ class Tags:
         """Whether the genre is a person's correction that we wrote, unchanged."""
         return self.ours is not None and self.ours.model == CORRECTION and self.genre_is_ours
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Tags":
+        """The inverse of ``to_json``."""
+        ours, original = data["ours"], data["original_genres"]
+        return cls(
+            **{
+                **data,
+                "genres": tuple(data["genres"]),
+                "dj_data": tuple(data["dj_data"]),
+                "ours": None if ours is None else IndexerGenre(**ours),
+                "original_genres": None if original is None else tuple(original),
+            }
+        )
+
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Make text safe to store and show: no control characters, lone surrogates or direction overrides, capped."""
     text = _SURROGATE.sub("\ufffd", text[: 4 * limit])
     return _BIDI.sub("", _CONTROL.sub(" ", text)).strip()[:limit].rstrip()
-
-
-def to_json(found: Tags) -> dict[str, Any]:
-    """Plain values for another process."""
-    return asdict(found)
-
-
-def from_json(data: dict[str, Any]) -> Tags:
-    """The inverse of ``to_json``."""
-    ours, original = data["ours"], data["original_genres"]
-    return Tags(
-        **{
-            **data,
-            "genres": tuple(data["genres"]),
-            "dj_data": tuple(data["dj_data"]),
-            "ours": None if ours is None else IndexerGenre(**ours),
-            "original_genres": None if original is None else tuple(original),
-        }
-    )
 
 
 def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
