@@ -205,7 +205,7 @@ def test_what_the_device_raises_is_one_line_and_the_process_goes_on(quick_cli):
     code = (
         "from indexer.listen import classify_process\n"
         "def fail(*_):\n    raise RuntimeError('CUDA error:\\nout of memory')\n"
-        "classify_process.Looker = fail\nclassify_process.main()\n"
+        "classify_process.FileClassifier = fail\nclassify_process.main()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:

@@ -12,37 +12,34 @@ from indexer.files.children.worker import Worker
 from indexer.heads.decide import decide
 from indexer.library.registered import in_use_by
 from indexer.listen.embedder import Embedder, TrackEmbedding, Watch
-from indexer.models import choice as models
-from indexer.models.choice import Chosen
+from indexer.models.choice import Chosen, choose, pipeline_model, without_genres
 from indexer.wording import printable
 
 
 def chosen_model(settings: Settings) -> Chosen:
-    """The encoder and head to classify with. Raises ModelError when none gives genres."""
-    chosen = models.choose(settings, in_use_by(settings.db))
+    """The encoder and head to classify with. Raises ModelError when no head is in use."""
+    chosen = choose(settings, in_use_by(settings.db))
     if chosen is None or chosen.head is None:
-        raise ModelError(str(models.without_genres(chosen)))
+        raise ModelError(str(without_genres(chosen)))
     return chosen
 
 
-class Looker:
-    """Encoders and head, loaded once, for any number of files; a context manager."""
+class FileClassifier:
+    """Classifies any number of files with encoders and a head that are loaded once; a context manager."""
 
     def __init__(self, settings: Settings, chosen: Chosen) -> None:
         """``chosen``: as ``chosen_model`` gives it. Raises ModelError when a file of the model is damaged."""
         self.chosen = chosen
         self._settings = settings
         self.worker = Worker()
-        self._embedders = [
-            Embedder(part.load(), part.units) for part in models.pipeline_model(self.chosen, settings).parts
-        ]
+        self._embedders = [Embedder(part.load(), part.units) for part in pipeline_model(self.chosen, settings).parts]
 
     @property
     def encoders(self) -> int:
         """How many encoders decode each file."""
         return len(self._embedders)
 
-    def __enter__(self) -> "Looker":
+    def __enter__(self) -> "FileClassifier":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -53,14 +50,14 @@ class Looker:
     def feed(
         self, path: bytes, watch: Watch = lambda blocks, _rate_hz: blocks
     ) -> "list[Future[TrackEmbedding]] | FileError":
-        """Decode a file into every encoder: a future for each, or the error of a file that cannot be decoded."""
+        """Decode a file for every encoder: returns a future for each, or the error of a file that cannot be decoded."""
         try:
             return [embedder.embed_file(self.worker, path, watch=watch) for embedder in self._embedders]
         except FileError as e:
             return e
 
     def result(self, name: str, fed: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
-        """The result of a file that was fed, as ``classify`` gives it, with ``name`` as its path. Blocks."""
+        """Wait for a file that was fed; return its result as ``classify`` yields it, with ``name`` as its path."""
         if isinstance(fed, FileError):
             return {"path": name, "error": fed.reason}
         for error in (future.exception() for future in fed):
@@ -95,16 +92,16 @@ class Looker:
 
 
 def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """One result for each file, in order. Raises ModelError when no model gives genres.
+    """Yield one result for each file, in order. Raises ModelError when no head is in use.
 
     A result is {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
     The timeline has one entry for each segment: {start_s, scores}.
     """
-    with Looker(settings, chosen_model(settings)) as looker:
+    with FileClassifier(settings, chosen_model(settings)) as classifier:
         waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []
-        for path in paths:  # the next file is decoded while the encoder still works on this one
-            waiting.append((printable(os.fsencode(path)), looker.feed(os.fsencode(path))))
+        for path in paths:  # decodes the next file while the encoder still works on this one
+            waiting.append((printable(os.fsencode(path)), classifier.feed(os.fsencode(path))))
             if len(waiting) > 1:
-                yield looker.result(*waiting.pop(0))
+                yield classifier.result(*waiting.pop(0))
         for name, fed in waiting:
-            yield looker.result(name, fed)
+            yield classifier.result(name, fed)

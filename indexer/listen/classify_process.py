@@ -21,7 +21,7 @@ import numpy as np
 
 from indexer.config import Settings, from_json
 from indexer.errors import FileError, IndexerError
-from indexer.listen.classify import Looker, chosen_model
+from indexer.listen.classify import FileClassifier, chosen_model
 from indexer.models.choice import Chosen
 
 MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
@@ -57,13 +57,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = from_json(json.loads(sys.stdin.readline()))
     orders = _Orders()
-    looker: Looker | None = None
+    classifier: FileClassifier | None = None
     with suppress(queue.Empty):
         while True:
             order = orders.queue.get(timeout=settings.unload_after_s)
             try:
-                looker = _current(looker, settings)
-                _look(looker, order, orders.cancelled)
+                classifier = _current(classifier, settings)
+                _look(classifier, order, orders.cancelled)
             except IndexerError as e:
                 _tell(order["id"], error=str(e), kind="model")
             except Exception as e:  # torch and the device may raise anything; the next order must still work
@@ -72,14 +72,14 @@ def main() -> None:
     os._exit(0)  # the interpreter's own end would wait for the thread that reads stdin
 
 
-def _current(looker: Looker | None, settings: Settings) -> Looker:
-    """The Looker for the model in use: `indexer train` or `models use` may have changed it since the last order."""
+def _current(classifier: FileClassifier | None, settings: Settings) -> FileClassifier:
+    """The classifier of the model in use, which `indexer train` or `models use` may change between two orders."""
     chosen = chosen_model(settings)
-    if looker and _ids(looker.chosen) == _ids(chosen):
-        return looker
-    following = Looker(settings, chosen)
-    if looker:
-        looker.__exit__()
+    if classifier and _ids(classifier.chosen) == _ids(chosen):
+        return classifier
+    following = FileClassifier(settings, chosen)
+    if classifier:
+        classifier.__exit__()
     return following
 
 
@@ -94,19 +94,19 @@ def _tell(order_id: int, **what: Any) -> None:
         sys.stdout.flush()
 
 
-def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
+def _look(classifier: FileClassifier, order: dict[str, Any], cancelled: set[int]) -> None:
     order_id, path = order["id"], order["path"].encode()
     try:
         if order_id in cancelled:
             raise CancelledError
-        stated_s = looker.worker.call("inspect", path)["audio"]["duration_s"] or 0.0
+        stated_s = classifier.worker.call("inspect", path)["audio"]["duration_s"] or 0.0
         if stated_s > MAX_AUDIO_S:
             raise FileError(path, _too_long())
         duration_s = 0.0
         passes = 0  # encoders that have the whole recording
 
         def tell(heard_s: float) -> None:
-            _tell(order_id, progress=_share(passes, heard_s, stated_s, looker.encoders), heard_s=round(heard_s, 1))
+            _tell(order_id, progress=_share(passes, heard_s, stated_s, classifier.encoders), heard_s=round(heard_s, 1))
 
         def watch(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
             nonlocal duration_s, passes, stated_s
@@ -115,7 +115,7 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
                 yield block
             passes, stated_s = passes + 1, duration_s
 
-        found = looker.result(order["name"], looker.feed(path, watch))
+        found = classifier.result(order["name"], classifier.feed(path, watch))
     except CancelledError:
         _tell(order_id, error="cancelled", kind="cancelled")
     except FileError as e:
@@ -124,7 +124,7 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
         if "error" in found:
             _tell(order_id, error=found["error"], kind="file")
             return
-        head = looker.chosen.head
+        head = classifier.chosen.head
         assert head is not None
         _tell(
             order_id,
@@ -132,7 +132,7 @@ def _look(looker: Looker, order: dict[str, Any], cancelled: set[int]) -> None:
                 **found,
                 "labels": list(head.labels),
                 "duration_s": round(duration_s, 2),
-                "encoder": looker.chosen.info.name,
+                "encoder": classifier.chosen.info.name,
                 "head": head.name,
             },
         )
