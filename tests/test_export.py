@@ -253,12 +253,13 @@ def test_an_earlier_export_is_replaced_and_anything_else_refused(made_library, t
     (folder / "files" / "notes.txt").write_text("mine")
     before = content(folder)
     assert (
-        "holds files/notes.txt, which is not of an export" in made_library("export", "--parquet", folder, code=2).stderr
+        "holds files/notes.txt, which is not part of an export"
+        in made_library("export", "--parquet", folder, code=2).stderr
     )
     assert content(folder) == before
     (folder / "files" / "notes.txt").unlink()
     (folder / "other").mkdir()
-    assert "holds other, which is not of an export" in made_library("export", "--parquet", folder, code=2).stderr
+    assert "holds other, which is not part of an export" in made_library("export", "--parquet", folder, code=2).stderr
 
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 2}))

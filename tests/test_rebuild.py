@@ -212,7 +212,7 @@ def test_a_file_that_is_no_library_is_never_moved(tmp_path):
     for path in (song, tmp_path / "other.db"):
         before = path.read_bytes()
         asked = Cli(tmp_path, None)("doctor", "--rebuild", "--db", path, code=2)
-        assert "nothing in it is of an indexer library" in asked.stderr
+        assert "is not an indexer library" in asked.stderr
         assert path.read_bytes() == before
     assert "no library there yet" in Cli(tmp_path, None)("doctor", "--rebuild", code=2).stderr
     assert "takes no PATHS" in Cli(tmp_path, None)("doctor", "--rebuild", song, code=2).stderr
@@ -255,7 +255,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(library):
         store._run("DELETE FROM recordings WHERE id = 1")
     said = library("doctor", code=1).stdout
     assert "1 tag writes were announced and never settled\n  the next `indexer scan` settles them" in said
-    assert "rows belong to rows that are not there\n  `indexer doctor --rebuild`" in said
+    assert "rows refer to rows that are missing\n  `indexer doctor --rebuild`" in said
     with library_lock(library.db):  # somebody is at work: an open entry is none left over
         assert "never settled" not in library("doctor", code=1).stdout
     damage(library.db, [root_page(library.db, "files")])

@@ -27,12 +27,12 @@ def watch_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def export_lock(workshop: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the folder ``workshop`` for an export; it is made when absent, and the holder may remove it.
+def export_lock(staging: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the folder ``staging`` for one export; makes it when absent, and the holder may remove it.
 
     Raises LockedError as ``library_lock`` does.
     """
-    return _held(workshop / "lock", f"{workshop}: another indexer (process {{owner}}) is exporting there")
+    return _held(staging / "lock", f"{staging}: another indexer (process {{owner}}) is exporting there")
 
 
 def watching_process(db_path: Path) -> int | None:

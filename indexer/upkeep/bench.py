@@ -1,6 +1,6 @@
-"""`indexer bench`: how fast this machine decodes and embeds, which of the two is slower, and how long a library takes.
+"""`indexer bench`: measures how fast this machine decodes and embeds, and estimates how long a library takes.
 
-Measures the real steps on files (the user's, tracks of the library, or synthesised ones), each alone and then together.
+Runs the real steps on files (the user's, tracks of the library, or synthesised ones), each alone and then together.
 Stores nothing and writes no tag.
 """
 
@@ -26,18 +26,19 @@ from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
 from indexer.library.tracks import sample_of_paths, total
 from indexer.listen.embedder import Embedder
-from indexer.models import choice as models
+from indexer.models.choice import choose, part_of, without_genres
 from indexer.wording import duration, printable
 
 LIBRARY_TRACKS = 4  # taken from the library when no files are named
 MADE_TRACKS, MADE_S = 2, 120.0  # synthesised when there is no library either
 MEASURED_S = 4.0  # the encoder is measured at least this long at each precision
-AUDIO_S = 180.0  # of each file, for the encoder alone
+AUDIO_S = 180.0  # the encoder alone is measured on this much of each file
 
 
 def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
-    """{files, source, encoder, cores, decode, encoders, together, bottleneck, library}; all rates in times real time.
+    """Measure decoding and embedding on files; every rate is in seconds of audio per second.
 
+    Returns {files, source, encoder, cores, decode, encoders, together, bottleneck, library}.
     Raises ConfigError for a file that cannot be read, ModelError for a model that is not there.
     """
     info = _encoder(settings)
@@ -66,15 +67,15 @@ def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _encoder(settings: Settings) -> EncoderInfo:
-    chosen = models.choose(settings, in_use_by(settings.db))
+    chosen = choose(settings, in_use_by(settings.db))
     if chosen is None:
-        raise ModelError(str(models.without_genres(chosen)))
+        raise ModelError(str(without_genres(chosen)))
     return chosen.info
 
 
 @contextmanager
 def _tracks(db: Path, files: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
-    """The files to measure on, and where they are from."""
+    """Yield the files to measure on, and their source: named, library or synthesised."""
     if files:
         for path in files:
             if not path.is_file():
@@ -108,7 +109,7 @@ def _made(folder: Path) -> list[Path]:
 
 
 def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """(the first AUDIO_S of each file as samples, how fast one child process and all of them decode whole files)."""
+    """Decode whole files, with one child process and with all: (the first AUDIO_S of each as samples, the rates)."""
 
     def one(worker: Worker, path: Path) -> tuple[float, np.ndarray]:
         frames, kept = 0, []
@@ -140,7 +141,7 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
 
 
 def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> float:
-    """Times real time with every child process at work, each going through all files."""
+    """The rate of decoding while every child process decodes all files."""
     workers = [Worker() for _ in range(jobs)]
     try:
         with ThreadPoolExecutor(jobs) as pool:
@@ -154,12 +155,12 @@ def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> flo
 
 
 def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
-    """The rate of the encoder alone, front end included, at every precision that this machine has for it.
+    """Yield the rate of the encoder alone, front end included, at every precision that this machine supports.
 
-    chosen: whether a scan takes this precision. differs: the distance of one batch's vectors from those in fp32,
+    chosen: whether a scan uses this precision. differs: the distance of one batch's vectors from those in fp32,
     divided by their length; None for an encoder without fp32.
     """
-    chosen = models.part_of(part, settings).load()
+    chosen = part_of(part, settings).load()
     measured = [(chosen, *_rate(chosen, decoded))]
     for precision in () if part.built_in else PRECISIONS:
         if precision not in ("auto", chosen.precision):
@@ -185,7 +186,7 @@ def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray])
 
 
 def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
-    """Units a second, and the vectors of the first batch."""
+    """(units per second, vectors of the first batch)."""
     units: list[Unit] = []
     for samples in decoded:
         units += encoder.cutter().push(samples)
@@ -204,8 +205,8 @@ def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.nd
 
 
 def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
-    """From files to embeddings as a scan does it, models loaded beforehand."""
-    embedders = [Embedder(part.load(), part.units) for part in (models.part_of(info, settings) for info in info.parts)]
+    """Measure from files to embeddings, as in a scan; the time to load the models does not count."""
+    embedders = [Embedder(part.load(), part.units) for part in (part_of(info, settings) for info in info.parts)]
     workers = [Worker() for _ in range(settings.worker_count())]
     audio_s = 0.0
     started = time.perf_counter()
@@ -232,7 +233,7 @@ def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> d
 
 
 def _library(db: Path, times_real_time: float) -> dict[str, Any] | None:
-    """How long it would take to embed all recordings of the library anew; None without a library or recordings."""
+    """Estimate the time to embed all recordings of the library anew; None without a library or recordings."""
     if not db.exists():
         return None
     with reading(db) as conn:
@@ -247,7 +248,7 @@ def _library(db: Path, times_real_time: float) -> dict[str, Any] | None:
 
 
 def to_text(found: dict[str, Any]) -> str:
-    """As a person reads it."""
+    """The result as text for a person."""
     where = {
         "named": "your files",
         "library": "tracks of the library",
@@ -264,7 +265,7 @@ def to_text(found: dict[str, Any]) -> str:
     lines += [
         f"{rate['times_real_time']:10,.0f}  {rate['name']} alone, {rate['device']} {rate['precision']}"
         + (f", vectors {rate['differs']:.1%} from fp32" if rate["differs"] else "")
-        + (" (what a scan takes)" if rate["chosen"] else "")
+        + (" (used by a scan)" if rate["chosen"] else "")
         for rate in found["encoders"]
     ]
     lines += [

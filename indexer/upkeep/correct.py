@@ -21,26 +21,25 @@ from indexer.wording import printable
 
 
 class _Problems:
-    """Remembers what a scan could not do, by path."""
+    """A scan's listener that keeps the reason of every problem, by path."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """Ignore a finished file."""
 
     def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
+        """Keep why a file was not handled, or only in part."""
         self.reasons[path] = reason
 
 
 def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool = False) -> dict[str, Any]:
-    """Store that the recordings in these files are of a genre, and write it into all their files: {genre, tags, files}.
+    """Store a genre for the recordings in these files, and write it into all their files: {genre, tags, files}.
 
     files: one entry for each file that holds one of the recordings, {path, tag_genre, reason}. tags: "written", "off"
-    (the setting), or "later": another indexer works on the library, and the next scan writes them. new: a genre that
-    the library does not know is accepted. Raises ConfigError for an unknown genre, or a file that the library does not
-    hold.
+    (the setting), or "later": another indexer works on the library, and the next scan writes them. new: accept a genre
+    that the library does not know. Raises ConfigError for an unknown genre, or a file that the library does not hold.
     """
     busy = False
     open_readonly(settings.db).close()  # brings a library of an earlier version up to date, which takes the lock
@@ -48,7 +47,7 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
         try:
             stack.enter_context(library_lock(settings.db))
         except LockedError:
-            busy = True  # the correction is one small transaction, for which SQLite's own lock is enough; tags can wait
+            busy = True  # SQLite's own lock is enough for the correction, one small transaction; the tags can wait
         store = stack.enter_context(open_for_corrections(settings.db))
         label = label_for(store.connection, settings, genre, new=new)
         recordings = {_recording(store, path) for path in paths}
@@ -73,7 +72,7 @@ def _recording(store: Store, path: Path) -> int:
 
 
 def _entry(db: Path, path: bytes, problems: _Problems) -> dict[str, Any]:
-    """The genre in a file's tags now, and why it could not be written."""
+    """The genre that a file's tags hold now, and why the new one was not written."""
     with reading(db) as conn:
         genre = tag_genre(conn, path)
     return {

@@ -1,4 +1,4 @@
-"""`indexer demo`: a small library synthesised on the spot, and the whole program run on it.
+"""`indexer demo`: synthesises a small library and runs the whole program on it.
 
 Owns the demo's folder, names and messages. The demo shows that the program works on this machine; the music is
 synthetic, so no figure from it says anything about real music.
@@ -35,7 +35,7 @@ TRACKS_PER_GENRE = 12
 ARTISTS_PER_GENRE = 6
 DURATION_S = (20.0, 30.0)
 ALBUM = "indexer demo"
-# ending -> libsndfile's format, subtype, and the sample rate that it demands
+# ending -> libsndfile's format and subtype, and the sample rate of the file
 FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE_HZ),
     ".flac": ("FLAC", "PCM_16", SAMPLE_RATE_HZ),
@@ -58,13 +58,13 @@ class Track:
     duration_s: float
     title: str
     artist: str
-    labelled: bool  # the genre stands in its tag
+    labelled: bool  # its tag holds the genre
 
 
 def plan_tracks(folder: Path) -> list[Track]:
-    """TRACKS_PER_GENRE of each genre, half of them labelled; an artist's tracks are all labelled or all not.
+    """Plan TRACKS_PER_GENRE tracks of each genre, half of them labelled; an artist's tracks are all labelled or none.
 
-    AIFF has no tag that libsndfile writes, so AIFF files are among the unlabelled.
+    libsndfile writes no tags into AIFF files, so these are among the unlabelled.
     """
     rng = np.random.default_rng(1)
     tracks = []

@@ -1,13 +1,14 @@
 """`indexer export --parquet DIR`: writes the library as Parquet files, for DuckDB, Spark, pandas or a vector database.
 
-Owns the folder's layout. An export is made beside its place and renamed, so that an interrupted one leaves the earlier
-one whole. Reads the library in one transaction, a batch at a time, and never changes it; never replaces a folder that
-holds anything but an export. Also reads the vectors of an export. pyarrow is an extra and imported in functions only.
+Owns the folder's layout. An export is written beside its folder and then renamed, so that an interrupted one leaves the
+earlier one whole. Reads the library in one transaction, a batch at a time, and never changes it; never replaces a
+folder that holds anything but an export. Also reads the vectors of an export. pyarrow is an extra, so only functions
+import it.
 
-A partition is called by name and id: the id tells two of one name apart. The name keeps it a text: some readers guess
-types and would take twelve hexadecimal digits alone for a number now and then. Vectors are stored as float32, though
-the library keeps float16: the values are the same, and Spark reads no float16. They are plain lists: with lists of a
-fixed size pyarrow cannot open two encoders of different widths as one data set.
+A partition is named after the model's name and id: the id tells two models of one name apart, and the name keeps
+readers that guess types from taking twelve hexadecimal digits for a number. Vectors are stored as float32, though the
+library keeps float16: the values are the same, and Spark reads no float16. They are plain lists: with lists of a fixed
+size pyarrow cannot open two encoders of different widths as one data set.
 """
 
 import json
@@ -35,10 +36,10 @@ from indexer.wording import escaped
 
 FORMAT, FORMAT_VERSION = "indexer export", 1
 MANIFEST = "manifest.json"
-FILE_ROWS = 50_000  # in a file, at most
-GROUP_ROWS = 10_000  # in a row group, which is written from memory
-_GROUP_NUMBERS = 4_000_000  # of vectors in a row group: 16 MB
-_GROUP_SCORES = 200_000
+FILE_ROWS = 50_000  # most rows in a file
+GROUP_ROWS = 10_000  # most rows in a row group, which is held in memory
+_GROUP_NUMBERS = 4_000_000  # most numbers of vectors in a row group: 16 MB
+_GROUP_SCORES = 200_000  # most scores in a row group
 _PART = re.compile(r"part-\d{5}\.parquet")
 
 Row = TypeVar("Row")
@@ -48,9 +49,9 @@ _FOLDERS = (*TABLES, "embeddings", "predictions")
 def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> dict[str, Any]:
     """Write the library into ``folder``, in the place of an earlier export.
 
-    Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: rows written;
-    damaged: embeddings that were left out. Raises ConfigError without pyarrow and for a folder that holds something
-    else, StoreError where it cannot be written, LockedError.
+    Returns {folder, recordings, files, corrections, embeddings, predictions, damaged, bytes, elapsed_s}: the rows
+    written to each table; damaged: embeddings that were left out. Raises ConfigError without pyarrow and for a folder
+    that holds something else, StoreError where it cannot be written, LockedError while another export writes it.
     """
     started = time.monotonic()
     _arrow()
@@ -58,14 +59,14 @@ def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda
     if folder.is_mount() or not folder.parent.is_dir():
         raise ConfigError(f"{folder}: name a new folder inside one that is there")
     try:
-        with _workshop(folder) as workshop:
+        with _staging_folder(folder) as staging:
             _refuse_other(folder)
             with tables.snapshot(db) as conn:
-                manifest = _Export(conn, workshop / "new", progress).write()
-            size_bytes = _make_durable(workshop / "new")
+                manifest = _Export(conn, staging / "new", progress).write()
+            size_bytes = _make_durable(staging / "new")
             if folder.exists():
-                folder.rename(workshop / "old")
-            (workshop / "new").rename(folder)
+                folder.rename(staging / "old")
+            (staging / "new").rename(folder)
             fsync_folder(folder.parent)
     except OSError as e:
         raise StoreError(f"{folder}: cannot be written ({e.strerror or e})") from e
@@ -81,10 +82,10 @@ def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda
 
 
 def read_embeddings(folder: Path, encoder: str) -> tuple[list[str], np.ndarray]:
-    """(audio_sha256 of each row, vectors (n, width) float32) of one encoder of an export, by its name, id or partition.
+    """Read one encoder's vectors from an export: (audio_sha256 of each row, vectors (n, width) float32).
 
-    Every value is exactly the float16 that the library holds. Raises ConfigError for a folder that is no export, and
-    for an encoder that it does not hold.
+    ``encoder``: its name, id or partition. Every value equals the float16 that the library holds. Raises ConfigError
+    for a folder that is no export, and for an encoder that it does not hold.
     """
     _, parquet = _arrow()
     held = [e for e in _manifest(folder)["encoders"] if e["partition"]]
@@ -123,26 +124,26 @@ def _arrow() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
+def _staging_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder beside ``folder`` for the time of one export.
 
     What a killed export left in it is removed first, and an earlier export that was set aside is put back.
     """
-    workshop = folder.with_name(f".{folder.name}.exporting")
-    with export_lock(workshop):
+    staging = folder.with_name(f".{folder.name}.exporting")
+    with export_lock(staging):
         try:
-            _settle(workshop, folder)
-            yield workshop
+            _settle(staging, folder)
+            yield staging
         finally:
-            _settle(workshop, folder)
-            shutil.rmtree(workshop, ignore_errors=True)
+            _settle(staging, folder)
+            shutil.rmtree(staging, ignore_errors=True)
 
 
-def _settle(workshop: Path, folder: Path) -> None:
-    if (workshop / "old").exists() and not folder.exists():
-        (workshop / "old").rename(folder)
+def _settle(staging: Path, folder: Path) -> None:
+    if (staging / "old").exists() and not folder.exists():
+        (staging / "old").rename(folder)
     for name in ("new", "old"):
-        shutil.rmtree(workshop / name, ignore_errors=True)
+        shutil.rmtree(staging / name, ignore_errors=True)
 
 
 def _refuse_other(folder: Path) -> None:
@@ -156,13 +157,13 @@ def _refuse_other(folder: Path) -> None:
             inside.parts[0] not in _FOLDERS or not (path.is_dir() or _PART.fullmatch(path.name))
         ):
             raise ConfigError(
-                f"{folder}: holds {escaped(str(inside))}, which is not of an export; "
+                f"{folder}: holds {escaped(str(inside))}, which is not part of an export; "
                 "move it away or name another folder"
             )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export. Raises ConfigError for a folder that is none."""
+    """The manifest of an export. Raises ConfigError for a folder that is not an export."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -182,7 +183,7 @@ def _make_durable(folder: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-# ---- what is written into it
+# ---- the content
 
 
 class _Export:
@@ -197,7 +198,7 @@ class _Export:
         self._done = self._total = 0
 
     def write(self) -> dict[str, Any]:
-        """Write all tables and the manifest, which is returned."""
+        """Write all tables and the manifest; returns the manifest."""
         encoders = [_encoder_entry(encoder) for encoder in registered.encoders(self._reader)]
         heads = [{**asdict(head), "labels": list(head.labels)} for head in registered.heads(self._reader)]
         embedded = tables.embeddings_by_encoder(self._reader)
@@ -295,7 +296,7 @@ class _Export:
         return {**head, "partition": partition, "rows": self._write(f"predictions/head={partition}", schema, columns())}
 
     def _schema(self, about: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
-        """Columns, with what they come from in the file's own metadata."""
+        """A schema of these columns, whose metadata names the export and the model that they come from."""
         return self._arrow.schema(columns, {"indexer": json.dumps({**self._about, **about})})
 
     def _counted(self, pages: Iterator[list[Row]]) -> Iterator[list[Row]]:

@@ -1,7 +1,7 @@
-"""`indexer prune`: forgets missing files, and on demand what no model in use needs. No other command forgets anything.
+"""`indexer prune`: forgets missing files, and on demand embeddings and predictions of models that are not in use.
 
-Missing files are forgotten in roots that are online, or below the paths that are named. Removes rows and never touches
-a file; a person's corrections stay in the files' own tags.
+Forgets missing files in roots that are online, or below named paths. Removes rows and never touches a file; a person's
+corrections stay in the files' own tags. No other command forgets anything.
 """
 
 import os

@@ -1,6 +1,6 @@
 """`indexer doctor` on the library itself: checks it, and makes a new library from the readable rows of a damaged one.
 
-Owns the order in which files change their names. Keeps the damaged database unchanged and touches no music file. The
+Owns the order in which the databases are renamed. Keeps the damaged database unchanged and touches no music file. The
 next scan reads every known file again, and embeds only recordings whose embedding was lost.
 """
 
@@ -27,7 +27,7 @@ _REBUILD = "`indexer doctor --rebuild` makes the library anew from what can be r
 
 
 def check(db: Path) -> dict[str, Any]:
-    """{db, problems: [{problem, remedy}]} of a library; reads all of it once, and changes nothing.
+    """Check a library: {db, problems: [{problem, remedy}]}. Reads all of it once, and changes nothing.
 
     Raises StoreError when there is no library.
     """
@@ -41,10 +41,10 @@ def check(db: Path) -> dict[str, Any]:
             for line in integrity.damage(conn, _MAX_LISTED):
                 problem(line)
             if orphans := integrity.orphaned_rows(conn):
-                problem(f"{orphans:,} rows belong to rows that are not there")
+                problem(f"{orphans:,} rows refer to rows that are missing")
             if wrong := integrity.wrongly_sized_embeddings(conn):
                 problem(f"{wrong:,} embeddings are of another size than their encoder makes")
-            # Whoever holds the lock may be writing a tag at this moment, which is no problem.
+            # While another indexer holds the lock, its tag write in progress would look unsettled.
             with suppress(LockedError), library_lock(db):
                 if left := integrity.unsettled_tag_writes(conn):
                     problem(
@@ -60,8 +60,8 @@ def check(db: Path) -> dict[str, Any]:
 def rebuild(settings: Settings) -> dict[str, Any]:
     """Put a new library in the place of a damaged one: {db, damaged, tables: {name: {saved, lost}}}.
 
-    damaged: the new path of the damaged database. lost: rows, None where that is not known. Raises StoreError where it
-    cannot be done, and leaves the library as it was; raises LockedError.
+    damaged: the new path of the damaged database. saved, lost: rows; lost is None where it is not known. Raises
+    LockedError, and StoreError where the library cannot be rebuilt; it is unchanged then.
     """
     db = settings.db
     new = db.with_name(f"{db.name}.rebuilt")
@@ -71,7 +71,7 @@ def rebuild(settings: Settings) -> dict[str, Any]:
         try:
             if not salvage.is_library(db):
                 raise StoreError(
-                    f"{db}: nothing in it is of an indexer library; name another with --db, "
+                    f"{db}: is not an indexer library; name another with --db, "
                     "or move it away and start with: indexer scan FOLDER"
                 )
             _remove(new)  # left by a run that was killed
@@ -99,7 +99,7 @@ def _copy(old: Connection, store: Store, settings: Settings) -> dict[str, dict[s
     for table in salvage.TABLES:
         copied[table] = salvage.copy_table(old, store, table, _is_sound)
         if table == "heads":
-            # The next scan would register these: embeddings are then kept although their encoder's row was lost.
+            # Registered now, as the next scan would: an embedding is kept even if the row of its encoder was lost.
             with suppress(ModelError):
                 choose_and_register(store, settings)
     removed = salvage.finish(store)
@@ -125,22 +125,23 @@ def _is_sound(vector: bytes, trajectory: bytes | None, width: int) -> bool:
     )
 
 
-# ---- put the new database in the place of the damaged one
+# ---- renaming the databases
 
 
 def _swap(db: Path, new: Path) -> Path:
     """Keep ``db`` under another name, put ``new`` in its place, and return that name.
 
-    One of the two databases is at ``db`` at every moment. The old log must go before the new database comes, since
-    SQLite would apply it to that one; it gets a second name first, so that it is not lost.
+    At every moment one of the two databases is at ``db``. The old write-ahead log is removed before the new database
+    is put there, because SQLite would apply it to the new one; before that it is linked to another name, which keeps
+    it.
     """
     aside = db.with_name(f"{db.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     log, index = (Path(f"{db}{ending}") for ending in ("-wal", "-shm"))
     shutil.copymode(db, new)
     _sync(new)
     if log.exists() and log.stat().st_size:
-        _second_name(log, Path(f"{aside}-wal"))
-    _second_name(db, aside)
+        _link_or_copy(log, Path(f"{aside}-wal"))
+    _link_or_copy(db, aside)
     _sync(db.parent)
     log.unlink(missing_ok=True)
     index.unlink(missing_ok=True)  # SQLite makes it from the log
@@ -149,10 +150,10 @@ def _swap(db: Path, new: Path) -> Path:
     return aside
 
 
-def _second_name(path: Path, name: Path) -> None:
+def _link_or_copy(path: Path, name: Path) -> None:
     try:
         os.link(path, name)
-    except OSError:  # FAT and many network drives know no second names
+    except OSError:  # FAT and many network drives have no hard links
         shutil.copy2(path, name)
         _sync(name)
 
