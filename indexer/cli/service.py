@@ -20,29 +20,29 @@ def service() -> None:
 @click.option("--config", type=PATH, envvar="INDEXER_CONFIG", help="Settings file to read instead of the usual one.")
 @json_option
 def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | None, as_json: bool) -> None:
-    """Write, enable and start the unit; again with other options to change them."""
-    from indexer.watch import service as systemd
+    """Write, enable and start the unit. Run it again with other options to change them."""
+    from indexer.watch.service import install, to_text
 
-    load_settings(config, {"db": db})  # a wrong setting is said here, not in the journal
-    found = systemd.install(config=config, db=db, roots=roots)
-    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+    load_settings(config, {"db": db})  # reports a wrong setting here, not later in the journal
+    found = install(config=config, db=db, roots=roots)
+    click.echo(json.dumps(found) if as_json else to_text(found))
 
 
 @service.command("remove")
 @json_option
 def service_remove(as_json: bool) -> None:
     """Stop and disable the service and remove its unit."""
-    from indexer.watch import service as systemd
+    from indexer.watch.service import remove, to_text
 
-    found = systemd.remove()
-    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+    found = remove()
+    click.echo(json.dumps(found) if as_json else to_text(found))
 
 
 @service.command("status")
 @json_option
 def service_status(as_json: bool) -> None:
-    """What systemd knows of the service."""
-    from indexer.watch import service as systemd
+    """Show what systemd knows of the service."""
+    from indexer.watch.service import status, to_text
 
-    found = systemd.status()
-    click.echo(json.dumps(found) if as_json else systemd.to_text(found))
+    found = status()
+    click.echo(json.dumps(found) if as_json else to_text(found))

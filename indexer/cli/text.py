@@ -1,4 +1,4 @@
-"""What the commands print for a person: pure functions from the JSON results; nothing is computed here."""
+"""The text that commands print for a person: pure functions of their JSON results."""
 
 from typing import Any
 
@@ -8,10 +8,12 @@ SHOWN_GENRES = 20  # in the text of `status`
 
 
 def genres(values: list[str] | None) -> str:
+    """Genres of a tag, joined with semicolons."""
     return "; ".join(values) if values else "(none)"
 
 
 def scan_text(r: dict[str, Any]) -> str:
+    """The summary of `indexer scan`: counts, time, bottleneck, and a line for each worker of a cluster."""
     embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"
     lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
     if r["classified"]:
@@ -48,7 +50,7 @@ def _worker_text(w: dict[str, Any], elapsed_s: float) -> str:
 
 
 def workers_text(workers: list[dict[str, Any]]) -> str:
-    """For the moving line: how many work, and each one's steps a second."""
+    """For the progress line: how many workers are ready, and the steps per second of each."""
     rates = [w["per_s"] for w in workers if w["state"] == "ready"]
     return (
         f"; {count(len(rates), 'worker')}:"
@@ -59,7 +61,7 @@ def workers_text(workers: list[dict[str, Any]]) -> str:
 
 
 def cluster_text(found: dict[str, Any]) -> str:
-    """A line a worker: what it is, and why it gets no work."""
+    """The result of `indexer cluster check`: a line for each worker, with the reason when it gets no work."""
     lines = [
         (
             f"{found['cluster']}, {found['encoder'] or 'no encoder'},"
@@ -84,7 +86,7 @@ def cluster_text(found: dict[str, Any]) -> str:
 
 
 def preview_text(found: dict[str, Any]) -> str:
-    """New, changed ... files, a sign each, and the genres that would be written."""
+    """The result of a dry run: a line with a sign for each new, changed, ... file, and the genres to be written."""
     names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
     lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
     lines += [
@@ -104,6 +106,7 @@ def preview_text(found: dict[str, Any]) -> str:
 
 
 def classify_text(result: dict[str, Any]) -> str:
+    """A file of `indexer classify`: its genre, and a bar for each genre, the most probable first."""
     undecided = f" (undecided{': ' + result['reason'] if result['reason'] else ''})"
     also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
     lines = [
@@ -118,6 +121,7 @@ def classify_text(result: dict[str, Any]) -> str:
 
 
 def correct_text(found: dict[str, Any]) -> str:
+    """The result of `indexer correct`: a line for each file, then a summary."""
     lines = [
         f"{f['path']}: "
         + (
@@ -140,6 +144,7 @@ def correct_text(found: dict[str, Any]) -> str:
 
 
 def status_text(s: dict[str, Any]) -> str:
+    """The result of `indexer status`: the library, its models and genres, failures, last run and daemon."""
     lines = [f"library    {s['db']} ({s['db_bytes'] / 1e6:.1f} MB)"]
     lines += [
         f"root       {r['path']} ({r['state']}{': ' + r['reason'] if r['reason'] else ''}; scanned"
@@ -181,10 +186,12 @@ def _genre_line(g: dict[str, Any]) -> str:
 
 
 def check_text(found: dict[str, Any]) -> str:
+    """The result of `indexer doctor` without files: the problems of the library with their remedies."""
     return "\n".join([f"! {p['problem']}\n  {p['remedy']}" for p in found["problems"]] or [f"{found['db']}: sound"])
 
 
 def rebuild_text(found: dict[str, Any]) -> str:
+    """The result of `indexer doctor --rebuild`: saved and lost rows by table, and what to do next."""
     lost = {None: "the rest lost", 0: "none lost"}
     lines = [
         f"{table:11} {n['saved']:9,} saved, " + (lost.get(n["lost"]) or f"{n['lost']:,} lost")
@@ -203,6 +210,7 @@ def rebuild_text(found: dict[str, Any]) -> str:
 
 
 def export_text(found: dict[str, Any]) -> str:
+    """The result of `indexer export`: counts, folder, size and time."""
     parts = ", ".join(
         count(found[table], table[:-1]) for table in ("recordings", "files", "embeddings", "predictions", "corrections")
     )
@@ -210,6 +218,7 @@ def export_text(found: dict[str, Any]) -> str:
 
 
 def prune_text(found: dict[str, Any]) -> str:
+    """The plan of `indexer prune`: what is forgotten, and what offline roots keep."""
     lines = [f"- {path}" for path in found["paths"]]
     if found["files"] > len(found["paths"]):
         lines.append(f"  and {found['files'] - len(found['paths']):,} more")
@@ -227,6 +236,7 @@ def prune_text(found: dict[str, Any]) -> str:
 
 
 def models_text(found: dict[str, Any]) -> str:
+    """The result of `indexer models list`: built-in, installed and published models."""
     lines = ["built in:"]
     lines += [f"  {m['name']}  {m['use']}" for m in found["built_in"]]
     lines.append("installed:")
