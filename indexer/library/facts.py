@@ -1,7 +1,7 @@
-"""What the library holds that a head can learn from: files with their tags, corrections, cached embeddings.
+"""Reads what a head can learn from: files with their tags, corrections, cached embeddings.
 
-Reads only, over any connection (the store's own or a read-only one). Knows SQL and numpy; decides nothing about labels
-except that a genre which we wrote is not the user's: the one that stood there before is taken from the journal.
+Reads over any connection (the store's own or a read-only one) and changes nothing. Decides one thing about labels: a
+genre that we wrote is not the user's own, so the genre from before our write is taken from the journal.
 """
 
 import json
@@ -17,7 +17,7 @@ from indexer.library.whose_word import is_ours, same_text
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the library knows of one file that can be read."""
+    """A file whose audio is known, with the tags that can serve as labels."""
 
     recording_id: int
     audio_sha256: str
@@ -29,7 +29,7 @@ class FileFacts:
 
 
 def files(reader: Reader) -> Iterator[FileFacts]:
-    """Every file whose audio is known. A missing file counts only while no other file holds its recording."""
+    """Yield every file whose audio is known; a missing file only when no other file holds its recording."""
     before = _genres_before_ours(reader)
     for row in reader.execute(
         "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre,"
@@ -53,7 +53,7 @@ def files(reader: Reader) -> Iterator[FileFacts]:
 
 
 def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
-    """By file: the genres that the user had there before the newest of our writes that found genres not ours."""
+    """By file: the genres that our newest write replaced, passing over writes that replaced our own genre."""
     users: dict[int, list[str]] = {}
     ours: dict[int, list[str]] = {}
     for row in reader.execute(
@@ -67,7 +67,7 @@ def _genres_before_ours(reader: Reader) -> dict[int, list[str]]:
 
 
 def corrections(reader: Reader) -> dict[int, str]:
-    """By recording: what a person said last, or what a file still says that a person said."""
+    """By recording: a person's newest correction; without one in the library, the correction in a file's tag."""
     found: dict[int, str] = {}
     for row in reader.execute(
         "SELECT f.recording_id, t.genre, t.indexer_genre FROM tags t JOIN files f ON f.id = t.file_id"
@@ -124,7 +124,7 @@ def vectors(
 
 
 def sound_vectors(blobs: Sequence[bytes], width: int) -> tuple[list[int], np.ndarray]:
-    """(places of those that are not damaged, their vectors (n, width) float32)."""
+    """(places of the sound ones among the blobs, their vectors (n, width) float32)."""
     whole = [place for place, blob in enumerate(blobs) if len(blob) == 2 * width]
     found = (
         np.frombuffer(b"".join(blobs[place] for place in whole), "<f2").reshape(len(whole), width).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Lock files: one process writes a library, one watches for it, one exports to a folder.
+"""Lock files: at most one process writes a library, one watches folders for it, and one exports to a folder.
 
 The operating system frees a lock when its holder dies.
 """

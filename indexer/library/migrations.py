@@ -1,8 +1,8 @@
 """Brings a database to the schema in schema/*.sql: numbered files, each applied once in its own transaction.
 
-The files are append-only: a released one never changes. Owns: the order, the backup before a change, the refusal of a
-database that a newer program wrote. Never: decides what is in the schema, or runs without the library's lock (the
-caller holds it; two processes migrating at once fail half the time).
+The files are append-only: a released one never changes. Owns the order, the backup before a change, and the refusal of
+a database that a newer program wrote. The caller holds the library's lock, because two processes that migrate at once
+fail half the time.
 """
 
 import sqlite3
@@ -24,7 +24,7 @@ def schema_files() -> list[tuple[str, str]]:
 
 
 def migrate(db: Any, path: Path) -> None:
-    """Apply what is pending to ``db`` (a sqlite_utils Database), after a backup of a database that holds anything.
+    """Apply the pending migrations to ``db`` (a sqlite_utils Database); backs up a database that already has some.
 
     Raises StoreError for a database from a newer version, and when a migration fails: then the database is as it was.
     """

@@ -29,9 +29,9 @@ class Forgettable:
 
 
 def forgettable(reader: Reader, paths: Sequence[bytes], *, unused_models: bool, max_paths: int) -> Forgettable:
-    """What may be forgotten at or below ``paths``, or without any in all roots that are online.
+    """Count what may be forgotten at or below ``paths``; without paths, in all roots that are online.
 
-    unused_models: also count embeddings and predictions that no model in use needs.
+    unused_models: count embeddings and predictions that no model in use needs, too.
     """
     condition, values = _condition(paths)
 
@@ -70,13 +70,16 @@ def missing_files(reader: Reader, paths: Sequence[bytes]) -> list[tuple[int, byt
 
 
 def forget_unused_models(store: Store) -> set[str]:
-    """Remove embeddings and predictions that no model in use needs; ids of the encoders that still have embeddings."""
+    """Remove embeddings and predictions that no model in use needs.
+
+    Returns the ids of the encoders that still have embeddings.
+    """
     store.forget_unused(_UNUSED_EMBEDDINGS, _UNUSED_HEADS)
     return {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")}
 
 
 def _condition(paths: Sequence[bytes]) -> tuple[str, list[bytes]]:
-    """SQL over ``files f``: missing, and at or below the paths, or without paths of no offline root."""
+    """SQL that is true for a missing row of ``files f`` at or below the paths; without paths, outside offline roots."""
     below = " OR ".join(["f.path = ? OR (f.path >= ? AND f.path < ?)"] * len(paths))
     values = [value for path in paths for value in (path, *subtree(path))]
     return f"{_MISSING} AND " + (f"({below})" if paths else f"NOT {_OFFLINE}"), values

@@ -1,4 +1,4 @@
-"""A connection to the library that only reads, and SQLite's errors as sentences for a person.
+"""Opens the library for reading, and turns SQLite's errors into sentences for a person.
 
 Owns the sentences about a library that is not there, damaged, too old or on a full disk. Never writes, but for the
 migration of a library of an earlier version.
@@ -20,7 +20,7 @@ Row = sqlite3.Row
 
 
 class Reader(Protocol):
-    """An SQLite connection with named rows, as far as it is used here."""
+    """The part of an SQLite connection with named rows that reading functions use."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
         """Run a statement and return its cursor."""
@@ -31,19 +31,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-FULL_BELOW_BYTES = 1 << 20  # less free room than this is called a full disk
+FULL_BELOW_BYTES = 1 << 20  # with less free space than this, the disk is called full
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file is not as it wrote it."""
+    """Whether an error of SQLite means that the file is damaged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the plain one
     return isinstance(error, sqlite3.DatabaseError) and (code in _DAMAGE or "decode to UTF-8" in str(error))
 
 
 @contextlib.contextmanager
 def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterator[None]:
-    """Turn errors of the system and of a damaged file into a StoreError of one line, with the remedy if there is one.
+    """Turn errors of the system and of a damaged file into a StoreError of one line, with a remedy if there is one.
 
     Other errors of SQLite are faults of this program and pass through.
     """
@@ -60,7 +60,10 @@ def plain_errors(path: Path, what: str = "the library cannot be used") -> Iterat
 
 
 def reason_of(path: Path, error: Exception) -> str:
-    """A full disk shows as errors of all kinds: opening the log, growing the file, an index in memory."""
+    """The error as text, with a note when the disk is full.
+
+    SQLite reports a full disk in several ways: at opening the log, growing the file, an index in memory.
+    """
     with contextlib.suppress(OSError):
         if shutil.disk_usage(path.parent).free < FULL_BELOW_BYTES:
             return f"{error}; the disk is full"
@@ -69,7 +72,7 @@ def reason_of(path: Path, error: Exception) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write, for a while. Raises StoreError, also for what happens while it is read."""
+    """A connection that cannot write, for a block. Raises StoreError, also for errors of reads in the block."""
     with plain_errors(path), contextlib.closing(open_readonly(path)) as conn:
         yield conn
 

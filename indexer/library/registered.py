@@ -15,7 +15,7 @@ class RegisteredEncoder:
     name: str
     width: int
     unit_s: float
-    joins: tuple[str, ...]  # ids of the encoders that it joins; empty: it is a plain one
+    joins: tuple[str, ...]  # ids of the encoders that it joins; empty for a single encoder
     in_use: bool
 
 
@@ -95,7 +95,7 @@ def heads(reader: Reader) -> list[RegisteredHead]:
 def in_use(reader: Reader) -> InUse:
     """The encoder and the head that the library uses.
 
-    A variant of an encoder that could not be loaded the first time must not stay, hence ``embedded``.
+    ``embedded``: an encoder that could not be loaded has embedded nothing, and need not stay in use.
     """
     encoder = reader.execute(
         "SELECT e.id, e.parts, EXISTS (SELECT 1 FROM json_each(coalesce(e.parts, json_array(e.id))) p"

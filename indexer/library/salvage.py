@@ -1,7 +1,6 @@
-"""Rows of a damaged database, copied into a new one as far as they can be read.
+"""Copies the readable rows of a damaged database into a new one.
 
-Owns the tables worth saving, and how a table is read around the pages that cannot be. Never changes the damaged
-database.
+Owns which tables are saved, and how a table is read around its unreadable pages. Never changes the damaged database.
 """
 
 import sqlite3
@@ -16,8 +15,8 @@ from typing import Any
 from indexer.library.migrations import schema_files
 from indexer.library.store import Store
 
-# Parents come first. Predictions, scores, timelines and places on the map are not among them: the next scan makes them
-# from the embeddings.
+# A table comes after those that it refers to. The next scan makes predictions, scores, timelines and places on the map
+# anew from the embeddings.
 TABLES = (
     "encoders",
     "heads",
@@ -30,13 +29,10 @@ TABLES = (
     "corrections",
     "tag_writes",
 )
-_TRACES = (
-    b"CREATE TABLE recordings",
-    b"CREATE TABLE embeddings",
-    b"CREATE TABLE tag_writes",
-)  # on different pages of every library
+# Parts of every library's schema, on different pages.
+_TRACES = (b"CREATE TABLE recordings", b"CREATE TABLE embeddings", b"CREATE TABLE tag_writes")
 _PAGE_ROWS = 500
-_MAX_UNREADABLE_ROWIDS = 100_000  # after so many in a row that hold nothing readable, the table ends
+_MAX_UNREADABLE_ROWIDS = 100_000  # after so many unreadable ones in a row, reading the table ends
 _MAX_VALUE_BYTES = 1 << 26  # a damaged length would ask for gigabytes
 
 EmbeddingCheck = Callable[[bytes, bytes | None, int], bool]  # (vector, trajectory, width of its encoder)
@@ -46,12 +42,12 @@ EmbeddingCheck = Callable[[bytes, bytes | None, int], bool]  # (vector, trajecto
 class Copied:
     """How much of one table was copied."""
 
-    expected: int | None  # rows that there should be; None: not known
+    expected: int | None  # rows of the damaged table; None when not known
     saved: int
 
 
 def is_library(db: Path) -> bool:
-    """Whether a file, or the log beside it, holds traces of a library; a music file must not be moved aside."""
+    """Whether a file, or the log beside it, holds traces of a library; a rebuild must not move a music file aside."""
     for path in (db, Path(f"{db}-wal")):
         if not path.exists():
             continue
@@ -65,7 +61,7 @@ def is_library(db: Path) -> bool:
 
 
 def open_damaged(db: Path) -> sqlite3.Connection:
-    """A connection that only reads, and tolerates what is damaged."""
+    """A read-only connection that tolerates damage."""
     conn = sqlite3.connect(f"{db.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     with suppress(sqlite3.DatabaseError):
@@ -117,7 +113,7 @@ def copy_table(old: sqlite3.Connection, store: Store, table: str, is_sound: Embe
 def finish(store: Store) -> dict[str, int]:
     """Repair references to rows that were lost, and have every readable file read again by the next scan.
 
-    By table: rows that were removed, for they cannot be without the lost row.
+    Returns, by table, how many rows were removed because they cannot be without the lost row.
     """
     with store.transaction():
         removed = _repair_references(store.connection)
@@ -128,7 +124,7 @@ def finish(store: Store) -> dict[str, int]:
 
 
 def _extent(old: sqlite3.Connection, table: str) -> tuple[int | None, int]:
-    """(rows, greatest rowid) of a table by itself, else by one of its indexes, which lie on other pages."""
+    """(rows, greatest rowid) of a table, counted in the table or in one of its indexes, which are on other pages."""
     indexes = [
         f'INDEXED BY "{name}"' for _, name, _, _, partial in old.execute(f"PRAGMA index_list({table})") if not partial
     ]
@@ -140,7 +136,7 @@ def _extent(old: sqlite3.Connection, table: str) -> tuple[int | None, int]:
 
 
 def _rows(old: sqlite3.Connection, table: str, columns: str, end: int) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table by rowid, a page at a time; each rowid by itself where a page cannot be read."""
+    """Yield the rows of a table by rowid, a page at a time; where a page cannot be read, one rowid at a time."""
     last = unreadable = 0
     while last < end and unreadable < _MAX_UNREADABLE_ROWIDS:
         page: list[tuple[Any, ...]] = []
@@ -168,7 +164,7 @@ def _fits(embedding: Mapping[str, Any], widths: Mapping[str, int], is_sound: Emb
 
 
 def _repair_references(conn: sqlite3.Connection) -> dict[str, int]:
-    """Rows that refer to a lost row lose the reference, or are removed where they need it; removed rows by table."""
+    """Remove references to lost rows, and rows that cannot be without one; returns the removed rows by table."""
     removed: dict[str, int] = {}
     while strays := conn.execute("PRAGMA foreign_key_check").fetchall():
         for table, rowid, _, key in strays:

@@ -1,8 +1,9 @@
-"""The library's database: opening it for writing, and every SQL statement that is not the schema.
+"""The library opened for writing: the statements with which a scan and the commands read and change it.
 
 Owns the connection and its pragmas; one process and one thread writes at a time (the caller holds
-indexer.library.lock). Never touches a music file, and knows neither tags' formats nor encoders: it stores what it is
-handed. sqlite-utils is imported on opening for writing only, so that commands that look start fast.
+indexer.library.lock). Never touches a music file, and knows neither the formats of tags nor encoders: it
+stores what it is given. sqlite-utils is imported when a library is opened for writing, so that commands that only read
+start fast.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """What a readable file may still lack under encoders, a head and a tag policy; empty or None: not wanted."""
+    """What a readable file should have: embeddings, a prediction, a tag under a policy. Empty or None: not needed."""
 
     encoder_ids: tuple[str, ...] = ()
     head_id: str | None = None
@@ -47,7 +48,7 @@ class Lacking:
     tag_policy: str | None = None
 
     def condition(self) -> tuple[str, list[Any]]:
-        """SQL over ``files f`` with its values."""
+        """SQL that is true for a row of ``files f`` that lacks something, and its values."""
         embedded = " AND ".join(
             ["EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"]
             * len(self.encoder_ids)
@@ -77,7 +78,7 @@ class Lacking:
         return f"+f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values
 
 
-# What is missing now was there when its root was last scanned to the end, if not later.
+# A file that is missing now was last seen by the last complete scan of its root, if not later.
 _LAST_THERE = (
     "last_seen = max(last_seen, coalesce((SELECT scanned_at FROM roots WHERE roots.id = files.root_id), last_seen))"
 )
@@ -140,8 +141,8 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
 def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None) -> Iterator[sqlite3.Row]:
     """Readable files of a target that a head classified or a person labelled, by path.
 
-    With ``predicted``, ``confidence`` and ``undecided_reason`` of the head, ``corrected`` and ``corrected_at`` of the
-    person, what stands in their tags and their newest journal entry.
+    A row also holds ``predicted``, ``confidence`` and ``undecided_reason`` by the head, ``corrected`` and
+    ``corrected_at`` by the person, the genre in the tags, and the newest journal entry.
     """
     low, high = subtree(target)
     yield from conn.execute(
@@ -193,7 +194,7 @@ class Store:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
-        if isinstance(error, sqlite3.DatabaseError):  # of a read that streamed
+        if isinstance(error, sqlite3.DatabaseError):  # raised by a read that streams
             with plain_errors(self.path):
                 raise error
 
@@ -205,9 +206,10 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction. Takes the write lock at once: a deferred begin that reads first may fail when it writes.
+        """Run the block in one transaction, which holds the write lock from its start.
 
-        Inside another it is a part of that one: taken back by itself when it fails, on the disk when the outer one is.
+        A transaction that begins with a read may fail at its first write. Inside another transaction it is a savepoint:
+        rolled back by itself when it fails, and on the disk when the outer one is.
         """
         inner = self.connection.in_transaction
         self._run("SAVEPOINT part" if inner else "BEGIN IMMEDIATE")
@@ -223,7 +225,7 @@ class Store:
                 raise
 
     def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        try:  # twenty times a recording: neither a context manager nor the library's own layer
+        try:  # runs twenty times for each recording, so it uses neither a context manager nor sqlite-utils
             return self.connection.execute(sql, parameters)
         except sqlite3.DatabaseError:
             with plain_errors(self.path):
@@ -248,7 +250,7 @@ class Store:
         return max(found, key=lambda r: len(r["path"]), default=None)
 
     def add_root(self, path: bytes) -> int:
-        """A new root; files below it that belonged to an inner root stay where they are."""
+        """Add a root and return its id; files below it that belong to an inner root stay with that one."""
         return self._insert("INSERT INTO roots (path, path_text) VALUES (?, ?)", (path, printable(path)))
 
     def root_paths(self) -> list[bytes]:
@@ -269,7 +271,7 @@ class Store:
     # ---- the difference between a tree and the rows
 
     def count_known(self, folder: bytes) -> tuple[int, int, int]:
-        """Rows below a folder: (not missing, not missing at the end of its last healthy scan or now, all)."""
+        """Count rows below a folder: (not missing now, not missing now or after its last healthy scan, all)."""
         row = self._one(
             "SELECT sum(state <> 'missing') AS present, count(*) AS n,"
             " sum(state <> 'missing' OR last_seen >= coalesce((SELECT scanned_at FROM roots WHERE path = ?),"
@@ -288,11 +290,11 @@ class Store:
         self._run("DELETE FROM vanished")
 
     def spool_changed(self, rows: Iterable[tuple[bytes, int | None]]) -> None:
-        """Remember (path, root id) as new or changed."""
+        """Add (path, root id) to the list of new and changed files."""
         self.db.conn.executemany("INSERT OR IGNORE INTO changed (path, root_id) VALUES (?, ?)", rows)
 
     def spool_vanished(self, rows: Iterable[tuple[int]]) -> None:
-        """Remember (file id,) as not found by the walk."""
+        """Add (file id,) to the list of files that the walk did not find."""
         self.db.conn.executemany("INSERT OR IGNORE INTO vanished (id) VALUES (?)", rows)
 
     def changed_count(self) -> int:
@@ -302,7 +304,7 @@ class Store:
         return int(row["n"])
 
     def changed(self) -> Iterator[tuple[bytes, int | None]]:
-        """(path, root id) of what was spooled, in walking order; a page at a time, so that writing between is fine."""
+        """Yield (path, root id) of spooled files in the order of the walk; the caller may write in between."""
         last = 0
         while page := self._run(
             "SELECT id, path, root_id FROM changed WHERE id > ? ORDER BY id LIMIT 500", (last,)
@@ -347,7 +349,7 @@ class Store:
             )
 
     def forget_unused(self, embeddings: str, heads: str) -> None:
-        """Remove embeddings, predictions, scores and timelines that fit these conditions; the file shrinks."""
+        """Remove embeddings, predictions, scores and timelines that match these SQL conditions, and shrink the file."""
         with self.transaction():
             self._run(f"DELETE FROM embeddings WHERE {embeddings}")
             for table in ("predictions", "scores", "timeline"):
@@ -357,12 +359,12 @@ class Store:
     # ---- files, recordings, tags
 
     def file_at(self, path: bytes) -> FileRow | None:
-        """The row of a path."""
+        """The row of a path; None when there is none."""
         row = self._one(f"SELECT {_FILE_COLUMNS} FROM files WHERE path = ?", (path,))
         return _file_row(row) if row else None
 
     def file(self, file_id: int) -> FileRow:
-        """The row of an id."""
+        """The row with this id, which must exist."""
         row = self._one(f"SELECT {_FILE_COLUMNS} FROM files WHERE id = ?", (file_id,))
         assert row is not None
         return _file_row(row)
@@ -370,7 +372,7 @@ class Store:
     def recording(
         self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None
     ) -> int:
-        """The id of the recording with this identity, made when it is new."""
+        """The id of the recording with this identity; adds it when it is new."""
         row = self._one("SELECT id FROM recordings WHERE audio_sha256 = ?", (audio_sha256,))
         if row:
             return int(row["id"])
@@ -514,7 +516,7 @@ class Store:
     # ---- encoders and embeddings
 
     def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float, parts: Sequence[str] = ()) -> None:
-        """Register an encoder, or its new name. ``parts``: ids of the encoders that it joins."""
+        """Register an encoder; a known one gets the new name. ``parts``: ids of the encoders that it joins."""
         self._run(
             "INSERT INTO encoders (id, name, width, unit_s, parts) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET name = excluded.name",
@@ -528,7 +530,7 @@ class Store:
             self._run("UPDATE encoders SET in_use = 1 WHERE id = ?", (encoder_id,))
 
     def encoder_unit_s(self, encoder_id: str) -> float:
-        """Seconds of a full unit."""
+        """The length of an encoder's full unit, in seconds."""
         row = self._one("SELECT unit_s FROM encoders WHERE id = ?", (encoder_id,))
         assert row is not None
         return float(row["unit_s"])
@@ -588,7 +590,7 @@ class Store:
         threshold: float,
         source: str,
     ) -> None:
-        """Register a head, or its new name and file, and the variant of its encoder that it is used with."""
+        """Register a head; a known one gets the new name, file, threshold and variant of its encoder."""
         self._run(
             "INSERT INTO heads (id, name, kind, encoder_id, labels, threshold, source, created) VALUES (?, ?, ?,"
             " ?, ?, ?, ?, ?) "
@@ -599,11 +601,11 @@ class Store:
         )
 
     def describe_head(self, head_id: str, *, trained_on: str, metrics: str) -> None:
-        """What a head learned from, and its figures (JSON)."""
+        """Store what a head was trained on, and its metrics (JSON)."""
         self._run("UPDATE heads SET trained_on = ?, metrics = ? WHERE id = ?", (trained_on, metrics, head_id))
 
     def head(self, head_id: str) -> sqlite3.Row | None:
-        """The head of an id."""
+        """The row of a head; None when it is not registered."""
         return self._one("SELECT * FROM heads WHERE id = ?", (head_id,))
 
     def use_head(self, head_id: str | None) -> None:
@@ -614,7 +616,7 @@ class Store:
         self._refresh_view()
 
     def prediction(self, recording_id: int, head_id: str) -> sqlite3.Row | None:
-        """genre, confidence, threshold and decided of a recording under a head."""
+        """The row of a head's prediction for a recording (genre, confidence, threshold, decided, ...)."""
         return self._one("SELECT * FROM predictions WHERE recording_id = ? AND head_id = ?", (recording_id, head_id))
 
     def put_prediction(
@@ -654,7 +656,7 @@ class Store:
         )
 
     def put_timeline(self, recording_id: int, head_id: str, unit_s: float, scores: bytes) -> None:
-        """Store the scores of every unit: one byte a probability, units x labels."""
+        """Store the scores of every unit: one byte for each probability, units x labels."""
         self._run(
             "INSERT OR REPLACE INTO timeline (recording_id, head_id, unit_s, scores) VALUES (?, ?, ?, ?)",
             (recording_id, head_id, unit_s, scores),
@@ -698,20 +700,19 @@ class Store:
         return [(row["id"], row["path"]) for row in rows]
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:
-        """The newest correction: genre, corrected_at."""
+        """The newest correction: genre and corrected_at; None without one."""
         return self._one(
             "SELECT genre, corrected_at FROM corrections WHERE recording_id = ? ORDER BY id DESC LIMIT 1",
             (recording_id,),
         )
 
-    # ---- questions about targets: folders with all below them, or single files
+    # ---- files among targets: folders with all below them, or single files
 
     def count_states(self, targets: Sequence[bytes]) -> dict[str, int]:
         """How many files of each state there are among the targets: folders with all below them, or single files."""
         found: dict[str, int] = {}
-        columns = ", ".join(
-            f"sum(f.state = '{state}')" for state in STATES
-        )  # in one pass: grouping would sort all rows
+        # One pass over the rows: GROUP BY would sort all of them.
+        columns = ", ".join(f"sum(f.state = '{state}')" for state in STATES)
         for low, high in _ranges(targets):
             row = self._one(f"SELECT {columns} FROM files f WHERE f.path >= ? AND f.path < ?", (low, high))
             for state, n in zip(STATES, row or (), strict=False):
@@ -720,7 +721,7 @@ class Store:
         return found
 
     def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
-        """How many files ``backlog`` gives."""
+        """How many files ``backlog`` yields."""
         sql, values = lacking.condition()
         rows = [
             self._one(
@@ -731,7 +732,7 @@ class Store:
         return sum(int(row["n"]) for row in rows if row)
 
     def backlog(self, targets: Sequence[bytes], lacking: "Lacking") -> Iterator[int]:
-        """Ids of readable files among the targets that lack something, by path, a page at a time.
+        """Yield ids of readable files among the targets that lack something, by path, a page at a time.
 
         Files that are spooled as changed are not among them: they go through all steps anyway.
         """
@@ -789,7 +790,7 @@ class Store:
     def refuse_write(
         self, *, file_id: int | None, run_id: int | None, path: bytes, action: str, stat: Stat, reason: str
     ) -> None:
-        """Remember that a file's tag is not written, so that it is not tried again until the file changes."""
+        """Record that a file's tag is not written, so that it is not tried again until the file changes."""
         self._insert(
             "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, reason, stat_before, written_at) "
             "VALUES (?, ?, ?, ?, ?, 'refused', ?, ?, ?)",
@@ -797,7 +798,7 @@ class Store:
         )
 
     def open_writes(self) -> list[sqlite3.Row]:
-        """Writes that were announced and never settled: a crash came between."""
+        """Writes that were announced and not settled, because of a crash."""
         return self._run("SELECT * FROM tag_writes WHERE state = 'intended' ORDER BY id").fetchall()
 
     def last_write(self, file_id: int) -> sqlite3.Row | None:
@@ -845,7 +846,7 @@ class Store:
             (state, now(), json.dumps(summary), run_id),
         )
 
-    # ---- the view that people look at
+    # ---- the view ``tracks``
 
     def _refresh_view(self) -> None:
         """Make ``tracks`` anew if the labels of the head in use changed."""
@@ -859,7 +860,7 @@ class Store:
 
 
 def dump_stat(stat: Stat) -> str:
-    """A Stat as the journal keeps it."""
+    """A Stat as text for the journal."""
     return json.dumps({"dev": stat.dev, "ino": stat.ino, "size": stat.size, "mtime_ns": stat.mtime_ns})
 
 

@@ -1,4 +1,7 @@
-"""What the library holds, and what was written to a file. Reads only; standard library only, so that it starts fast."""
+"""`indexer status` and `indexer tags history`: what the library holds, and the writes to one file.
+
+Reads only. Imports the standard library only, so that it starts fast.
+"""
 
 import json
 import os
@@ -23,7 +26,7 @@ def status(db: Path) -> dict[str, Any]:
         found = rows(sql, *values)
         return found[0] if found else None
 
-    # None in use: scans took the built-in one by default; it is the one that has embedded something.
+    # When none is in use, scans have used the built-in one: the one that has embeddings.
     encoder = one(
         "SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE"
         " b.encoder_id = e.id) DESC, id LIMIT 1"
@@ -71,7 +74,7 @@ def _count(row: dict[str, Any] | None) -> int:
 
 
 def history(db: Path, path: Path) -> list[dict[str, Any]]:
-    """What was written to a file and when, oldest first."""
+    """The journal entries of a file, the oldest first."""
     conn = open_readonly(db)
     exact = os.path.realpath(os.fsencode(path))
     rows = conn.execute(

@@ -1,4 +1,4 @@
-"""The library's tables as an export reads them: whole, a page of rows at a time, all of one moment. Reads only."""
+"""Reads whole tables for an export: a page of rows at a time, all from one state of the library. Reads only."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -106,22 +106,22 @@ def snapshot(db: Path) -> Iterator[sqlite3.Connection]:
 
 
 def count_rows(reader: Reader, table: str) -> int:
-    """Rows of one of ``TABLES``."""
+    """The number of rows of one of ``TABLES``."""
     return int(reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def embeddings_by_encoder(reader: Reader) -> dict[str, int]:
-    """By encoder id: its embeddings, where it has any."""
+    """By encoder id: the number of its embeddings, where it has any."""
     return dict(reader.execute("SELECT encoder_id, count(*) FROM embeddings GROUP BY encoder_id").fetchall())
 
 
 def predictions_by_head(reader: Reader) -> dict[str, int]:
-    """By head id: its predictions, where it has any."""
+    """By head id: the number of its predictions, where it has any."""
     return dict(reader.execute("SELECT head_id, count(*) FROM predictions GROUP BY head_id").fetchall())
 
 
 def table_pages(reader: Reader, table: str, page_rows: int) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of one of ``TABLES``, with the values of its columns."""
+    """Yield the rows of one of ``TABLES``, a page at a time: the values of its columns."""
     source, columns = TABLES[table]
     cursor = reader.execute(f"SELECT {', '.join(column.sql for column in columns)} FROM {source}")
     while page := cursor.fetchmany(page_rows):
@@ -129,7 +129,7 @@ def table_pages(reader: Reader, table: str, page_rows: int) -> Iterator[list[tup
 
 
 def embedding_pages(reader: Reader, encoder_id: str, page_rows: int) -> Iterator[list[EmbeddingRow]]:
-    """The embeddings by an encoder, in the order in which they were made."""
+    """Yield the embeddings by an encoder, a page at a time, in the order in which they were made."""
     cursor = reader.execute(
         "SELECT r.audio_sha256, e.units, e.vector FROM embeddings e JOIN recordings r ON r.id = e.recording_id"
         " WHERE e.encoder_id = ? ORDER BY e.id",
@@ -140,7 +140,7 @@ def embedding_pages(reader: Reader, encoder_id: str, page_rows: int) -> Iterator
 
 
 def prediction_pages(reader: Reader, head_id: str, page_rows: int) -> Iterator[list[PredictionRow]]:
-    """The predictions by a head, in the order of recordings."""
+    """Yield the predictions by a head, a page at a time, in the order of recordings."""
     cursor = reader.execute(
         "SELECT p.recording_id, r.audio_sha256, p.genre, p.confidence, p.threshold, p.decided, p.reason, p.second_genre"
         " FROM predictions p JOIN recordings r ON r.id = p.recording_id WHERE p.head_id = ? ORDER BY p.recording_id",

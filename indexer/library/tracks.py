@@ -1,4 +1,4 @@
-"""Single files and recordings as commands look them up: their names, tags and lengths. Reads only."""
+"""Looks up single files and recordings for commands: their names, tags and lengths. Reads only."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ def ready_stat(reader: Reader, path: bytes) -> Stat | None:
 
 
 def tag_genre(reader: Reader, path: bytes) -> str | None:
-    """The genre in a file's tags when it was last read."""
+    """The genre in a file's tags when it was last read; None without one."""
     row = reader.execute(
         "SELECT t.genre FROM files f LEFT JOIN tags t ON t.file_id = f.id WHERE f.path = ?", (path,)
     ).fetchone()

@@ -1,9 +1,9 @@
 """An encoder's vectors as a memory-mapped file beside the database, for one matrix product; made anew when stale.
 
-Owns the file's form. A row is a recording's direction: its vector without the mean of all, of length 1, because vectors
-of different tracks are nearly parallel before (cosines of .96 and more). The mean is kept with them, so that a file
-made before the latest changes can be asked about a vector that it does not hold. Reads the database, never writes to
-it.
+Owns the file's format. A row is a recording's direction: its vector minus the mean of all vectors, scaled to length 1,
+because the vectors of different tracks themselves are nearly parallel (cosines of 0.96 and more). The mean is in the
+file too, so that a vector that was embedded later can be compared with the rows. Reads the database and never writes
+to it.
 """
 
 import json
@@ -26,7 +26,7 @@ FOLDER = "vectors"  # beside the database
 _VERSION = 3
 _HEADER_BYTES = 4096
 _PAGE_ROWS = 500
-_ABANDONED_S = 3600.0  # a file in the making that nobody wrote to for so long was left by a killed process
+_ABANDONED_S = 3600.0  # a temporary file that was not written to for so long was left by a killed process
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class Directions:
     recordings: np.ndarray  # (n,) int64, ascending
     directions: np.ndarray  # (n, width) float32 of length 1; zero for a vector that is the mean
     mean: np.ndarray  # (width,) float32: of the vectors that the file was made of
-    current: bool = True  # whether nothing was embedded or removed since
+    current: bool = True  # whether no embedding was added or removed since
 
     def cosines(self, vector: np.ndarray) -> np.ndarray:
         """Return (n,) float32: the centred cosine of every row with a vector as it is embedded."""
@@ -52,9 +52,7 @@ def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
     """The directions of all sound embeddings of an encoder. Raises StoreError when there is no room for the file."""
     path = _path(db, encoder_id)
-    reader.execute(
-        "SAVEPOINT directions"
-    )  # one state of the library through both readings, whatever a scan writes meanwhile
+    reader.execute("SAVEPOINT directions")  # both readings see one state of the library, whatever a scan writes
     try:
         about = _about(reader, encoder_id)
         found = _load(path, about)
@@ -64,12 +62,12 @@ def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:
 
 
 def stored_directions(reader: Reader, db: Path, encoder_id: str) -> Directions | None:
-    """The file as it is, at once and perhaps not ``current``; None when there is none of this library and encoder."""
+    """The file as it is, perhaps not ``current``; None when there is none of this library and encoder."""
     return _load(_path(db, encoder_id), _about(reader, encoder_id))
 
 
 def _about(reader: Reader, encoder_id: str) -> dict[str, Any]:
-    """What tells a file of this library, encoder and state from others."""
+    """The header that identifies a file of this library, encoder and state."""
     # A library that was deleted and scanned again, or another one in this folder, may count as many changes.
     row = reader.execute(
         "SELECT width, changes, (SELECT min(applied_at) FROM _sqlite_migrations) AS made_at FROM encoders WHERE id = ?",
@@ -91,7 +89,7 @@ def _path(db: Path, encoder_id: str) -> Path:
 
 
 def _load(path: Path, about: dict[str, Any]) -> Directions | None:
-    """The file's content; None when it is not there, of something else, or cut off."""
+    """The file's content; None when it is not there, has another header, or is truncated."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(_HEADER_BYTES))
@@ -124,7 +122,7 @@ def _mapped(file: Any, n: int, width: int, *, current: bool = True) -> Direction
 
 
 def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
-    """Write the file whole or not at all; where it cannot be kept, one without a name serves this once."""
+    """Write the file completely or not at all; where its folder cannot be written, use an unnamed temporary file."""
     total, recordings = np.zeros(about["width"]), []
     for ids, vectors in _pages(reader, about):
         total += vectors.sum(axis=0, dtype=np.float64)
@@ -160,7 +158,7 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of this file, gigabytes each."""
+    """Remove temporary files that killed processes left, gigabytes each."""
     for left in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
@@ -168,7 +166,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _pages(reader: Reader, about: dict[str, Any]) -> Iterator[tuple[list[int], np.ndarray]]:
-    """(recording ids, their vectors (rows, width) float32), ascending; damaged ones are left out."""
+    """Yield (recording ids, their vectors (rows, width) float32), ascending, without damaged ones."""
     width, last = about["width"], -1
     while page := reader.execute(
         "SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY"

@@ -1,9 +1,9 @@
-"""The map's places: every recording in two dimensions, so that what sounds alike tends to lie together.
+"""The places on the map: every recording in two dimensions, so that recordings that sound alike tend to lie together.
 
 Owns the axes, when they are computed anew, and the tables ``projections`` and ``places``. The axes are the two
-principal components of the recordings' directions (see indexer.library.vectors.directions): linear, so that a new
-recording is placed without touching any other. They show only a part of what an encoder hears: neighbours on the map
-need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
+principal components of the recordings' directions (see indexer.library.vectors.directions): a linear map,
+so that a new recording is placed without moving any other. Two axes show only a part of the variance: neighbours on the
+map need not be neighbours in all dimensions. Knows neither genres nor how a map is drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +18,21 @@ from indexer.library.store import Store
 from indexer.library.vectors.directions import directions_of
 
 SAMPLE = (
-    10_000  # recordings that the axes are computed of; their directions lie in memory, 15 kB each at a width of 3840
+    10_000  # recordings that the axes are computed from; their directions are in memory, 15 kB each at a width of 3840
 )
-MAX_LATER = 0.2  # so great a share of recordings that came (or went) after the axes, and they are computed anew
+MAX_LATER = 0.2  # the axes are computed anew when more than this share of recordings was added (or removed) after them
 # Drift: the share of variance that the axes show is the places' mean squared distance from the middle, so it is known
-# without reading a vector. When it falls below this part of what it was, what is in the library now differs along other
-# axes.
+# without reading a vector. The axes are computed anew when it falls below this part of what it was, because the
+# recordings now differ along other axes.
 MIN_EXPLAINED = 0.9
 _PAGE = 500
-_SEARCHED = 16  # directions that are searched together; those beyond the two make the search converge fast
+_SEARCHED = 16  # directions that are iterated together; those beyond two make the iteration converge fast
 _MAX_ROUNDS = 60
-_GROWTH = 1e-6  # of the variance shown; less than this from one round to the next, and the search ends
+_GROWTH = 1e-6  # the iteration ends when the variance shown grows by less than this share in a round
 
 
 class _StoppedError(Exception):
-    """Somebody wants the scan to end."""
+    """The scan is being stopped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Projection:
     axes: np.ndarray  # (2, width) float32, orthonormal
 
     def places(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (n, 2) float32: where vectors (n, width) lie."""
+        """Return (n, 2) float32: the places of vectors (n, width)."""
         return np.asarray(_directions(vectors, self.widths, self.mean) @ self.axes.T)
 
 
@@ -59,7 +59,7 @@ def fit(vectors: np.ndarray, widths: Sequence[int], former: np.ndarray | None = 
 def principal_axes(rows: np.ndarray) -> np.ndarray:
     """The two orthonormal directions (2, width) along which rows (n, width) spread most, by subspace iteration."""
     basis = np.random.default_rng(0).standard_normal((rows.shape[1], min(_SEARCHED, rows.shape[1]))).astype(np.float32)
-    found = np.eye(2, rows.shape[1])  # where nothing varies, any will do
+    found = np.eye(2, rows.shape[1])  # any axes will do where nothing varies
     shown = 0.0  # variance along the best two directions found so far; it grows until they are the axes
     for _ in range(_MAX_ROUNDS):
         basis = np.linalg.qr(basis)[0]
@@ -69,8 +69,10 @@ def principal_axes(rows: np.ndarray) -> np.ndarray:
             break
         shown, basis, found = variances[-2:].sum(), rows.T @ within, (basis @ turns[:, :-3:-1]).T
     axes = np.zeros((2, rows.shape[1]))
-    axes[: len(found)] = found  # a width of 1 has but one
-    strongest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)  # its sign fixes the axis's
+    axes[: len(found)] = found  # with a width of 1 there is only one axis
+    strongest = np.take_along_axis(
+        axes, np.abs(axes).argmax(axis=1)[:, None], axis=1
+    )  # its sign decides the sign of the axis
     return np.asarray(axes * np.where(strongest < 0, -1.0, 1.0), np.float32)
 
 
@@ -81,7 +83,7 @@ def turned(axes: np.ndarray, former: np.ndarray) -> np.ndarray:
 
 
 def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) -> np.ndarray:
-    """Of length 1; those of joined encoders side by side, each with the same weight."""
+    """Directions (n, width) of length 1; those of joined encoders side by side, each with the same weight."""
     cuts = np.cumsum(widths)[:-1]
     parts = zip(np.split(vectors, cuts, axis=1), np.split(mean, cuts), strict=True)
     return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(
@@ -92,8 +94,8 @@ def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) ->
 def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
     """Place the recordings that all ``parts`` of an encoder embedded: those without a place, or all on new axes.
 
-    Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed; when
-    it is stopped, nothing has changed.
+    Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed;
+    changes nothing when it is stopped.
     """
     reader = store.connection
     row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
@@ -131,7 +133,7 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
 
 
 def _aged(row: Any, placed: int, new: int) -> bool:
-    """Whether too many recordings came or went since the axes were computed."""
+    """Whether too many recordings were added or removed since the axes were computed."""
     return bool(row["later"] + new > MAX_LATER * (placed + new) or placed + new < (1 - MAX_LATER) * row["recordings"])
 
 
@@ -150,13 +152,11 @@ def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None
         " (SELECT 1 FROM places p WHERE p.recording_id = e.recording_id AND p.encoder_id = ?) ORDER BY e.recording_id",
         (first, *others, without_place),
     )
-    return np.fromiter(
-        (row["recording_id"] for row in rows), np.int64
-    )  # 8 bytes each: they are as many as the library has
+    return np.fromiter((row["recording_id"] for row in rows), np.int64)  # 8 bytes for each recording of the library
 
 
 def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> np.ndarray:
-    """The vectors (n, width) of at most SAMPLE recordings, always the same ones of the same library."""
+    """The vectors (n, width) of at most SAMPLE recordings; the same ones each time for the same library."""
     chosen = (
         recordings
         if len(recordings) <= SAMPLE
@@ -184,7 +184,7 @@ def _project(
 def _pages(
     reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(recordings (n,), their vectors (n, width) side by side), damaged ones left out. Raises _StoppedError."""
+    """Yield (recordings (n,), their vectors (n, width) side by side) without damaged ones. Raises _StoppedError."""
     for first in range(0, len(recordings), _PAGE):
         if stopped():
             raise _StoppedError

@@ -1,6 +1,6 @@
-"""`indexer similar`: the nearest tracks of one, by the cosine of their embeddings; as a table, JSON or a playlist.
+"""`indexer similar`: finds the tracks nearest to one by the cosine of embeddings, as a table, JSON or a playlist.
 
-Exact: every recording is compared, none is guessed. Reads only, and works while a scan runs.
+Exact: compares every recording, without an approximate index. Reads only, and works while a scan runs.
 """
 
 import json
@@ -24,7 +24,7 @@ _SORTED_FIRST = 256
 
 
 class NotEmbeddedError(StoreError):
-    """A recording that the encoder has no sound vector of."""
+    """The encoder has no sound vector of this recording."""
 
 
 def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def encoder_of(reader: Reader) -> Any:
     rows = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, id").fetchall()
     if not rows:
         raise StoreError("nothing is embedded yet: run `indexer scan` first")
-    if rows[0]["in_use"] or len(rows) == 1:  # counting takes as long as the question itself
+    if rows[0]["in_use"] or len(rows) == 1:  # counting would take as long as the search
         return rows[0]
     return max(
         rows,
@@ -91,7 +91,7 @@ def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[
     Exact: makes the derived files anew where they are stale. Raises NotEmbeddedError when the recording itself is not
     embedded.
     """
-    reader.execute("SAVEPOINT nearest")  # the recording's own vector is of the same state as all others
+    reader.execute("SAVEPOINT nearest")  # the recording's vector and all others are from one state
     try:
         parts = [open_directions(reader, db, part) for part in parts_of(encoder)]
         vector = vector_of(reader, encoder, recording)
@@ -144,7 +144,7 @@ def _descending(values: np.ndarray) -> Iterator[int]:
 
 
 def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[dict[str, Any]]:
-    """One file of each recording with its ``similarity``; recordings of which no file is there are left out."""
+    """Yield one file of each recording with its ``similarity``; leaves out recordings whose files are all missing."""
     for recording, cosine in found:
         track = _track(reader, recording)
         if track is not None:
@@ -171,7 +171,7 @@ def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
 
 
 def to_m3u(found: dict[str, Any]) -> bytes:
-    """Extended M3U8: exact paths; one with a line break in it cannot be told: a comment stands in its place."""
+    """An extended M3U8 playlist with exact paths. M3U cannot hold a line break: a comment replaces such a path."""
     lines = [b"#EXTM3U"]
     for track in found["tracks"]:
         path = os.fsencode(track["path"])
@@ -184,7 +184,7 @@ def to_m3u(found: dict[str, Any]) -> bytes:
 
 
 def to_text(found: dict[str, Any]) -> str:
-    """As a person reads it."""
+    """The result as text for a person."""
     lines = []
     for track in found["tracks"]:
         title = _title(track)
@@ -199,5 +199,5 @@ def to_text(found: dict[str, Any]) -> str:
 
 
 def _title(track: dict[str, Any]) -> str:
-    """Artist and title in one line, as far as they are known."""
+    """Artist and title on one line; empty when neither is known."""
     return escaped(" - ".join(filter(None, (track["artist"], track["title"]))))
