@@ -1,9 +1,9 @@
 """The process that classifies uploads for the web server, so that the server itself never loads torch or a model.
 
-It loads encoder and head once, classifies one file after the other, and ends when no order came for a while or when
-stdin ends, that is with the server. It speaks JSON, one message a line. On stdin: first the settings, then orders
-{id, path, name} and cancellations {cancel: id}. On stdout: {id, progress, heard_s}, {id, result} or {id, error, kind}.
-It stores nothing and writes no file, so it may end at any moment.
+It loads encoder and head once and classifies one file after the other. It ends when no order has come for a while, and
+when stdin ends, which is when the server ends. Each message is one line of JSON. On stdin: first the settings, then
+orders {id, path, name} and cancellations {cancel: id}. On stdout: {id, progress, heard_s}, {id, result} or
+{id, error, kind}. It stores nothing and writes no file, so it may end at any moment.
 """
 
 import json
@@ -24,8 +24,8 @@ from indexer.errors import FileError, IndexerError
 from indexer.listen.classify import FileClassifier, chosen_model
 from indexer.models.choice import Chosen
 
-MAX_AUDIO_S = 2 * 3600.0  # of an upload; longer mixes are for a scan
-PROGRESS_S = 0.2  # between two messages of progress, at least
+MAX_AUDIO_S = 2 * 3600.0  # longest upload; a longer mix needs a scan
+PROGRESS_S = 0.2  # shortest time between two messages of progress
 
 
 class CancelledError(Exception):
@@ -47,12 +47,12 @@ class _Orders:
                 self.cancelled.add(order["cancel"])
             else:
                 self.queue.put(order)
-        # The child process ends with this one; the upload has no name and vanishes when nobody has it open.
+        # The reader child ends with this process. The upload has no name, so it is gone once nobody has it open.
         os._exit(0)
 
 
 def main() -> None:
-    """Classify until stdin ends, or until no order came for ``unload_after_s``."""
+    """Classify until stdin ends, or until no order has come for ``unload_after_s``."""
     # Ctrl-C on a terminal reaches this process as well as the server: end at once, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = from_json(json.loads(sys.stdin.readline()))
@@ -63,11 +63,11 @@ def main() -> None:
             order = orders.queue.get(timeout=settings.unload_after_s)
             try:
                 classifier = _current(classifier, settings)
-                _look(classifier, order, orders.cancelled)
+                _classify(classifier, order, orders.cancelled)
             except IndexerError as e:
-                _tell(order["id"], error=str(e), kind="model")
+                _send(order["id"], error=str(e), kind="model")
             except Exception as e:  # torch and the device may raise anything; the next order must still work
-                _tell(order["id"], error=" ".join(f"classifying failed ({type(e).__name__}: {e})".split()), kind="died")
+                _send(order["id"], error=" ".join(f"classifying failed ({type(e).__name__}: {e})".split()), kind="died")
             orders.cancelled.discard(order["id"])
     os._exit(0)  # the interpreter's own end would wait for the thread that reads stdin
 
@@ -88,13 +88,13 @@ def _ids(chosen: Chosen) -> tuple[str, str]:
     return chosen.info.encoder_id, chosen.head.id
 
 
-def _tell(order_id: int, **what: Any) -> None:
+def _send(order_id: int, **what: Any) -> None:
     with suppress(BrokenPipeError):  # the server is gone; the end of stdin ends this process
         sys.stdout.write(json.dumps({"id": order_id, **what}) + "\n")
         sys.stdout.flush()
 
 
-def _look(classifier: FileClassifier, order: dict[str, Any], cancelled: set[int]) -> None:
+def _classify(classifier: FileClassifier, order: dict[str, Any], cancelled: set[int]) -> None:
     order_id, path = order["id"], order["path"].encode()
     try:
         if order_id in cancelled:
@@ -105,28 +105,28 @@ def _look(classifier: FileClassifier, order: dict[str, Any], cancelled: set[int]
         duration_s = 0.0
         passes = 0  # encoders that have the whole recording
 
-        def tell(heard_s: float) -> None:
-            _tell(order_id, progress=_share(passes, heard_s, stated_s, classifier.encoders), heard_s=round(heard_s, 1))
+        def report(heard_s: float) -> None:
+            _send(order_id, progress=_share(passes, heard_s, stated_s, classifier.encoders), heard_s=round(heard_s, 1))
 
         def watch(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
             nonlocal duration_s, passes, stated_s
-            for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, tell):
+            for decoded_s, block in _watched(blocks, sample_rate_hz, lambda: order_id in cancelled, report):
                 duration_s = decoded_s
                 yield block
             passes, stated_s = passes + 1, duration_s
 
         found = classifier.result(order["name"], classifier.feed(path, watch))
     except CancelledError:
-        _tell(order_id, error="cancelled", kind="cancelled")
+        _send(order_id, error="cancelled", kind="cancelled")
     except FileError as e:
-        _tell(order_id, error=e.reason, kind="file")
+        _send(order_id, error=e.reason, kind="file")
     else:
         if "error" in found:
-            _tell(order_id, error=found["error"], kind="file")
+            _send(order_id, error=found["error"], kind="file")
             return
         head = classifier.chosen.head
         assert head is not None
-        _tell(
+        _send(
             order_id,
             result={
                 **found,
@@ -139,24 +139,24 @@ def _look(classifier: FileClassifier, order: dict[str, Any], cancelled: set[int]
 
 
 def _watched(
-    blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool], tell: Callable[[float], None]
+    blocks: Iterable[np.ndarray], sample_rate_hz: int, is_cancelled: Callable[[], bool], report: Callable[[float], None]
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds so far, block) for every block. Raises CancelledError, and FileError when it is too long."""
-    frames, told_s = 0, time.monotonic()
+    """Yield (seconds so far, block) for every block. Raises CancelledError, and FileError for too much audio."""
+    frames, reported_s = 0, time.monotonic()
     for block in blocks:
         if is_cancelled():
             raise CancelledError
         frames += len(block)
         if frames > MAX_AUDIO_S * sample_rate_hz:
             raise FileError("", _too_long())
-        if time.monotonic() - told_s >= PROGRESS_S:
-            told_s = time.monotonic()
-            tell(frames / sample_rate_hz)
+        if time.monotonic() - reported_s >= PROGRESS_S:
+            reported_s = time.monotonic()
+            report(frames / sample_rate_hz)
         yield frames / sample_rate_hz, block
 
 
 def _share(passes: int, heard_s: float, stated_s: float, encoders: int) -> float | None:
-    """The share of the work that is done, by the length that the file states; None when it states none."""
+    """The share of the work that is done, from the length that the file states; None when it states none."""
     return round(min(0.99, (passes + min(1.0, heard_s / stated_s)) / encoders), 3) if stated_s else None
 
 

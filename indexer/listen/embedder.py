@@ -1,4 +1,4 @@
-"""Audio of many recordings -> one vector each: batches units across recordings and keeps running means.
+"""Turns the audio of many recordings into one vector each: batches units across recordings and keeps running means.
 
 Owns the one thread that calls the encoder. Memory does not grow with a recording's length: of its units only a running
 mean and a bounded trajectory are kept. Files are decoded by a child process. Stores nothing and knows no head; results
@@ -21,8 +21,8 @@ from indexer.listen.units import GAP, sounding, spread
 
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
-# (blocks of audio, their sample rate in Hz) -> the same blocks; looks at them on their way, what it raises passes
-# through
+# (blocks of audio, their sample rate in Hz) -> the same blocks. Sees a file's audio before the encoder does; an error
+# that it raises reaches the caller of embed_file.
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
@@ -134,12 +134,12 @@ class Embedder:
         watch: Watch = lambda blocks, _rate_hz: blocks,
         waited: Callable[[float], None] = lambda _seconds: None,
     ) -> Future[TrackEmbedding]:
-        """As ``embed``, of a file that the worker's child process decodes. Raises FileError."""
+        """Like ``embed``, for a file that the worker's child process decodes. Raises FileError."""
         rate_hz = self.encoder.sample_rate_hz
         return self.embed(watch(worker.decode(path, sample_rate_hz=rate_hz), rate_hz), waited=waited)
 
     def close(self) -> None:
-        """Stop after the batch in work; recordings that are not finished are dropped."""
+        """Stop after the current batch; recordings that are not finished are dropped."""
         self._stopped.set()
         with self._queue.mutex:
             self._queue.queue.clear()
@@ -148,7 +148,7 @@ class Embedder:
         self._thread.join()
 
     def _put(self, track: _Track, unit: Unit | None) -> float:
-        """Hand over a unit, or None for the end; returns the seconds until there was room."""
+        """Queue a unit, or None for the end of the track; returns the seconds that it waited for room."""
         if self._stopped.is_set():
             raise InterruptedError("the scan is stopping")
         started_s = time.monotonic()

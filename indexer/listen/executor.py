@@ -43,7 +43,7 @@ class Embedded:
 
     @classmethod
     def of(cls, result: TrackEmbedding) -> "Embedded":
-        """Convert what an Embedder gives."""
+        """Convert the result of an Embedder."""
         return cls(result.vector.astype("<f2").tobytes(), result.units, result.trajectory.to_bytes(), result.duration_s)
 
 
@@ -71,7 +71,7 @@ class Executor(Protocol):
         ...
 
     def engine(self) -> Engine | None:
-        """What embedded the last recording; None before the first."""
+        """What the last recording was embedded with; None before the first."""
         ...
 
     def load(self) -> dict[str, float]:
@@ -95,7 +95,7 @@ class LocalExecutor:
     """Works on this machine: ``readers`` read and decode, one Embedder for each encoder computes."""
 
     def __init__(self, readers: Readers) -> None:
-        """``readers`` are not closed with it: their owner closes them."""
+        """``readers`` belong to the caller, who closes them."""
         self._readers = readers
         self._embedders: dict[str, Embedder] = {}
         self._engine: Engine | None = None
@@ -141,7 +141,7 @@ class LocalExecutor:
         }
 
     def news(self) -> list[tuple[str, str]]:
-        """See Executor; none, for every failure here belongs to a file."""
+        """See Executor; empty, because every failure on this machine belongs to a file."""
         return []
 
     def workers(self) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class LocalExecutor:
             unchanged = Stat.of(path).same_state(stat)
         except OSError:
             unchanged = False
-        if not unchanged:  # a failure says nothing about the file that is there now
+        if not unchanged:  # the failure may not be one of the file that is there now
             raise DeferredError(os.fsdecode(path), "it changed while it was read") from failure
         if failure is not None:
             raise failure

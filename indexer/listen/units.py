@@ -11,7 +11,7 @@ from indexer.encoders.encoder import Unit
 
 # Peak below which a unit is silence: -80 dB of full scale. The dither of a silent 16-bit recording reaches -84 dB.
 SILENCE_PEAK = 1e-4
-GAP = Unit(np.empty(0, np.float32), 0)  # takes the place in time of a unit that is not embedded
+GAP = Unit(np.empty(0, np.float32), 0)  # stands in the timeline for a unit that is not embedded
 
 
 def is_silent(unit: Unit) -> bool:
@@ -22,7 +22,7 @@ def is_silent(unit: Unit) -> bool:
 def sounding(units: Iterable[Unit]) -> Iterator[Unit]:
     """The units, with GAP in place of each silent one.
 
-    Of a recording that is all silence the first unit stays, for every recording must have a vector.
+    A recording that is all silence keeps its first unit, because every recording must have a vector.
     """
     first: Unit | None = None
     gaps = 0  # silent units before the first sound

@@ -1,4 +1,4 @@
-"""The Datasette plugin: which pages there are, who may connect, and how cells link to them.
+"""The Datasette plugin: registers the pages, the guard before them, and the links to them.
 
 Imports neither torch nor the pipeline, and never writes to the library except through indexer.learn.corrections.
 """
@@ -20,7 +20,7 @@ MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr
 
 @hookimpl  # type: ignore[untyped-decorator]
 def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
-    """Our pages; Datasette asks them before its own."""
+    """Our pages; Datasette matches them before its own."""
     if settings_of(datasette) is None:
         return []
     return [route for page in PAGES for route in page.ROUTES]
@@ -28,14 +28,14 @@ def register_routes(datasette: Any) -> list[tuple[str, Callable[..., Any]]]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def asgi_wrapper(datasette: Any) -> Callable[[guard.App], guard.App]:
-    """Nothing is answered before the guard has let it pass."""
+    """Have the guard check every request first."""
     settings = settings_of(datasette)
     return (lambda app: app) if settings is None else guard.guarded(settings)
 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def menu_links(datasette: Any) -> list[dict[str, str]]:
-    """The way to our pages, from Datasette's own too."""
+    """Links to our pages, also on Datasette's own pages."""
     settings = settings_of(datasette)
     if settings is None:
         return []
@@ -52,18 +52,18 @@ def extra_css_urls(datasette: Any) -> list[str]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(row: Any, value: Any, column: str, datasette: Any) -> Any:
-    """A track's id leads to its page."""
+    """Link a track's id to its page."""
     return track.link(datasette, row, value) if column == "id" and settings_of(datasette) is not None else None
 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def prepare_connection(conn: Any, datasette: Any) -> None:
-    """The function that our queries use; with Datasette alone it knows no aliases of the user's."""
+    """Add the function that our queries use; a Datasette without our settings has no aliases."""
     settings = settings_of(datasette)
     questions.add_functions(conn, settings.aliases if settings else {})
 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def register_output_renderer() -> dict[str, Any]:
-    """Any list of tracks as a playlist."""
+    """Offer any list of tracks as a playlist."""
     return playlist.RENDERER

@@ -1,7 +1,7 @@
-"""Classification while you wait: an upload becomes genre, confidences and timeline, and nothing is stored.
+"""Classifies an upload while the client waits: genre, confidences and timeline. Nothing is stored.
 
-Owns the reception of an upload (limits, temporary file, queue) and the answers. The work is done by a process of its
-own (indexer.listen.classify_process), which parses in a child process; this one never looks into a file.
+Owns the reception of an upload (limits, temporary file, queue) and the answers. Another process
+(indexer.listen.classify_process) does the work, and has a child process parse the file; this one never looks into it.
 """
 
 import asyncio
@@ -30,16 +30,13 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.wording import printable
 
 MAX_UPLOAD_BYTES = 500 * 1024 * 1024
-MAX_UPLOADS = 8  # being received, waiting or in work, in the whole server
+MAX_UPLOADS = 8  # received, waiting or being classified at once, in the whole server
 RETRY_AFTER_S = 20
 UPLOAD_PREFIX = ".indexer-upload-"
-STALL_LIMIT_S, STALL_BYTES = (
-    60.0,
-    64 * 1024,
-)  # an upload that brings less in this time is dropped: a byte now and then holds no place
-SILENCE_LIMIT_S = (
-    300.0  # of the classifying process while somebody waits for it; loading a large model from a slow disk takes long
-)
+# An upload that brings fewer bytes in this time is dropped, so that a slow trickle does not hold a place.
+STALL_LIMIT_S, STALL_BYTES = 60.0, 64 * 1024
+# The classifying process is killed after this silence with an order; it may load a large model from a slow disk.
+SILENCE_LIMIT_S = 300.0
 _STATUS = {"file": 422, "model": 409, "cancelled": 499, "died": 500}
 
 
@@ -52,7 +49,7 @@ class UploadError(Exception):
 
 
 class Classifier:
-    """The classifying process, seen from here: started when needed, replaced when it died."""
+    """The server's side of the classifying process: starts it when needed, and replaces it when it died."""
 
     def __init__(self, settings: Settings) -> None:
         self.uploads = 0
@@ -62,11 +59,11 @@ class Classifier:
         self._waiting: dict[int, tuple[dict[str, Any], asyncio.Queue[dict[str, Any]]]] = {}
         self._numbers = itertools.count(1)
         self._starting = asyncio.Lock()
-        self._heard_s = 0.0  # when the process last said or was told anything, by time.monotonic
+        self._heard_s = 0.0  # time.monotonic of the last message from the process or order to it
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """One of the places for uploads. Raises UploadError when all are taken."""
+        """Hold one of the places for uploads. Raises UploadError when all are taken."""
         if self.uploads >= MAX_UPLOADS:
             raise UploadError(503, f"{MAX_UPLOADS} uploads are being worked on; try again in a moment")
         self.uploads += 1
@@ -75,18 +72,18 @@ class Classifier:
         finally:
             self.uploads -= 1
 
-    async def news(self, path: str, name: str) -> AsyncIterator[dict[str, Any]]:
-        """{progress, heard_s} until {result} or {error, kind}. Closing it early cancels the order."""
+    async def messages(self, path: str, name: str) -> AsyncIterator[dict[str, Any]]:
+        """Order a file; yield {progress, heard_s} until {result} or {error, kind}. Closing early cancels the order."""
         number = next(self._numbers)
-        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         order = {"id": number, "path": path, "name": name}
-        self._waiting[number] = (order, told)
+        self._waiting[number] = (order, inbox)
         finished = False
         try:
             await self._send(order)
             while not finished:
                 try:
-                    message = await asyncio.wait_for(told.get(), SILENCE_LIMIT_S)
+                    message = await asyncio.wait_for(inbox.get(), SILENCE_LIMIT_S)
                 except TimeoutError:
                     self._end_if_silent()
                     continue
@@ -118,7 +115,7 @@ class Classifier:
                 self._heard_s = time.monotonic()
 
     def _end_if_silent(self) -> None:
-        """A device that hangs must not close the page for ever; behind somebody else's long recording one waits."""
+        """Kill a process that hangs, so that the page works again; one that works on another order sends messages."""
         if self._process is not None and time.monotonic() - self._heard_s >= SILENCE_LIMIT_S:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -133,21 +130,21 @@ class Classifier:
         while line := await process.stdout.readline():
             message = json.loads(line)
             self._heard_s = time.monotonic()
-            _, told = self._waiting.get(message.pop("id"), (None, None))
-            if told is not None:
-                told.put_nowait(message)
-        left_by_itself = await process.wait() == 0
+            _, inbox = self._waiting.get(message.pop("id"), (None, None))
+            if inbox is not None:
+                inbox.put_nowait(message)
+        ended_by_itself = await process.wait() == 0
         self._process = None
-        orders = list(self._waiting.values())  # the first was in work, unless the process left for want of any
-        if orders and not left_by_itself:
-            _, told = orders.pop(0)
-            told.put_nowait({"error": "the classifying process ended in the middle; try again", "kind": "died"})
+        orders = list(self._waiting.values())  # the process worked on the first, unless it ended by itself
+        if orders and not ended_by_itself:
+            _, inbox = orders.pop(0)
+            inbox.put_nowait({"error": "the classifying process ended in the middle; try again", "kind": "died"})
         for order, _ in orders:
             await self._send(order)
 
 
 def classifier_of(datasette: Any) -> Classifier:
-    """The one of this server."""
+    """The classifier of this server, made at the first call."""
     found: Classifier | None = getattr(datasette, "indexer_classifier", None)
     if found is None:
         settings = settings_of(datasette)
@@ -185,7 +182,7 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
         received += len(message.get("body", b""))
         if received - counted >= STALL_BYTES:
             counted, until_s = received, time.monotonic() + STALL_LIMIT_S
-        if received > MAX_UPLOAD_BYTES + (1 << 20):  # with the form around it
+        if received > MAX_UPLOAD_BYTES + (1 << 20):  # the form around the file counts too
             raise UploadError(413, f"larger than {MAX_UPLOAD_BYTES >> 20} MB")
         more = message.get("more_body", False)
         try:
@@ -205,7 +202,7 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
 
 
 class _Body:
-    """The whole body is the file."""
+    """A request whose whole body is the file."""
 
     name = "upload"
 
@@ -269,17 +266,15 @@ class _Form:
 
 
 def temporary_file(settings: Settings) -> IO[bytes]:
-    """A file that vanishes with this process, whatever happens to it: where the system allows it has no name.
+    """A file that vanishes when this process ends in any way: where the system allows, it has no name.
 
-    Beside the library, for a folder of temporary files is often memory.
+    It lies beside the library, because the system's folder for temporary files is often in memory.
     """
     if Path("/proc/self/fd").exists():
         return tempfile.TemporaryFile(dir=settings.db.parent)
+    # Elsewhere the file has a name, and a killed server leaves it behind, no longer locked.
     for left in settings.db.parent.glob(f"{UPLOAD_PREFIX}*"):
-        with (
-            suppress(OSError),
-            left.open("rb") as file,
-        ):  # elsewhere a server that was killed leaves its own, which nobody locks any more
+        with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     made = tempfile.NamedTemporaryFile(dir=settings.db.parent, prefix=UPLOAD_PREFIX)  # noqa: SIM115 - the caller closes it
@@ -288,7 +283,7 @@ def temporary_file(settings: Settings) -> IO[bytes]:
 
 
 def path_of(file: IO[bytes]) -> str:
-    """How another process of ours opens a temporary file."""
+    """The path by which another of our processes opens a temporary file."""
     return str(file.name) if isinstance(file.name, str) else f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
@@ -298,8 +293,8 @@ def path_of(file: IO[bytes]) -> str:
 async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -> Any:
     """POST `/-/classify.json` with a file: {genre, confidence, decided, scores, timeline, ...}, or {error} with status.
 
-    For `application/x-ndjson` it sends {progress, heard_s} lines first; progress is null where the file states no
-    length.
+    A client that accepts `application/x-ndjson` gets lines of {progress, heard_s} first; progress is null where the
+    file states no length.
     """
     if request.method != "POST":
         return Response.json({"error": "POST a file"}, status=405, headers={"allow": "POST"})
@@ -311,12 +306,12 @@ async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -
             raise UploadError(409, reason)  # before anything is uploaded
         with classifier.place(), temporary_file(settings) as file:
             name = await receive_upload(request.headers, receive, file)
-            news = _until_gone(classifier.news(path_of(file), name), receive)
+            messages = _until_disconnect(classifier.messages(path_of(file), name), receive)
             if "application/x-ndjson" in request.headers.get("accept", ""):
-                await _stream(news, send)
+                await _stream(messages, send)
                 return None
-            told = [message async for message in news]
-            return _answer(told[-1] if told else {"error": "the client went away", "kind": "cancelled"})
+            received = [message async for message in messages]
+            return _answer(received[-1] if received else {"error": "the client went away", "kind": "cancelled"})
     except UploadError as e:
         return Response.json(
             {"error": e.reason},
@@ -333,20 +328,20 @@ def _answer(message: dict[str, Any]) -> Any:
     return Response.json({"error": message.get("error", "cancelled")}, status=_STATUS[message.get("kind", "cancelled")])
 
 
-async def _stream(news: AsyncIterator[dict[str, Any]], send: Any) -> None:
+async def _stream(messages: AsyncIterator[dict[str, Any]], send: Any) -> None:
     headers = [(b"content-type", b"application/x-ndjson; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    async for message in news:
+    async for message in messages:
         await send({"type": "http.response.body", "body": json.dumps(message).encode() + b"\n", "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _until_gone(news: Any, receive: Any) -> AsyncIterator[dict[str, Any]]:
-    """The news, until the client goes away: then its order is cancelled."""
+async def _until_disconnect(messages: Any, receive: Any) -> AsyncIterator[dict[str, Any]]:
+    """Yield the messages until the client goes away, which cancels its order."""
     gone = asyncio.create_task(receive())
     try:
         while True:
-            following = asyncio.ensure_future(anext(news, None))
+            following = asyncio.ensure_future(anext(messages, None))
             await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
                 following.cancel()
@@ -359,12 +354,12 @@ async def _until_gone(news: Any, receive: Any) -> AsyncIterator[dict[str, Any]]:
             yield message
     finally:
         gone.cancel()
-        await news.aclose()
+        await messages.aclose()
 
 
 def lacking(settings: Settings) -> str | None:
-    """One line that says what is missing for genres; None where nothing is."""
-    from indexer.listen.classify import chosen_model  # knows the pipeline, so not at import time
+    """One line that says why no genres can be given; None when they can."""
+    from indexer.listen.classify import chosen_model  # imports the pipeline, so not at the top
 
     try:
         chosen_model(settings)

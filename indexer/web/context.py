@@ -1,7 +1,7 @@
-"""What every page needs of the server it runs in: the settings, the library, and a rendered answer.
+"""What every page needs from its server: the settings, queries to the library, and rendering.
 
-Owns how a page asks the library (read-only, in Datasette's own threads and under its time limits) and how its links are
-made.
+Owns how a page reads the library (read-only, in Datasette's own threads and under its time limits) and the addresses of
+static files.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def library(datasette: Any) -> Any:
 
 
 async def rows(datasette: Any, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
-    """All rows of a question, under Datasette's time limit. Raises datasette.database.QueryInterrupted beyond it."""
+    """All rows of a query, under Datasette's time limit. Raises datasette.database.QueryInterrupted beyond it."""
     found = await library(datasette).execute(sql, values)
     return [dict(row) for row in found.rows]
 
@@ -38,7 +38,7 @@ async def ask(datasette: Any, function: Callable[[Any], _T]) -> _T:
 
 
 async def page(datasette: Any, request: Any, template: str, values: dict[str, Any], *, status: int = 200) -> Any:
-    """A page of ours as an answer. ``database``: the library's name in links."""
+    """Render a template of ours as a response; adds ``database``, the library's name in links, and ``static``."""
     from datasette.utils.asgi import Response
 
     name = library(datasette).name
@@ -49,7 +49,7 @@ async def page(datasette: Any, request: Any, template: str, values: dict[str, An
 
 
 def static_path(datasette: Any, file: str) -> str:
-    """The address of a file of ours; changes with its size and time, so that a browser never mixes two versions."""
+    """The address of a static file; changes with its size and time, so that a browser never mixes two versions."""
     from pathlib import Path
 
     stat = (Path(__file__).parent / "static" / file).stat()

@@ -1,6 +1,6 @@
-"""CSV that a spreadsheet shows and never runs: cells that begin like a formula get an apostrophe before them.
+"""Makes CSV safe for spreadsheets: puts an apostrophe before each cell that a spreadsheet would run as a formula.
 
-As OWASP's page on CSV injection advises. Numbers stay numbers. Works on a stream, whatever its pieces.
+OWASP's page on CSV injection advises this. Numbers stay numbers. Works on a stream in pieces of any size.
 """
 
 import csv
@@ -10,7 +10,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def harmless(cell: str) -> str:
-    """The cell as text, where a spreadsheet would take it for a formula."""
+    """The cell; with an apostrophe before it where a spreadsheet would take it for a formula."""
     if not cell.startswith(FORMULA):
         return cell
     try:
@@ -21,13 +21,13 @@ def harmless(cell: str) -> str:
 
 
 class HarmlessCsv:
-    """Takes pieces of a UTF-8 CSV and gives them back with harmless cells."""
+    """Takes pieces of a UTF-8 CSV and returns them with harmless cells."""
 
     def __init__(self) -> None:
         self._rest = b""  # of a row that has not ended yet
 
     def push(self, piece: bytes, *, last: bool = False) -> bytes:
-        """What can be told of the rows so far; with ``last`` everything."""
+        """Take a piece and return the rows that are complete; with ``last``, all that is left."""
         text = self._rest + piece
         end = len(text) if last else _end_of_rows(text)
         self._rest = text[end:]

@@ -58,7 +58,7 @@ def host_of(header: str) -> str:
 
 
 def guarded(settings: Settings) -> Callable[[App], App]:
-    """Wrap an application so that it hears only those who may ask."""
+    """Wrap an application so that only permitted requests reach it."""
 
     def wrap(app: App) -> App:
         async def checked(scope: Scope, receive: Any, send: Send) -> None:
@@ -78,7 +78,7 @@ def guarded(settings: Settings) -> Callable[[App], App]:
 
 
 def why_refused(settings: Settings, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
-    """(status, reason) for a request that is not answered; None: let it pass."""
+    """(status, reason) for a request that is refused; None for one that may pass."""
     if not _is_our_name(settings.host, headers.get("host", "")):
         # A page of another site could otherwise read the library through DNS rebinding.
         return 421, "This server does not answer for that host name."
@@ -90,12 +90,12 @@ def why_refused(settings: Settings, method: str, headers: dict[str, str]) -> tup
 
 
 def _is_our_name(served: str, host: str) -> bool:
-    # Served on every address, the machine's names are not known here: a password stands before the library then.
+    # A server on every address does not know the machine's names; it requires a password instead.
     return served in ANY_ADDRESS or host_of(host) in LOOPBACK_NAMES | {served.lower()}
 
 
 def _why_foreign(headers: dict[str, str]) -> tuple[int, str] | None:
-    """Check where a POST comes from.
+    """(status, reason) for a POST from elsewhere; None for one that may pass.
 
     A browser states the origin and must prove that it read one of these pages; curl states none and has no cookies.
     """

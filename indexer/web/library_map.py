@@ -1,7 +1,6 @@
 """The map: the library as a scatter of its embeddings, coloured by genre.
 
-Owns the compact form in which a browser gets all points. The places themselves are the indexer's
-(indexer.library.vectors.projection).
+Owns the compact form in which a browser gets all points. indexer.library.vectors.projection computes the places.
 """
 
 import gzip
@@ -20,7 +19,7 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 
 NO_GENRE = 127  # stands for the label of a recording without a prediction
-UNDECIDED = 128  # is added to a label that is not sure enough
+UNDECIDED = 128  # is added to the label of an undecided prediction
 _POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("genre", np.uint8)])
 
 # The plus keeps SQLite from the index of states: by recording it need not sort the whole library.
@@ -39,7 +38,7 @@ _ENCODER = (
 
 
 def points(conn: Any) -> tuple[list[str], Iterable[Any]]:
-    """(labels, (file id, x, y, genre, decided) one after the other), one file a recording, missing ones left out."""
+    """(labels, iterator of (file id, x, y, genre, decided)): one readable file for each recording with a place."""
     head = conn.execute("SELECT id, labels FROM heads WHERE in_use = 1").fetchone()
     encoder = conn.execute(_ENCODER).fetchone()
     labels = json.loads(head["labels"]) if head else []
@@ -56,14 +55,12 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     A line of JSON {labels, points}, padded to a multiple of 4 bytes; then for all points, little-endian: the step of
     the file id from the point before (uint32), x and y (uint16, the map's own square), the label's place (uint8).
     """
-    place = {
-        label: n for n, label in enumerate(labels[:NO_GENRE])
-    }  # a head with more: the rest have no colour of their own
+    place = {label: n for n, label in enumerate(labels[:NO_GENRE])}  # labels beyond these have no colour of their own
 
     def colour(genre: Any, decided: int | None) -> int:
         return place.get(genre, NO_GENRE) + (0 if decided or genre not in place else UNDECIDED)
 
-    # Of numbers, not of rows: there are as many as the library has recordings.
+    # An array, because there is a point for every recording, and rows would take much more memory.
     table = np.fromiter(((n, x, y, colour(genre, decided)) for n, x, y, genre, decided in found), _POINT)
     table.sort(order="id")
     ids, xy, genres = table["id"], np.stack([table["x"], table["y"]], axis=1), table["genre"]
@@ -83,13 +80,12 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     )
 
 
-_built: dict[
-    Path, tuple[Any, bytes, str]
-] = {}  # by library: the state of its files, the compressed points, their digest
+# By library: the state of its files, the compressed points, their digest.
+_built: dict[Path, tuple[Any, bytes, str]] = {}
 
 
 def _state(db: Path) -> list[tuple[int, int] | None]:
-    """Changes with everything that is written into a library."""
+    """A value that changes whenever the library is written to."""
     return [
         (found.st_mtime_ns, found.st_size) if found else None
         for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))
@@ -104,7 +100,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def built(conn: Any, db: Path) -> tuple[bytes, str]:
-    """(the compressed points, their digest), packed again only after the library changed."""
+    """(the compressed points, their digest); packs them again only after the library changed."""
     state = _state(db)
     if db not in _built or _built[db][0] != state:
         content = packed(*points(conn))
@@ -128,7 +124,7 @@ async def map_data(request: Any, datasette: Any) -> Any:
 
 
 async def map_track(request: Any, datasette: Any) -> Any:
-    """`/-/map/track/<file id>.json`: what a point is, in a few words."""
+    """`/-/map/track/<file id>.json`: the track of a point, for its tooltip and the player."""
     found = await rows(
         datasette,
         "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS"

@@ -1,7 +1,7 @@
-"""What sounds like a track, told at once, also while a scan changes the library.
+"""The tracks most similar to one, answered at once, also while a scan changes the library.
 
 Owns when the derived files of directions are made anew for the pages: in a thread of this process, one at a time. Until
-then the files that are there answer, with the track's own vector from the library. Never writes to the library.
+then it compares the track's own vector, from the library, with the files that exist. Never writes to the library.
 """
 
 import os
@@ -22,7 +22,7 @@ from indexer.web.context import ask, settings_of
 from indexer.wording import printable
 
 MADE_ANEW_AFTER_S = 600.0  # the shortest time between two rebuilds; each takes seconds on all cores
-TRIED_AGAIN_AFTER_S = 60.0  # when there was no room for it
+TRIED_AGAIN_AFTER_S = 60.0  # after a failure
 MAX_TRACKS = 1000
 
 
@@ -32,17 +32,17 @@ class Maker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._last: dict[tuple[Path, str], tuple[float, str | None]] = {}  # when it began, and why it failed
+        self._last: dict[tuple[Path, str], tuple[float, str | None]] = {}  # when making it began, and why it failed
         self._unkept: dict[tuple[Path, str], Directions] = {}  # where the library's folder cannot be written to
 
     def stored(self, reader: Any, db: Path, encoder_id: str) -> Directions | None:
-        """What there is to answer from; None: nothing yet."""
+        """The newest directions that exist; None when there are none yet."""
         return stored_directions(reader, db, encoder_id) or self._unkept.get((db, encoder_id))
 
     def make(self, db: Path, encoder_ids: Sequence[str], *, urgent: bool) -> None:
-        """Begin, unless it is being done or was done lately; ``urgent``: there is nothing to answer from.
+        """Begin to make the files anew, unless that is going on or was done lately.
 
-        Raises StoreError when that failed a moment ago.
+        ``urgent``: there are none to answer from. Raises StoreError when that failed a moment ago.
         """
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
@@ -63,7 +63,7 @@ class Maker:
                 self._thread.start()
 
     def wait(self) -> None:
-        """Until what was begun is through."""
+        """Wait until the work that was begun is done."""
         thread = self._thread
         if thread is not None:
             thread.join()
@@ -92,7 +92,7 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[
     """The tracks most similar to a file, the nearest first; None while they are being prepared.
 
     Each is {id, title, artist, path, genre, confidence, duration_s, similarity}; ``path`` is exact, as os.fsdecode
-    gives it. The newest derived file is asked, so tracks of the last minutes may be missing. Raises NotEmbeddedError
+    gives it. Searches the newest derived file, so tracks of the last minutes may be missing. Raises NotEmbeddedError
     for a track without an embedding, StoreError where nothing can be prepared.
     """
     settings = settings_of(datasette)

@@ -1,7 +1,7 @@
 """A playlist (M3U8) of any tracks: a filtered table, a query, tracks similar to one, tracks selected on the map.
 
-Owns which tracks a playlist is made of: by their number, and only where the number is a file's. The playlist's form is
-indexer.library.vectors.similar's.
+Owns which tracks a playlist holds: those with given ids, if these are ids of files. indexer.library.vectors.similar
+writes the playlist.
 """
 
 import os
@@ -19,11 +19,11 @@ from indexer.web.neighbours import similar_tracks
 MAX_TRACKS = 10_000
 MAX_SIMILAR = 50
 _TABLES = ("tracks", "files")  # others have ids and paths too, but not of files
-_CHUNK = 500  # ids in one question
+_CHUNK = 500  # ids in one query
 
 
 async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """{path, path_text, title, artist, duration_s} of files, in this order without the missing ones.
+    """{path, path_text, title, artist, duration_s} of files, in this order, without missing ones.
 
     ``path`` is exact, as os.fsdecode gives it.
     """
@@ -90,7 +90,7 @@ async def playlist(request: Any, datasette: Any) -> Any:
 
 
 def can_render(columns: Sequence[str], table: str | None) -> bool:
-    """Whether a table or query tells of tracks."""
+    """Whether a table or query lists tracks."""
     return {"id", "path"} <= {*columns} and table in (None, *_TABLES)
 
 
@@ -103,7 +103,7 @@ async def render(
     view_name: str,
     data: Mapping[str, Any],
 ) -> Any:
-    """All tracks of a filtered table, not only those of the page shown; all that a query gives."""
+    """A playlist of all tracks of a filtered table, not only of the page shown, or of all rows of a query."""
     if not can_render(columns, table):
         return Response.text("this is no list of tracks: it needs the columns id and path", status=400)
     if table is not None and view_name == "table":
@@ -112,13 +112,13 @@ async def render(
         query = data["query"]
         sql = f"SELECT id, path FROM (\n{query['sql'].rstrip().rstrip(';')}\n) LIMIT {MAX_TRACKS + 1}"
         rows = (await library(datasette).execute(sql, query["params"], truncate=False)).rows
-    told = {row["id"]: row["path"] for row in rows if isinstance(row["id"], int)}
-    tracks = await tracks_of(datasette, [*told][:MAX_TRACKS])
-    # A query may call anything id and path; only what agrees with a file is one.
+    paths = {row["id"]: row["path"] for row in rows if isinstance(row["id"], int)}
+    tracks = await tracks_of(datasette, [*paths][:MAX_TRACKS])
+    # A query may name any columns id and path; a row counts only when both are those of one file.
     return answer(
-        [track for track in tracks if told[track["id"]] in (track["path_text"], os.fsencode(track["path"]))],
+        [track for track in tracks if paths[track["id"]] in (track["path_text"], os.fsencode(track["path"]))],
         data.get("query_name") or "query",
-        more=len(told) > MAX_TRACKS,
+        more=len(paths) > MAX_TRACKS,
     )
 
 

@@ -1,6 +1,6 @@
-"""Going through tracks one after the other: those that are undecided, or whose tag and model disagree.
+"""The review page: asks about one track after the other that is undecided, or whose tag and model disagree.
 
-Owns which tracks are asked about and in what order. What a person says goes through `/-/correct` (indexer.web.track).
+Owns which tracks are asked about and in what order. Corrections go to `/-/correct` (indexer.web.track).
 """
 
 import json
@@ -14,10 +14,8 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
 
-PAGE_TRACKS = 20  # told at once
-LOOKED_AT = (
-    20_000  # recordings in one question: where nothing is to be reviewed, one about all would run into the time limit
-)
+PAGE_TRACKS = 20  # in one answer
+LOOKED_AT = 20_000  # recordings searched by one query; where little is to be reviewed, a search of all takes too long
 KINDS = {"undecided": UNDECIDED, "disagreements": DISAGREEMENT}
 
 
@@ -41,7 +39,7 @@ async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, A
 
 
 async def _among(datasette: Any, what: str, after: int, until: int, count: int) -> list[dict[str, Any]]:
-    # The plus keeps SQLite from the index by genre: by recording it need not look at more than it tells.
+    # The plus keeps SQLite from the index by genre: in the order of recordings it reads no more rows than it returns.
     tables = FROM_PREDICTIONS.replace("p.head_id = h.id", "+p.head_id = h.id").replace(
         " WHERE", " JOIN recordings r ON r.id = p.recording_id WHERE"
     )

@@ -1,6 +1,6 @@
-"""Datasette on the library: the database read-only, our metadata, safe settings.
+"""Runs Datasette on the library: the database read-only, our metadata, safe settings.
 
-Owns the settings and who may ask SQL. The pages themselves are Datasette's and the plugin's (indexer.web).
+Owns Datasette's settings, and who may run SQL. The pages themselves are Datasette's and the plugin's (indexer.web).
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def make_datasette(settings: Settings) -> Any:
     from indexer.web.guard import is_loopback
 
     class Library(Datasette):  # type: ignore[misc]  # datasette ships no types
-        """A Datasette that carries the settings; its metadata cannot: they are published, the password is secret."""
+        """A Datasette that carries the settings; its metadata is published, so it must not hold the password."""
 
         indexer_settings = settings
 
@@ -82,14 +82,14 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     announce(url)
     if open_browser:
         webbrowser.open(url)
-    # An upload in work is given up when the server is to end: nothing of it is kept anyway.
+    # An upload that is being classified when the server ends is dropped: nothing of it would be stored.
     uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning", timeout_graceful_shutdown=2)).run(
         sockets=[listener]
     )
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; uvicorn's own would end the process on a taken port instead of saying so."""
+    """A listening socket. Raises ConfigError, where uvicorn would end the process without a reason."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

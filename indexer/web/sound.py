@@ -1,4 +1,4 @@
-"""The sound of a track for a player in the browser: by its number, in ranges, and only from inside the music folders.
+"""Sends the sound of a track to a player in the browser: by its id, in ranges, and only from music folders.
 
 Owns the opening of a music file for the web (read-only, no symbolic link on the way, a regular file) and HTTP ranges.
 Nothing else of the web opens one.
@@ -71,9 +71,7 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
 async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
     while start < end:
         piece = await asyncio.to_thread(os.pread, handle, min(PIECE_BYTES, end - start), start)
-        if (
-            not piece
-        ):  # cut short meanwhile: the connection ends before the promised length, which a player takes for an error
+        if not piece:  # the file became shorter: the answer ends before its stated length, which a player reports
             return
         start += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -105,7 +103,7 @@ def open_inside(root: bytes, path: bytes) -> int:
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The half-open range of bytes that a Range header (RFC 9110, 14.1) asks of ``size`` bytes; None: it lies outside.
 
-    No header, and one that asks for several ranges or is no sense, mean the whole file.
+    Without a header, or with one that asks for several ranges or cannot be parsed, it is the whole file.
     """
     match = _RANGE.match(header.strip()) if header else None
     if match is None or not any(match.groups()):

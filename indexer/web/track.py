@@ -40,8 +40,8 @@ LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
 WHERE f.id = :id"""
 
 
-async def told(datasette: Any, file_id: int) -> dict[str, Any] | None:
-    """Everything a page tells of a track; None where there is none."""
+async def details(datasette: Any, file_id: int) -> dict[str, Any] | None:
+    """Everything that a track's page shows; None when there is no such track."""
     found = await rows(datasette, _TRACK, {"id": file_id})
     if not found:
         return None
@@ -106,7 +106,7 @@ async def track_page(request: Any, datasette: Any) -> Any:
     """`/<library>/tracks/<id>`, and the same as JSON."""
     if request.url_vars["database"] not in (library(datasette).name, library(datasette).route):
         raise NotFound("there is no such library here")
-    track = await told(datasette, int(request.url_vars["id"]))
+    track = await details(datasette, int(request.url_vars["id"]))
     if track is None:
         raise NotFound("there is no track with this number")
     if request.url_vars["format"]:
@@ -138,11 +138,11 @@ def link(datasette: Any, row: Any, value: Any) -> Any:
 
 
 def address(datasette: Any, file_id: int) -> str:
-    """Where a track's page is."""
+    """The address of a track's page."""
     return str(datasette.urls.path(f"{datasette.urls.database(library(datasette).name)}/tracks/{file_id}"))
 
 
-# ---- what a person says
+# ---- corrections and undo
 
 
 async def correct(request: Any, datasette: Any) -> Any:
@@ -215,7 +215,7 @@ def _done(request: Any, datasette: Any, file_id: int, result: dict[str, Any], *,
 
 
 async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
-    """`indexer tags undo` in a process of its own: this one never writes into a file. {undone} or {error}."""
+    """Run `indexer tags undo` as a process, because the server never writes into a file: {undone} or {error}."""
     environ = {
         **os.environ,
         "INDEXER_DB": os.fspath(settings.db),

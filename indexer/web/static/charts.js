@@ -1,4 +1,4 @@
-// The two charts of a recording: confidence in every genre, and the genres along the track. Whatever comes from data is set as text.
+// The two charts of a recording: confidence in every genre, and the genres along the track. All data is inserted as text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 8; // --ix-g0 to --ix-g7 in indexer.css
@@ -8,14 +8,14 @@ export function colour(index) {
   return `var(--ix-g${index % COLOURS})`;
 }
 
-/** Seconds as a person reads them: 4:05 or 1:02:09. */
+/** Seconds as text: 4:05 or 1:02:09. */
 export function clock(seconds) {
   const s = Math.max(0, Math.round(seconds));
   const parts = s >= 3600 ? [Math.floor(s / 3600), Math.floor(s / 60) % 60, s % 60] : [Math.floor(s / 60), s % 60];
   return parts.map((part, n) => (n ? String(part).padStart(2, "0") : part)).join(":");
 }
 
-/** An element with attributes and children; texts become text nodes, whatever they hold. */
+/** An element with attributes and children; strings become text nodes. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -64,7 +64,7 @@ function winner(scores, labels) {
   return labels.reduce((best, label) => (scores[label] > scores[best] ? label : best), labels[0]);
 }
 
-/** In words: which genre from when to when. */
+/** The timeline in words: which genre from when to when. */
 function summary(segments, labels, endOf) {
   const parts = [];
   for (const [n, { start_s, scores }] of segments.entries()) {
@@ -144,7 +144,7 @@ export function timeline(segments, { labels, duration_s, onSeek }) {
   return figure;
 }
 
-/** Which colour means which genre. */
+/** A legend: the colour of each genre. */
 export function legend(labels) {
   const list = element("ul", { class: "ix-legend" });
   for (const [n, label] of labels.entries()) {

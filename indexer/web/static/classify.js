@@ -1,4 +1,4 @@
-// Files are uploaded one after the other; each gets a panel with its progress, then its charts.
+// Uploads files one after the other; each gets a panel with its progress, then its charts.
 import { bars, clock, element, timeline } from "./charts.js";
 
 const form = document.getElementById("drop");
@@ -13,7 +13,7 @@ let working = false;
 
 function panel(file) {
   const progress = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${file.name}` });
-  // The state is read aloud when it changes, the numbers are not; it stays, so that the outcome is read too.
+  // Screen readers announce the state when it changes, but not the numbers. The element stays, so that they announce the outcome too.
   const state = element("p", { role: "status" }, "waiting");
   const number = element("span", { class: "ix-soft" });
   const cancel = element("button", { type: "button", "aria-label": `Cancel ${file.name}` }, "Cancel");
@@ -22,7 +22,7 @@ function panel(file) {
   return { file, progress, state, number, cancel, body, settled: false };
 }
 
-/** What goes on, and how far: a share from 0 to 1, or null where nobody knows. */
+/** Show what is being done, and its progress: a share from 0 to 1, or null when it is not known. */
 function tell(job, doing, share, number) {
   if (job.state.textContent !== doing) job.state.textContent = doing;
   if (share === null) job.progress.removeAttribute("value");
@@ -84,7 +84,7 @@ function upload(job) {
       if (request.status === 200) news();
       else {
         let reason = `the server answered ${request.status}`;
-        try { reason = JSON.parse(request.responseText).error; } catch { /* not ours */ }
+        try { reason = JSON.parse(request.responseText).error; } catch { /* the answer is not from our server */ }
         fail(job, reason);
       }
       resolve(null);

@@ -1,4 +1,4 @@
-// The library as a scatter: painted pixel by pixel, so that 100,000 points move at the speed of the screen.
+// Draws the library as a scatter plot, pixel by pixel, so that 100,000 points move at the screen's frame rate.
 import { colour, element } from "./charts.js";
 
 const at = (id) => document.getElementById(id);
@@ -8,21 +8,21 @@ const tip = at("tip");
 const player = at("player");
 const NO_GENRE = 127;
 const UNDECIDED = 128;
-const SIDE = 65_535; // of the map's own square
-const CELLS = 256; // a side, of the grid that finds the point under the pointer
-const MAX_IN_TABLE = 900; // ids that fit an address
+const SIDE = 65_535; // of the square of the map's coordinates
+const CELLS = 256; // on each side of the grid that finds the point under the pointer
+const MAX_IN_TABLE = 900; // ids that fit into an address
 const MAX_IN_PLAYLIST = 10_000; // as indexer/web/playlist.py has it
 
 let labels = [];
 let ids, xs, ys, genres; // of all points
 let cells; // point numbers by cell, and where each cell begins
-let view = { x: 0, y: 0, side: SIDE }; // what is shown: the upper left corner and the width, in the map's own square
+let view = { x: 0, y: 0, side: SIDE }; // the part that is shown: its upper left corner and its width, in map coordinates
 const hidden = new Set(); // labels that are not shown
 let paints = []; // [red, green, blue] by label, then of no genre
 let image; // the canvas's pixels, kept from frame to frame
-let ring = []; // the lasso, in the map's own square: it stays around its points when the map moves
+let ring = []; // the lasso, in map coordinates: it stays around its points when the map moves
 let chosen = [];
-let wanted = false; // whether a frame is asked for
+let wanted = false; // whether a frame is requested
 
 function unpack(buffer) {
   const bytes = new Uint8Array(buffer);
@@ -68,7 +68,7 @@ function resize() {
   draw();
 }
 
-/** Pixels a unit of the map's square; the map is shown whole in the smaller dimension. */
+/** Pixels for each unit of map coordinates; the smaller dimension shows the whole map. */
 const scale = () => Math.min(canvas.width, canvas.height) / view.side;
 const toMap = (x, y) => [view.x + x / scale(), view.y + y / scale()];
 
@@ -78,7 +78,7 @@ function draw() {
   requestAnimationFrame(() => { wanted = false; paint(); });
 }
 
-/** The pixel's word for every value of a point's genre; 0 where it is not shown. */
+/** The 32-bit pixel for every value of a point's genre; 0 for a genre that is not shown. */
 function paletteNow() {
   const palette = new Uint32Array(256);
   for (const [label, [r, g, b]] of paints.entries()) {
@@ -98,7 +98,7 @@ function paint() {
   const pixels = new Uint32Array(image.data.buffer);
   pixels.fill(0);
   const s = scale();
-  // Larger where there is room: with few points, and the nearer one looks.
+  // Points are larger when there are few, and when the map is zoomed in.
   const room = Math.sqrt((width * height) / Math.max(1, ids.length)) * Math.sqrt(SIDE / view.side);
   const size = Math.max(2, Math.min(9 * (window.devicePixelRatio || 1), Math.round(room / 2)));
   const palette = paletteNow();
@@ -220,7 +220,7 @@ function clear() {
 }
 
 const lassoOn = () => at("lasso").getAttribute("aria-pressed") === "true";
-const pointers = new Map(); // those that are down: id -> last place
+const pointers = new Map(); // pointers that are down: id -> last place
 let moved = 0;
 
 function place(event) {

@@ -1,4 +1,4 @@
-// The home page: bars of the genres, and what is going on, asked again every few seconds while something is.
+// The home page: the bars of the genres, and the state of the scan, requested again every few seconds.
 import { colour, element } from "./charts.js";
 
 const genres = document.getElementById("genres");
@@ -54,7 +54,7 @@ async function refresh() {
   try {
     const answer = await fetch(place.dataset.from);
     if (answer.ok) busy = show(await answer.json());
-  } catch { /* the server went away; asked again */ }
+  } catch { /* the server is gone; the next request may reach it again */ }
   setTimeout(refresh, document.hidden ? 30_000 : busy ? 2000 : 10_000);
 }
 show(JSON.parse(place.dataset.now));

@@ -9,7 +9,7 @@ const token = document.querySelector("meta[name=csrf-token]").content;
 
 let waiting = []; // tracks to ask about
 let current = null;
-let after = 0; // the last recording that was asked for
+let after = 0; // the last recording that the server sent
 let ended = false;
 let queue = Promise.resolve();
 const past = []; // {track, genre or null for skipped}
@@ -36,7 +36,7 @@ function show(track) {
   const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
   at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), `the model says ${track.genre} (${Math.round(100 * track.confidence)} %)`, tag, track.reason].filter(Boolean).join(" · ");
   at("chart").replaceChildren(bars(track.scores, { threshold: track.threshold, labels }));
-  const play = !player.paused || past.length > 0; // once a person has begun, the next one plays by itself
+  const play = !player.paused || past.length > 0; // after the first answer, the next track plays by itself
   player.src = page.dataset.sound + track.id;
   if (play) player.play().catch(() => {});
 }
@@ -55,12 +55,12 @@ async function post(id, genre) {
   if (!answer.ok || found.error) throw new Error(found.error ?? `the server answered ${answer.status}`);
 }
 
-/** Do one thing after the other, and say what went wrong. */
+/** Queue work behind earlier work, and show its error. */
 function doing(work) {
   queue = queue.then(work).catch((error) => { at("state").textContent = `That did not work: ${error.message}`; });
 }
 
-/** An answer is for the track that was shown when it was given; a second press while the first is on its way is none for the next. */
+/** Answer for the track that is shown now. A second press while the first is being sent does not count for the next track. */
 function answer(genre) {
   const track = current;
   doing(async () => {

@@ -1,4 +1,4 @@
-// The track page comes alive: charts instead of the table of numbers, a player that the timeline moves, similar tracks with a play button each.
+// The track page: charts in place of the table of numbers, a timeline that moves the player, and similar tracks with a play button each.
 import { bars, clock, element, timeline } from "./charts.js";
 
 const chart = JSON.parse(document.getElementById("chart").textContent);
@@ -24,7 +24,7 @@ if (chart.timeline.length) {
 
 const similar = document.getElementById("similar");
 const other = new Audio(); // one at a time, beside the page's own player
-let playing = null; // its button
+let playing = null; // the button of the similar track that plays
 
 function toggle(button, id) {
   if (playing === button) {
