@@ -21,9 +21,7 @@ from indexer.config import Settings
     show_default=True,
     help="Decides the split and the order; the same seed gives the same head.",
 )
-@click.option(
-    "--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most."
-)
+@click.option("--epochs", type=int, default=100, show_default=True, help="Passes over all recordings, at most.")
 @click.option(
     "--target-precision",
     type=float,
@@ -71,9 +69,7 @@ def train(
     "--cnn", is_flag=True, help="Also train a convolutional network on spectrograms of the same tracks (decodes them)."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the folds and the training.")
-@click.option(
-    "--epochs", type=int, default=100, show_default=True, help="How often all recordings are gone through, at most."
-)
+@click.option("--epochs", type=int, default=100, show_default=True, help="Passes over all recordings, at most.")
 @click.option(
     "--target-precision",
     type=float,
@@ -89,7 +85,7 @@ def train(
 def evaluate(
     settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
 ) -> None:
-    """Measure how well heads know your own genres, on recordings by artists not learned from; a page with plots."""
+    """Measure how well heads know your own genres, on recordings by artists new to them. Writes a page of plots."""
     from indexer.learn.evaluate import Request
     from indexer.learn.evaluate import evaluate as judge
     from indexer.learn.report import to_text
@@ -111,7 +107,7 @@ def evaluate(
 @json_option
 @common
 def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count: int, as_json: bool) -> None:
-    """Tracks whose label would teach most, and labels that look wrong, each with its reason."""
+    """List tracks whose label would teach most, and labels that look wrong, each with its reason."""
     from indexer.learn.suggest import suggest as ask
     from indexer.learn.suggest import to_text
 

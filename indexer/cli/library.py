@@ -20,7 +20,7 @@ from indexer.errors import ConfigError
 @json_option
 @common
 def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
-    """The tracks of the library nearest to FILE by embedding."""
+    """List the tracks of the library nearest to FILE by embedding."""
     from indexer.library.vectors.similar import similar as ask
     from indexer.library.vectors.similar import to_m3u, to_text
 
@@ -87,7 +87,7 @@ def prune(
 @json_option
 @common
 def status(settings: Settings, as_json: bool) -> None:
-    """What the library holds, and what the daemon is doing."""
+    """Show what the library holds, and what the daemon is doing."""
     from indexer.library.summary import status as look
     from indexer.watch.status import read_status
 
@@ -107,7 +107,7 @@ def status(settings: Settings, as_json: bool) -> None:
 def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild: bool, as_json: bool) -> None:
     """Show which genre each program sees in files, and what a write would refuse; without PATHS: check the library.
 
-    Of a folder: counts, then the files with something to say. Everything is read and decoded once; nothing is written.
+    For a folder: counts, then the files that have a finding. Everything is read and decoded once; nothing is written.
     """
     from indexer.cli.progress import Progress
     from indexer.upkeep.doctor import diagnose, exit_code, to_text
@@ -135,9 +135,9 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 @json_option
 @common
 def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
-    """Measure how fast this machine decodes and embeds FILES (or tracks of the library), and what holds it up.
+    """Measure how fast this machine decodes and embeds FILES (or tracks of the library), and which step is slower.
 
-    Also tells how long the whole library takes.
+    Also estimates how long the whole library takes.
     """
     from indexer.upkeep.bench import bench as measure
     from indexer.upkeep.bench import to_text

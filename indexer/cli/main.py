@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print.
 
-No SQL, no mutagen, and torch only in the commands that embed: `indexer --help` and `indexer status` start in a blink.
+No SQL, no mutagen, and torch only in the commands that embed, so that `indexer --help` and `indexer status` start fast.
 """
 
 import sys
@@ -26,7 +26,7 @@ class _Group(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("indexer: interrupted", err=True)
             ctx.exit(130)
-        except BrokenPipeError:  # the reader of our output went away
+        except BrokenPipeError:  # the program that reads our output has ended
             sys.stderr.close()
             ctx.exit(1)
 

@@ -13,14 +13,14 @@ from indexer.config import Settings
 
 @click.group()
 def models() -> None:
-    """Encoders and heads: what there is, download, add, choose."""
+    """List, download, add and choose encoders and heads."""
 
 
 @models.command("list")
 @json_option
 @common
 def models_list(settings: Settings, as_json: bool) -> None:
-    """Built-in, installed and published models."""
+    """List built-in, installed and published models."""
     from indexer.models.choice import overview
 
     found = overview(settings.models)
@@ -68,7 +68,7 @@ def models_add(settings: Settings, source: Path, name: str | None) -> None:
 @json_option
 @common
 def models_info(settings: Settings, name: str, as_json: bool) -> None:
-    """Geometry, front end, identity and head of a model (a name or a path)."""
+    """Show geometry, front end, identity and head of a model (a name or a path)."""
     from indexer.models.choice import describe
 
     found = describe(settings, name)
@@ -79,7 +79,7 @@ def models_info(settings: Settings, name: str, as_json: bool) -> None:
 @click.argument("name")
 @common
 def models_use(settings: Settings, name: str) -> None:
-    """Make a model (and with --head its head) the library's: a name or a checkpoint's path."""
+    """Put a model in use for the library (and with --head its head): a name or a checkpoint's path."""
     from indexer.models.choice import use
 
     click.echo(use(settings, name))

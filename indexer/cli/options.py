@@ -1,4 +1,4 @@
-"""The options that commands share, and how they become settings."""
+"""The options that commands share, and their conversion to settings."""
 
 import functools
 import inspect
@@ -26,7 +26,7 @@ COMMON = [
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "int8"]), help="Arithmetic of the encoder."),
     click.option("--units", metavar="N|all", help="Units of a recording that are embedded, evenly spread over it."),
-    click.option("-v", "--verbose", is_flag=True, help="One line a file."),
+    click.option("-v", "--verbose", is_flag=True, help="Print one line for each file."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no notes, only the result."),
 ]
 CLUSTER = [
@@ -46,19 +46,12 @@ CLUSTER = [
         metavar="NAME=N",
         help="What a worker must offer to embed, such as GPU=1; the others only read.",
     ),
-    click.option("--tls-ca", type=PATH, help="Certificate of the authority that signed everybody's (tls://)."),
+    click.option("--tls-ca", type=PATH, help="Certificate of the authority that signed all certificates (tls://)."),
     click.option("--tls-cert", type=PATH, help="This machine's certificate."),
-    click.option("--tls-key", type=PATH, help="Its key."),
+    click.option("--tls-key", type=PATH, help="The key of this machine's certificate."),
 ]
-FLAGS = (
-    "jobs",
-    "host",
-    "port",
-    "cluster",
-    "tls_ca",
-    "tls_cert",
-    "tls_key",
-)  # settings that some commands have a flag for
+# Settings that some commands have a flag for.
+FLAGS = ("jobs", "host", "port", "cluster", "tls_ca", "tls_cert", "tls_key")
 
 
 def clustered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +100,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
         if wants_reload:
             arguments["reload"] = functools.partial(load_settings, config, flags)
         settings = load_settings(config, flags)
-        with plain_errors(settings.db):  # whatever reads the library may find it damaged
+        with plain_errors(settings.db):  # any read of the library may find it damaged
             return function(settings=settings, **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(COMMON), with_settings)

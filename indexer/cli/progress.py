@@ -1,4 +1,4 @@
-"""How long work looks on a terminal: one line that is rewritten, and lines that stay for problems.
+"""Shows the progress of long work on a terminal: one line that is rewritten, and lines that stay for problems.
 
 Everything goes to stderr; the moving line appears on a terminal only. Paths are printed with control characters
 escaped.
@@ -26,15 +26,15 @@ class Progress:
         self._done = 0
         self._started = time.monotonic()
         self._drawn = 0.0
-        self.tail: Callable[[], str] = lambda: ""  # what else the moving line says
+        self.tail: Callable[[], str] = lambda: ""  # the end of the moving line
 
     def begin(self, total: int) -> None:
-        """So many files are to be worked on."""
+        """Set the number of files to work on, and start the clock."""
         self._total = total
         self._started = time.monotonic()
 
     def advance(self, path: str, outcome: str) -> None:
-        """One file is through."""
+        """Count a finished file, and show it."""
         self._done += 1
         if self._verbosity > 0:
             self.line(f"{self._done}/{self._total} {_shown(path)}: {outcome}")
@@ -42,7 +42,7 @@ class Progress:
             self._draw()
 
     def problem(self, path: str, reason: str) -> None:
-        """One file was not handled, or not wholly."""
+        """Print why a file was not handled, or only in part."""
         if self._verbosity >= 0:
             self.line(f"{_shown(path)}: {reason}")
 

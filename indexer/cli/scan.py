@@ -98,7 +98,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
     if settings.cluster is not None:
         from indexer.cluster.executor import refuse_wrong_settings
 
-        refuse_wrong_settings(settings, paths)  # now, and not with every scan
+        refuse_wrong_settings(settings, paths)  # once at the start, not with every scan
     sys.exit(Daemon(settings, paths, speaker(verbosity), reload).run())
 
 
@@ -107,7 +107,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
 @json_option
 @common
 def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
-    """Genre and confidence of FILES; nothing is stored and no tag is touched."""
+    """Show genre and confidence of FILES; nothing is stored and no tag is touched."""
     from indexer.listen.classify import classify as look
 
     results = []
@@ -153,7 +153,7 @@ def relabel(settings: Settings, as_json: bool) -> None:
 @json_option
 @common
 def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
-    """Say that FILES are of GENRE: into the library and the files' own tags; the next `train` learns from it."""
+    """Store that FILES are of GENRE, and write it into their tags; the next `train` learns from it."""
     from indexer.upkeep.correct import correct as say
 
     found = say(settings, files, genre, new=new)

@@ -1,4 +1,4 @@
-"""Commands about what was written into files: history, undo, apply."""
+"""Commands about the genres that we write into files: history, undo, apply."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from indexer.config import Settings
 
 @click.group()
 def tags() -> None:
-    """What was written into files, and taking it back."""
+    """Show, undo and apply the genres that are written into files."""
 
 
 @tags.command("history")
@@ -22,7 +22,7 @@ def tags() -> None:
 @json_option
 @common
 def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
-    """Every write to FILE, oldest first."""
+    """List every write to FILE, the oldest first."""
     from indexer.library.summary import history
 
     rows = history(settings.db, file)
