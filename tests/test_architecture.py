@@ -109,6 +109,9 @@ def users_of(library: str) -> set[str]:
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {"indexer.files.containers", "indexer.files.tags.fields"}  # reading fields
     assert users_of("av") == {"indexer.files.audio.decode"}
+    assert users_of("soundfile") - {"indexer.upkeep.bench", "indexer.upkeep.demo"} == {  # these two only write
+        "indexer.files.audio.libsndfile"
+    }
     assert users_of("distributed") == {"indexer.cluster.settings", "indexer.cluster.worker"}
     assert users_of("openvino") == {"indexer.encoders.m2d.openvino"}  # it silences the library's telemetry first
     assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra

@@ -1,9 +1,9 @@
 """Decodes a sound file to mono float32 at one sample rate, in blocks of bounded memory, and reads its header.
 
 FFmpeg (through PyAV) decodes one packet at a time, the channels are averaged here because FFmpeg's own downmix is 1.414
-times too loud, and soxr HQ resamples the stream. FFmpeg reads the file through a Python file object and never sees a
-path, a protocol or a second file. Never writes, starts threads or logs. Runs in a reader process. Every failure is a
-ReadError or an UnsupportedError.
+times too loud, and soxr HQ resamples the stream. Where FFmpeg refuses a file, libsndfile is asked; it goes on at the
+same sample. Both read the file through a Python file object and never see a path, a protocol or a second file. Never
+writes, starts threads or logs. Runs in a reader process. Every failure is a ReadError or an UnsupportedError.
 """
 
 import errno
@@ -20,6 +20,7 @@ import numpy as np
 import soxr
 
 from indexer.errors import FileError, ReadError, UnsupportedError
+from indexer.files.audio import libsndfile
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
@@ -65,12 +66,18 @@ def probe(path: AnyPath) -> AudioInfo:
     :raises ReadError: the file cannot be read, is damaged, or is not a sound file.
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
     """
-    with _errors_named(path), _opened(path) as (file, container):
-        stream = _sound_stream(path, file, container)
-        context = stream.codec_context
-        return AudioInfo(
-            context.codec.canonical_name, context.sample_rate, context.channels, claimed_s(file, container, stream)
-        )
+    try:
+        with _errors_named(path), _opened(path) as file, _container(path, file) as container:
+            stream = _sound_stream(path, file, container)
+            context = stream.codec_context
+            if not context.channels:  # its decoder does not open
+                raise ReadError(path, "no audio: nothing in it can be decoded")
+            name = context.codec.canonical_name
+            return AudioInfo(name, context.sample_rate, context.channels, _claimed_s(file, container, stream))
+    except FileError as refusal:
+        with _asked_too(path, refusal) as (file, sound):
+            name, stated_s = libsndfile.codec(sound), libsndfile.stated_s(file, sound)
+            return AudioInfo(name, sound.samplerate, sound.channels, stated_s)
 
 
 def metadata(path: AnyPath) -> dict[str, str]:
@@ -81,7 +88,7 @@ def metadata(path: AnyPath) -> dict[str, str]:
     :raises ReadError: as ``probe`` does.
     :raises UnsupportedError: as ``probe`` does.
     """
-    with _errors_named(path), _opened(path) as (file, container):
+    with _errors_named(path), _opened(path) as file, _container(path, file) as container:
         stream = _sound_stream(path, file, container)
         return {**stream.metadata, **container.metadata}
 
@@ -119,7 +126,7 @@ def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """Yield the mixed samples at ``sample_rate_hz``; a change of rate within the file starts a new resampler."""
     resampler: Any = None
     rate_hz = 0
-    for mono, now_hz in _mixed(path):
+    for mono, now_hz in _heard(path):
         if now_hz != rate_hz:
             if resampler is not None:
                 yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
@@ -131,20 +138,56 @@ def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
+def _heard(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the mixed samples with their rate in Hz: FFmpeg's, and libsndfile's from where FFmpeg refuses to go on.
+
+    Raises at the end what is to be said of the whole: that too much of it is damaged, or that it ends early.
+    """
+    tally, frames = _Tally(), 0
+    try:
+        with _errors_named(path):
+            for mono, rate_hz in _mixed(path, tally):
+                yield mono, rate_hz
+                frames += len(mono)
+    except FileError as refusal:
+        tally = _Tally()
+        with _asked_too(path, refusal) as (file, sound):
+            for mono in libsndfile.samples(sound, frames):
+                yield _finite(mono), _checked_rate(path, sound.samplerate)
+                frames += len(mono)
+                tally.decoded_s = frames / sound.samplerate
+            _check_disk(path, file)
+            tally.stated_s = libsndfile.stated_s(file, sound)
+            tally.cut_page = sound.format == "OGG" and last_page_is_cut(file)
+        if not tally.decoded_s:
+            raise
+    _judge(path, tally)
+
+
+@contextmanager
+def _asked_too(path: AnyPath, refusal: FileError) -> "Iterator[tuple[_SoundFile, Any]]":
+    """Open with libsndfile a file that FFmpeg refused. Raises the refusal; where libsndfile refuses too, both."""
+    try:
+        with _errors_named(path), _opened(path) as file, libsndfile.opened(file) as sound:
+            yield file, sound
+    except libsndfile.NotItsFormatError:
+        raise refusal from None
+    except libsndfile.RefusedError as error:
+        raise type(refusal)(path, f"{refusal.reason} (FFmpeg); {error} (libsndfile)") from error
+
+
+def _mixed(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
     """Yield the average of all channels at the file's own rate, as (frames (n,), rate in Hz), n at most one second.
 
     The array is reused: the next frames overwrite it.
     """
     buffer = np.empty(_MIX_FRAMES, np.float32)
     filled = rate_hz = 0
-    for frame in _frames(path):
+    for frame in _frames(path, tally):
         if frame.sample_rate != rate_hz:
             if filled:
                 yield _finite(buffer[:filled]), rate_hz
-            filled, rate_hz = 0, frame.sample_rate
-            if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
-                raise ReadError(path, f"damaged: a sample rate of {rate_hz} Hz")
+            filled, rate_hz = 0, _checked_rate(path, frame.sample_rate)
             limit = min(_MIX_FRAMES, rate_hz)
         channels, offset, scale = _channels(frame)
         start = 0
@@ -163,6 +206,12 @@ def _mixed(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
                 filled = 0
     if filled:
         yield _finite(buffer[:filled]), rate_hz
+
+
+def _checked_rate(path: AnyPath, rate_hz: int) -> int:
+    if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
+        raise ReadError(path, f"damaged: a sample rate of {rate_hz} Hz")
+    return rate_hz
 
 
 def _channels(frame: Any) -> tuple[list[np.ndarray], float, float]:
@@ -188,30 +237,39 @@ def _finite(samples: np.ndarray) -> np.ndarray:
     return samples
 
 
+def _claimed_s(file: "_SoundFile", container: Any, stream: Any) -> float | None:
+    header_s = float(stream.duration * stream.time_base) if stream.duration else None
+    return claimed_s(file, set(container.format.name.split(",")), header_s)
+
+
 @dataclass(slots=True)
 class _Tally:
-    """Counts of the packets decoded so far."""
+    """What is known of a file so far: what it states, and what was decoded."""
 
     packets: int = 0
     bad: int = 0
     last_bad: bool = False  # the last packet
     decoded_s: float = 0.0
-    broken: bool = False  # the demuxer failed before the end of the file
+    stated_s: float | None = None
+    cut_page: bool = False  # its last Ogg page is incomplete
+    cut_frame: bool = False  # its last frame is incomplete, in a format that states no length
 
 
-def _frames(path: AnyPath) -> Iterator[Any]:
-    """Yield FFmpeg's frames; skips a few bad packets, refuses a file that ends early or is mostly junk."""
-    with _opened(path) as (file, container):
+def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
+    """Yield FFmpeg's frames; skips bad packets. Raises FileError where FFmpeg does not go on."""
+    with _opened(path) as file, _container(path, file) as container:
         stream = _sound_stream(path, file, container)
-        stated_s = claimed_s(file, container, stream)
-        if container.format.name == "ogg" and last_page_is_cut(file):
-            raise ReadError(path, "truncated: its last Ogg page is incomplete")
+        tally.stated_s = _claimed_s(file, container, stream)
+        tally.cut_page = container.format.name == "ogg" and last_page_is_cut(file)
         context = stream.codec_context
         context.thread_count, context.thread_type = 1, "NONE"  # threads would use an unknown amount of memory
-        tally = _Tally()
+        broken = False
         try:
             for packet in container.demux(stream):
-                for frame in _decoded(packet, tally):
+                frames = _decoded(packet, tally)
+                if tally.last_bad and context.codec.canonical_name == "vorbis":
+                    _check_share(path, tally)  # at once, for libvorbis may play the rest
+                for frame in frames:
                     tally.decoded_s += frame.samples / max(1, frame.sample_rate)
                     yield frame
         except av.error.PatchWelcomeError as error:
@@ -222,9 +280,14 @@ def _frames(path: AnyPath) -> Iterator[Any]:
         except av.FFmpegError as error:
             if isinstance(error, MemoryError) or not tally.decoded_s:
                 raise
-            tally.broken = True
+            broken = True
         _check_disk(path, file)
-        _check_tally(path, tally, stated_s, states_length=container.format.name != "aac")
+        if not tally.decoded_s:
+            raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
+        # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack): a file with its full length is accepted.
+        if broken and tally.stated_s is None:
+            raise ReadError(path, f"damaged: nothing can be read after {_clock(tally.decoded_s)}")
+        tally.cut_frame = tally.last_bad and container.format.name == "aac"
 
 
 def _decoded(packet: Any, tally: _Tally) -> list[Any]:
@@ -242,20 +305,22 @@ def _decoded(packet: Any, tally: _Tally) -> list[Any]:
     return frames
 
 
-def _check_tally(path: AnyPath, tally: _Tally, claimed_s: float | None, *, states_length: bool) -> None:
-    """Raise ReadError for a file that decoded to nothing, ended early, or lost too many packets."""
-    if not tally.decoded_s:
-        raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
+def _judge(path: AnyPath, tally: _Tally) -> None:
+    """Raise ReadError for a file that lost too many packets or ended early."""
+    _check_share(path, tally)
+    stated_s, end = tally.stated_s, _clock(tally.decoded_s)
+    if tally.cut_page:
+        raise ReadError(path, "truncated: its last Ogg page is incomplete")
+    if stated_s is not None and stated_s - tally.decoded_s > max(min(1.0, stated_s / 4), 0.01 * stated_s):
+        raise ReadError(path, f"truncated: ends at {end} of {_clock(stated_s)}")
+    if tally.cut_frame:
+        raise ReadError(path, f"truncated: the last frame, at {end}, is incomplete")
+
+
+def _check_share(path: AnyPath, tally: _Tally) -> None:
+    """Raise ReadError where too many of the packets so far could not be decoded."""
     if tally.bad > _MAX_BAD_FEW and tally.bad > _MAX_BAD_SHARE * tally.packets:
         raise ReadError(path, f"damaged: {tally.bad} of {tally.packets} packets cannot be decoded")
-    end = _clock(tally.decoded_s)
-    if claimed_s is not None and claimed_s - tally.decoded_s > max(min(1.0, claimed_s / 4), 0.01 * claimed_s):
-        raise ReadError(path, f"truncated: ends at {end} of {_clock(claimed_s)}")
-    # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack), so a file with its full length is accepted.
-    if tally.broken and claimed_s is None:
-        raise ReadError(path, f"damaged: nothing can be read after {end}")
-    if tally.last_bad and not states_length:
-        raise ReadError(path, f"truncated: the last frame, at {end}, is incomplete")
 
 
 def _clock(seconds: float) -> str:
@@ -337,8 +402,8 @@ def leading_id3_bytes(fd: int) -> int:
 
 
 @contextmanager
-def _opened(path: AnyPath) -> Iterator[tuple[_SoundFile, Any]]:
-    """Open the file and its FFmpeg container so that FFmpeg can reach no other file and no network."""
+def _opened(path: AnyPath) -> Iterator[_SoundFile]:
+    """Open the file so that a decoder can reach no other file and no network."""
     # O_NONBLOCK: does not wait for the other end of a named pipe.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -347,8 +412,7 @@ def _opened(path: AnyPath) -> Iterator[tuple[_SoundFile, Any]]:
         file = _SoundFile(fd)
         if not file.size:
             raise ReadError(path, "no audio: the file is empty")
-        with _container(path, file) as container:
-            yield file, container
+        yield file
     finally:
         os.close(fd)
 

@@ -4,7 +4,8 @@ A file that decodes to less was cut short. Only a header's count is used, never 
 """
 
 import struct
-from typing import Any, Protocol
+from collections.abc import Set
+from typing import Protocol
 
 # Formats whose stated length FFmpeg reports, checked with halved files; for the others it is read here.
 HEADER_STATES_LENGTH = {"aiff", "ape", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "tak", "tta", "wv"}
@@ -28,12 +29,14 @@ class Source(Protocol):
         ...
 
 
-def claimed_s(file: Source, container: Any, stream: Any) -> float | None:
-    """The length in seconds that the file states, or None; estimates from bit rate and file size do not count."""
-    names = set(container.format.name.split(","))
+def claimed_s(file: Source, names: Set[str], header_s: float | None) -> float | None:
+    """The length in seconds that the file states, or None; estimates from bit rate and file size do not count.
+
+    ``names``: FFmpeg's names of its format. ``header_s``: what the decoder says of its length, also an estimate.
+    """
     claimed: float | None = None
     if names & HEADER_STATES_LENGTH:
-        claimed = float(stream.duration * stream.time_base) if stream.duration else None
+        claimed = header_s
     elif "mp3" in names:
         claimed = _mp3_claimed_s(file)
     elif "wav" in names:
@@ -41,7 +44,7 @@ def claimed_s(file: Source, container: Any, stream: Any) -> float | None:
     elif "asf" in names:
         claimed = _asf_claimed_s(file)
     elif "ogg" in names:
-        claimed = _ogg_claimed_s(file, stream)
+        claimed = header_s if _is_one_stream(file) else None
     return claimed if claimed is not None and claimed > 0 else None
 
 
@@ -105,11 +108,9 @@ def _asf_claimed_s(file: Source) -> float | None:
     return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
 
 
-def _ogg_claimed_s(file: Source, stream: Any) -> float | None:
-    """The length by the position in the last page; None for joined files, where it counts from the last one's start."""
-    tail = _ogg_last_page(file)
-    joined = tail[14:18] != file.at(14, 4)
-    return float(stream.duration * stream.time_base) if stream.duration and not joined else None
+def _is_one_stream(file: Source) -> bool:
+    """Whether an Ogg file ends with the stream it begins with: in joined files the last position counts anew."""
+    return _ogg_last_page(file)[14:18] == file.at(14, 4)
 
 
 def last_page_is_cut(file: Source) -> bool:
