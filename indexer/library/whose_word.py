@@ -1,18 +1,18 @@
 """Whose word counts for a genre: what a person said, then the user's own tag, then what the head decided.
 
 The rule as SQL over rows of ``files f``, ``tags t`` and ``predictions p`` (of the head in use), for the view, the
-pages, the counts, the exports and every other question. Whether the head decided stands in ``p.decided``;
-heads/decide.py said so. What a scan may write into a tag follows the same order; see scan/policy.py.
+pages, the counts, the exports and every other query. ``p.decided`` holds whether the head decided, as heads/decide.py
+computed it. What a scan may write into a tag follows the same order; see scan/policy.py.
 """
 
 import json
 
 from indexer.files.tags.correction import CORRECTION
 
-# What a person said last about the recording.
+# A person's newest correction of the recording.
 SAID = "(SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1)"
 NOBODY_SAID = "NOT EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
-# Whether the genre in the tag is the one that a head had us write.
+# Whether we wrote the genre in the tag, for a head.
 _OURS = (
     "json_extract(t.indexer_genre, '$.genre') IS t.genre"
     f" AND json_extract(t.indexer_genre, '$.model') IS NOT '{CORRECTION}'"

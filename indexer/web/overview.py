@@ -1,7 +1,7 @@
-"""The home page: what the library holds, what is going on, what came lately, where tags and model disagree.
+"""The home page: the genres of the library, the state of the scan, new tracks, and tags that the model disagrees with.
 
-Owns what is counted for it. Two answers: figures that change with the library, and the state of a scan, which a page
-asks for every few seconds.
+Owns what is counted for it. Gives two answers: figures that change with the library, and the state of a scan, which
+the page requests every few seconds.
 """
 
 import json
@@ -17,7 +17,8 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
-_KEPT = "_indexer_genre_counts"  # on Datasette's own object: (until when they are kept, the rows)
+# Attribute of the Datasette object: (time.monotonic until which the rows are kept, the rows of GENRE_COUNTS).
+_KEPT = "_indexer_genre_counts"
 KEPT_TIMES = 20  # counts that took a second are shown for 20 s: at most a twentieth of the time goes into them
 SHOWN_OTHERS = 10  # genres that people gave and the head does not know, the most frequent
 LATEST = 12  # tracks listed as added lately
@@ -70,7 +71,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
 
 
 async def _genre_counts(datasette: Any) -> list[dict[str, Any]]:
-    """The rows of GENRE_COUNTS, kept for a while where they took long: they take a look at every file."""
+    """The rows of GENRE_COUNTS; kept for a while when the query took long, because it reads every file's row."""
     kept: tuple[float, list[dict[str, Any]]] | None = getattr(datasette, _KEPT, None)
     asked_s = time.monotonic()
     if kept is None or asked_s > kept[0]:
@@ -82,7 +83,7 @@ async def _genre_counts(datasette: Any) -> list[dict[str, Any]]:
 
 
 async def going_on(datasette: Any) -> dict[str, Any]:
-    """The newest run with its counts so far, the rate, and what the daemon says of itself: {run, watch}."""
+    """{run, watch}: the newest run with its counts so far, and the state that the daemon reports."""
     settings = settings_of(datasette)
     found = await rows(
         datasette, "SELECT id, command, state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1"
@@ -110,7 +111,7 @@ async def overview_json(datasette: Any) -> Any:
 
 
 async def now_json(datasette: Any) -> Any:
-    """What is going on, for the page's own refreshing."""
+    """The state of the scan, with which the page refreshes itself."""
     return Response.json(await going_on(datasette), default=str)
 
 

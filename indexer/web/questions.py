@@ -1,4 +1,4 @@
-"""SQL that pages share, and the function that our SQL has beyond SQLite's own. Asks nothing itself."""
+"""SQL that pages share, and the SQL function that we add to SQLite's own. Runs no query itself."""
 
 from collections.abc import Mapping
 from typing import Any
