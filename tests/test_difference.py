@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import ConfigError
+from indexer.files.mounts import LastingInodes
 from indexer.files.walk import folders_to_scan, walk
 from indexer.scan.difference import Before, Difference, compare, why_offline
 
@@ -66,6 +67,9 @@ def test_the_walk_is_in_bytewise_order_of_the_whole_path(tmp_path_factory, parts
     assert len(paths) == len({"/".join(p) for p in parts})
 
 
+LATE_NS = 13_569_465_600 * 10**9  # the first of January 2400
+
+
 class Found:
     """What a walk sees of one file."""
 
@@ -85,15 +89,38 @@ def row(path, file_id, state="ready", dev=1, ino=1, size=1, mtime_ns=1):
         ({}, {"mtime_ns": 2}, "changed"),
         ({}, {"ino": 2}, "changed"),  # replaced by another file of the same size and time
         ({}, {"dev": 2}, "unchanged"),  # the drive was mounted again
-        ({}, {"dev": 2, "ino": 2}, "unchanged"),  # with new inode numbers, as FAT and network drives do
+        ({}, {"dev": 2, "ino": 2}, "renumbered"),  # with new inode numbers, as FAT and network drives do
         ({"state": "missing"}, {}, "back"),
         ({"state": "missing"}, {"size": 2}, "changed"),
         ({"state": "unreadable"}, {}, "unchanged"),  # not tried again until it changes
         ({"state": "deferred"}, {}, "changed"),  # tried again
+        ({"mtime_ns": LATE_NS - 2**64}, {"mtime_ns": LATE_NS}, "unchanged"),  # beyond SQLite's 64 bits
+        ({"mtime_ns": LATE_NS - 2**64}, {"mtime_ns": LATE_NS + 1}, "changed"),
+        ({"dev": -1, "ino": -1}, {"dev": 2**64 - 1, "ino": 2**64 - 1}, "unchanged"),
+        ({"ino": -1}, {"ino": 2**64 - 2}, "changed"),
     ],
 )
 def test_what_counts_as_changed(known, walked, kind):
-    assert [k for k, _, _ in compare(iter([row(b"/m/a", 7, **known)]), iter([(b"/m/a", Found(**walked))]))] == [kind]
+    assert kinds(known, walked) == [kind]
+
+
+def kinds(known, walked):
+    return [k for k, _, _ in compare(iter([row(b"/m/a", 7, **known)]), iter([(b"/m/a", Found(**walked))]))]
+
+
+@pytest.mark.parametrize(
+    ("known", "walked", "kind"),
+    [
+        ({}, {}, "unchanged"),
+        ({}, {"ino": 2}, "renumbered"),
+        ({"state": "missing"}, {"ino": 2}, "back"),
+        ({}, {"ino": 2, "size": 2}, "changed"),
+        ({}, {"ino": 2, "mtime_ns": 2}, "changed"),
+    ],
+)
+def test_where_inode_numbers_change_with_every_mount_they_make_no_file_changed(monkeypatch, known, walked, kind):
+    monkeypatch.setattr(LastingInodes, "at", lambda _self, _path: False)
+    assert kinds(known, walked) == [kind]
 
 
 def test_merging_rows_and_walk_finds_every_difference():

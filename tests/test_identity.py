@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError
-from indexer.files.audio.identity import Fingerprint, Stat, fingerprint, sniff
+from indexer.files.audio.identity import Fingerprint, Stat, fingerprint, signed64, sniff
 from indexer.files.containers import AUDIO_SUFFIXES
 from tests.helpers.synth import CONTAINERS, write_audio
 
@@ -757,3 +757,11 @@ def test_real_odd_files_raise_only_our_errors_within_a_second():
             known += isinstance(found, Fingerprint)
             assert time.perf_counter() - began < 1, path
     assert known > 350
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_every_number_of_a_stat_fits_sqlite(number):
+    fitted = signed64(number)
+    assert -(2**63) <= fitted < 2**63
+    assert (fitted - number) % 2**64 == 0
+    assert fitted == number or not -(2**63) <= number < 2**63

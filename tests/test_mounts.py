@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.files import mounts
-from indexer.files.mounts import mount_of, mounts_below, parse_mountinfo, watch_mode
+from indexer.files.mounts import LastingInodes, mount_of, mounts_below, parse_mountinfo, watch_mode
 
 # id parent major:minor root point options [optional fields] - type source super-options
 MOUNTINFO = rb"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
@@ -87,6 +87,27 @@ def test_silent_file_systems_are_scanned_only_and_the_reason_names_them(path, wo
 ])  # fmt: skip
 def test_local_drives_bind_mounts_and_overlays_are_watched(path):
     assert watch_mode(path, MOUNTS) == ("events + scan", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "lasting"),
+    [
+        (b"/etc/x", True),
+        (b"/home/x", True),
+        (b"/mnt/nas/a/x", True),
+        (b"/media/ana/stick# 1/x", False),
+        (b"/media/ana/USB DRIVE\t\\\nx/x", False),
+        (b"/usb/x", False),
+        (b"/mnt/share/x", False),
+        (b"/pool/x", False),
+        (b"/merged/x", False),
+    ],
+)
+def test_where_inode_numbers_last(tmp_path, monkeypatch, path, lasting):
+    table = tmp_path / "mountinfo"
+    table.write_bytes(MOUNTINFO)
+    monkeypatch.setattr(mounts, "MOUNTINFO", table)
+    assert LastingInodes().at(path) is lasting
 
 
 def test_a_link_is_judged_by_where_it_leads(tmp_path):

@@ -20,6 +20,7 @@ from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
 from indexer.files.audio.decode import decode
 from indexer.files.children.worker import Worker
+from indexer.files.mounts import LastingInodes
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import audioset_head
 from indexer.library.lock import library_lock
@@ -207,6 +208,59 @@ def test_one_broken_file_never_stops_the_rest(cli, music_folder):
     assert cli.json("scan", music_folder)["failed"] == 0  # unchanged, so not tried again
     shutil.copy(music_folder / "flac.flac", music_folder / "half.flac")  # the copy was finished
     assert cli.json("scan", music_folder)["unreadable"] == 2
+
+
+def test_a_time_far_in_the_future_stops_nothing(quick_cli, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    late = write_audio(folder / "late", "wav", 2.0, seed=1)
+    write_audio(folder / "plain", "wav", 2.0, seed=2)
+    os.utime(late, ns=(13_569_465_600 * 10**9,) * 2)  # the year 2400; a file system may cut it
+    assert quick_cli.json("scan", folder)["tags_written"] == 2
+    assert quick_cli.json("scan", folder)["files"] == 2
+    assert quick_cli.json("status")["files"] == {"ready": 2}
+
+
+def test_an_error_that_nobody_foresaw_costs_one_file_and_nothing_of_its_neighbours(quick_cli, tmp_path, monkeypatch):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for n in range(4):
+        write_audio(folder / str(n), "wav", 2.0, seed=n)
+    put_tags = Store.put_tags
+
+    def failing(store, file_id, values):
+        put_tags(store, file_id, values)
+        if store.file(file_id).path.endswith(b"/1.wav"):
+            raise OverflowError("a number\nis too large")
+
+    monkeypatch.setattr(Store, "put_tags", failing)
+    result = quick_cli("scan", folder, "--json", code=1)
+    found = json.loads(result.stdout)
+    reason = r"cannot be handled (OverflowError: a number\nis too large); please report this"
+    assert (found["embedded"], found["failed"], found["failures"][0]["reason"]) == (3, 1, reason)
+    assert rows(quick_cli, "SELECT path, state, reason FROM tracks WHERE state <> 'ready'") == [
+        {"path": str(folder / "1.wav"), "state": "deferred", "reason": reason}
+    ]
+    monkeypatch.undo()
+    assert quick_cli.json("scan", folder)["embedded"] == 1
+    assert quick_cli.json("status")["files"] == {"ready": 4}
+
+
+def test_a_stick_that_numbers_its_files_anew_is_not_read_again(quick_cli, tmp_path, monkeypatch):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for n in range(2):
+        write_audio(folder / str(n), "wav", 2.0, seed=n)
+    quick_cli.json("scan", folder, "--no-tags")
+    inodes = rows(quick_cli, "SELECT path, ino FROM files ORDER BY path")
+    with contextlib.closing(sqlite3.connect(quick_cli.db)) as conn, conn:
+        conn.execute("UPDATE files SET ino = ino + 100000")
+        conn.execute("DELETE FROM embeddings")
+    monkeypatch.setattr(LastingInodes, "at", lambda _self, _path: False)
+    assert quick_cli.json("scan", folder, "--dry-run")["unchanged"] == 2
+    found = quick_cli.json("scan", folder, "--no-tags")
+    assert (found["embedded"], found["failed"]) == (2, 0)  # what the library still needs is heard from the same rows
+    assert rows(quick_cli, "SELECT path, ino FROM files ORDER BY path") == inodes
 
 
 def test_tags_that_cannot_be_read_cost_the_genre_in_the_file_and_nothing_else(quick_cli, tmp_path):

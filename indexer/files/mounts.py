@@ -99,6 +99,27 @@ def why_silent(fs_type: str) -> str | None:
     return None
 
 
+# The driver makes the inode numbers up: FAT and exFAT (``fuseblk`` is exFAT or NTFS) have none on the disk, a share or
+# a FUSE program need not tell its own.
+_FLEETING_INODES = _HOST_FOLDER | frozenset({
+    "vfat", "msdos", "exfat", "fuseblk", "overlay", "fuse", "cifs", "smb3", "smbfs", "9p", "ncpfs",
+})  # fmt: skip
+
+
+class LastingInodes:
+    """Whether a file keeps its inode number when its drive is mounted again. Reads the mounts when first asked."""
+
+    def __init__(self) -> None:
+        self._mounts: list[Mount] | None = None
+
+    def at(self, path: bytes) -> bool:
+        """Of an absolute path without symbolic links; an unknown file system keeps them."""
+        if self._mounts is None:
+            self._mounts = read_mounts() or []
+        mount = mount_of(path, self._mounts)
+        return mount is None or not (mount.fs_type in _FLEETING_INODES or mount.fs_type.startswith("fuse."))
+
+
 def watch_mode(path: bytes, mounts: Iterable[Mount] | None = None) -> tuple[Mode, str | None]:
     """How changes below a folder are noticed: ("events + scan", None), or ("scan only", the reason).
 

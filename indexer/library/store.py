@@ -231,6 +231,10 @@ class Store:
             with plain_errors(self.path):
                 raise
 
+    def _many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with plain_errors(self.path):
+            self.connection.executemany(sql, rows)
+
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._run(sql, parameters).fetchone()
         return row
@@ -291,11 +295,11 @@ class Store:
 
     def spool_changed(self, rows: Iterable[tuple[bytes, int | None]]) -> None:
         """Add (path, root id) to the list of new and changed files."""
-        self.db.conn.executemany("INSERT OR IGNORE INTO changed (path, root_id) VALUES (?, ?)", rows)
+        self._many("INSERT OR IGNORE INTO changed (path, root_id) VALUES (?, ?)", rows)
 
     def spool_vanished(self, rows: Iterable[tuple[int]]) -> None:
         """Add (file id,) to the list of files that the walk did not find."""
-        self.db.conn.executemany("INSERT OR IGNORE INTO vanished (id) VALUES (?)", rows)
+        self._many("INSERT OR IGNORE INTO vanished (id) VALUES (?)", rows)
 
     def changed_count(self) -> int:
         """How many files were spooled as new or changed."""
@@ -327,7 +331,7 @@ class Store:
 
     def mark_missing(self, file_ids: Sequence[int]) -> None:
         """Mark these files missing; nothing is deleted."""
-        self.db.conn.executemany(
+        self._many(
             _missing(_GONE) + "id = ?",
             [(i,) for i in file_ids],
         )
@@ -335,7 +339,7 @@ class Store:
     def mark_present(self, file_ids: Sequence[int]) -> None:
         """Mark missing files as ready: they were read before and are back unchanged."""
         kept = f"CASE WHEN reason NOT IN ('{_NOT_FOUND}', '{_NO_FOLDER}', '{_GONE}') THEN reason END"
-        self.db.conn.executemany(
+        self._many(
             f"UPDATE files SET state = 'ready', reason = {kept}, last_seen = ? WHERE id = ?",
             [(now(), i) for i in file_ids],
         )
@@ -343,7 +347,7 @@ class Store:
     def forget_files(self, file_ids: Sequence[int]) -> None:
         """Remove these rows, and recordings that no file holds any more with all that belongs to them."""
         with self.transaction():
-            self.db.conn.executemany("DELETE FROM files WHERE id = ?", [(i,) for i in file_ids])
+            self._many("DELETE FROM files WHERE id = ?", [(i,) for i in file_ids])
             self._run(
                 "DELETE FROM recordings WHERE id NOT IN (SELECT recording_id FROM files WHERE recording_id IS NOT NULL)"
             )
@@ -491,11 +495,15 @@ class Store:
             return
         with self.transaction():
             self._run("DELETE FROM genre_labels")
-            self.db.conn.executemany("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
+            self._many("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
 
     def settle_tags(self, file_id: int, tag_policy: str) -> None:
         """Mark the genre tag of a file as up to date under this policy."""
         self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
+
+    def set_node(self, file_id: int, stat: Stat) -> None:
+        """Store the device and inode number that an unchanged file has now."""
+        self._run("UPDATE files SET dev = ?, ino = ? WHERE id = ?", (stat.dev, stat.ino, file_id))
 
     def set_file_stat(self, file_id: int, stat: Stat) -> None:
         """Store the device, inode, size and time of a file that indexer rewrote."""
@@ -650,7 +658,7 @@ class Store:
                 second_genre,
             ),
         )
-        self.db.conn.executemany(
+        self._many(
             "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
             [(recording_id, head_id, label, p) for label, p in scores.items()],
         )

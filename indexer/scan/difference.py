@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from indexer.files.audio.identity import same_node
+from indexer.files.audio.identity import Stat, same_node, signed64
+from indexer.files.mounts import LastingInodes
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
 from indexer.files.walk import Walked, walk
@@ -19,6 +20,7 @@ from indexer.library.store import FileRow, Store, known_files
 from indexer.wording import printable
 
 _SPOOL_ROWS = 2000
+KnownStat = tuple[int, bytes, int, int, int, int, str]  # id, path, dev, ino, size, mtime_ns, state of a row
 
 
 @dataclass(slots=True)
@@ -36,13 +38,13 @@ class Difference:
         return self.counts.total() - self.counts["vanished"]
 
 
-def compare(
-    rows: Iterator[tuple[int, bytes, int, int, int, int, str]], walked: Iterator[Walked]
-) -> Iterator[tuple[str, bytes, int]]:
+def compare(rows: Iterator[KnownStat], walked: Iterator[Walked]) -> Iterator[tuple[str, bytes, int]]:
     """Merge rows (id, path, dev, ino, size, mtime_ns, state) with a walk, both in path order.
 
-    Yields (kind, path, file id or 0): new, changed, unchanged, back (was missing, same content), vanished, unlisted.
+    Yields (kind, path, file id or 0): new, changed, unchanged, renumbered (unchanged under another inode number), back
+    (was missing, same content), vanished, unlisted.
     """
+    lasting = LastingInodes()
     row = next(rows, None)
     for path, found in walked:
         floor = path if found else path + b"/"
@@ -54,7 +56,7 @@ def compare(
             while row and row[1].startswith(floor):  # whether these files are there is not known
                 row = next(rows, None)
         elif row and row[1] == path:
-            yield _kind(row, found), path, row[0]
+            yield _kind(row, found, lasting), path, row[0]
             row = next(rows, None)
         else:
             yield "new", path, 0
@@ -63,12 +65,19 @@ def compare(
         row = next(rows, None)
 
 
-def _kind(row: tuple[int, bytes, int, int, int, int, str], found: os.stat_result) -> str:
-    _, _, dev, ino, size, mtime_ns, state = row
-    same_state = size == found.st_size and mtime_ns == found.st_mtime_ns
-    if state == "deferred" or not same_state or not same_node(dev, ino, found.st_dev, found.st_ino):
+def _kind(row: KnownStat, found: os.stat_result, lasting: LastingInodes) -> str:
+    _, path, dev, ino, size, mtime_ns, state = row
+    if state == "deferred" or size != found.st_size:
         return "changed"
-    return "back" if state == "missing" else "unchanged"
+    now_ino = ino
+    if (dev, ino, mtime_ns) != (found.st_dev, found.st_ino, found.st_mtime_ns):  # of nearly every file they are equal
+        now = Stat.from_result(found)
+        now_ino = now.ino
+        if mtime_ns != now.mtime_ns or not (same_node(dev, ino, now.dev, now.ino) or not lasting.at(path)):
+            return "changed"
+    if state == "missing":
+        return "back"
+    return "unchanged" if ino == now_ino else "renumbered"
 
 
 def file_changed(row: FileRow | None, path: bytes) -> bool:
@@ -77,7 +86,7 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
         return True
     stat = row.stat
     known = (row.id, path, stat.dev, stat.ino, stat.size, stat.mtime_ns, row.state)
-    return _kind(known, os.stat(path)) == "changed"  # noqa: PTH116 - bytes
+    return _kind(known, os.stat(path), LastingInodes()) == "changed"  # noqa: PTH116 - bytes
 
 
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
@@ -87,7 +96,8 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
     """
     changed: dict[bytes, os.stat_result] = {}
     gone: list[int] = []
-    back: list[int] = []
+    back: list[tuple[int, bytes]] = []
+    renumbered: list[tuple[int, bytes]] = []
     if os.path.isdir(path):  # noqa: PTH112 - bytes
         for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore)):
             if kind in ("new", "changed"):
@@ -96,7 +106,9 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
             elif kind == "vanished":
                 gone.append(file_id)
             elif kind == "back":
-                back.append(file_id)
+                back.append((file_id, found))
+            elif kind == "renumbered":
+                renumbered.append((file_id, found))
     elif os.path.isfile(path):  # noqa: PTH113 - bytes
         return [path] if file_changed(store.file_at(path), path) else []
     else:
@@ -104,9 +116,17 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
         gone = [row[0] for row in known_files(store.connection, path)] + ([row.id] if row else [])
     with store.transaction():
         store.mark_missing(gone)
-        store.mark_present(back)
+        _mark_back(store, back, renumbered)
     busy = being_written(changed)
     return sorted(changed.keys() - busy, key=lambda path: changed[path].st_mtime_ns, reverse=True)
+
+
+def _mark_back(store: Store, back: Sequence[tuple[int, bytes]], renumbered: Sequence[tuple[int, bytes]]) -> None:
+    """Mark (file id, path) that were missing as ready, and store the inode numbers that all of them have now."""
+    store.mark_present([file_id for file_id, _ in back])
+    for file_id, path in (*back, *renumbered):
+        with contextlib.suppress(OSError):
+            store.set_node(file_id, Stat.of(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +160,11 @@ def spool_difference(
         *store.count_known(folder), *((root["dev"], root["state"] == "offline") if root and is_root else ())
     )
     with contextlib.suppress(OSError):
-        difference.dev = os.stat(folder).st_dev  # noqa: PTH116 - bytes
+        difference.dev = signed64(os.stat(folder).st_dev)  # noqa: PTH116 - bytes
     changed: list[tuple[bytes, int | None]] = []
     vanished: list[tuple[int]] = []
-    back: list[int] = []
+    back: list[tuple[int, bytes]] = []
+    renumbered: list[tuple[int, bytes]] = []
     leftovers: list[bytes] = []
 
     def flush() -> None:
@@ -151,8 +172,8 @@ def spool_difference(
         with store.transaction():
             store.spool_changed([(path, root) for path, root in changed if path not in busy])
             store.spool_vanished(vanished)
-            store.mark_present(back)
-        for spool in (changed, vanished, back):
+            _mark_back(store, back, renumbered)
+        for spool in (changed, vanished, back, renumbered):
             spool.clear()
 
     for kind, path, file_id in compare(known_files(store.connection, folder), walk(folder, ignore, leftovers)):
@@ -165,8 +186,10 @@ def spool_difference(
         elif kind == "vanished":
             vanished.append((file_id,))
         elif kind == "back":
-            back.append(file_id)
-        if len(changed) + len(vanished) + len(back) >= _SPOOL_ROWS:
+            back.append((file_id, path))
+        elif kind == "renumbered":
+            renumbered.append((file_id, path))
+        if len(changed) + len(vanished) + len(back) + len(renumbered) >= _SPOOL_ROWS:
             flush()
     flush()
     for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes

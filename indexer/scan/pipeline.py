@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from indexer.config import Settings
+from indexer.errors import FileError, IndexerError
 from indexer.files.children.pool import Readers
 from indexer.files.tags.write import Prepared, discard
 from indexer.library.store import Lacking, Store
@@ -22,7 +24,7 @@ from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
 from indexer.scan.outcome import Listener
 from indexer.scan.policy import tag_policy_digest
-from indexer.scan.stages import Backlog, Changed, FileFailedError, FileGoneError, Run, Stage, Wait, process
+from indexer.scan.stages import Backlog, Changed, FileFailedError, FileGoneError, Run, Stage, Wait, process, unforeseen
 
 POLL_S = 0.2  # poll the executor for messages, and look for a stop, at least this often
 GROUP = 256  # finished steps that share a transaction, at most
@@ -34,6 +36,7 @@ class _InFlight:
     """A file whose stages have begun and wait for a step."""
 
     name: str
+    item: Changed | Backlog
     stages: Stage[str]
 
 
@@ -161,29 +164,49 @@ class Pipeline:
     def _begin(self, item: Changed | Backlog) -> None:
         path = item.path if isinstance(item, Changed) else self._run.store.file(item.file_id).path
         self._in_flight += 1
-        self._go_on(_InFlight(os.fsdecode(path), process(self._run, item)))
+        self._go_on(_InFlight(os.fsdecode(path), item, process(self._run, item)))
 
-    def _go_on(self, file: _InFlight, done: "Future[Any] | None" = None) -> None:
-        """Run the file's stages until they wait again or end."""
+    def _go_on(self, file: _InFlight, done: "Future[Any] | None" = None, *, shared: bool = False) -> None:
+        """Run the file's stages until they wait again or end. ``shared``: inside a shared transaction."""
         outcome: str | None = None
-        try:
-            wait = file.stages.send(done)  # type: ignore[arg-type]  # None begins a generator
-        except StopIteration as end:
-            outcome = end.value
-        except FileGoneError as e:
-            outcome = "gone" if e.noted else None
-        except FileFailedError as e:
-            self._note_failure(file.name, str(e))
-            outcome = "failed"
-        else:
-            if wait.outside:
-                self._to_start.append((file, wait))
-            else:
-                self._start(file, wait)
-            return
+        match self._advance(file, done, shared=shared):
+            case Wait() as wait:
+                if wait.outside:
+                    self._to_start.append((file, wait))
+                else:
+                    self._start(file, wait)
+                return
+            case StopIteration(value=value):
+                outcome = value
+            case FileGoneError(noted=noted):
+                outcome = "gone" if noted else None
+            case error:
+                self._note_failure(file.name, str(error))
+                outcome = "failed"
         self._in_flight -= 1
         if outcome is not None:
             self._run.listener.advance(file.name, outcome)
+
+    def _advance(
+        self, file: _InFlight, done: "Future[Any] | None", *, shared: bool
+    ) -> Wait | StopIteration | FileGoneError | FileFailedError:
+        """What the file waits for next, or how its stages ended.
+
+        An error that nobody foresaw takes back what this step stored, nothing of its neighbours, and is the file's
+        reason. Raises the errors that concern the whole run: of the library, the model, the cluster.
+        """
+        try:
+            with self._run.store.transaction() if shared else nullcontext():
+                try:
+                    return file.stages.send(done)  # type: ignore[arg-type]  # None begins a generator
+                except (StopIteration, FileGoneError, FileFailedError) as end:
+                    return end
+        except FileError as e:
+            return unforeseen(self._run, file.item, e.reason)
+        except IndexerError:
+            raise
+        except Exception as e:
+            return unforeseen(self._run, file.item, f"cannot be handled ({type(e).__name__}: {e}); please report this")
 
     def _start(self, file: _InFlight, wait: Wait) -> None:
         def note(done: "Future[Any]") -> None:
@@ -225,7 +248,7 @@ class Pipeline:
             self._go_on(finished.file, finished.done)
             return
         with self._run.store.transaction():
-            self._go_on(finished.file, finished.done)
+            self._go_on(finished.file, finished.done, shared=True)
             for _ in range(GROUP - 1):
                 other = self._take(0)
                 if other is None:
@@ -233,7 +256,7 @@ class Pipeline:
                 if other.wait.alone:
                     self._next = other
                     return
-                self._go_on(other.file, other.done)
+                self._go_on(other.file, other.done, shared=True)
 
     def _close(self) -> None:
         self._run.executor.close()

@@ -89,7 +89,7 @@ def held_back(
     if label.corrected_at and written_at and label.corrected_at > written_at:
         return False
     if state == "refused":
-        return stat_before is not None and parse_stat(stat_before) == stat
+        return stat_before is not None and parse_stat(stat_before).same_content(stat)
     return action == "undo" and state == "done"
 
 

@@ -36,7 +36,8 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
     count = 0
     for target in folders_to_scan(paths, settings.roots, known):
         rows = known_files(conn, target) if conn else iter(())
-        for kind, path, _ in compare(rows, walk(target, settings.ignore)):
+        for found, path, _ in compare(rows, walk(target, settings.ignore)):
+            kind = "unchanged" if found == "renumbered" else found
             counts[kind] += 1
             if kind in listed and len(listed[kind]) < MAX_LISTED:
                 listed[kind].append(printable(path))

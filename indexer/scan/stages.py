@@ -30,6 +30,7 @@ from indexer.scan.classify import classify_recording
 from indexer.scan.journal import commit_write, tag_columns
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.policy import Label, edit_for, held_back
+from indexer.wording import escaped
 
 MAX_DEATHS = 2  # a file that killed this many readers, in any runs, is left alone; the first death may be chance
 MAX_DEFERRED = 10_000  # deferred files that the result lists
@@ -231,6 +232,24 @@ def _not_read(
     return FileFailedError(reason)
 
 
+def unforeseen(run: Run, item: Changed | Backlog, reason: str) -> FileFailedError:
+    """Store the reason of an error that no stage handles, and return the error to raise. The next scan tries again."""
+    reason = escaped(reason)
+    if isinstance(item, Changed):
+        with suppress(OSError):
+            row = run.store.file_at(item.path)
+            with run.store.transaction():
+                run.store.put_file(
+                    item.path,
+                    Stat.of(item.path),
+                    root_id=item.root_id,
+                    state="deferred",
+                    reason=reason,
+                    recording_id=row.recording_id if row else None,
+                )
+    return FileFailedError(reason)
+
+
 # ---- embed: the recording's vector under every encoder of the model
 
 
@@ -255,20 +274,18 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
     run.embedding[file.recording_id] = result
     try:
         audio_s = yield from _embed_missing(run, file, missing)
-    except (FileFailedError, FileGoneError):
-        del run.embedding[file.recording_id]
-        result.set_result(False)
-        raise
+        run.embedded.add(file.recording_id)
+        run.counts.embedded += 1
+        run.counts.audio_s += audio_s
+        file.outcome = "embedded"
+        result.set_result(True)
     except _RecordingFailedError as e:
-        del run.embedding[file.recording_id]
         result.set_exception(FileFailedError(str(e)))
         raise FileFailedError(str(e)) from e
-    del run.embedding[file.recording_id]
-    run.embedded.add(file.recording_id)
-    run.counts.embedded += 1
-    run.counts.audio_s += audio_s
-    file.outcome = "embedded"
-    result.set_result(True)
+    finally:
+        del run.embedding[file.recording_id]
+        if not result.done():
+            result.set_result(False)
 
 
 class _RecordingFailedError(Exception):

@@ -344,7 +344,7 @@ class Daemon:
                 stat = ready_stat(conn, path)
         except IndexerError:
             return False
-        return stat == Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return stat == Stat.from_result(found)
 
     def _set(self, **values: Any) -> None:
         if any(self._status[key] != value for key, value in values.items()):

@@ -34,7 +34,11 @@ _NOT_AUDIO = (
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Identifies one state of a file without opening it; a rename does not change it."""
+    """Identifies one state of a file without opening it; a rename does not change it.
+
+    Every number fits SQLite's 64 bits with a sign: file systems give inode numbers above 2^63 (mergerfs, CIFS, Lustre,
+    overlay) and times after the year 2262, which are wrapped around.
+    """
 
     dev: int
     ino: int
@@ -44,13 +48,25 @@ class Stat:
     @classmethod
     def of(cls, path_or_fd: str | bytes | os.PathLike[str] | int) -> "Stat":
         """The Stat of a path (links are followed) or of an open descriptor. Raises OSError."""
-        result = os.stat(path_or_fd)  # noqa: PTH116 - also takes a descriptor
-        return cls(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+        return cls.from_result(os.stat(path_or_fd))  # noqa: PTH116 - also takes a descriptor
+
+    @classmethod
+    def from_result(cls, found: os.stat_result) -> "Stat":
+        """The Stat in what the system told."""
+        return cls(*map(signed64, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)))
 
     def same_state(self, other: "Stat") -> bool:
         """Whether both are the same state of one file, even if its drive was mounted again in between."""
-        same = same_node(self.dev, self.ino, other.dev, other.ino)
-        return same and (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+        return same_node(self.dev, self.ino, other.dev, other.ino) and self.same_content(other)
+
+    def same_content(self, other: "Stat") -> bool:
+        """Whether size and time are the same; the file may have been put in the place of the other."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
+
+def signed64(number: int) -> int:
+    """A number wrapped around into 64 bits with a sign."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def same_node(dev: int, ino: int, other_dev: int, other_ino: int) -> bool:

@@ -282,7 +282,7 @@ def check_replaceable(name: str) -> tuple[Stat, int]:
 def _now(name: str) -> tuple[Stat, int]:
     """Stat and ctime (ns) of the file; links are not followed. Both must stay the same while a copy is made."""
     found = os.lstat(name)
-    return Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns
+    return Stat.from_result(found), found.st_ctime_ns
 
 
 def check_space(name: str, size: int) -> None:
