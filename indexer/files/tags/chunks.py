@@ -14,6 +14,7 @@ from indexer.files.tags.blocks.riff import entry_text, genres_in
 from indexer.files.tags.fields import Fields, attempt, first_of, from_id3
 
 MAX_CHUNKS = 10_000
+_HEAD_BYTES = 1 << 12  # read of a file to pass over tags in front of it
 _SIZE_IN_DS64 = 0xFFFFFFFF
 _INFO_NAMES = {
     b"INAM": "title", b"IART": "artist", b"IPRD": "album", b"ICMT": "comment", b"ICRD": "year", b"IGNR": "genre",
@@ -44,7 +45,7 @@ def read_aiff(file: BinaryIO) -> Fields:
 
 def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
     """The chunks from the first that lie whole in the file; a pad byte to an even length may be missing."""
-    begin, end = after_leading_tags(ByteSource(file, "")), file_size(file)
+    begin, end = after_leading_tags(ByteSource(file, "", window_bytes=_HEAD_BYTES)), file_size(file)
     order = "big" if _bytes(file, begin, 4) == b"FORM" else "little"
     at, data_bytes = begin + 12, 0
     for _ in range(MAX_CHUNKS):

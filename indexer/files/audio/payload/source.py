@@ -32,9 +32,15 @@ class ByteSource:
     """An open file for the walkers: its size, its bytes by position, and errors that name the path."""
 
     def __init__(
-        self, file: BinaryIO, path: str | bytes | os.PathLike[str], heartbeat: Callable[[], None] = lambda: None
+        self,
+        file: BinaryIO,
+        path: str | bytes | os.PathLike[str],
+        heartbeat: Callable[[], None] = lambda: None,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
+        """``window_bytes``: how much is read at once, and the most that ``at`` gives."""
         self.path = path
+        self._window_bytes = window_bytes
         self.size = file.seek(0, os.SEEK_END)
         self._file = file
         self._heartbeat = heartbeat
@@ -69,7 +75,7 @@ class ByteSource:
         """Make the window with these bytes the current one; if neither holds them, read a new one over the older."""
         if not self._recall(position, count):
             self._before = self._start, self._buffer
-            self._start, self._buffer = position, self._read(position, WINDOW_BYTES)
+            self._start, self._buffer = position, self._read(position, self._window_bytes)
 
     def _recall(self, position: int, count: int) -> bool:
         """Whether a window holds these bytes; if so, it becomes the current one."""
