@@ -540,6 +540,48 @@ def test_an_ogg_file_that_goes_on_with_something_else_behind_its_comments_is_ref
         write(path, "opus", GenreEdit(("House",), "house", 0.9, "m"))
 
 
+def goes_and_comes_back(path: Path, container: str, data: bytes) -> None:
+    path.write_bytes(data)
+    write(path, container, GenreEdit(("House",), "house", 0.9, "m"))
+    assert tags.read_tags(path, container).genres == ("House",)
+    write(path, container, None)
+    assert path.read_bytes() == data
+
+
+def test_zeros_behind_the_comments_of_a_flac_are_refused(tmp_path):
+    info, frames = flac_parts()
+    block = flac_block(4, comments([("TITLE", "t")]) + bytes(9), last=True)
+    (tmp_path / "a.flac").write_bytes(b"fLaC" + flac_block(0, info) + block + frames)
+    with pytest.raises(WriteRefusedError, match="the FLAC comment block holds more than comments"):
+        write(tmp_path / "a.flac", "flac", GenreEdit(("House",), "house", 0.9, "m"))
+
+
+def test_free_space_in_an_mp4_that_is_not_empty_stays(tmp_path):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(mp4_audio(True))
+    opened = mutagen.mp4.MP4(path)
+    opened["\xa9gen"] = ["Rock"]
+    opened.save(padding=lambda _: 3000)
+    data = path.read_bytes()
+    at = data.index(b"free", data.index(b"ilst")) + 4
+    assert data[at : at + 2000] == bytes(2000)
+    goes_and_comes_back(path, "mp4", data[:at] + b"what was here" + data[at + 13 :])
+
+
+def test_an_ape_tag_whose_header_contradicts_its_footer_is_refused(tmp_path):
+    path = tmp_path / "a.mp3"
+    tag = ape({"Title": "t", "Genre": "Rock"})
+    path.write_bytes(audio_of("mp3") + tag[:8] + b"\xe8\3\0\0" + tag[12:])
+    with pytest.raises(WriteRefusedError, match="the header and the footer of the APE tag contradict each other"):
+        write(path, "mp3", GenreEdit(("House",), "house", 0.9, "m"))
+
+
+def test_the_header_of_an_ape_tag_keeps_its_own_flags(tmp_path):
+    tag = ape({"Title": "t", "Genre": "Rock"})
+    data = audio_of("mp3") + tag[:20] + (0xA0000001).to_bytes(4, "little") + tag[24:]
+    goes_and_comes_back(tmp_path / "a.mp3", "mp3", data)
+
+
 def test_zeros_behind_an_id3_tag_in_its_chunk_stay(tmp_path):
     tag = id3(3, {"TIT2": "t", "TCON": "Rock"}, 300)
     keep_promises(riff([PCM, chunk(b"data", bytes(100)), chunk(b"id3 ", tag + bytes(501))]), "wav", "House")

@@ -31,6 +31,7 @@ class ApeBlock(Block):
     def __init__(self, file: BinaryIO) -> None:
         self.version, self.flags = 2000, HAS_HEADER
         self.reserved = b"\x00" * 8
+        self.header_end = (HAS_HEADER | IS_HEADER).to_bytes(4, "little") + self.reserved  # flags, reserved bytes
         self.at = _content_end(file)  # where the tag begins
         self.total = 0
         fields: list[Field] = []
@@ -53,8 +54,12 @@ class ApeBlock(Block):
         data = read_exactly(file, start, size - ENDS, "the APE tag")
         if self.flags & HAS_HEADER:
             start -= ENDS
-            if start < 0 or read_exactly(file, start, 8, "the APE header") != b"APETAGEX":
+            header = read_exactly(file, start, ENDS, "the APE header") if start >= 0 else b""
+            if header[:8] != b"APETAGEX":
                 raise TagDamagedError("the APE tag has no header where it says so")
+            if header[8:20] != footer[8:20]:
+                raise TagDamagedError("the header and the footer of the APE tag contradict each other")
+            self.header_end = header[20:]
         fields, at = [], 0
         while at < len(data):
             key_end = data.find(b"\x00", at + 8)
@@ -86,8 +91,7 @@ class ApeBlock(Block):
         numbers = (self.version, len(items) + ENDS, len(self.fields))
         common = b"APETAGEX" + b"".join(number.to_bytes(4, "little") for number in numbers)
         footer = common + self.flags.to_bytes(4, "little") + self.reserved
-        header = common + (self.flags | IS_HEADER).to_bytes(4, "little") + self.reserved
-        data = (header if self.flags & HAS_HEADER else b"") + items + footer
+        data = (common + self.header_end if self.flags & HAS_HEADER else b"") + items + footer
         assert len(data) == room
         splice(file, self.at, self.total, data)
 

@@ -85,9 +85,10 @@ class IlstBlock(Block):
                 raise TagDamagedError("the item list holds bytes that are no atom")
             room = self.ilst.size
             if self.free:
-                room += self.free.size
-                filling = set(read_exactly(file, self.free.body, self.free.size - self.free.header, "free space"))
-                self.fill = bytes(filling) if len(filling) == 1 else b"\x00"  # some writers fill with another byte
+                filling = read_exactly(file, self.free.body, self.free.size - self.free.header, "free space")
+                if len(set(filling)) < 2:  # the undo could not give back another filling
+                    room += self.free.size
+                    self.fill = filling[:1] or b"\x00"  # some writers fill with another byte
         super().__init__(fields, exists=self.ilst is not None, room=room)
 
     def _descend(self, file: BinaryIO) -> None:

@@ -74,13 +74,12 @@ class FlacBlock(_CommentBlock):
         self.blocks, self.end = _flac_blocks(file, self.start)
         first = next((i for i, (kind, _) in enumerate(self.blocks) if kind == COMMENT), None)
         paddings = [i for i, (kind, _) in enumerate(self.blocks) if kind == PADDING]
-        self.vendor, self.tail, room = VENDOR, b"", 0
+        self.vendor, room = VENDOR, 0
         fields: list[Field] = []
         if first is not None:
             data = self.blocks[first][1]
             self.vendor, fields, end = self.parse_comments(data)
-            self.tail = data[end:]
-            if self.tail.strip(b"\x00"):
+            if end != len(data):
                 raise TagDamagedError("the FLAC comment block holds more than comments")
             room += 4 + len(data)
         if any(self.blocks[i][1].strip(b"\x00") for i in paddings):
@@ -95,10 +94,10 @@ class FlacBlock(_CommentBlock):
         super().__init__(fields, exists=first is not None, room=room, rest=rest)
 
     def length(self) -> int:
-        return 4 + len(self.comments(self.vendor) + self.tail) if self.fields or self.exists else 0
+        return 4 + len(self.comments(self.vendor)) if self.fields or self.exists else 0
 
     def save(self, file: BinaryIO, room: int, /) -> None:
-        self._write(file, (COMMENT, self.comments(self.vendor) + self.tail), room - self.length())
+        self._write(file, (COMMENT, self.comments(self.vendor)), room - self.length())
 
     def remove(self, file: BinaryIO, room: int, /) -> None:
         self._write(file, None, room if room >= self.smallest_gap else 0)
