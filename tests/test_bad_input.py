@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from indexer.files.containers import AUDIO_SUFFIXES
+from tests.benchmarks.fuzz_reading import Inventory, take_all
+from tests.benchmarks.fuzz_tags import Fuzzer, fixture_sources, synthesised_sources
 from tests.helpers.contents import rows
 from tests.helpers.synth import CONTAINERS, write_audio
 
@@ -70,6 +72,20 @@ def test_every_odd_file_that_other_projects_collected(cli, tmp_path, fixtures):
     found = rows(cli, "SELECT count(*) AS n FROM files WHERE state = 'ready'")[0]["n"]
     assert found > 300
     assert len(reasons) > 100
+
+
+def test_whatever_the_libraries_raise_ends_as_a_reason(tmp_path, monkeypatch):
+    """A slice of tests/benchmarks/fuzz_reading.py: mutagen, PyAV and soundfile stumble, the file is heard or refused."""
+    (tmp_path / "sources").mkdir()
+    fuzzer = Fuzzer([*fixture_sources(), *synthesised_sources(tmp_path / "sources")], seed=15)
+    inventory = Inventory()
+    inventory.watch_readers(monkeypatch)
+    take_all(inventory, fuzzer, range(300), tmp_path)
+    assert inventory.failures == []
+    assert inventory.cases == 300
+    assert min(inventory.decoded, inventory.unread) > 20
+    assert len({kind for what, kind in inventory.raised if what == "tags"}) >= 5
+    assert len({kind for what, kind in inventory.raised if what == "sound"}) >= 3
 
 
 class Evil:

@@ -275,7 +275,7 @@ def test_tags_that_cannot_be_read_cost_the_genre_in_the_file_and_nothing_else(qu
     result = quick_cli("scan", folder, "--json")
     found = json.loads(result.stdout)
     assert (found["embedded"], found["classified"], found["tags_written"]) == (2, 2, 1)
-    assert (found["tags_refused"], found["tags_unread"], found["failed"]) == (1, 1, 0)
+    assert (found["tags_refused"], found["left_alone"], found["failed"]) == (1, 1, 0)
     assert result.stderr.count("odd.mp3") == 1
     assert f"odd.mp3: {reason}" in result.stderr
     assert odd.read_bytes() == data

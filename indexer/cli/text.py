@@ -22,8 +22,8 @@ def scan_text(r: dict[str, Any]) -> str:
             f" {count(r['tags_written'], 'genre')} written"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
-    if r["tags_unread"]:
-        lines.append(f"the tags of {count(r['tags_unread'], 'file')} cannot be read; no genre is written there")
+    if r["left_alone"]:
+        lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
     rate = (
         f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"

@@ -18,7 +18,7 @@ class Counts:
     undecided: int = 0  # of these, under the threshold
     tags_written: int = 0
     tags_refused: int = 0
-    tags_unread: int = 0  # files that were read, but not their tags
+    left_alone: int = 0  # files that were read, but whose tags or sizes are damaged: no genre is ever written there
     failed: int = 0  # files that could not be read, embedded, classified or written
     audio_s: float = 0.0  # seconds of audio that were embedded
     engine: Engine | None = None  # what embedded them
@@ -70,7 +70,7 @@ class ScanResult:
             "undecided": c.undecided,
             "tags_written": c.tags_written,
             "tags_refused": c.tags_refused,
-            "tags_unread": c.tags_unread,
+            "left_alone": c.left_alone,
             "unreadable": self.unreadable,
             "unsupported": self.unsupported,
             "missing": self.missing,

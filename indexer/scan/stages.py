@@ -150,16 +150,17 @@ def read(run: Run, item: Changed) -> Stage[KnownFile]:
     except FileError as e:
         raise _not_read(run, item.path, None, before, item.root_id, None, e) from e
     file = _store_found(run.store, item, found)
-    if file.tags and (reason := _no_genre(file.tags)):
+    if reason := _no_genre(found):
         file.reported = True
-        run.counts.tags_unread += 1
+        run.counts.left_alone += 1
         run.listener.problem(os.fsdecode(item.path), reason)
     return file
 
 
-def _no_genre(found: Tags) -> str | None:
-    """Why no genre is ever written into a file with these tags, or None."""
-    return f"{found.unread}; no genre is written into it" if found.unread else None
+def _no_genre(found: dict[str, Any]) -> str | None:
+    """Why no genre is ever written into a file that was inspected, or None."""
+    reasons = [reason for reason in (found["damage"], found["tags"]["unread"]) if reason]
+    return f"{'; '.join(reasons)}; no genre is written into it" if reasons else None
 
 
 def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFile:
@@ -185,7 +186,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             stat,
             root_id=item.root_id,
             state="ready",
-            reason=_no_genre(file_tags),
+            reason=_no_genre(found),
             container=found["container"],
             recording_id=recording_id,
             deaths=0 if is_new else store.deaths(item.path, stat),

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from indexer.errors import ReadError, UnsupportedError
 from indexer.files.audio.payload.mpeg import is_free_format
-from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
 # Formats without a walker that FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten,
@@ -124,6 +124,26 @@ def fingerprint(
         container = _sniff(source)
         walk = CONTAINERS[container].walk if container in CONTAINERS else _walk_other
         return Fingerprint(container, _hash(container, source, walk(source)))
+    except OSError as error:
+        raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def fingerprint_of_all(
+    file: BinaryIO, path: str | bytes | os.PathLike[str], *, heartbeat: Callable[[], None] = lambda: None
+) -> Fingerprint:
+    """Container and identity of a file whose container is damaged: of all bytes between the tags at its ends.
+
+    Raises DeferredError for a file that became shorter while it was read, ReadError where it cannot be read.
+    """
+    try:
+        source = ByteSource(file, path, heartbeat)
+        try:
+            container = _sniff(source)
+        except ReadError:  # MPEG sync words, but no frames
+            container = "other"
+        start = min(after_leading_tags(source), source.size)
+        parts: list[Part] = [b"all", Span(start, before_trailing_tags(source, start))]
+        return Fingerprint(container, _hash(container, source, iter(parts)))
     except OSError as error:
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
 

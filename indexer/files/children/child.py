@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 from indexer.errors import DeferredError, FileError, ReadError
 from indexer.files.audio.decode import decode as decode_audio
 from indexer.files.audio.decode import probe
-from indexer.files.audio.identity import Stat, fingerprint, sniff
-from indexer.files.children.all_tags import all_tags
+from indexer.files.audio.identity import Stat, sniff
 from indexer.files.children.examine import examine as examine_file
+from indexer.files.children.lenient import all_tags, identify
 from indexer.files.children.worker import HEADER, pack
 from indexer.files.tags.write import edit_from_json, prepare
 
@@ -47,11 +47,14 @@ class Channel:
 
 
 def inspect(path: str, channel: Channel) -> dict[str, Any]:
-    """Stat, identity, tags and audio properties of one file; DeferredError if the file changed meanwhile."""
+    """Stat, identity, tags and audio properties of one file; DeferredError if the file changed meanwhile.
+
+    ``damage``: what is wrong with a file that can be heard all the same, or None.
+    """
     try:
         with open_file(path) as file:
             before = Stat.of(file.fileno())
-            identity = fingerprint(file, path, heartbeat=channel.beat)
+            identity, damage = identify(file, path, heartbeat=channel.beat)
             found = all_tags(path, identity.container)
             info = probe(path)
             after = Stat.of(path)
@@ -65,6 +68,7 @@ def inspect(path: str, channel: Channel) -> dict[str, Any]:
         "stat": asdict(before),
         "container": identity.container,
         "audio_sha256": identity.audio_sha256,
+        "damage": damage,
         "tags": found.to_json(),
         "audio": asdict(info),
     }

@@ -13,7 +13,7 @@ from typing import Any
 from indexer.errors import FileError, ReadError, WriteRefusedError
 from indexer.files.audio.decode import decode, probe
 from indexer.files.audio.identity import fingerprint, sniff
-from indexer.files.children.all_tags import all_tags
+from indexer.files.children.lenient import all_tags, identify
 from indexer.files.containers import CONTAINERS, Loader
 from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
@@ -70,19 +70,21 @@ def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] 
 def _read(path: str, _container: str, heartbeat: Callable[[], None]) -> None:
     """Read the sound as a scan does, in the same order; raises the error that a scan would report."""
     with Path(path).open("rb") as file:
-        fingerprint(file, path, heartbeat=heartbeat)
+        identify(file, path, heartbeat=heartbeat)
     probe(path)
     for _ in decode(path):
         heartbeat()
 
 
-def _write(path: str, container: str, _heartbeat: Callable[[], None]) -> None:
+def _write(path: str, container: str, heartbeat: Callable[[], None]) -> None:
     """Make the checks that come before a copy is made; raises the error that refuses the write."""
     check_replaceable(path)
     refuse_damaged(path, container)
     if unread := read_tags(path, container).unread:
         raise WriteRefusedError(path, unread)
     other_fields(path, container)
+    with Path(path).open("rb") as file:
+        fingerprint(file, path, heartbeat=heartbeat)
     if container == "mp4":
         _write_mp4(path)
 

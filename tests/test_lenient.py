@@ -1,4 +1,4 @@
-"""Tags of containers that have no reader of ours, and of files over whose tags a reader stumbles."""
+"""What can be heard is identified, and what can be read of its tags is told: damaged files, containers without a reader."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from indexer.files.audio.identity import sniff
-from indexer.files.children.all_tags import all_tags
+from indexer.errors import ReadError
+from indexer.files.audio.identity import fingerprint, sniff
+from indexer.files.children.lenient import all_tags, identify
 from indexer.files.tags.read import Tags, completed
 from tests.helpers.contents import rows
 from tests.helpers.synth import write_audio
@@ -67,3 +68,44 @@ def test_where_a_reader_stumbles_titles_are_told_and_the_reason_stays(tmp_path):
     path.write_bytes(data[:42] + table * 2 + comments + data[42:])
     found = all_tags(str(path), "flac")
     assert found.title == "Name"
+
+
+def identified(path: Path) -> tuple[object, str | None]:
+    with path.open("rb") as file:
+        return identify(file, str(path))
+
+
+def test_a_file_that_its_walker_refuses_but_the_decoder_plays_is_known_by_its_bytes(tmp_path):
+    """Twenty bytes of the sound are missing; a tag in front does not count, a changed sample does."""
+    path = write_audio(tmp_path / "a", "aiff", 2.0)
+    data = path.read_bytes()[:-20]
+    path.write_bytes(data)
+    with path.open("rb") as file, pytest.raises(ReadError, match="truncated"):
+        fingerprint(file, path)
+    known, damage = identified(path)
+    assert (known.container, damage.partition(":")[0]) == ("aiff", "truncated")
+    path.write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + data)
+    assert identified(path)[0] == known
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert identified(path)[0] != known
+
+
+def test_such_a_file_is_embedded_shown_with_its_damage_and_never_written(quick_cli, tmp_path):
+    path = write_audio(tmp_path / "a", "aiff", 2.0)
+    path.write_bytes(before := path.read_bytes()[:-20])
+    found = quick_cli.json("scan", path)
+    assert (found["embedded"], found["classified"], found["left_alone"]) == (1, 1, 1)
+    assert (found["tags_written"], found["tags_refused"], found["failed"]) == (0, 1, 0)
+    reasons = [entry["reason"] for entry in quick_cli.json("status")["left_alone"]]
+    assert len(reasons) == 1
+    assert reasons[0].startswith("truncated: the SSND chunk needs ")
+    assert reasons[0].endswith("; no genre is written into it")
+    assert "(aiff): refused: " in quick_cli("doctor", path, code=1).stdout
+    assert path.read_bytes() == before
+
+
+def test_what_nothing_decodes_keeps_the_reason_of_its_walker(tmp_path):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"<html>" * 500)
+    with pytest.raises(ReadError, match="not audio: it looks like HTML"):
+        identified(path)

@@ -1,0 +1,52 @@
+"""Identifies a sound file and reads its tags as far as anything here can: damage costs what is damaged, no more.
+
+Where the walker of a container refuses a file that the decoder plays to its end, all of its bytes identify it. Where no
+reader knows its tags, or one stumbles over them, FFmpeg tells title, artist and genre. Nothing is ever written into
+such a file.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import BinaryIO
+
+from indexer.errors import FileError, ReadError
+from indexer.files.audio.decode import decode, metadata
+from indexer.files.audio.identity import Fingerprint, fingerprint, fingerprint_of_all
+from indexer.files.containers import CONTAINERS
+from indexer.files.tags.read import Tags, completed, read_tags
+
+
+def identify(
+    file: BinaryIO, path: str, *, heartbeat: Callable[[], None] = lambda: None
+) -> tuple[Fingerprint, str | None]:
+    """Container and audio identity, and what is damaged in a file that can be heard all the same.
+
+    Only files of a known container are tried: FFmpeg takes some noise for a few frames of MP3. ``heartbeat`` is called
+    at least once for every MiB read and every 10 s of sound decoded. Raises as ``fingerprint`` does where the file
+    cannot be decoded either.
+    """
+    try:
+        return fingerprint(file, path, heartbeat=heartbeat), None
+    except ReadError as refusal:
+        found = fingerprint_of_all(file, path, heartbeat=heartbeat)
+        if found.container not in CONTAINERS or not _plays(path, heartbeat):
+            raise
+        return found, refusal.reason
+
+
+def _plays(path: str, heartbeat: Callable[[], None]) -> bool:
+    try:
+        for _ in decode(path):
+            heartbeat()
+    except FileError:
+        return False
+    return True
+
+
+def all_tags(path: str, container: str) -> Tags:
+    """The tags of a file. Raises ReadError where it cannot be opened, or the disk is at fault."""
+    found = read_tags(path, container)
+    if container not in CONTAINERS or found.unread:
+        with suppress(FileError):  # a file that FFmpeg cannot open either
+            return completed(found, metadata(path))
+    return found
