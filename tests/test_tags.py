@@ -27,6 +27,7 @@ from indexer.files.tags.blocks import id3 as id3_block
 from indexer.files.tags.blocks.id3_genres import named
 from indexer.files.tags.read import GenreEdit, Tags
 from tests.helpers.synth import CONTAINERS, write_audio
+from tests.helpers.tag_bytes import ape_tag, frame, id3_tag
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
@@ -36,18 +37,6 @@ WRITABLE = [name for name in CONTAINERS if name != "aac"]
 def container_of(path: Path) -> str:
     with path.open("rb") as file:
         return sniff(file)
-
-
-def frame(name: bytes, content: bytes, *, major: int = 3, flags: bytes = b"\0\0") -> bytes:
-    size = len(content).to_bytes(4, "big") if major == 3 else id3_block.to_synchsafe(len(content))
-    return name + size + flags + content
-
-
-def id3_tag(frames: list[bytes], *, major: int = 3, padding: int = 0, flags: int = 0, extended: bytes = b"") -> bytes:
-    body = extended + b"".join(frames) + bytes(padding)
-    if flags & 0x80 and major == 3:
-        body = id3_block.unsynchronise(body)
-    return b"ID3" + bytes([major, 0, flags]) + id3_block.to_synchsafe(len(body)) + body
 
 
 @pytest.fixture(scope="module")
@@ -331,16 +320,6 @@ def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio:
     assert raw.extended[7:] == id3_block.to_synchsafe(zlib.crc32(b"".join(raw.frames) + raw.padding), 5)
     genre_fields.restore_genre(path, "mp3")
     assert path.read_bytes() == before
-
-
-def ape_tag(items: dict[str, bytes]) -> bytes:
-    kinds = {k: (2 if k.startswith("Cover") else 0).to_bytes(4, "little") for k in items}  # binary or text
-    data = b"".join(len(v).to_bytes(4, "little") + kinds[k] + k.encode() + b"\0" + v for k, v in items.items())
-    ends = [
-        b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, len(data) + 32, len(items), f)) + bytes(8)
-        for f in (0xA0000000, 0x80000000)
-    ]
-    return ends[0] + data + ends[1]
 
 
 def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes) -> None:

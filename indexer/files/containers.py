@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from mutagen import dsf, flac, oggflac, oggopus, oggspeex, oggvorbis
+from mutagen import dsf, oggflac, oggopus, oggspeex, oggvorbis
 
 from indexer.files.audio.payload.asf import HEADER as ASF_HEADER
 from indexer.files.audio.payload.asf import walk_asf
@@ -37,7 +37,27 @@ from indexer.files.tags.blocks.mp4 import IlstBlock, other_atoms
 from indexer.files.tags.blocks.riff import InfoBlock, load_id3_chunk, no_room, other_chunks
 from indexer.files.tags.blocks.vorbis import FlacBlock, OggBlock
 from indexer.files.tags.chunks import read_aiff, read_wav
-from indexer.files.tags.fields import Fields, comments, id3_in, read_ape, read_asf, read_id3, read_mp4
+from indexer.files.tags.fields import (
+    Fields,
+    comments,
+    id3_in,
+    read_ape_file,
+    read_asf,
+    read_flac,
+    read_id3,
+    read_mp4,
+)
+from indexer.files.tags.further import (
+    Reader,
+    id3_in_front,
+    id3v1,
+    more_ape,
+    more_asf,
+    more_chunks,
+    more_comments,
+    more_id3,
+    other_mp4_forms,
+)
 
 Loader = Callable[[BinaryIO], Block]
 ANY_BYTES = "application/octet-stream"
@@ -64,6 +84,7 @@ class Container:
     demuxers: tuple[str, ...]  # FFmpeg's names for the format
     media_type: str = ANY_BYTES  # the Content-Type for browsers
     read_fields: Callable[[BinaryIO], Fields] | None = None  # None: its tags are not read
+    further: tuple[Reader, ...] = ()  # the tags beside those of ``places``: read where these are silent, never written
     places: tuple[Place, ...] = ()  # the first carries INDEXER_* (see genre.py); empty: its tags are not written
     other_parts: Callable[[BinaryIO], dict[str, str]] | None = None  # digests of what a write must keep
     problem: Callable[[BinaryIO], str | None] | None = None  # why a file must not be written; tags have their own
@@ -82,6 +103,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("mp3",),
             media_type="audio/mpeg",
             read_fields=read_id3,
+            further=(more_id3, more_ape),
             places=_FRONT_ID3,
             problem=no_frame_follows,
         ),
@@ -93,6 +115,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("aac",),
             media_type="audio/aac",
             read_fields=read_id3,
+            further=(more_id3, more_ape),
         ),
         Container(
             name="flac",
@@ -101,8 +124,9 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_flac,
             demuxers=("flac",),
             media_type="audio/flac",
-            read_fields=comments(flac.FLAC),
-            places=(Place(FlacBlock),),
+            read_fields=read_flac,
+            further=(more_comments, more_id3, id3v1),
+            places=(Place(FlacBlock), Place(load_front, create=False)),
         ),
         Container(
             name="vorbis",
@@ -151,6 +175,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("mov", "mp4", "m4a"),
             media_type="audio/mp4",
             read_fields=read_mp4,
+            further=(other_mp4_forms,),
             places=(Place(IlstBlock),),
             other_parts=other_atoms,
         ),
@@ -162,6 +187,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("wav",),
             media_type="audio/wav",
             read_fields=read_wav,
+            further=(more_chunks,),
             places=(Place(load_id3_chunk), Place(InfoBlock)),
             other_parts=other_chunks,
             problem=no_room,
@@ -174,6 +200,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("aiff",),
             media_type="audio/aiff",
             read_fields=read_aiff,
+            further=(more_chunks,),
             places=(Place(load_id3_chunk),),
             other_parts=other_chunks,
             problem=no_room,
@@ -186,6 +213,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("asf",),
             media_type="audio/x-ms-wma",
             read_fields=read_asf,
+            further=(more_asf,),
             places=(Place(AsfBlock), Place(AsfLibraryBlock, create=False)),
         ),
         Container(
@@ -195,7 +223,8 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_wavpack,
             demuxers=("wv",),
             media_type="audio/x-wavpack",
-            read_fields=read_ape,
+            read_fields=read_ape_file,
+            further=(id3_in_front, more_id3, more_ape),
             places=(Place(WavPackBlock), Place(Id3v1Block, create=False)),
         ),
         Container(
@@ -204,7 +233,8 @@ CONTAINERS: dict[str, Container] = {
             magic=(b"MPCK", b"MP+"),
             walk=walk_musepack,
             demuxers=("mpc", "mpc8"),
-            read_fields=read_ape,
+            read_fields=read_ape_file,
+            further=(id3_in_front, more_id3, more_ape),
             places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
         ),
         Container(
@@ -213,7 +243,8 @@ CONTAINERS: dict[str, Container] = {
             magic=(b"MAC ",),
             walk=walk_ape,
             demuxers=("ape",),
-            read_fields=read_ape,
+            read_fields=read_ape_file,
+            further=(id3_in_front, more_id3, more_ape),
             places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
         ),
         Container(
@@ -223,6 +254,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_tta,
             demuxers=("tta",),
             read_fields=read_id3,
+            further=(more_id3, more_ape),
             places=_FRONT_ID3,
         ),
         Container(

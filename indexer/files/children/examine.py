@@ -18,8 +18,9 @@ from indexer.files.containers import CONTAINERS, Loader
 from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
 from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
-from indexer.files.tags.blocks.mp4 import IlstBlock, meta_head
-from indexer.files.tags.genre import lesser_tags_alone, other_fields, refuse_damaged
+from indexer.files.tags.blocks.mp4 import IlstBlock
+from indexer.files.tags.further import further_tags
+from indexer.files.tags.genre import lesser_tags_alone, other_fields, refuse_damaged, refuse_other_genre
 from indexer.files.tags.read import clean, read_tags
 from indexer.files.tags.write import check_replaceable
 
@@ -80,6 +81,7 @@ def _write(path: str, container: str, heartbeat: Callable[[], None]) -> None:
     """Make the checks that come before a copy is made; raises the error that refuses the write."""
     check_replaceable(path)
     refuse_damaged(path, container)
+    refuse_other_genre(path, container)
     if unread := read_tags(path, container).unread:
         raise WriteRefusedError(path, unread)
     other_fields(path, container)
@@ -95,8 +97,6 @@ def _write_mp4(path: str) -> None:
         block = IlstBlock(file)
         if block.room - block.length() < FIELDS_BYTES and any(atom.name in FRAGMENTS for atom in block.top):
             raise WriteRefusedError(path, "fragmented MP4 files cannot grow")
-        if block.parents[-1].name == b"meta" and meta_head(file, block.parents[-1]) == 0:
-            raise WriteRefusedError(path, "its tags stand in the QuickTime form, from which a genre does not read back")
 
 
 def places(path: str, container: str) -> list[dict[str, Any]]:
@@ -105,17 +105,18 @@ def places(path: str, container: str) -> list[dict[str, Any]]:
     The container's own places come first, even those that do not exist yet; other tags only where they exist.
     """
     own = [(place.load, place.create) for place in CONTAINERS[container].places] if container in CONTAINERS else []
-    if own and _lesser_tags_alone(path, own):  # a write creates no new tag
+    if own and _lesser_tags_alone(path, container, own):  # a write creates no new tag
         own = [(load, filled and number > 0) for number, (load, filled) in enumerate(own)]
     wanted = [*own, *((load, False) for load in ANYWHERE if load not in [known for known, _ in own])]
     found = [_place(path, load, filled=filled, own=number < len(own)) for number, (load, filled) in enumerate(wanted)]
     return [place for place in found if place]
 
 
-def _lesser_tags_alone(path: str, own: list[tuple[Loader, bool]]) -> bool:
+def _lesser_tags_alone(path: str, container: str, own: list[tuple[Loader, bool]]) -> bool:
     try:
         with Path(os.fsdecode(path)).open("rb") as file:
-            return lesser_tags_alone([load(file) for load, _ in own])
+            further = further_tags(file, CONTAINERS[container].further)
+            return lesser_tags_alone([load(file) for load, _ in own], further)
     except _DAMAGED:
         return False
 

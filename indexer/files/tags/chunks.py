@@ -13,6 +13,7 @@ from indexer.files.tags.blocks.blocks import TagDamagedError, file_size, read_ex
 from indexer.files.tags.blocks.riff import entry_text, genres_in
 from indexer.files.tags.fields import Fields, attempt, first_of, from_id3
 
+ID3_CHUNKS = (b"id3 ", b"ID3 ")
 MAX_CHUNKS = 10_000
 _HEAD_BYTES = 1 << 12  # read of a file to pass over tags in front of it
 _SIZE_IN_DS64 = 0xFFFFFFFF
@@ -23,7 +24,9 @@ _INFO_NAMES = {
 _TEXT_NAMES = {b"NAME": "title", b"AUTH": "artist", b"ANNO": "comment"}  # Audio IFF 1.3, Text Chunks
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
+    """A chunk: its name, where its content starts, and the length of that."""
+
     name: bytes
     start: int  # of its content
     size: int
@@ -31,19 +34,19 @@ class _Chunk(NamedTuple):
 
 def read_wav(file: BinaryIO) -> Fields:
     """WAV, RF64, BW64: the ID3 chunk, its gaps filled from LIST INFO."""
-    chunks = list(_chunks(file))
-    lists = [chunk for chunk in chunks if chunk.name == b"LIST" and _bytes(file, chunk.start, 4) == b"INFO"]
-    return first_of([*_id3_tags(file, chunks), *(attempt(_info, file, chunk) for chunk in lists)])
+    chunks = list(chunks_of(file))
+    lists = [chunk for chunk in chunks if is_info(file, chunk)]
+    return first_of([*_id3_tags(file, chunks), *(attempt(read_info, file, chunk) for chunk in lists)])
 
 
 def read_aiff(file: BinaryIO) -> Fields:
     """AIFF: the ID3 chunk, its gaps filled from the chunks NAME, AUTH and ANNO."""
-    chunks = list(_chunks(file))
+    chunks = list(chunks_of(file))
     texts = [attempt(_text, file, chunk) for chunk in chunks if chunk.name in _TEXT_NAMES]
     return first_of([*_id3_tags(file, chunks), *texts])
 
 
-def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
+def chunks_of(file: BinaryIO) -> Iterator[Chunk]:
     """The chunks from the first that lie whole in the file; a pad byte to an even length may be missing."""
     begin, end = after_leading_tags(ByteSource(file, "", window_bytes=_HEAD_BYTES)), file_size(file)
     order = "big" if _bytes(file, begin, 4) == b"FORM" else "little"
@@ -58,7 +61,7 @@ def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
             return
         if name == b"ds64":
             data_bytes = int.from_bytes(_bytes(file, at + 16, 8), "little")
-        yield _Chunk(name, at + 8, size)
+        yield Chunk(name, at + 8, size)
         unpadded = _is_name(_bytes(file, following, 4)) and not _is_name(_bytes(file, following + 1, 4))
         at = following + (size % 2 and not unpadded)
 
@@ -72,16 +75,22 @@ def _bytes(file: BinaryIO, at: int, count: int) -> bytes:
     return file.read(count)
 
 
-def _id3_tags(file: BinaryIO, chunks: list[_Chunk]) -> list[Fields]:
-    found = [chunk for chunk in chunks if chunk.name in (b"id3 ", b"ID3 ") and chunk.size]
-    return [attempt(_id3, file, chunk) for chunk in found]
+def is_info(file: BinaryIO, chunk: Chunk) -> bool:
+    """Whether a chunk is a LIST INFO."""
+    return chunk.name == b"LIST" and _bytes(file, chunk.start, 4) == b"INFO"
 
 
-def _id3(file: BinaryIO, chunk: _Chunk) -> Fields:
+def _id3_tags(file: BinaryIO, chunks: list[Chunk]) -> list[Fields]:
+    found = [chunk for chunk in chunks if chunk.name in ID3_CHUNKS and chunk.size]
+    return [attempt(read_id3_chunk, file, chunk) for chunk in found]
+
+
+def read_id3_chunk(file: BinaryIO, chunk: Chunk) -> Fields:
+    """The fields of the ID3 tag in a chunk."""
     return from_id3(read_exactly(file, chunk.start, chunk.size, "the ID3 chunk"))
 
 
-def _info(file: BinaryIO, chunk: _Chunk) -> Fields:
+def read_info(file: BinaryIO, chunk: Chunk) -> Fields:
     """The entries of a LIST INFO."""
     data = read_exactly(file, chunk.start + 4, chunk.size - 4, "LIST INFO")
     fields: Fields = {}
@@ -97,6 +106,6 @@ def _info(file: BinaryIO, chunk: _Chunk) -> Fields:
     return fields
 
 
-def _text(file: BinaryIO, chunk: _Chunk) -> Fields:
+def _text(file: BinaryIO, chunk: Chunk) -> Fields:
     data = read_exactly(file, chunk.start, chunk.size, "a text chunk")
     return {_TEXT_NAMES[chunk.name]: [entry_text(bytes(4) + len(data).to_bytes(4, "little") + data)]}

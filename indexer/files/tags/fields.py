@@ -10,10 +10,12 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
-from mutagen import apev2, asf, id3, mp4
+from mutagen import apev2, asf, flac, id3
 
 from indexer.errors import FileError, ReadError
-from indexer.files.tags.blocks.blocks import ORIGINAL, OURS
+from indexer.files.tags.blocks.blocks import ORIGINAL, OURS, read_exactly
+from indexer.files.tags.blocks.id3 import id3v1_at, tag_size
+from indexer.files.tags.blocks.mp4_forms import Pairs, item_list
 
 # Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj; unread: why a
 # part of the tags could not be read.
@@ -202,9 +204,25 @@ def comments(kind: Any) -> Callable[[BinaryIO], Fields]:
 
     def read(file: BinaryIO) -> Fields:
         tags = _open(kind, file).tags
-        return _by_name(((str(name), str(value)) for name, value in tags or []), _COMMENT_NAMES)
+        return from_comments((str(name), str(value)) for name, value in tags or [])
 
     return read
+
+
+def from_comments(pairs: Iterable[tuple[str, str]]) -> Fields:
+    """The fields of a Vorbis comment, given as names and texts."""
+    return _by_name(pairs, _COMMENT_NAMES)
+
+
+def read_flac(file: BinaryIO) -> Fields:
+    """FLAC: the Vorbis comment, its gaps filled from the ID3v2 tag that some programs put in front of it."""
+
+    def front(file: BinaryIO) -> Fields:
+        file.seek(0)
+        size = tag_size(file.read(10))
+        return from_id3(read_exactly(file, 0, size, "the ID3 tag")) if size else {}
+
+    return first_of([attempt(comments(flac.FLAC), file), attempt(front, file)])
 
 
 def read_ape(file: BinaryIO) -> Fields:
@@ -217,6 +235,17 @@ def read_ape(file: BinaryIO) -> Fields:
     return _by_name(pairs, _COMMENT_NAMES)
 
 
+def read_ape_file(file: BinaryIO) -> Fields:
+    """WavPack, Musepack, Monkey's Audio: APEv2, its gaps filled from ID3v1."""
+    ape, at = attempt(read_ape, file), id3v1_at(file)
+    return first_of([ape, *([] if at is None else [from_id3(read_exactly(file, at, 128, "the ID3v1 tag"))])])
+
+
+def from_ape(data: bytes) -> Fields:
+    """The fields of a whole APEv2 tag."""
+    return read_ape(io.BytesIO(data))
+
+
 _MP4_NAMES = {
     "\xa9nam": "title", "\xa9art": "artist", "\xa9alb": "album", "aart": "album_artist", "\xa9cmt": "comment",
     "\xa9day": "year", "\xa9gen": "genre", "tmpo": "bpm", "----:com.apple.itunes:initialkey": "key",
@@ -224,15 +253,22 @@ _MP4_NAMES = {
     "----:com.edm-indexer:indexer_genre": "ours",
     "----:com.edm-indexer:indexer_original_genre": "original",
 }  # fmt: skip
+# Names of QuickTime's texts, of 3GP's, and of numbered keys, which FFmpeg calls as Vorbis comments are called.
+_MP4_OTHER_NAMES = _COMMENT_NAMES | _MP4_NAMES | {
+    "\xa9aut": "artist", "\xa9prf": "artist", "\xa9inf": "comment", "album_artist": "album_artist", "author": "artist",
+    "performer": "artist", "udta titl": "title", "udta perf": "artist", "udta auth": "artist", "udta albm": "album",
+    "udta dscp": "comment", "udta gnre": "genre", "yrrc": "year",
+}  # fmt: skip
 
 
 def read_mp4(file: BinaryIO) -> Fields:
     """MP4: the item list."""
-    found: dict[str, Any] = _open(mp4.MP4, file).tags or {}
-    values = [(name, v) for name, v in found.items() if name != "covr"]
-    flat = [(name, v) for name, value in values for v in (value if isinstance(value, list) else [value])]
-    pairs = ((name, v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for name, v in flat)
-    return _by_name(pairs, _MP4_NAMES)
+    return _by_name(item_list(file), _MP4_NAMES)
+
+
+def from_mp4_form(pairs: Pairs) -> Fields:
+    """The fields of another form of MP4 tags; Apple's keys are named ``com.apple.quicktime.title`` and so on."""
+    return _by_name(((name.removeprefix("com.apple.quicktime."), text) for name, text in pairs), _MP4_OTHER_NAMES)
 
 
 _ASF_NAMES = {
@@ -247,3 +283,8 @@ def read_asf(file: BinaryIO) -> Fields:
     """ASF: the attributes of its header objects, except those that hold bytes."""
     tags = _open(asf.ASF, file).tags
     return _by_name(((name, str(value)) for name, value in tags if value.TYPE != 1), _ASF_NAMES)
+
+
+def from_asf(pairs: Iterable[tuple[str, str]]) -> Fields:
+    """The fields of ASF attributes, given as names and texts."""
+    return _by_name(pairs, _ASF_NAMES)

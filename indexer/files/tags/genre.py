@@ -27,6 +27,7 @@ from indexer.files.tags.blocks.blocks import (
     UnwritableError,
     digest,
 )
+from indexer.files.tags.further import Further, further_tags
 
 FilePath = str | bytes | os.PathLike[str]
 FRAME_BYTES = 1024  # at most, of the headers of a tag, of the chunk or atoms around it, or of its Ogg pages
@@ -96,13 +97,13 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
     """
     with _open(path, container, "r+b") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
-        main = _main_place(path, blocks)
+        main = _main_place(path, blocks, further_tags(file, kind.further))
         original = _kept_original(blocks) or _compact(_record(blocks))
         if len(original) > MAX_ORIGINAL:
             raise WriteRefusedError(path, "what stands there is too long to be recorded for undo")
         for number, place in enumerate(kind.places):
             block = place.load(file)
-            if not block.exists and (main or not place.create):
+            if number < main or (not block.exists and (main or not place.create)):
                 continue
             at = next((i for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE), None)
             others = _others(block.fields)
@@ -131,29 +132,42 @@ def restore_genre(path: FilePath, container: str) -> None:
                 _restore_block(file, block, record, is_main=number == main)
 
 
-def lesser_tags_alone(blocks: list[Block]) -> bool:
-    """Whether a new first tag would hide the others: none exists, and another tag holds a title, artist or our record.
+def lesser_tags_alone(blocks: list[Block], further: list[Further]) -> bool:
+    """Whether a first tag would hide the others: it holds nothing yet, and another one a title, artist or our record.
 
-    Many programs read one kind of tag only, so a new tag with just a genre would hide what ID3v1, APEv2 or INFO hold.
+    Many programs read one kind of tag only, so a first tag with just a genre would hide what ID3v1, APEv2 or INFO hold.
     """
-    return not blocks[0].exists and any(block.says_something() or block.text_of(ORIGINAL) for block in blocks[1:])
+    others = any(block.says_something() or block.text_of(ORIGINAL) for block in blocks[1:])
+    return not blocks[0].fields and (others or any(tag.says_something() for tag in further))
 
 
-def _main_place(path: FilePath, blocks: list[Block]) -> int:
-    """The number of the tag for our fields: the first; if a new first tag would hide others, the first of those.
+def _main_place(path: FilePath, blocks: list[Block], further: list[Further]) -> int:
+    """The number of the tag for our fields: the first; if it would hide others, the first of those.
 
-    Raises WriteRefusedError where only ID3v1 exists, which has no room for our fields.
+    Raises WriteRefusedError where only tags exist that have no room for our fields.
     """
-    if not lesser_tags_alone(blocks):
+    if not lesser_tags_alone(blocks, further):
         return 0
-    main = next((n for n, block in enumerate(blocks) if block.exists and block.kind != "id3v1"), None)
+    main = next((n for n, block in enumerate(blocks) if n and block.fields and block.kind != "id3v1"), None)
     if main is None:
+        only = next((tag.where for tag in further if tag.says_something()), "an ID3v1 tag")
         raise WriteRefusedError(
             path,
-            "it has only an ID3v1 tag, and a new tag beside it would hide that from other programs; "
+            f"it has only {only}, and a new tag beside it would hide that from other programs; "
             "have a tag editor add a newer one first",
         )
     return main
+
+
+def refuse_other_genre(path: FilePath, container: str) -> None:
+    """Raise WriteRefusedError where a genre stands in a tag that is never written, so that it would contradict ours."""
+    with _open(path, container, "rb") as (file, kind):
+        tag = next((tag for tag in further_tags(file, kind.further) if tag.has_genre()), None)
+    if tag is not None:
+        raise WriteRefusedError(
+            path,
+            f"a genre stands in {tag.where}, which is never written: other programs would go on to show it",
+        )
 
 
 def _first_text(blocks: list[Block], name: str) -> str:
@@ -209,8 +223,6 @@ def _added_since(block: Block, record: dict[str, Any]) -> bool:
 
 def _as_read(blocks: list[Block]) -> list[Block]:
     """The tags in the order in which read_tags looks for a genre: APEv2 before ID3v1 only where no ID3v2 tag exists."""
-    if blocks[0].kind == "ape":
-        return blocks[:1]
     return [blocks[0], *sorted(blocks[1:], key=lambda block: blocks[0].exists and block.kind != "id3v1")]
 
 
@@ -305,10 +317,10 @@ def refuse_damaged(path: FilePath, container: str) -> None:
     """Raise WriteRefusedError where tags or sizes look damaged, UnsupportedError where no tag can be written."""
     try:
         with _open(path, container, "rb") as (file, kind):
-            for place in kind.places:
-                if reason := place.load(file).problem():
-                    raise WriteRefusedError(path, reason)
-            _main_place(path, [place.load(file) for place in kind.places])
+            blocks = [place.load(file) for place in kind.places]
+            if reason := next(filter(None, (block.problem() for block in blocks)), None):
+                raise WriteRefusedError(path, reason)
+            _main_place(path, blocks, further_tags(file, kind.further))
             if kind.problem is not None and (reason := kind.problem(file)):
                 raise WriteRefusedError(path, reason)
     except ReadError as error:

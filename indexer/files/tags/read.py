@@ -15,7 +15,8 @@ from typing import Any
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.correction import CORRECTION
-from indexer.files.tags.fields import Fields, attempt, from_metadata
+from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata
+from indexer.files.tags.further import further_tags
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
 __all__ = ["GenreEdit", "IndexerGenre", "Tags", "completed", "read_tags"]
@@ -99,7 +100,9 @@ def read_tags(path: str | bytes | os.PathLike[str], container: str) -> Tags:
         return Tags()
     try:
         with Path(os.fsdecode(path)).open("rb") as file:
-            return _tags(attempt(kind.read_fields, file))
+            further = [tag.fields for tag in further_tags(file, kind.further)]
+            file.seek(0)
+            return _tags(first_of([attempt(kind.read_fields, file), *further]))
     except OSError as error:
         raise ReadError(path, f"cannot be read ({error.strerror or error})") from error
 

@@ -27,6 +27,7 @@ from indexer.files.tags.genre import (
     changed_fields,
     other_fields,
     refuse_damaged,
+    refuse_other_genre,
     restore_genre,
     set_genre,
     standing_genres,
@@ -126,6 +127,8 @@ def prepare(
     with _plain_errors(name):
         before, ctime_ns = check_replaceable(name)
         refuse_damaged(name, container)
+        if edit is not None:
+            refuse_other_genre(name, container)
         old_tags = read_tags(name, container)
         if old_tags.unread:
             raise WriteRefusedError(name, old_tags.unread)

@@ -28,18 +28,19 @@ class ApeBlock(Block):
     kind = "ape"
     padded = False
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, end: int | None = None) -> None:
+        """Read the tag that ends at ``end``; None: at the end of the file, or before ID3v1 and Lyrics3v2."""
         self.version, self.flags = 2000, HAS_HEADER
         self.reserved = b"\x00" * 8
         self.header_end = (HAS_HEADER | IS_HEADER).to_bytes(4, "little") + self.reserved  # flags, reserved bytes
-        self.at = _content_end(file)  # where the tag begins
+        self.at = _content_end(file) if end is None else end  # where the tag begins
         self.total = 0
         fields: list[Field] = []
         footer = read_exactly(file, self.at - ENDS, ENDS, "the APE footer") if self.at >= ENDS else b""
         exists = footer[:8] == b"APETAGEX"
         if exists:
             fields = self._parse(file, footer)
-        elif read_exactly(file, 0, min(8, file_size(file)), "the file") == b"APETAGEX":
+        elif end is None and ape_in_front(file):
             raise TagDamagedError("the APE tag stands at the start of the file")
         rest = {"version": f"{self.version} {self.flags:08x}"} if exists else {}
         super().__init__(fields, exists=exists, room=self.total, rest=rest)
@@ -97,6 +98,13 @@ class ApeBlock(Block):
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
         splice(file, self.at, self.total, b"")
+
+
+def ape_in_front(file: BinaryIO) -> int:
+    """The size in bytes of an APEv2 tag at the start of the file; 0 where none stands there."""
+    file.seek(0)
+    head = file.read(16)
+    return ENDS + int.from_bytes(head[12:16], "little") if head[:8] == b"APETAGEX" else 0
 
 
 class WavPackBlock(ApeBlock):

@@ -26,6 +26,7 @@ HEADER = UUID("75B22630-668E-11CF-A6D9-00AA0062CE6C").bytes_le
 FILE_PROPERTIES = UUID("8CABDCA1-A947-11CF-8EE4-00C00C205365").bytes_le
 EXTENDED_CONTENT = UUID("D2D0A440-E307-11D2-97F0-00A0C95EA850").bytes_le
 HEADER_EXTENSION = UUID("5FBF03B5-A92E-11CF-8EE3-00C00C205365").bytes_le
+METADATA = UUID("C5F8CBEA-5BAF-4877-8467-AA8C44FA4CCA").bytes_le
 METADATA_LIBRARY = UUID("44231C94-9498-49D1-A141-1D134E457054").bytes_le
 _NAMES = {"WM/GENRE": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
 
@@ -55,13 +56,11 @@ class _Header:
 
     def others(self) -> str:
         """Digest of all objects that hold no genre, without the file size in the file properties."""
-        skipped = (EXTENDED_CONTENT, HEADER_EXTENSION, METADATA_LIBRARY)
         content = [*self.objects, (b"extension", self.extension_head), *self.extensions]
-        return digest(
-            guid + (data[:16] + data[24:] if guid == FILE_PROPERTIES else data)
-            for guid, data in content
-            if guid not in skipped
-        )
+        for guid in (EXTENDED_CONTENT, HEADER_EXTENSION, METADATA_LIBRARY):
+            first = next((number for number, found in enumerate(content) if found[0] == guid), len(content))
+            del content[first : first + 1]
+        return digest(guid + (data[:16] + data[24:] if guid == FILE_PROPERTIES else data) for guid, data in content)
 
     def write(self, file: BinaryIO) -> None:
         """Write the objects, with their sizes updated."""
@@ -104,7 +103,7 @@ class AsfBlock(Block):
 
     def values(self, field: Field) -> list[str]:
         key_size = int.from_bytes(field.raw[:2], "little")
-        return [field.raw[6 + key_size :].decode("utf-16-le", "replace").rstrip("\x00")]
+        return [_utf16(field.raw[6 + key_size :])]
 
     def length(self) -> int:
         return 0
@@ -136,7 +135,7 @@ class AsfLibraryBlock(Block):
 
     def values(self, field: Field) -> list[str]:
         name_size = int.from_bytes(field.raw[4:6], "little")
-        return [field.raw[12 + name_size :].decode("utf-16-le", "replace").rstrip("\x00")]
+        return [_utf16(field.raw[12 + name_size :])]
 
     def length(self) -> int:
         return 0
@@ -147,6 +146,31 @@ class AsfLibraryBlock(Block):
 
     def remove(self, _file: BinaryIO, _room: int, /) -> None:
         raise TagDamagedError("the metadata library is never removed")
+
+
+def further_attributes(file: BinaryIO) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Names and texts of the attributes in objects that are never written, with a name for each object."""
+    header = _Header(file)
+    for number, data in enumerate(data for guid, data in header.objects if guid == EXTENDED_CONTENT):
+        if number:
+            yield "a second extended content description", [_text(f.raw, 0) for f in _attributes(data)]
+    for data in (data for guid, data in header.extensions if guid == METADATA):
+        yield "the ASF metadata object", [_text(f.raw, 4) for f in _records(data)]
+    for number, data in enumerate(data for guid, data in header.extensions if guid == METADATA_LIBRARY):
+        if number:
+            yield "a second ASF metadata library", [_text(f.raw, 4) for f in _records(data)]
+
+
+def _text(raw: bytes, at: int) -> tuple[str, str]:
+    """Name and text of an attribute (``at`` 0) or a record (4); the text is empty where the value is none."""
+    size = int.from_bytes(raw[at : at + 2], "little")
+    kind = int.from_bytes(raw[2 + size : 4 + size] if at == 0 else raw[6:8], "little")
+    name, value = (raw[2 : 2 + size], raw[6 + size :]) if at == 0 else (raw[12 : 12 + size], raw[12 + size :])
+    return _utf16(name), _utf16(value) if kind == 0 else ""
+
+
+def _utf16(data: bytes) -> str:
+    return data.decode("utf-16-le", "replace").rstrip("\x00")
 
 
 def _objects(data: bytes) -> Iterator[Object]:
@@ -195,7 +219,7 @@ def _records(data: bytes) -> list[Field]:
 def _field(name_bytes: bytes, kind: int, raw: bytes, whole: bool) -> Field:
     if not whole:
         raise TagDamagedError("an ASF attribute is damaged")
-    name = name_bytes.decode("utf-16-le", "replace").rstrip("\x00")
+    name = _utf16(name_bytes)
     known = _NAMES.get(name.upper()) if kind == 0 else None
     return Field(known or f"attribute {name}", raw)
 

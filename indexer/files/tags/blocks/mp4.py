@@ -22,6 +22,7 @@ from indexer.files.tags.blocks.blocks import (
 from indexer.files.tags.blocks.id3_genres import ID3_GENRES
 
 MEAN = b"com.edm-indexer"
+ITUNES = (b"mdir", bytes(4), None)  # handlers of an item list; some writers state none
 CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl")
 _HDLR = b"\x00\x00\x00\x21hdlr" + bytes(8) + b"mdirappl" + bytes(9)
 
@@ -43,8 +44,11 @@ class Atom(NamedTuple):
         return self.at + self.size
 
 
-def atoms(file: BinaryIO, start: int, end: int) -> list[Atom]:
-    """The atoms of a range; up to seven bytes left at its end are QuickTime's terminator."""
+def atoms(file: BinaryIO, start: int, end: int, *, cut: bool = False) -> list[Atom]:
+    """The atoms of a range; up to seven bytes left at its end are QuickTime's terminator.
+
+    ``cut``: an atom that reaches beyond the range ends with it, and one with an impossible size ends the list.
+    """
     found = []
     at = start
     while end - at >= 8:
@@ -54,6 +58,10 @@ def atoms(file: BinaryIO, start: int, end: int) -> list[Atom]:
             size, header = int.from_bytes(read_exactly(file, at + 8, 8, "an MP4 atom"), "big"), 16
         elif size == 0:
             size = end - at
+        if cut and size < header:
+            break
+        if cut:
+            size = min(size, end - at)
         if size < header or at + size > end:
             raise TagDamagedError(f"the size of the MP4 atom at {at:,} contradicts the file")
         found.append(Atom(head[4:8], at, header, size))
@@ -72,6 +80,7 @@ class IlstBlock(Block):
         self.parents: list[Atom] = []
         self.ilst: Atom | None = None
         self.free: Atom | None = None
+        self.foreign = False  # whether the list that stands there is of another kind
         self.fill = b"\x00"
         self._descend(file)
         fields: list[Field] = []
@@ -103,12 +112,21 @@ class IlstBlock(Block):
                 return
             self.parents.append(found)
             inside = atoms(file, found.body + (meta_head(file, found) if name == b"meta" else 0), found.end)
+        self.foreign = handler_of(file, inside) not in ITUNES
         for number, atom in enumerate(inside):
-            if atom.name == b"ilst":
+            if atom.name == b"ilst" and not self.foreign:
                 self.ilst = atom
                 after = inside[number + 1] if number + 1 < len(inside) else None
                 self.free = after if after and after.name == b"free" else None
                 return
+
+    def problem(self) -> str | None:
+        if self.foreign:
+            return (
+                "its meta atom holds tags in another form than iTunes' item list (numbered keys or an ID3 tag), "
+                "to which no genre is added"
+            )
+        return None
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
         data = b"".join(
@@ -120,7 +138,7 @@ class IlstBlock(Block):
         return [Field(name, _atom(b"----", mean + own + data))]
 
     def values(self, field: Field) -> list[str]:
-        data = [content[8:] for name, content in _children(field.raw) if name == b"data"]
+        data = [content[8:] for name, content in children(field.raw) if name == b"data"]
         if field.raw[4:8] == b"gnre":
             numbers = [int.from_bytes(content, "big") - 1 for content in data]
             return [ID3_GENRES[number] for number in numbers if 0 <= number < len(ID3_GENRES)]
@@ -130,6 +148,8 @@ class IlstBlock(Block):
         return 8 + sum(len(field.raw) for field in self.fields)
 
     def save(self, file: BinaryIO, room: int, /) -> None:
+        if problem := self.problem():
+            raise UnwritableError(problem)
         gap = room - self.length()
         data = _atom(b"ilst", b"".join(field.raw for field in self.fields))
         data += _atom(b"free", self.fill * (gap - 8)) if gap else b""
@@ -169,6 +189,12 @@ class IlstBlock(Block):
             for parent in parents:
                 _resize(file, parent, delta)
         splice(file, at, old, data)
+
+
+def handler_of(file: BinaryIO, inside: list[Atom]) -> bytes | None:
+    """The handler type that the ``hdlr`` atom among these atoms states; None without one."""
+    found = next((atom for atom in inside if atom.name == b"hdlr" and atom.size >= atom.header + 12), None)
+    return None if found is None else read_exactly(file, found.body + 8, 4, "the handler")
 
 
 def meta_head(file: BinaryIO, meta: Atom) -> int:
@@ -222,14 +248,14 @@ def other_atoms(file: BinaryIO) -> dict[str, str]:
     """Digests of all atoms but audio, item list, free space and chunk offsets (which move with the audio)."""
     found: dict[str, str] = {}
     skipped = (b"mdat", b"free", b"skip", b"wide", b"stco", b"co64", b"ilst")
+    block = IlstBlock(file)
+    own = next((atom for atom in block.parents if atom.name == b"meta"), None)
     leaves = walk(file, 0, file_size(file), "")
-    for number, (atom, path) in enumerate(
-        (a, p) for a, p in leaves if a.name not in skipped and p != ".moov.udta.meta"
-    ):
+    for number, (atom, path) in enumerate((a, p) for a, p in leaves if a.name not in skipped and a != own):
         found[f"atom {number} {path[1:]}"] = digest_range(file, atom.body, atom.size - atom.header)
-    for meta, _ in ((a, p) for a, p in leaves if p == ".moov.udta.meta"):
-        inside = atoms(file, meta.body + meta_head(file, meta), meta.end)
-        content = [a for a in inside if a.name not in (*skipped, b"hdlr")]
+    if own:
+        inside = atoms(file, own.body + meta_head(file, own), own.end)
+        content = [a for a in inside if a.name not in (*skipped[:-1], b"hdlr") and a != block.ilst]
         for number, atom in enumerate(content):
             found[f"atom meta {number} {atom.name.decode('latin-1')}"] = digest_range(file, atom.at, atom.size)
     return found
@@ -239,7 +265,7 @@ def _atom(name: bytes, content: bytes) -> bytes:
     return (len(content) + 8).to_bytes(4, "big") + name + content
 
 
-def _children(raw: bytes) -> list[tuple[bytes, bytes]]:
+def children(raw: bytes) -> list[tuple[bytes, bytes]]:
     """Names and contents of the atoms inside an item."""
     found, at = [], 8
     while at + 8 <= len(raw):
@@ -257,7 +283,7 @@ def _name(raw: bytes) -> str:
         return GENRE
     if kind != b"----":
         return f"item {kind.decode('latin-1')}"
-    parts = dict(_children(raw))
+    parts = dict(children(raw))
     mean, name = parts.get(b"mean", b"")[4:], parts.get(b"name", b"")[4:].decode("utf-8", "replace")
     if mean.lower() == MEAN and name.upper() in (OURS, ORIGINAL):
         return name.upper()

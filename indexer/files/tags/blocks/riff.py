@@ -67,7 +67,11 @@ class Form:
 
     def find(self, *names: bytes, form: bytes = b"") -> Chunk | None:
         """The first chunk with one of these names and this form, or None."""
-        return next((c for c in self.chunks if c.name in names and c.form == form), None)
+        return next(iter(self.all(*names, form=form)), None)
+
+    def all(self, *names: bytes, form: bytes = b"") -> list[Chunk]:
+        """All chunks with one of these names and this form, in the order of the file."""
+        return [c for c in self.chunks if c.name in names and c.form == form]
 
     def replace(self, file: BinaryIO, chunk: Chunk | None, name: bytes, data: bytes) -> None:
         """Write a chunk, create it at the end (``chunk`` None) or remove it (no data), and update the file's size."""
@@ -117,9 +121,10 @@ class InfoBlock(Block):
     padded = False
     own_fields = False
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, chunk: Chunk | None = None) -> None:
+        """Read the entries of one chunk; None: of the first LIST INFO, if there is one."""
         self.form = Form(file)
-        self.chunk = self.form.find(b"LIST", form=b"INFO")
+        self.chunk = chunk or self.form.find(b"LIST", form=b"INFO")
         fields: list[Field] = []
         if self.chunk:
             data = read_exactly(file, self.chunk.at + 12, self.chunk.size - 4, "LIST INFO")
@@ -175,11 +180,9 @@ def entry_text(raw: bytes) -> str:
 def other_chunks(file: BinaryIO) -> dict[str, str]:
     """Digests of the chunks that are neither audio nor tag, in order."""
     found: dict[str, str] = {}
-    for number, chunk in enumerate(c for c in Form(file).chunks if not _is_tag(c)):
+    form = Form(file)
+    written = (form.find(b"id3 ", b"ID3 "), form.find(b"LIST", form=b"INFO"))
+    for number, chunk in enumerate(c for c in form.chunks if c not in written):
         value = "audio" if chunk.name in AUDIO_CHUNKS else digest_range(file, chunk.at, 8 + chunk.size)
         found[f"chunk {number} {chunk.name.decode('latin-1')}"] = value
     return found
-
-
-def _is_tag(chunk: Chunk) -> bool:
-    return chunk.name in (b"id3 ", b"ID3 ") or chunk.form == b"INFO"

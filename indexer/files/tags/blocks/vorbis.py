@@ -28,20 +28,6 @@ VENDOR = b"indexer"
 class _CommentBlock(Block):
     """The comment list, which FLAC and Ogg share."""
 
-    def parse_comments(self, data: bytes) -> tuple[bytes, list[Field], int]:
-        """Vendor, comments, and where the list ends."""
-        vendor, at = _counted(data, 0)
-        if at + 4 > len(data):
-            raise TagDamagedError("the Vorbis comment ends early")
-        count = int.from_bytes(data[at : at + 4], "little")
-        at += 4
-        fields = []
-        for _ in range(count):
-            raw, at = _counted(data, at)
-            key = raw.partition(b"=")[0].decode("utf-8", "replace").upper()
-            fields.append(Field(key if key in OWN_NAMES else f"comment {key}", raw))
-        return vendor, fields, at
-
     def comments(self, vendor: bytes) -> bytes:
         """The list as bytes, without framing bit."""
         parts = [vendor, *(field.raw for field in self.fields)]
@@ -53,6 +39,21 @@ class _CommentBlock(Block):
 
     def values(self, field: Field) -> list[str]:
         return [field.raw.partition(b"=")[2].decode("utf-8", "replace")]
+
+
+def comment_fields(data: bytes) -> tuple[bytes, list[Field], int]:
+    """Vendor, comments, and where the list ends."""
+    vendor, at = _counted(data, 0)
+    if at + 4 > len(data):
+        raise TagDamagedError("the Vorbis comment ends early")
+    count = int.from_bytes(data[at : at + 4], "little")
+    at += 4
+    fields = []
+    for _ in range(count):
+        raw, at = _counted(data, at)
+        key = raw.partition(b"=")[0].decode("utf-8", "replace").upper()
+        fields.append(Field(key if key in OWN_NAMES else f"comment {key}", raw))
+    return vendor, fields, at
 
 
 def _counted(data: bytes, at: int) -> tuple[bytes, int]:
@@ -78,7 +79,7 @@ class FlacBlock(_CommentBlock):
         fields: list[Field] = []
         if first is not None:
             data = self.blocks[first][1]
-            self.vendor, fields, end = self.parse_comments(data)
+            self.vendor, fields, end = comment_fields(data)
             if end != len(data):
                 raise TagDamagedError("the FLAC comment block holds more than comments")
             room += 4 + len(data)
@@ -90,7 +91,6 @@ class FlacBlock(_CommentBlock):
         rest = {"vendor": digest([self.vendor])} if first is not None else {}
         others = [bytes([kind]) + data for i, (kind, data) in enumerate(self.blocks) if kind != PADDING and i != first]
         rest["other metadata blocks"] = digest(others)
-        rest["before the FLAC mark"] = digest([read_exactly(file, 0, self.start, "the ID3 tag")])
         super().__init__(fields, exists=first is not None, room=room, rest=rest)
 
     def length(self) -> int:
@@ -122,6 +122,18 @@ class FlacBlock(_CommentBlock):
             for i, (kind, data) in enumerate(blocks)
         )
         splice(file, self.start + 4, self.end - self.start - 4, out)
+
+
+def further_comments(file: BinaryIO) -> list[list[tuple[str, str]]]:
+    """Names and texts of each VORBIS_COMMENT block of a FLAC file but the first, which is the one that is written."""
+    blocks, _ = _flac_blocks(file, flac_start(file))
+    lists = [comment_fields(data)[1] for kind, data in blocks if kind == COMMENT]
+    return [[_text(field.raw) for field in fields] for fields in lists[1:]]
+
+
+def _text(raw: bytes) -> tuple[str, str]:
+    name, _, value = raw.partition(b"=")
+    return name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
 
 
 def flac_start(file: BinaryIO) -> int:
@@ -175,7 +187,7 @@ class OggBlock(_CommentBlock):
         elif not data.startswith(self.prefix):
             raise TagDamagedError("the comment packet is missing")
         body = data[len(self.prefix) :]
-        self.vendor, fields, end = self.parse_comments(body)
+        self.vendor, fields, end = comment_fields(body)
         self.tail = self._tail(body[end:])
         rest = {"vendor": digest([self.vendor]), "tail": digest([self.tail])}
         super().__init__(fields, exists=True, room=len(body), rest=rest)
