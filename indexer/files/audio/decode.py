@@ -21,6 +21,8 @@ import soxr
 
 from indexer.errors import FileError, ReadError, UnsupportedError
 from indexer.files.audio import libsndfile
+from indexer.files.audio.payload.excerpt import TAIL_BYTES, Excerpt, excerpt
+from indexer.files.audio.payload.source import ByteSource
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
@@ -350,7 +352,7 @@ def _errors_named(path: AnyPath) -> Iterator[None]:
 
 
 class _SoundFile:
-    """The file as FFmpeg sees it: without a name and without leading ID3v2 tags.
+    """The file as FFmpeg sees it: without a name and leading ID3v2 tags, and no more of it than ``show`` says.
 
     By a name's ending FFmpeg would take noise for sound, and it would unpack the tags, which may be hostile.
     """
@@ -361,8 +363,14 @@ class _SoundFile:
         self._position = 0
         self.size = os.fstat(fd).st_size - self._start
         self.failure: OSError | None = None
+        self._patches: tuple[tuple[int, bytes], ...] = ()
 
-    def read(self, size: int) -> bytes:
+    def show(self, part: Excerpt) -> None:
+        """Let FFmpeg see this part, from its beginning."""
+        self.size, self._patches = part.end, part.patches
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
         """Read on. PyAV would swallow an exception raised here, so a failing disk is kept in ``failure``."""
         try:
             data = self.at(self._position, size)
@@ -385,7 +393,20 @@ class _SoundFile:
 
     def at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from offset, without moving FFmpeg's position; none outside the file."""
-        return os.pread(self._fd, size, offset + self._start) if 0 <= offset < self.size else b""
+        if not 0 <= offset < self.size:
+            return b""
+        data = os.pread(self._fd, min(size, self.size - offset), offset + self._start)
+        for position, patch in self._patches:
+            if offset - len(patch) < position < offset + len(data):
+                data = _patched(data, position - offset, patch)
+        return data
+
+
+def _patched(data: bytes, position: int, patch: bytes) -> bytes:
+    """``data`` with ``patch`` laid over it at ``position``, which may begin before it and end behind it."""
+    first, last = max(0, -position), len(data) - position
+    patch, position = patch[first:last], max(0, position)
+    return data[:position] + patch + data[position + len(patch) :]
 
 
 def leading_id3_bytes(fd: int) -> int:
@@ -412,6 +433,8 @@ def _opened(path: AnyPath) -> Iterator[_SoundFile]:
         file = _SoundFile(fd)
         if not file.size:
             raise ReadError(path, "no audio: the file is empty")
+        file.show(excerpt(ByteSource(file, path, window_bytes=TAIL_BYTES)))
+        _check_disk(path, file)
         yield file
     finally:
         os.close(fd)

@@ -84,7 +84,7 @@ def _wav_claimed_s(file: Source) -> float | None:
     at, long_size, rate_bytes = 12, 0, 0
     while len(head := file.at(at, 36)) >= 8:
         name, size = head[:4], int.from_bytes(head[4:8], "little")
-        if name == b"ds64" and len(head) >= 24:
+        if name == b"ds64" and len(head) >= 24 and file.at(0, 4) != b"RIFF":
             long_size = int.from_bytes(head[16:24], "little")
         elif name == b"fmt " and len(head) >= 24:
             kind, channels, rate_hz, rate_bytes, align = struct.unpack("<HHIIH", head[8:22])

@@ -206,6 +206,11 @@ def is_free_format(source: ByteSource) -> bool:
     )
 
 
+def frames_follow(source: ByteSource, start: int, end: int) -> bool:
+    """Whether frames follow one another somewhere between ``start`` and ``end``."""
+    return _Search(source, end).chain(start, end) is not None
+
+
 def mpeg_kind(source: ByteSource) -> str | None:
     """``mp3`` or ``aac`` (ADTS) where frames of that kind follow one another somewhere in the file."""
     first = first_frame(source)

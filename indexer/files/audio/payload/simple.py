@@ -7,13 +7,23 @@ file that ends early. Never hashes or decodes. Stated sizes are checked before u
 import re
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
+from indexer.files.audio.payload.source import (
+    ZEROS_BYTES,
+    ByteSource,
+    Part,
+    Span,
+    after_leading_tags,
+    before_trailing_tags,
+)
 
 MAX_CHUNKS = 100_000
+MAX_CHUNKS_BEHIND = 1_000  # behind the sound
 MAX_FLAC_TRIES = 20_000  # false frame headers tried, each checked by its checksum
 MAX_FLAC_GAP_BYTES = 256 << 20
 _FLAC_SYNC = re.compile(b"\xff[\xf8\xf9]")
+_UNKNOWN = 0xFFFFFFFF  # a size of 32 bits that the writer did not know
 PCM, IEEE_FLOAT, ALAW, MULAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE  # WAVE format tags
 
 
@@ -100,86 +110,140 @@ def _wave_facts(fmt: bytes) -> bytes:
     return struct.pack("<HHIH", tag, channels, rate_hz, width)
 
 
-def _chunks(source: ByteSource, position: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, begin, stated size) of the chunks from ``position``; ``layout``: struct format of name and size."""
-    for _ in range(MAX_CHUNKS):
-        if position + 8 > source.size:
-            return
-        name, size = struct.unpack(layout, source.at(position, 8))
-        yield name, position + 8, size
-        position += 8 + size
-        # skip the pad byte to an even offset, which some writers omit
-        if size & 1 and not (_is_chunk_name(source, position) and not _is_chunk_name(source, position + 1)):
-            position += 1
-
-
-def _is_chunk_name(source: ByteSource, position: int) -> bool:
-    name = source.at(position, 4)
+def is_chunk_name(name: bytes) -> bool:
+    """Whether these are four printable ASCII characters."""
     return len(name) == 4 and all(32 <= byte < 127 for byte in name)
+
+
+class Chunk(NamedTuple):
+    """A chunk of a WAV or AIFF file: where its content begins, the size stated (also in ds64), and the size it has."""
+
+    name: bytes
+    begin: int
+    stated: int
+    size: int
+
+
+class Form:
+    """A WAV file (RIFF, RF64, BW64) or an AIFF file: its chunks, the sound's with the size that it really has.
+
+    A writer that could not seek back states 0 (AIFF: 8), just under 2 GiB or just under 4 GiB; one that wrote more than
+    4 GiB states the rest modulo 4 GiB.
+    """
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+        self.start = after_leading_tags(source)
+        head = source.at(self.start, 12)
+        self.is_aiff = head[:4] == b"FORM"
+        self.layout = ">4sI" if self.is_aiff else "<4sI"  # name and size of a chunk
+        self.size = int.from_bytes(head[4:8], "big" if self.is_aiff else "little")
+        self._has_ds64 = head[:4] in {b"RF64", b"BW64"}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks, up to a chunk of sound whose size was wrong, or zeros behind the sound.
+
+        Raises ReadError where the stated size of the sound cannot be believed and the real one is not known.
+        """
+        sound, size64 = b"SSND" if self.is_aiff else b"data", None
+        position, heard = self.start + 12, False
+        for _ in range(MAX_CHUNKS):
+            if position + 8 > self.source.size or (heard and not any(self.source.at(position, ZEROS_BYTES))):
+                return
+            name, stated = struct.unpack(self.layout, self.source.at(position, 8))
+            begin = position + 8
+            if name == b"ds64" and self._has_ds64:
+                size64 = int.from_bytes(self.source.at(begin + 8, 8), "little")
+            size = self._sound_bytes(begin, stated, size64) if name == sound else stated
+            yield Chunk(name, begin, stated if size64 is None or name != sound else size64, size)
+            if size != stated:
+                return
+            heard = heard or name == sound
+            position = self._after(begin, size)
+
+    def _after(self, begin: int, size: int) -> int:
+        """Where the next chunk begins: behind a pad byte to an even offset, which some writers omit."""
+        end = begin + size
+        padded = size & 1 and not (
+            is_chunk_name(self.source.at(end, 4)) and not is_chunk_name(self.source.at(end + 1, 4))
+        )
+        return end + 1 if padded else end
+
+    def _sound_bytes(self, begin: int, stated: int, size64: int | None) -> int:
+        """The size of the chunk of sound whose content begins at ``begin``."""
+        rest = self.source.size - begin
+        if size64 is not None and stated in {_UNKNOWN, size64 & _UNKNOWN}:
+            if 0 < size64 < 1 << 63:
+                return size64
+            stated = 0
+        if stated <= (8 if self.is_aiff else 0):
+            unknown = self.size in {0, _UNKNOWN} or not self._ends_at(begin + stated)
+            return rest if unknown else stated
+        huge = stated >= 0xFFFFFF00 or 0x7FFFF000 <= stated <= 0x7FFFFFFF
+        if huge and (stated > rest or stated == _UNKNOWN or not self._ends_at(begin + stated)):
+            return rest
+        if rest - stated < 1 << 32:
+            return stated
+        whole = stated + (rest - stated >> 32 << 32)
+        missing = (self.source.size - self.start - 8 - self.size) & _UNKNOWN
+        wrapped = missing in {0, 1, _UNKNOWN} or rest - whole <= 1  # 1: a pad byte
+        if wrapped and not self.is_aiff:
+            return whole
+        if not wrapped and (self._ends_at(begin + stated) or not any(self.source.at(begin + stated, ZEROS_BYTES))):
+            return stated
+        raise self.source.error(f"damaged: it states {stated / 1e6:,.1f} MB of sound and holds {rest / 1e9:,.1f} GB")
+
+    def _ends_at(self, position: int) -> bool:
+        """Whether no sound stands at ``position``: the file ends there, or with some chunks that begin there."""
+        end = self.start + 8 + self.size
+        for number in range(MAX_CHUNKS_BEHIND):
+            if position + 8 > self.source.size or (number and position in {end, end + 1}):
+                return position <= self.source.size + 1
+            if not is_chunk_name(self.source.at(position, 4)):
+                return False
+            position = self._after(position + 8, struct.unpack(self.layout, self.source.at(position, 8))[1])
+        return True
 
 
 def walk_wav(source: ByteSource) -> Iterator[Part]:
     """WAV, RF64, BW64: the facts of ``fmt `` and the bytes of ``data``, to the end of a file that was piped."""
-    position = after_leading_tags(source)
-    riff_size = int.from_bytes(source.at(position + 4, 4), "little")
-    large, position = source.at(position, 4) != b"RIFF", position + 12
-    data64, facts, seen = None, False, 0
-    for name, begin, size in _chunks(source, position, "<4sI"):
-        if name == b"ds64" and large:
-            data64 = int.from_bytes(source.at(begin + 8, 8), "little")
-        elif name == b"fmt " and not facts:
-            fmt = source.at(begin, min(size, 40))
+    facts, seen = False, 0
+    for chunk in Form(source).chunks():
+        if chunk.name == b"fmt " and not facts:
+            fmt = source.at(chunk.begin, min(chunk.size, 40))
             if len(fmt) < 16:
                 raise source.error("damaged: its fmt chunk is too short")
             facts = True
             yield _wave_facts(fmt)
-        elif name == b"data":
-            length = _data_bytes(source, begin, size, riff_size, data64)
-            if begin + length > source.size:
-                raise source.truncated("the data chunk", length, source.size - begin)
-            seen += length
-            yield Span(begin, begin + length)
-            if length != size:
-                break
+        elif chunk.name == b"data":
+            end = chunk.begin + chunk.size
+            if end > source.size:
+                raise source.truncated("the data chunk", chunk.size, source.size - chunk.begin)
+            seen += chunk.size
+            yield Span(chunk.begin, end)
     if not facts:
         raise source.error("damaged: it has no fmt chunk")
     if not seen:
         raise source.no_audio()
 
 
-def _data_bytes(source: ByteSource, begin: int, size: int, riff_size: int, data64: int | None) -> int:
-    """The size of a data chunk: as stated, from ds64, or to the end of the file if the writer could not seek back.
-
-    Such writers state 0 (then the RIFF size is 0 or 0xFFFFFFFF), just under 2 GiB or just under 4 GiB.
-    """
-    if data64 is not None and size == 0xFFFFFFFF:
-        return data64
-    rest = source.size - begin
-    huge = size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x7FFFFFFF
-    if (size == 0 and riff_size in {0, 0xFFFFFFFF}) or (huge and size > rest):
-        return rest
-    return size
-
-
 def walk_aiff(source: ByteSource) -> Iterator[Part]:
     """AIFF and AIFF-C: channels, bits, rate and compression of ``COMM`` and the bytes of ``SSND``."""
-    start = after_leading_tags(source)
-    compressed = source.at(start + 8, 4) == b"AIFC"
+    compressed = source.at(after_leading_tags(source) + 8, 4) == b"AIFC"
     facts, seen = False, 0
-    for name, begin, size in _chunks(source, start + 12, ">4sI"):
-        if name == b"COMM" and not facts:
-            common = source.at(begin, 22)
+    for chunk in Form(source).chunks():
+        if chunk.name == b"COMM" and not facts:
+            common = source.at(chunk.begin, 22)
             if len(common) < (22 if compressed else 18):
                 raise source.error("damaged: its COMM chunk is too short")
             kind = common[18:22] if compressed else b"NONE"
             facts = True
             yield common[:2] + common[6:18] + (b"NONE" if kind == b"twos" else kind)
-        elif name == b"SSND":
-            piped = size in {0, 0xFFFFFFFF} and int.from_bytes(source.at(start + 4, 4)) in {0, 0xFFFFFFFF}
-            end = source.size if piped else begin + size
+        elif chunk.name == b"SSND":
+            end = chunk.begin + chunk.size
             if end > source.size:
-                raise source.truncated("the SSND chunk", size, source.size - begin)
-            first = begin + 8 + int.from_bytes(source.at(begin, 4))
+                raise source.truncated("the SSND chunk", chunk.size, source.size - chunk.begin)
+            first = chunk.begin + 8 + int.from_bytes(source.at(chunk.begin, 4))
             if first < end:
                 seen += end - first
                 yield Span(first, end)

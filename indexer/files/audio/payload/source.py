@@ -7,7 +7,7 @@ and skips ID3v2, ID3v1, APEv2 and Lyrics3 blocks. Never writes.
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from indexer.errors import DeferredError, ReadError
 
@@ -28,12 +28,20 @@ class Span(NamedTuple):
 Part = bytes | Span  # bytes: facts about the format that enter the identity
 
 
+class Readable(Protocol):
+    """A file that is open for reading bytes."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int: ...
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 class ByteSource:
     """An open file for the walkers: its size, its bytes by position, and errors that name the path."""
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: Readable,
         path: str | bytes | os.PathLike[str],
         heartbeat: Callable[[], None] = lambda: None,
         window_bytes: int = WINDOW_BYTES,

@@ -23,6 +23,7 @@ from indexer.files.tags.blocks.blocks import (
 from indexer.files.tags.blocks.id3 import Id3Block, parse_all
 
 AUDIO_CHUNKS = (b"data", b"SSND")  # compared through the audio identity
+MAX_CHUNKS = 10_000  # zeros behind the last chunk read as a chunk every eight bytes
 LARGEST = (1 << 32) - (1 << 18)  # bytes; leaves room for our tags below the format's 4 GiB
 
 
@@ -56,7 +57,7 @@ class Form:
         while at < size:
             head = read_exactly(file, at, min(12, size - at), "a chunk")
             length = self.number(head[4:8])
-            if len(head) < 8 or at + 8 + length > size or not head[:4].isascii():
+            if len(head) < 8 or at + 8 + length > size or not head[:4].isascii() or len(self.chunks) == MAX_CHUNKS:
                 raise TagDamagedError("the sizes of the chunks contradict the length of the file")
             total = min(8 + length + length % 2, size - at)
             self.chunks.append(Chunk(head[:4], at, length, total, head[8:12] if head[:4] == b"LIST" else b""))
