@@ -1,4 +1,7 @@
-"""Published checkpoints in every form become the same model; damaged and hostile ones run no code and say what is wrong."""
+"""Published checkpoints in every form become the same model.
+
+Damaged and hostile ones run no code; the error says what is wrong.
+"""
 
 import argparse
 import json

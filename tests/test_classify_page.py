@@ -1,4 +1,7 @@
-"""Uploads: classified while one waits, nothing stored, nothing left; whatever is sent, and whoever dies in the middle."""
+"""Uploads: classified at once, nothing stored, nothing left behind.
+
+Whatever is sent, and also when the client or the process that classifies dies meanwhile.
+"""
 
 import asyncio
 import http.client

@@ -1,4 +1,7 @@
-"""The process that classifies uploads: it follows the library's model, dies and hangs without harm, and ends with its server."""
+"""The process that classifies uploads: it takes the library's present model and ends with its server.
+
+The server survives when it dies or hangs.
+"""
 
 import asyncio
 import fcntl

@@ -1,4 +1,7 @@
-"""A scan whose heavy steps run on a real Dask cluster on loopback: the same library as a local scan, admission, paths, and no Dask where none is asked for."""
+"""A scan whose heavy steps run on a real Dask cluster on loopback: its library is that of a local scan.
+
+Also admission, paths, and that Dask is not imported where no cluster is asked for.
+"""
 
 import json
 import os
@@ -223,7 +226,11 @@ def test_without_dask_everything_works_but_the_cluster(quick_cli, tmp_path):
 
 
 def test_a_scan_without_a_cluster_never_imports_dask():
-    code = "import sys, indexer.scan.run, indexer.watch.runner, indexer.cli.main, indexer.watch.daemon, indexer.files.children.child; print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
+    code = (
+        "import sys, indexer.scan.run, indexer.watch.runner, indexer.cli.main, indexer.watch.daemon,"
+        " indexer.files.children.child;"
+        " print([m for m in ('dask', 'distributed', 'indexer.cluster.executor') if m in sys.modules])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

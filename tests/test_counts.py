@@ -69,7 +69,10 @@ def read_by(worker) -> int:
 
 
 def count_reading(monkeypatch, found, progress):
-    """Every operation is done once beforehand by each child for each kind of file, so that loading of libraries is not counted."""
+    """Count the operations of the children and the bytes that they read; ``progress[0]``: when a child last decoded.
+
+    Each child does every operation once beforehand for each kind of file, so that loading of libraries is not counted.
+    """
     real_call, real_decode = Worker.call, Worker.decode
     warm: set[tuple] = set()
 

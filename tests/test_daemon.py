@@ -1,4 +1,7 @@
-"""`indexer watch` as a real process: the library follows the folders, whatever happens to them, to the process, or to its helper."""
+"""`indexer watch` as a real process: the library follows the folders.
+
+Whatever happens to the folders, to the process, or to its helper.
+"""
 
 import os
 import shutil
@@ -226,7 +229,10 @@ def test_a_root_that_goes_is_offline_and_comes_back_without_work(cli, folder, tm
 
 
 def test_files_that_come_back_to_an_offline_root_bring_it_online(cli, folder, tmp_path):
-    """Their events name single files; whether the root is whole again is for a scan to say, which must not wait an hour."""
+    """Their events name single files, but only a scan finds whether the whole root is back.
+
+    That scan must not wait for the hourly one.
+    """
     files = [audio(folder / f"{n}.flac", n) for n in range(3)]
     cli("scan", folder, "--no-tags")
     away = tmp_path / "away"

@@ -1,4 +1,7 @@
-"""What a head says of a recording: the compact trajectory of its units, timelines for any head, second genres, what is unlike all."""
+"""What a head says of a recording: timelines for any head, second genres, recordings that are unlike all genres.
+
+Also the compact trajectory of a recording's units.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""doctor: what every reader sees, what contradicts, what a write would refuse; on files as they come, without touching them."""
+"""doctor: what every reader sees, which tags contradict each other, what a write would refuse.
+
+On files of every kind, and no file is changed.
+"""
 
 import os
 import shutil
@@ -87,8 +90,12 @@ def test_a_report_tells_everything_of_one_file(cli, tmp_path):
     ape = mutagen.apev2.APEv2()
     ape["Genre"] = "Techno"
     ape.save(path)
-    id3(mutagen.id3.TCON(encoding=3, text=["House"]), mutagen.id3.GEOB(encoding=0, mime="a/b", desc="Serato Markers2", data=b"x"),
-        mutagen.id3.PRIV(owner="TRAKTOR4", data=b"y")).save(path, v2_version=3, v1=2)  # fmt: skip
+    tag = id3(
+        mutagen.id3.TCON(encoding=3, text=["House"]),
+        mutagen.id3.GEOB(encoding=0, mime="a/b", desc="Serato Markers2", data=b"x"),
+        mutagen.id3.PRIV(owner="TRAKTOR4", data=b"y"),
+    )
+    tag.save(path, v2_version=3, v1=2)
     before = path.read_bytes(), path.stat().st_mtime_ns
     report = one(cli, path)
     assert seen(report) == {"ID3v2.3": ["House"], "APEv2": ["Techno"], "ID3v1": ["House"]}
@@ -179,8 +186,8 @@ def test_a_stale_id3_tag_in_front_of_a_flac_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "read"), [
-    ("17", ["Rock"]), ("(17)", ["Rock"]), ("(4)Eurodisco", ["Disco", "Eurodisco"]), ("(RX)", ["Remix"]), ("(4)(18)", ["Disco", "Techno"]),
-    ("House", ["House"]), ("2step", ["2step"]), ("²", ["²"]),
+    ("17", ["Rock"]), ("(17)", ["Rock"]), ("(4)Eurodisco", ["Disco", "Eurodisco"]), ("(RX)", ["Remix"]),
+    ("(4)(18)", ["Disco", "Techno"]), ("House", ["House"]), ("2step", ["2step"]), ("²", ["²"]),
 ])  # fmt: skip
 def test_id3_genres_by_number_are_named(tmp_path, stored, read):
     path = write_audio(tmp_path / "a", "mp3", 0.1)

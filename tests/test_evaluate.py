@@ -1,4 +1,7 @@
-"""`indexer evaluate`: folds that divide no artist, every recording judged once by a head that never saw it, a report of that."""
+"""`indexer evaluate`: no artist is divided between folds, and the report is of what the heads say.
+
+Each recording is judged once, by a head that did not learn from it.
+"""
 
 import json
 from collections import Counter

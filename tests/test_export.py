@@ -1,4 +1,7 @@
-"""`indexer export`: what other programs read is what the library holds, and an earlier export survives whatever ends the next one."""
+"""`indexer export`: what other programs read is what the library holds.
+
+An earlier export stays whole whatever ends the next one.
+"""
 
 import json
 import os
@@ -334,7 +337,10 @@ def test_a_process_that_is_ended_leaves_the_earlier_export(made_library, tmp_pat
     folder = tmp_path / "out"
     made_library("export", "--parquet", folder)
     before = content(folder)
-    program = f"import os, indexer.upkeep.export as e; e._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); from indexer.cli.main import main; main()"
+    program = (
+        "import os; from indexer.cli.main import main; from indexer.upkeep import export;"
+        f" export._make_durable = lambda _: os.kill(os.getpid(), {sent:d}); main()"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program, "export", "--parquet", folder],
         env={**os.environ, **made_library.environ},

@@ -1,4 +1,4 @@
-"""What keeps time and memory in step with the library's size: rows are walked by an index, in order, and no list of all of them is made."""
+"""Time and memory grow no faster than the library: rows are read in order by an index, and never all held at once."""
 
 import asyncio
 import io
@@ -175,7 +175,7 @@ def test_a_file_that_becomes_shorter_is_noticed():
 
 
 def test_the_map_holds_numbers_of_all_points_and_not_their_rows():
-    """A row of five Python objects takes some 200 bytes; a million of them would be the whole memory of a small machine."""
+    """A row of five Python objects takes some 200 bytes; a million of them would fill the memory of a small machine."""
     count = 50_000
     tracemalloc.start()
     try:

@@ -191,8 +191,14 @@ def test_mp3_identity_survives_padding_duplicates_and_leading_junk(sample):
     assert identify(path) == before
     tag = mutagen.id3.ID3(path).size
     data = path.read_bytes()
-    for variant in (data[:tag] + data, data[:tag] + b"\0" * 3000 + data, b"\0" * 5000 + data[tag:],
-                    data[:tag] + PICTURE + data[tag:], data + b"\0" * 999, data[tag:] + b"TAG" + b"x" * 125):  # fmt: skip
+    for variant in (
+        data[:tag] + data,
+        data[:tag] + b"\0" * 3000 + data,
+        b"\0" * 5000 + data[tag:],
+        data[:tag] + PICTURE + data[tag:],
+        data + b"\0" * 999,
+        data[tag:] + b"TAG" + b"x" * 125,
+    ):
         assert of_bytes(variant) == before
 
 
@@ -516,7 +522,10 @@ def test_rf64_takes_its_size_from_ds64():
         (b"\xff\xfb\x90\0" * 1_000_000, "no MPEG frames follow one another"),
         (b"\xff\xf8" * 10_000, "no known sound format"),
         (b"ID3\x04\0\0\0\0\0\0", "no audio data"),
-        (b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + b"\0" * 999, "truncated: the ID3v2 tag needs 268,435,465 bytes, 1,009 are there"),
+        (
+            b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + b"\0" * 999,
+            "truncated: the ID3v2 tag needs 268,435,465 bytes, 1,009 are there",
+        ),
         (b"OggS" + bytes(200), "Ogg"),
         (b"fLaC", "no audio data"),
         (b"fLaC\0\0\0\x22" + bytes(34) + b"\x81\xff\xff\xff" + bytes(100), "truncated"),

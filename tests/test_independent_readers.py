@@ -32,9 +32,18 @@ EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
 WANTED = "Drum & Bass"
 DOCS = Path(__file__).parents[1] / "docs" / "containers.md"
 LABELS = {
-    "mp3": "MP3", "flac": "FLAC", "vorbis": "Ogg Vorbis", "opus": "Opus", "oggflac": "Ogg FLAC", "m4a": "M4A (AAC)", "alac": "M4A (ALAC)",
-    "wav": "WAV", "aiff": "AIFF", "wavpack": "WavPack", "wma": "WMA (ASF)",
-}  # fmt: skip
+    "mp3": "MP3",
+    "flac": "FLAC",
+    "vorbis": "Ogg Vorbis",
+    "opus": "Opus",
+    "oggflac": "Ogg FLAC",
+    "m4a": "M4A (AAC)",
+    "alac": "M4A (ALAC)",
+    "wav": "WAV",
+    "aiff": "AIFF",
+    "wavpack": "WavPack",
+    "wma": "WMA (ASF)",
+}
 # TagLib and exiftool choose a reader by the file's ending
 ENDINGS = {
     "mp3": ".mp3",
@@ -52,11 +61,17 @@ PADDED = "a pad byte that was missing at the end of an AIFF or WAV file is put i
 EMPTY_CHUNK = "an empty ID3 chunk goes with the tag that was put in its place"
 EMPTY_ATOM = "an empty `udta` atom of an MP4 goes with the item list that was put into it"
 WHY_NOT_IDENTICAL = {
-    "Fnonull.aif": PADDED, "644_empty_id3v2.aiff": EMPTY_CHUNK, "644_empty_id3v2.wav": EMPTY_CHUNK, "no-tags.m4a": EMPTY_ATOM,
-}  # fmt: skip
+    "Fnonull.aif": PADDED,
+    "644_empty_id3v2.aiff": EMPTY_CHUNK,
+    "644_empty_id3v2.wav": EMPTY_CHUNK,
+    "no-tags.m4a": EMPTY_ATOM,
+}
 # Some readers look at ID3v1, APEv2 or RIFF INFO only where no ID3v2 tag stands: a new one would hide the others from
 # them.
-NOT_HIDDEN = "Where only RIFF INFO (WAV) or an APEv2 tag (MP3, TTA) stands, the genre goes into that tag and no ID3v2 tag is made."
+NOT_HIDDEN = (
+    "Where only RIFF INFO (WAV) or an APEv2 tag (MP3, TTA) stands,"
+    " the genre goes into that tag and no ID3v2 tag is made."
+)
 # FFmpeg's decoder of MPEG-4 ALS gives other samples every time it decodes this file: the packets are compared instead.
 UNSTEADY_DECODER = {"mp4_codec_als.mp4"}
 # Sound before its header, and a version of Monkey's Audio: FFmpeg reads no tag of these, whoever wrote it.
@@ -313,8 +328,18 @@ def test_taglib_sees_no_other_tag_change(synthesised):
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("container", "genre goes to", "our own fields", "bytes added", "padding added", "decoded audio", "after undo",
-           "FFmpeg", "TagLib", "exiftool")  # fmt: skip
+COLUMNS = (
+    "container",
+    "genre goes to",
+    "our own fields",
+    "bytes added",
+    "padding added",
+    "decoded audio",
+    "after undo",
+    "FFmpeg",
+    "TagLib",
+    "exiftool",
+)
 
 
 def measured_table(synthesised: dict[tuple[str, bool], Outcome]) -> list[dict[str, str | None]]:
@@ -327,12 +352,15 @@ def measured_table(synthesised: dict[tuple[str, bool], Outcome]) -> list[dict[st
         same_sound = all(pcm(o.before) == pcm(o.written) == pcm(o.undone) for o in (it, tagged))
         own = {f for f in it.new_fields if "INDEXER_" in f}
         row = {
-            "container": label, "genre goes to": _names(it.new_fields - own), "our own fields": _names(own),
-            "bytes added": f"{it.grown_bytes:,}", "padding added": f"{it.padding_bytes:,}" if it.padding_bytes > 100 else "none",
+            "container": label,
+            "genre goes to": _names(it.new_fields - own),
+            "our own fields": _names(own),
+            "bytes added": f"{it.grown_bytes:,}",
+            "padding added": f"{it.padding_bytes:,}" if it.padding_bytes > 100 else "none",
             "decoded audio": "bit-identical" if same_sound else "CHANGED",
             "after undo": "byte for byte the same" if it.identical and tagged.identical else "DIFFERENT",
             "FFmpeg": "sees it" if (seen_by_ffmpeg(it.written) or {}).get("GENRE") == WANTED else "no",
-        }  # fmt: skip
+        }
         for tool, found in answers.items():
             row[tool] = None if found is None else "sees it" if found.get(str(it.written)) == {WANTED} else "no"
         rows.append(row)

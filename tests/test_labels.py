@@ -16,11 +16,14 @@ def facts(recording=1, path=b"/m/a/x.mp3", *, root=b"/m", genre=None, artist=Non
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        *((spelling, DNB) for spelling in ("Drum & Bass", "drum and bass", "DnB", "DNB", "Drum'n'Bass", "Drum 'n' Bass", "drum n bass", "Drum\u2019n\u2019Bass",
-                                           "D&B", "D & B", "d'n'b", "Drum-n-Bass", "drum_and_bass", "DRUM+BASS", "Drum Bass", "Drum  &  Bass ")),
-        ("House", "house"), ("House Music", "house"), ("TECHNO", "techno"), ("Techno (Peak Time / Driving)", "techno"), ("Trance [Main Floor]", "trance"),
-        ("\uff34echno", "techno"), ("Ambient", "ambient"),
-        *((unknown, None) for unknown in ("Deep House", "Tech House", "Jungle", "Psytrance", "Electronic", "", "\u2603")),
+        *((spelling, DNB) for spelling in (
+            "Drum & Bass", "drum and bass", "DnB", "DNB", "Drum'n'Bass", "Drum 'n' Bass", "drum n bass",
+            "Drum\u2019n\u2019Bass", "D&B", "D & B", "d'n'b", "Drum-n-Bass", "drum_and_bass", "DRUM+BASS", "Drum Bass",
+            "Drum  &  Bass ")),
+        ("House", "house"), ("House Music", "house"), ("TECHNO", "techno"), ("Techno (Peak Time / Driving)", "techno"),
+        ("Trance [Main Floor]", "trance"), ("\uff34echno", "techno"), ("Ambient", "ambient"),
+        *((unknown, None) for unknown in (
+            "Deep House", "Tech House", "Jungle", "Psytrance", "Electronic", "", "\u2603")),
     ],
 )  # fmt: skip
 def test_built_in_spellings_and_nothing_more(text, label):
@@ -153,7 +156,8 @@ def test_csv(tmp_path):
     (tmp_path / "music").mkdir()
     file = tmp_path / "labels.csv"
     file.write_bytes(
-        b'\xef\xbb\xbfGenre;Path;audio_sha256\r\nHouse;music/a.mp3;\r\nTechno;;AB\r\n;x;\r\nTrance;;\r\n"Drum; Bass";/m/\xff.mp3;\r\nx;gone.mp3;\r\n'
+        b"\xef\xbb\xbfGenre;Path;audio_sha256\r\nHouse;music/a.mp3;\r\nTechno;;AB\r\n;x;\r\nTrance;;\r\n"
+        b'"Drum; Bass";/m/\xff.mp3;\r\nx;gone.mp3;\r\n'
         b'x;a\0b;\r\nx;~nobody-of-that-name/a;\r\nx;"two\r\nlines.mp3";\r\n'
     )
     rows = read_csv(file)

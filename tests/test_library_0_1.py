@@ -1,4 +1,4 @@
-"""A library made by version 0.1.0, before the modules moved, opens with everything that it held: see fixtures/make_library_0_1.py."""
+"""A library that version 0.1.0 made opens with everything that it held; fixtures/make_library_0_1.py made it."""
 
 import json
 import lzma
@@ -61,7 +61,8 @@ def old(away) -> OldLibrary:
     """The library, its music where the database says: on a drive that was mounted again."""
     for table in ("roots", "files", "tag_writes"):
         away.sql(
-            f"UPDATE {table} SET path = CAST(replace(path_text, ?1, ?2) AS BLOB), path_text = replace(path_text, ?1, ?2)",
+            f"UPDATE {table} SET path = CAST(replace(path_text, ?1, ?2) AS BLOB),"
+            " path_text = replace(path_text, ?1, ?2)",
             PLACE,
             str(away.folder),
         )
@@ -110,7 +111,7 @@ def test_no_encoder_embeds_again_what_it_had_embedded(old, arguments):
 
 
 def test_files_that_are_read_again_elsewhere_are_known_by_their_sound(away):
-    """The drive's old place is empty, then its new one is scanned: each file takes its row, its history and its embeddings along."""
+    """The drive's old place is empty, then its new one is scanned: each file keeps its row, history and embeddings."""
     away("scan", PLACE + "/music", code=1)  # says that the drive is away
     found = away.json("scan", away.music)
     assert (found["embedded"], found["cached"], found["tags_written"], found["failed"]) == (0, 13, 0, 0)

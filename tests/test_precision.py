@@ -1,4 +1,7 @@
-"""Which arithmetic and which engine the encoder takes on a CPU, what it says of it, and that OpenVINO computes the right thing and reports to nobody."""
+"""The arithmetic and the engine that the encoder takes on a CPU, and how it reports them.
+
+Also that OpenVINO computes the right vectors and sends no usage data.
+"""
 
 import os
 import subprocess
@@ -37,7 +40,8 @@ def cpu(tmp_path, monkeypatch):
     def set_flags(flags):
         path = tmp_path / "cpuinfo"
         path.write_text(
-            f"processor\t: 0\nmodel name\t: avx512_bf16 of the name only\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n\nprocessor\t: 1\n"
+            f"processor\t: 0\nmodel name\t: avx512_bf16 of the name only\nflags\t\t: {flags}\n"
+            "bugs\t\t: amx_bf16\n\nprocessor\t: 1\n"
         )
         monkeypatch.setattr(openvino, "_CPUINFO", path)
 
@@ -167,7 +171,10 @@ def test_a_scan_says_what_it_took(cli, music_folder):
 
 @pytest.fixture
 def int8_encoder(model, cpu):
-    """In integers, on whatever processor the tests run: without products of its own it is slow, and sums may overflow a little."""
+    """An encoder in integers, on whatever processor the tests run.
+
+    One without instructions for that computes slowly, and sums may overflow a little.
+    """
     cpu(BF16_CPU.replace("avx512_bf16", "avx512_vnni").replace("amx_tile", ""))
     return load_encoder(model[0], device="cpu", precision="int8")
 
@@ -191,7 +198,7 @@ def test_int8_stays_near_the_reference_and_is_not_fp32(int8_encoder, model):
 
 @needs_openvino
 def test_the_smoothing_changes_nothing_but_rounding(model):
-    """Channels a thousand times larger than others, as trained transformers have them, would leave the others no steps."""
+    """Without it, channels a thousand times larger than the rest, as trained models have, leave the rest no steps."""
     info, weights = load_weights(model[0])
     weights = {key: np.array(array) for key, array in weights.items()}
     for norm, linear in int8.smoothed_pairs(info.geometry.depth):

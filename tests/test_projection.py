@@ -1,4 +1,4 @@
-"""The map's places: two principal components, kept while the library grows, computed anew when they do not fit any more."""
+"""The map's places: two principal components, kept while the library grows, computed anew when they fit no more."""
 
 import os
 import sqlite3

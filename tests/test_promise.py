@@ -81,7 +81,9 @@ def fields(path: Path) -> dict[str, object]:
 
 
 def test_no_other_tag_is_ever_changed(cli, tmp_path):
-    """No tag other than the genre and our own INDEXER_* fields is ever changed, down to unknown frames and the tag's own version."""
+    """No tag other than the genre and our own INDEXER_* fields is ever changed, down to unknown frames and the tag's
+    own version.
+    """
     folder = tmp_path / "m"
     folder.mkdir()
     for version in (3, 4):

@@ -65,7 +65,8 @@ def rows(db: Path, sql: str) -> list[tuple]:
 def files(db: Path) -> list[tuple]:
     return rows(
         db,
-        "SELECT path, audio_sha256, size, mtime_ns, state FROM files LEFT JOIN recordings r ON r.id = recording_id WHERE state <> 'missing' ORDER BY path",
+        "SELECT path, audio_sha256, size, mtime_ns, state FROM files LEFT JOIN recordings r ON r.id = recording_id"
+        " WHERE state <> 'missing' ORDER BY path",
     )
 
 
@@ -202,7 +203,7 @@ def test_a_library_of_an_earlier_version_is_rebuilt_as_one_of_this(library, soun
     rebuilt_as_fresh(library, sound, library.db.read_bytes())
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_no_library_is_never_moved(tmp_path):
@@ -233,7 +234,7 @@ def test_a_library_of_a_newer_version_or_at_work_is_left_alone(library):
     assert [p.name for p in library.folder.glob("library.db.*")] == ["library.db.lock"]
 
 
-# --- saying it ---------------------------------------------------------------------------------------------------------
+# --- saying it --------------------------------------------------------------------------------------------------------
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(library):
@@ -294,14 +295,17 @@ def test_every_command_says_damage_and_remedy_in_one_line(library, sound, what, 
     assert "`indexer doctor --rebuild`" in said
 
 
-# --- cut off -----------------------------------------------------------------------------------------------------------
+# --- cut off ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow_first
 def test_killed_at_any_step_the_old_or_the_new_one_is_there_and_the_old_is_kept(library):
     damage(library.db, [root_page(library.db, "tags")])
     Path(f"{library.db}-wal").write_bytes(b"a log that nobody can read")
-    code = "import pathlib, sys; from tests.helpers.rebuilds import kill_everywhere; kill_everywhere(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, sys; from tests.helpers.rebuilds import kill_everywhere;"
+        " kill_everywhere(pathlib.Path(sys.argv[1]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(library.db)],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""A new page and a new command are one file and one line: nothing that exists is missing from its list, menu or document."""
+"""Every page and every command is in its list, menu and document: a new one takes one file and one line."""
 
 import importlib
 import pkgutil

@@ -577,7 +577,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_scan_goes_on(cli, tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_after_a_kill_at_any_moment_the_next_scan_makes_everything_right(cli, tmp_path, seed):
-    """After a crash at any instant each file is wholly old or wholly new, and the library agrees after the next scan."""
+    """After a crash at any moment each file is wholly old or wholly new, and the library agrees after the next scan."""
     folder = tmp_path / "m"
     folder.mkdir()
     for n, container in enumerate(("mp3", "flac", "vorbis", "m4a", "wav", "aiff")):

@@ -101,7 +101,10 @@ def test_the_file_is_made_anew_whenever_the_library_changed(library):
     for change in (
         "UPDATE embeddings SET vector = vector WHERE recording_id = 9",
         "DELETE FROM embeddings WHERE recording_id = 60",
-        "INSERT INTO embeddings (recording_id, encoder_id, vector, units) SELECT 60, 'e', vector, 1 FROM embeddings WHERE recording_id = 2",
+        (
+            "INSERT INTO embeddings (recording_id, encoder_id, vector, units)"
+            " SELECT 60, 'e', vector, 1 FROM embeddings WHERE recording_id = 2"
+        ),
     ):
         with Store(library.db) as store:
             store._run(change)

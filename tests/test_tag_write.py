@@ -1,4 +1,4 @@
-"""The atomic tag write: the promise of the design, container by container, and everything that can come between its steps."""
+"""The atomic tag write: the promise of the design for every container, and all that can happen between its steps."""
 
 import errno
 import fcntl
@@ -84,7 +84,7 @@ def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(tagwriter.TEMP_SUFFIX)]
 
 
-# --- the promise ---------------------------------------------------------------------------------------------------------
+# --- the promise ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", WRITABLE)
@@ -179,7 +179,7 @@ def test_mp4_audio_behind_the_tags_is_found_again(tmp_path: Path, name: str) -> 
     assert path.read_bytes() == before
 
 
-# --- verification --------------------------------------------------------------------------------------------------------
+# --- verification -----------------------------------------------------------------------------------------------------
 
 
 def _spoil_title(path: str) -> None:
@@ -224,7 +224,7 @@ def test_an_edit_that_went_wrong_is_thrown_away(
     assert leftovers(tmp_path) == []
 
 
-# --- refusal -------------------------------------------------------------------------------------------------------------
+# --- refusal ----------------------------------------------------------------------------------------------------------
 
 
 def refused(path: Path, reason: str, error: type[FileError] = WriteRefusedError, container: str | None = None) -> None:
@@ -311,7 +311,7 @@ def test_unwritable_containers_are_unsupported(tmp_path: Path) -> None:
     refused(write_audio(tmp_path / "a", "aac", 0.3), "cannot be written", UnsupportedError)
 
 
-# --- system errors -------------------------------------------------------------------------------------------------------
+# --- system errors ----------------------------------------------------------------------------------------------------
 
 
 def failing(number: int) -> Callable[..., Any]:
@@ -358,7 +358,7 @@ def test_free_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused(path, "disk full", DeferredError)
 
 
-# --- what is kept of the file ----------------------------------------------------------------------------------------------
+# --- what is kept of the file -----------------------------------------------------------------------------------------
 
 
 def test_permissions_owner_attributes_and_wanted_times_are_kept(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_name_that_is_not_text_is_no_obstacle(tmp_path: Path) -> None:
     assert Journal().commit(prepared)
 
 
-# --- between the steps -----------------------------------------------------------------------------------------------------
+# --- between the steps ------------------------------------------------------------------------------------------------
 
 
 def test_the_order_is_copy_sync_intent_rename_sync_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -554,7 +554,7 @@ def test_killed_at_any_step_the_file_is_wholly_old_or_wholly_new(tmp_path: Path,
     assert {"done", "dropped"} <= set(ends)
 
 
-# --- the plan --------------------------------------------------------------------------------------------------------------
+# --- the plan ---------------------------------------------------------------------------------------------------------
 
 
 def planned(found: Tags, policy: str, text: str = "Techno") -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Reading tags: every container, hostile text, damaged files; and genre edits in place with everything else byte for byte."""
+"""Reading tags of every container, hostile text and damaged files; genre edits in place keep all other bytes."""
 
 import contextlib
 import dataclasses
@@ -48,17 +48,35 @@ def mp3_audio(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_all_fields_of_id3_are_read(tmp_path: Path, mp3_audio: bytes) -> None:
     path = tmp_path / "a.mp3"
-    path.write_bytes(id3_tag([
-        frame(b"TIT2", b"\0Title"), frame(b"TPE1", b"\0Artist"), frame(b"TALB", b"\0Album"), frame(b"TPE2", b"\0Various"),
-        frame(b"TYER", b"\x001997"), frame(b"TBPM", b"\x00174.5"), frame(b"TKEY", b"\x005A"), frame(b"TPUB", b"\0Metalheadz"),
-        frame(b"TCON", b"\0(127)"), frame(b"COMM", b"\0eng\0good"),
-        frame(b"GEOB", b"\0application/octet-stream\0\0Serato Markers2\0\1\1abc"), frame(b"PRIV", b"TRAKTOR4\0xyz"),
+    frames = [
+        frame(b"TIT2", b"\0Title"),
+        frame(b"TPE1", b"\0Artist"),
+        frame(b"TALB", b"\0Album"),
+        frame(b"TPE2", b"\0Various"),
+        frame(b"TYER", b"\x001997"),
+        frame(b"TBPM", b"\x00174.5"),
+        frame(b"TKEY", b"\x005A"),
+        frame(b"TPUB", b"\0Metalheadz"),
+        frame(b"TCON", b"\0(127)"),
+        frame(b"COMM", b"\0eng\0good"),
+        frame(b"GEOB", b"\0application/octet-stream\0\0Serato Markers2\0\1\1abc"),
+        frame(b"PRIV", b"TRAKTOR4\0xyz"),
         frame(b"GEOB", b"\0application/json\0\0CuePoints\0{}"),
-    ]) + mp3_audio)  # fmt: skip
+    ]
+    path.write_bytes(id3_tag(frames) + mp3_audio)
     assert tags.read_tags(path, "mp3") == Tags(
-        title="Title", artist="Artist", album="Album", album_artist="Various", comment="good", musical_key="5A",
-        record_label="Metalheadz", year=1997, bpm=174.5, genres=("Drum & Bass",), dj_data=("Mixed In Key", "Serato", "Traktor"),
-    )  # fmt: skip
+        title="Title",
+        artist="Artist",
+        album="Album",
+        album_artist="Various",
+        comment="good",
+        musical_key="5A",
+        record_label="Metalheadz",
+        year=1997,
+        bpm=174.5,
+        genres=("Drum & Bass",),
+        dj_data=("Mixed In Key", "Serato", "Traktor"),
+    )
 
 
 @pytest.mark.parametrize("name", WRITABLE)
@@ -259,10 +277,17 @@ def test_the_text_chunks_of_an_aiff_fill_the_gaps_of_its_id3_tag(tmp_path: Path)
 def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: bytes) -> None:
     """Version, TYER, frames that mutagen drops (RVAD, TSIZ), unknown ones, Serato and Traktor data, order and flags."""
     kept = [
-        frame(b"TYER", b"\x001999"), frame(b"RVAD", b"\x03\x10\1\2\3\4\5\6\7\x08"), frame(b"XQQ1", b"vendor\xff\0\xfe"),
-        frame(b"TSIZ", b"\x001234"), frame(b"GEOB", b"\0a/b\0\0Serato BeatGrid\0\1\2\xff\xe0\3"), frame(b"PRIV", b"TRAKTOR4\0DMRT\xff\xfb"),
-        frame(b"TIT2", b"\1\xff\xfeT\0", flags=b"\x40\0"), frame(b"TIT3", b""), frame(b"COMM", b"\0engx\0"), frame(b"COMM", b"\0engx\0"),
-    ]  # fmt: skip
+        frame(b"TYER", b"\x001999"),
+        frame(b"RVAD", b"\x03\x10\1\2\3\4\5\6\7\x08"),
+        frame(b"XQQ1", b"vendor\xff\0\xfe"),
+        frame(b"TSIZ", b"\x001234"),
+        frame(b"GEOB", b"\0a/b\0\0Serato BeatGrid\0\1\2\xff\xe0\3"),
+        frame(b"PRIV", b"TRAKTOR4\0DMRT\xff\xfb"),
+        frame(b"TIT2", b"\1\xff\xfeT\0", flags=b"\x40\0"),
+        frame(b"TIT3", b""),
+        frame(b"COMM", b"\0engx\0"),
+        frame(b"COMM", b"\0engx\0"),
+    ]
     path = tmp_path / "a.mp3"
     old = frame(b"TCON", b"\1\xff\xfeH\0o\0u\0s\0e\0")
     path.write_bytes(before := id3_tag([*kept[:4], old, *kept[4:]], padding=600) + mp3_audio)
@@ -613,8 +638,16 @@ text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=[
     ape=st.booleans(),
 )
 def test_any_text_in_any_mix_of_tags_is_written_and_undone(
-    tmp_path: Path, mp3_audio: bytes, genre: str, title: str, old: str | None, major: int, padding: int, v1: bool, ape: bool,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    mp3_audio: bytes,
+    genre: str,
+    title: str,
+    old: str | None,
+    major: int,
+    padding: int,
+    v1: bool,
+    ape: bool,
+) -> None:
     def words(value: str) -> bytes:
         return b"\1" + value.encode("utf-16") if major == 3 else b"\3" + value.encode()
 

@@ -289,7 +289,8 @@ def test_what_was_not_understood_is_said(library):
 def test_corrections_win_and_a_csv_stands_alone(library, tmp_path):
     sql(
         library.db,
-        "INSERT INTO corrections (recording_id, genre, corrected_at) SELECT id, 'Trance', '2026' FROM recordings WHERE id % 3 = 1 AND id < 30",
+        "INSERT INTO corrections (recording_id, genre, corrected_at) SELECT id, 'Trance', '2026' FROM recordings"
+        " WHERE id % 3 = 1 AND id < 30",
     )
     found = library.json("train")
     assert found["labels"] == {"house": 20, "techno": 30, "trance": 40}
@@ -312,7 +313,10 @@ def test_corrections_win_and_a_csv_stands_alone(library, tmp_path):
         ("UPDATE tags SET genre = 'House'", "only 'house' has enough labels (90): a head needs a second genre"),
         (
             "UPDATE tags SET genre = 'Jungle' WHERE file_id > 9",
-            'too few labels: two genres need 5 labelled recordings each; there are: house 3 (2 more), techno 3 (2 more), trance 3 (2 more); not understood, [aliases] can map them: "Jungle"',
+            (
+                "too few labels: two genres need 5 labelled recordings each; there are: house 3 (2 more),"
+                ' techno 3 (2 more), trance 3 (2 more); not understood, [aliases] can map them: "Jungle"'
+            ),
         ),
         ("UPDATE embeddings SET vector = zeroblob(0)", "embeddings are damaged (scan with --force)"),
         ("DELETE FROM embeddings", "none is embedded by made: run `indexer scan` first"),
@@ -334,12 +338,20 @@ def test_labels_that_are_not_enough_change_nothing(library, change, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--labels", "tags,moods"], "'moods' is not one of"), (["--labels", ""], "'' is not one of"), (["--target-precision", "1"], "--target-precision"),
-        (["--target-precision", "nan"], "--target-precision"), (["--epochs", "0"], "--epochs"), (["--seed", "-1"], "--seed"), (["--name", "../x"], "--name"),
-        (["--name", "first"], "already"), (["--csv", "none.csv"], "No such file"), (["--encoder", "nowhere"], "nowhere"), (["--device", "mps"], "cannot train on"),
+        (["--labels", "tags,moods"], "'moods' is not one of"),
+        (["--labels", ""], "'' is not one of"),
+        (["--target-precision", "1"], "--target-precision"),
+        (["--target-precision", "nan"], "--target-precision"),
+        (["--epochs", "0"], "--epochs"),
+        (["--seed", "-1"], "--seed"),
+        (["--name", "../x"], "--name"),
+        (["--name", "first"], "already"),
+        (["--csv", "none.csv"], "No such file"),
+        (["--encoder", "nowhere"], "nowhere"),
+        (["--device", "mps"], "cannot train on"),
         (["--encoder", "rhythm"], "no embeddings by rhythm"),
     ],
-)  # fmt: skip
+)
 def test_requests_that_cannot_be_change_nothing(library, args, message):
     library("train", "--name", "first")
     before = in_use(library.db)

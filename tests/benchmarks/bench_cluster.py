@@ -119,7 +119,8 @@ def ceiling(args: argparse.Namespace) -> None:
                     wall, cpu, found = scan(folder, folder / "music", cluster.address)
             assert found["embedded"] == args.files, found
             print(
-                f"{label}: {args.files:,} recordings in {wall:.1f} s: {args.files / wall:,.0f} a second stored; CPU of the coordinator {cpu:.1f} s"
+                f"{label}: {args.files:,} recordings in {wall:.1f} s: {args.files / wall:,.0f} a second stored;"
+                f" CPU of the coordinator {cpu:.1f} s"
                 f" ({args.files / cpu:,.0f} a second of CPU); busy {found['busy']}",
                 flush=True,
             )
@@ -142,8 +143,10 @@ def simulated(args: argparse.Namespace) -> None:
             rate = count / wall
             alone = alone or rate / workers
             print(
-                f"{workers:3} workers: {count:4} files of {args.cost} s in {wall:6.1f} s, {rate:6.2f} a second, efficiency {rate / workers / alone:.0%}"
-                f" of one worker's, {rate * args.cost / workers:.0%} of the cost alone; files by worker {sorted(w['embedded'] for w in found['workers'])}",
+                f"{workers:3} workers: {count:4} files of {args.cost} s in {wall:6.1f} s, {rate:6.2f} a second,"
+                f" efficiency {rate / workers / alone:.0%} of one worker's,"
+                f" {rate * args.cost / workers:.0%} of the cost alone;"
+                f" files by worker {sorted(w['embedded'] for w in found['workers'])}",
                 flush=True,
             )
 
@@ -157,14 +160,16 @@ def real(args: argparse.Namespace) -> None:
         for jobs in (1, 2):
             wall, _, found = scan(folder, folder / "music", jobs=jobs)
             print(
-                f"local, {jobs} jobs: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
+                f"local, {jobs} jobs: {args.files / wall:.2f} files a second,"
+                f" {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
                 flush=True,
             )
             with DaskCluster(folder / f"cluster{jobs}", jobs, INDEXER_JOBS="1") as cluster:
                 ready(cluster, jobs)
                 wall, _, found = scan(folder, folder / "music", cluster.address)
             print(
-                f"{jobs} workers of one reader: {args.files / wall:.2f} files a second, {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
+                f"{jobs} workers of one reader: {args.files / wall:.2f} files a second,"
+                f" {found['audio_s'] / wall:.0f} times real time; busy {found['busy']}",
                 flush=True,
             )
 

@@ -64,7 +64,8 @@ def compare(path: Path, name: str, rounds: int) -> None:
         else "    -  (libsndfile cannot)"
     )
     print(
-        f"{name:<24} {probe(path).codec:<12} {statistics.median(mine) * 1000:8.1f} ms  {speed:7.0f} x real time  {ratio}"
+        f"{name:<24} {probe(path).codec:<12} {statistics.median(mine) * 1000:8.1f} ms"
+        f"  {speed:7.0f} x real time  {ratio}"
     )
 
 
@@ -83,7 +84,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     print(
-        f"{'file':<24} {'codec':<12} {'CPU':>8}      {'speed':>7}              ratio to soundfile + soxr, median (spread)"
+        f"{'file':<24} {'codec':<12} {'CPU':>8}      {'speed':>7}"
+        "              ratio to soundfile + soxr, median (spread)"
     )
     if args.files:
         for path in args.files:

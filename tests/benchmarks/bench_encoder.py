@@ -78,7 +78,10 @@ SIZES = ((768, 2304), (2304, 768), (768, 3072), (3072, 768))  # of a block's pro
 
 
 def products(precision, device, units):
-    """A function that runs 12 blocks of products for a batch of units, and its GFLOP; None where nothing here has this arithmetic."""
+    """A function that runs 12 blocks of products for a batch of units, and its GFLOP.
+
+    None where nothing here has this arithmetic.
+    """
     rng = np.random.default_rng(0)
     tokens = units * 191
     weights = {}
@@ -179,10 +182,12 @@ def compare(encoder, plain, options):
             shares.append(GFLOP_PER_UNIT / ours_s / (gflop / bare_s))
     rate = statistics.median(rates)
     print(
-        f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}): {spread(ratios)} times the plain way; {rate:.1f} units/s, "
-        f"{rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s"
+        f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}):"
+        f" {spread(ratios)} times the plain way; {rate:.1f} units/s,"
+        f" {rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s"
         + (f", {spread(shares)} of the bare products" if shares else "")
-        + f"; {torch.get_num_threads()} threads; vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's"
+        + f"; {torch.get_num_threads()} threads;"
+        f" vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's"
     )
 
 

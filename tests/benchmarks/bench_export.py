@@ -1,4 +1,4 @@
-"""`export` of a small and a large library: rows a second beside reading the same rows and doing nothing with them, and how its memory grows.
+"""`export` of a small and a large library: its rows a second beside reading the same rows alone, and its memory.
 
     python -m tests.benchmarks.bench_export [RECORDINGS ...] [--width WIDTH]      (default: 20000 100000, width 64)
 
@@ -37,8 +37,9 @@ def fill(db: Path, recordings: int, width: int) -> None:
             ("recordings VALUES (?, ?, 'mp3', 44100, 2, 300.0, NULL)", ((i, f"{i:064x}") for i in ids)),
             (
                 (
-                    "files (id, recording_id, path, path_text, container, dev, ino, size, mtime_ns, state, first_seen, last_seen)"
-                    " VALUES (?, ?, ?, ?, 'mp3', 1, ?, 9000000, 1700000000000000000, 'ready', '2026-01-01', '2026-01-01')"
+                    "files (id, recording_id, path, path_text, container, dev, ino, size, mtime_ns, state,"
+                    " first_seen, last_seen) VALUES (?, ?, ?, ?, 'mp3', 1, ?, 9000000, 1700000000000000000, 'ready',"
+                    " '2026-01-01', '2026-01-01')"
                 ),
                 ((i, i, f"/music/{i}.mp3".encode(), f"/music/{i}.mp3", i) for i in ids),
             ),
@@ -107,8 +108,9 @@ def main() -> None:
             process.join()
             rows = sum(found[table] for table in (*TABLES, "embeddings", "predictions"))
             print(
-                f"{recordings:,} recordings x {arguments.width}: {rows:,} rows in {found['elapsed_s']:.1f} s, {rows / found['elapsed_s']:,.0f} a second,"
-                f" {found['elapsed_s'] / read_s:.1f} times reading alone; {found['bytes'] / 1e6:.0f} MB of {db.stat().st_size / 1e6:.0f};"
+                f"{recordings:,} recordings x {arguments.width}: {rows:,} rows in {found['elapsed_s']:.1f} s,"
+                f" {rows / found['elapsed_s']:,.0f} a second, {found['elapsed_s'] / read_s:.1f} times reading alone;"
+                f" {found['bytes'] / 1e6:.0f} MB of {db.stat().st_size / 1e6:.0f};"
                 f" memory {before_mb:.0f} MB before, at most {peak_mb:.0f} MB: {peak_mb - before_mb:.0f} more"
             )
 

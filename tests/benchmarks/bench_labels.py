@@ -3,10 +3,10 @@
     python -m tests.benchmarks.bench_labels [--encoder rhythm|random|PATH] [--precisions bf16 int8] [--units 5 10 20]
     FOLDER FOLDER ...
 
-Each FOLDER holds the tracks of one label, such as a soundtrack. Heads learn from the vectors of all units in the exact arithmetic
-of half of the tracks, and judge the other half by exact and by varied vectors. ``random`` is a ViT-Base with random weights: no
-accuracy comes of it, and its deviations are those of random weights.
---emulate lets a processor multiply integers that has no products of its own for that: slow, and sums may overflow a little.
+Each FOLDER holds the tracks of one label, such as a soundtrack. Heads learn from half of the tracks, from the vectors
+of all units in the exact arithmetic, and judge the other half by exact and by varied vectors. ``random`` is a ViT-Base
+with random weights: its accuracy means nothing, and its deviations are those of random weights.
+--emulate computes in integers on a processor that has no instructions for that: slow, and sums may overflow a little.
 """
 
 import argparse
@@ -71,7 +71,10 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def judged(
     exact: np.ndarray, varied: dict[str, tuple[np.ndarray, np.ndarray]], y: np.ndarray, labels: list[str]
 ) -> dict[str, list[float]]:
-    """variant -> [share of labels that change, share of right labels before, after]. varied: its (exact, varied) vectors."""
+    """Variant -> [share of labels that change, share of right labels before, share after, number of labels].
+
+    varied: variant -> its (exact, varied) vectors.
+    """
     tally: dict[str, list[tuple[float, float, float]]] = {name: [] for name in varied}
     for repeat in range(REPEATS):
         order = np.random.default_rng(repeat).permutation(len(y))
@@ -133,14 +136,15 @@ def main() -> None:
             varied[f"{precision} ({other.engine})"] = (means(rows, tracks, few), means(encoded(other, few), few, few))
         found = judged(exact, varied, np.asarray(y), [str(folder) for folder in options.folders])
         print(
-            f"{encoder.name}: {len(tracks)} tracks of {len(options.folders)} labels, {sum(map(len, tracks)):,} units, at most {options.most} a track; "
-            f"precisions on {options.compared} units a track"
+            f"{encoder.name}: {len(tracks)} tracks of {len(options.folders)} labels, {sum(map(len, tracks)):,} units,"
+            f" at most {options.most} a track; precisions on {options.compared} units a track"
         )
         for name, (before, after) in varied.items():
             cosine = cosines(before, after)
             changed, right, then_right, n = found[name]
             print(
-                f"{name:24} centred cosine {cosine.mean():.5f}, worst {cosine.min():.5f}; labels changed {changed:.1%} of {n:.0f}; right {right:.1%} -> {then_right:.1%}"
+                f"{name:24} centred cosine {cosine.mean():.5f}, worst {cosine.min():.5f};"
+                f" labels changed {changed:.1%} of {n:.0f}; right {right:.1%} -> {then_right:.1%}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The demo's library, judged: the linear head on the built-in encoder beside the convolutional network, from the same split.
+"""The linear head on the built-in encoder beside the convolutional network: the demo's library, the same split.
 
     python -m tests.benchmarks.bench_learners
 
@@ -23,12 +23,14 @@ def main() -> None:
         demo(settings, library, Progress(-1), lambda _: None)
         found = evaluate(settings, Request(LabelRequest(csv=library / "truth.csv"), cnn=True))
         print(
-            f"SYNTHETIC music: {found['library']['recordings']} tracks of {found['library']['artists']} made-up artists, {found['method']['folds']} folds"
+            f"SYNTHETIC music: {found['library']['recordings']} tracks of {found['library']['artists']}"
+            f" made-up artists, {found['method']['folds']} folds"
         )
         for row in found["learners"]:
             low, high = row["accuracy_95"]
             print(
-                f"{row['name']:20} {row['accuracy']:6.1%} right ({low:.0%} to {high:.0%}), {row['elapsed_s']:.1f} s of training and judging"
+                f"{row['name']:20} {row['accuracy']:6.1%} right ({low:.0%} to {high:.0%}),"
+                f" {row['elapsed_s']:.1f} s of training and judging"
             )
 
 

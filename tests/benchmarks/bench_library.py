@@ -140,12 +140,14 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
             with store.transaction():
                 many = store.connection.executemany
                 many(
-                    "INSERT INTO recordings (id, audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, 'mp3', 44100, 2, 300.0)",
+                    "INSERT INTO recordings (id, audio_sha256, codec, sample_rate_hz, channels, duration_s)"
+                    " VALUES (?, ?, 'mp3', 44100, 2, 300.0)",
                     ((i, hashlib.sha256(str(i).encode()).hexdigest()) for i in ids),
                 )
                 many(
-                    "INSERT INTO files (id, recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns, state, tag_policy, first_seen,"
-                    " last_seen) VALUES (?, ?, ?, ?, ?, 'mp3', ?, ?, ?, ?, 'ready', ?, ?, ?)",
+                    "INSERT INTO files (id, recording_id, root_id, path, path_text, container, dev, ino, size,"
+                    " mtime_ns, state, tag_policy, first_seen, last_seen)"
+                    " VALUES (?, ?, ?, ?, ?, 'mp3', ?, ?, ?, ?, 'ready', ?, ?, ?)",
                     (
                         (
                             i,
@@ -183,7 +185,8 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
                     ((i, ENCODER, vectors[k].tobytes(), UNITS, the_trajectory) for k, i in enumerate(ids)),
                 )
                 many(
-                    "INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided) VALUES (?, ?, ?, ?, 0.5, ?)",
+                    "INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided)"
+                    " VALUES (?, ?, ?, ?, 0.5, ?)",
                     (
                         (i, head, LABELS[best[k]], float(scores[k, best[k]]), int(scores[k, best[k]] >= 0.5))
                         for k, i in enumerate(ids)
@@ -335,7 +338,7 @@ def pages(_music: Path, settings: Settings, files: int) -> Result:
 
 
 def new(_music: Path, settings: Settings, files: int) -> Result:
-    """New recordings, with the transactions of a scan: what was read of a file, then its embedding and verdict, then the settled tag."""
+    """New recordings, in the transactions of a scan: a file's facts, its embedding and prediction, a settled tag."""
     head, the_trajectory, the_policy = chosen().head, make_trajectory(), policy(settings)
     assert head is not None
     with Store(settings.db) as store:
@@ -373,8 +376,17 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
 
 
 STEPS: dict[str, Callable[[Path, Settings, int], Result]] = {
-    "tree": tree, "rows": rows, "map": the_map, "rescan": rescan, "changed": changed, "backlog": backlog, "status": status, "relabel": classify,
-    "pages": pages, "new": new}  # fmt: skip
+    "tree": tree,
+    "rows": rows,
+    "map": the_map,
+    "rescan": rescan,
+    "changed": changed,
+    "backlog": backlog,
+    "status": status,
+    "relabel": classify,
+    "pages": pages,
+    "new": new,
+}
 
 
 # ---- the measuring
@@ -464,7 +476,8 @@ def main() -> None:
             for what, value, peak_mb in measured(folder, files, given.steps):
                 found.setdefault(what, {})[files] = (value, peak_mb)
             print(
-                f"{files:9,}  the library takes {(folder / 'library.db').stat().st_size / 1e6:,.0f} MB with vectors {WIDTH} numbers wide",
+                f"{files:9,}  the library takes {(folder / 'library.db').stat().st_size / 1e6:,.0f} MB"
+                f" with vectors {WIDTH} numbers wide",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""The map of a large library: what a scan pays for it, and what a browser is sent, each beside a plain way of doing it, in one run.
+"""The map of a large library: what it costs a scan and what a browser is sent, each beside a plain way of doing it.
 
     python -m tests.benchmarks.bench_map [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the temporary
     folder)
@@ -94,14 +94,16 @@ def measure(db: Path, tracks: int, width: int) -> None:
             )
         )
         print(
-            f"{tracks:,} x {width}; all placed on new axes: {update_s:.1f} s ({placed:,}), reading all vectors: {read_s:.1f} s, ratio {update_s / read_s:.1f};"
+            f"{tracks:,} x {width}; all placed on new axes: {update_s:.1f} s ({placed:,}),"
+            f" reading all vectors: {read_s:.1f} s, ratio {update_s / read_s:.1f};"
             f" peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
         )
         nothing_s = statistics.median(timed(lambda: update(store, ENCODER, [ENCODER]))[0] for _ in range(ROUNDS))
         fill(store, tracks, 1, width)
         one_s, placed = timed(lambda: update(store, ENCODER, [ENCODER]))
         print(
-            f"after a scan that embedded {placed}: {1000 * one_s:.0f} ms, nothing: {1000 * nothing_s:.0f} ms; {one_s / update_s:.3f} of all"
+            f"after a scan that embedded {placed}: {1000 * one_s:.0f} ms, nothing: {1000 * nothing_s:.0f} ms;"
+            f" {one_s / update_s:.3f} of all"
         )
 
     async def ask(path: str, **headers: str) -> Any:
@@ -121,8 +123,10 @@ def measure(db: Path, tracks: int, width: int) -> None:
         sent = answer.num_bytes_downloaded
         json_s, plain = timed(lambda: as_json(db))
         print(
-            f"the map's data: {sent / 1e6:.2f} MB compressed, {len(answer.content) / 1e6:.2f} MB unpacked, in {1000 * statistics.median(times):.0f} ms;"
-            f" JSON: {len(plain) / 1e6:.2f} MB compressed in {1000 * json_s:.0f} ms; ratios {sent / len(plain):.2f} and {statistics.median(times) / json_s:.2f};"
+            f"the map's data: {sent / 1e6:.2f} MB compressed, {len(answer.content) / 1e6:.2f} MB unpacked,"
+            f" in {1000 * statistics.median(times):.0f} ms;"
+            f" JSON: {len(plain) / 1e6:.2f} MB compressed in {1000 * json_s:.0f} ms;"
+            f" ratios {sent / len(plain):.2f} and {statistics.median(times) / json_s:.2f};"
             f" unchanged ({unchanged.status_code}): {1000 * again_s:.0f} ms"
         )
 

@@ -1,8 +1,9 @@
-"""Every page of a library of 100,000 tracks, asked by eight clients while a scan writes, beside Datasette's own table page in the same run.
+"""Every page of a library of 100,000 tracks, asked by eight clients while a scan writes.
 
     python -m tests.benchmarks.bench_pages [TRACKS] [REQUESTS]      (default: 100000 200)
 
-The library is synthetic: tags, five scores and a timeline for every track, vectors of the built-in encoder's width.
+Datasette's own table page in the same run is the baseline. The library is synthetic: tags, five scores and a timeline
+for every track, vectors of the built-in encoder's width.
 """
 
 import random
@@ -150,7 +151,8 @@ def main(tracks: int, requests: int) -> None:
                 median, late = statistics.median(found), found[int(0.95 * len(found))]
                 baseline = baseline or median
                 print(
-                    f"{name:28} median {1000 * median:7.0f} ms, 95th percentile {1000 * late:7.0f} ms, {median / baseline:5.2f} times the table page;"
+                    f"{name:28} median {1000 * median:7.0f} ms, 95th percentile {1000 * late:7.0f} ms,"
+                    f" {median / baseline:5.2f} times the table page;"
                     f" alone {1000 * min(timed(base + path) for path in paths[:5]):6.0f} ms",
                     flush=True,
                 )

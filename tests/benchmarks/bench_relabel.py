@@ -1,4 +1,4 @@
-"""`relabel` of a whole library from cached embeddings and trajectories, beside reading the same rows and doing nothing with them.
+"""`relabel` of a whole library from cached embeddings and trajectories, beside reading the same rows alone.
 
     python -m tests.benchmarks.bench_relabel [RECORDINGS]      (default: 100000)
 
@@ -71,7 +71,8 @@ def main(recordings: int) -> None:
         for what in ("first", "again"):
             found = relabel(settings)
             print(
-                f"relabel, {what}: {found['elapsed_s']:.1f} s, {found['classified'] / found['elapsed_s']:,.0f} recordings a second,"
+                f"relabel, {what}: {found['elapsed_s']:.1f} s,"
+                f" {found['classified'] / found['elapsed_s']:,.0f} recordings a second,"
                 f" {found['elapsed_s'] / read_s:.1f} times reading alone"
             )
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")

@@ -82,8 +82,9 @@ def main() -> None:
             plain_rates.append(audio_s / (plain - ours))
         ratios = [a / b for a, b in zip(our_rates, plain_rates, strict=True)]
         print(
-            f"plain way {statistics.median(plain_rates):.1f} s of audio per second; indexer scan ({options.precision}, {options.device}) "
-            f"{statistics.median(our_rates):.1f}; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"plain way {statistics.median(plain_rates):.1f} s of audio per second;"
+            f" indexer scan ({options.precision}, {options.device}) {statistics.median(our_rates):.1f};"
+            f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
 

@@ -1,4 +1,4 @@
-"""`similar` over a large library beside a plain numpy product of a resident array of the same size, in one run; also from a stale file.
+"""`similar` over a large library, also from a stale file, beside a plain numpy product of an array of the same size.
 
     python -m tests.benchmarks.bench_similar [TRACKS] [WIDTH] [--folder DIR]      (default: 100000 3840, in the
     temporary folder)
@@ -85,7 +85,8 @@ def main() -> None:
             return time.perf_counter() - started
 
         print(
-            f"{arguments.tracks:,} x {arguments.width}; the first question, which makes the derived file: {ask(1):.1f} s"
+            f"{arguments.tracks:,} x {arguments.width}; the first question,"
+            f" which makes the derived file: {ask(1):.1f} s"
         )
         resident = np.random.default_rng(1).standard_normal((arguments.tracks, arguments.width), np.float32)
 
@@ -118,7 +119,8 @@ def compare(what: str, pairs: list[tuple[float, float]]) -> None:
     ours_s, plain_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(ours / other for ours, other in pairs)
     print(
-        f"{what}: {1000 * ours_s:.0f} ms (at most {1000 * max(ours for ours, _ in pairs):.0f}), a plain product: {1000 * plain_s:.0f} ms;"
+        f"{what}: {1000 * ours_s:.0f} ms (at most {1000 * max(ours for ours, _ in pairs):.0f}),"
+        f" a plain product: {1000 * plain_s:.0f} ms;"
         f" ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
 

@@ -72,7 +72,8 @@ def timed(
 def compare(folder: Path, writes: int, rounds: int) -> None:
     """A row a container."""
     print(
-        "| container | file | ours, writes/s | mutagen in place, writes/s | mutagen / ours | ours grows by | mutagen grows by |"
+        "| container | file | ours, writes/s | mutagen in place, writes/s | mutagen / ours |"
+        " ours grows by | mutagen grows by |"
     )
     print("|---|---|---|---|---|---|---|")
     for name in CONTAINERS:
@@ -89,7 +90,8 @@ def compare(folder: Path, writes: int, rounds: int) -> None:
             theirs.append(plain)
             ratios.append(plain / own)
         print(
-            f"| {name} | {source.stat().st_size / 1e6:.1f} MB | {spread(mine, 0)} | {spread(theirs, 0)} | {spread(ratios, 1)} | {own_bytes:+,} | {plain_bytes:+,} |",
+            f"| {name} | {source.stat().st_size / 1e6:.1f} MB | {spread(mine, 0)} | {spread(theirs, 0)} |"
+            f" {spread(ratios, 1)} | {own_bytes:+,} | {plain_bytes:+,} |",
             flush=True,
         )
 
@@ -156,7 +158,8 @@ def large(folder: Path) -> None:
         )
         worker.close()
         print(
-            f"| {size:,} bytes of audio | {'before' if tag_first else 'behind'} | {result} | {elapsed:.1f} | {int(peak) / 1024:.0f} MB |",
+            f"| {size:,} bytes of audio | {'before' if tag_first else 'behind'} | {result} | {elapsed:.1f} |"
+            f" {int(peak) / 1024:.0f} MB |",
             flush=True,
         )
         path.unlink()

@@ -45,7 +45,8 @@ def main(rows: int, epochs: int) -> None:
         ours_s = time.perf_counter() - started
     right = evaluation.accuracy(test.y, head.scores(test.vectors).argmax(axis=1))
     print(
-        f"{rows:,} x {WIDTH}, {epochs} epochs, {torch.get_num_threads()} threads: {ours_s:.1f} s, {right:.1%} of 2,000 unseen made rows right"
+        f"{rows:,} x {WIDTH}, {epochs} epochs, {torch.get_num_threads()} threads: {ours_s:.1f} s,"
+        f" {right:.1%} of 2,000 unseen made rows right"
     )
     started = time.perf_counter()
     evaluation.near_duplicates(data.vectors)
@@ -74,7 +75,8 @@ def main(rows: int, epochs: int) -> None:
         test.y, other.predict(((test.vectors.astype(np.float32) - mean) * scale).astype(np.float32))
     )
     print(
-        f"scikit-learn's SGDClassifier (one against all): {theirs_s:.1f} s, {right:.1%} right; ours takes {ours_s / theirs_s:.2f} of its time"
+        f"scikit-learn's SGDClassifier (one against all): {theirs_s:.1f} s, {right:.1%} right;"
+        f" ours takes {ours_s / theirs_s:.2f} of its time"
     )
 
 

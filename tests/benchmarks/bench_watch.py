@@ -1,4 +1,4 @@
-"""The daemon: time until it watches, memory, latency, a burst while it was stopped, and what it costs when nothing happens.
+"""The daemon: time until it watches, memory, latency, a burst while it was stopped, and its cost while nothing happens.
 
     python -m tests.benchmarks.bench_watch [FILES] [BURST] [IDLE_S]      (default: 20000 7000 120)
 
@@ -63,7 +63,8 @@ def main(files: int, burst: int, idle_s: float) -> None:
             fill(store, music)
         with Watching(cli, music, verbose=False, settle_s=2, unload_after_s=5) as watch:
             print(
-                f"{files:,} known files in {files // 12:,} folders: watching and compared after {waited(watch, watch.idle):.1f} s,"
+                f"{files:,} known files in {files // 12:,} folders:"
+                f" watching and compared after {waited(watch, watch.idle):.1f} s,"
                 f" daemon {rss_mb(watch.process.pid):.0f} MB"
             )
             latencies = []
@@ -73,7 +74,8 @@ def main(files: int, burst: int, idle_s: float) -> None:
                 shutil.move(new, target)
                 latencies.append(waited(watch, lambda t=target: watch.states_of(t) == "ready"))
             print(
-                f"a file moved in: {statistics.median(latencies):.1f} s ({min(latencies):.1f} to {max(latencies):.1f}) to its row, of which 2 s are settle_s"
+                f"a file moved in: {statistics.median(latencies):.1f} s ({min(latencies):.1f} to {max(latencies):.1f})"
+                " to its row, of which 2 s are settle_s"
             )
             one = write_audio(elsewhere / "one", "flac", 1.0, seed=99)
             os.kill(watch.process.pid, signal.SIGSTOP)
@@ -85,14 +87,16 @@ def main(files: int, burst: int, idle_s: float) -> None:
             count = "SELECT count(*) FROM files WHERE state = 'ready' AND path_text LIKE '%/burst %'"
             took_s = waited(watch, lambda: watch.rows(count) == [(burst,)])
             print(
-                f"{burst:,} files while it was stopped: all {watch.rows(count)[0][0]:,} are rows {took_s:.0f} s after it went on"
+                f"{burst:,} files while it was stopped: all {watch.rows(count)[0][0]:,} are rows"
+                f" {took_s:.0f} s after it went on"
             )
             waited(watch, lambda: watch.idle() and not watch.runner_pids())
             before, started = cpu_s(watch.process.pid), time.monotonic()
             time.sleep(idle_s)
             share = (cpu_s(watch.process.pid) - before) / (time.monotonic() - started)
             print(
-                f"idle for {idle_s:.0f} s: {share:.3%} of one core, {rss_mb(watch.process.pid):.0f} MB, no other process"
+                f"idle for {idle_s:.0f} s: {share:.3%} of one core, {rss_mb(watch.process.pid):.0f} MB,"
+                " no other process"
             )
 
 

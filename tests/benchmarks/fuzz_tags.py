@@ -1,4 +1,4 @@
-"""Mutated real files through the real child process: nothing may crash or hang the program, or change audio or other tags.
+"""Mutated real files through the real reader: nothing may crash or hang the program, or change audio or other tags.
 
     python -m tests.benchmarks.fuzz_tags [--count 20000] [--seed 1] [--start 0] [--jobs 1] [--folder /dev/shm]
 
@@ -81,7 +81,7 @@ class Result:
         return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-# --- sources ---------------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def fixture_sources() -> list[Source]:
@@ -94,7 +94,7 @@ def fixture_sources() -> list[Source]:
 
 
 def synthesised_sources(folder: Path) -> list[Source]:
-    """One file of each container with the tags that DJ programs leave, and one without any; MP3 also with APEv2 and ID3v1."""
+    """Two files of each container: with tags as DJ programs leave them (MP3 also APEv2, ID3v1), and without tags."""
     found = []
     for name in CONTAINERS:
         for tagged in (False, True):
@@ -111,9 +111,12 @@ def _fill_tags(path: Path, name: str) -> None:
     if file.tags is None:
         file.add_tags()
     if isinstance(file.tags, mutagen.id3.ID3):
-        for frame in (mutagen.id3.TIT2(encoding=1, text="Título ☃"), mutagen.id3.TCON(encoding=0, text=["House", "Acid"]),
-                      mutagen.id3.GEOB(encoding=0, mime="a/b", desc="Serato Markers_", data=b"\xff\xfb\0" * 99),
-                      mutagen.id3.PRIV(owner="TRAKTOR4", data=bytes(range(256)))):  # fmt: skip
+        for frame in (
+            mutagen.id3.TIT2(encoding=1, text="Título ☃"),
+            mutagen.id3.TCON(encoding=0, text=["House", "Acid"]),
+            mutagen.id3.GEOB(encoding=0, mime="a/b", desc="Serato Markers_", data=b"\xff\xfb\0" * 99),
+            mutagen.id3.PRIV(owner="TRAKTOR4", data=bytes(range(256))),
+        ):
             file.tags.add(frame)
         if name == "mp3":
             file.save(v1=2)
@@ -129,7 +132,7 @@ def _fill_tags(path: Path, name: str) -> None:
     file.save()
 
 
-# --- mutations -------------------------------------------------------------------------------------------------------------
+# --- mutations --------------------------------------------------------------------------------------------------------
 
 
 def place(rng: random.Random, data: bytes) -> int:
@@ -196,7 +199,7 @@ def repair(data: bytes) -> bytes:
     return out + data[len(out) :]
 
 
-# --- one case --------------------------------------------------------------------------------------------------------------
+# --- one case ---------------------------------------------------------------------------------------------------------
 
 
 class Failed(Exception):
@@ -312,7 +315,7 @@ class Case:
                 raise Failed(f"{when} FFmpeg decodes other samples ({heard and heard[1]} and {sound[1]})")
 
     def reads_on(self, sound: tuple[str, int]) -> bool:
-        """Whether FFmpeg takes what follows a damaged last frame for more of it, whatever that is: then it is not we who changed it."""
+        """Whether FFmpeg reads any bytes after a damaged last frame as part of it: then the change is not ours."""
         whole = self.path.read_bytes()
         marks = [
             at

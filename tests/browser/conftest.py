@@ -29,7 +29,10 @@ QUIET = [
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The browser. Not for the whole session: while it is driven, an event loop runs in this thread, and other tests start their own."""
+    """The browser, for one module.
+
+    While it runs, its event loop runs in this thread; the tests of other modules start event loops of their own.
+    """
     if CHROMIUM is None:
         pytest.skip(
             "no chromium on this machine (Debian: apt-get install chromium): the pages are not tried in a browser"

@@ -64,7 +64,8 @@ def test_a_busy_server_is_waited_for_and_waiting_can_be_given_up(chromium, share
     for _ in range(8):
         place = socket.create_connection((host, int(port)))
         place.sendall(
-            b"POST /-/classify.json HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/mpeg\r\nContent-Length: 1000000\r\n\r\nxxxx"
+            b"POST /-/classify.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: audio/mpeg\r\nContent-Length: 1000000\r\n\r\nxxxx"
         )
         places.append(place)
     time.sleep(1)

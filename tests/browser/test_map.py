@@ -1,7 +1,8 @@
 """The map under a pointer and under keys."""
 
 POINT = """() => {
-    const canvas = document.getElementById("map"), { width, height } = canvas, scale = canvas.getBoundingClientRect().width / width;
+    const canvas = document.getElementById("map"), { width, height } = canvas;
+    const scale = canvas.getBoundingClientRect().width / width;
     const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
     const middle = (n) => Math.hypot((n % width) - width / 2, Math.floor(n / width) - height / 2);
     let best = -1;

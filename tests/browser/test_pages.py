@@ -15,7 +15,8 @@ PAGES = [*(path for _, path in MENU), "/library/tracks/1"]
 def corrections(served):
     with closing(sqlite3.connect(served.cli.db)) as conn:
         return conn.execute(
-            "SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id ORDER BY c.id, f.id"
+            "SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id"
+            " ORDER BY c.id, f.id"
         ).fetchall()
 
 
@@ -70,7 +71,8 @@ def test_the_player_seeks_where_the_timeline_is_clicked(tab, shared, name):
     box = line.bounding_box()
     line.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2})
     page.wait_for_function(
-        "() => Math.abs(document.getElementById('player').currentTime - 15) < 1 && !document.getElementById('player').seeking"
+        "() => Math.abs(document.getElementById('player').currentTime - 15) < 1"
+        " && !document.getElementById('player').seeking"
     )
     assert line.get_attribute("aria-valuenow") == "15"
     line.focus()
@@ -166,9 +168,11 @@ def test_the_map_tells_plays_and_encircles(tab, shared):
     def found():
         """A place on the canvas where a point is, by its colour."""
         return page.evaluate("""() => {
-            const canvas = document.getElementById("map"), { width, height } = canvas, seen = [];
+            const canvas = document.getElementById("map"), { width, height } = canvas;
             const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
-            for (let n = 0; n < width * height; n++) if (pixels[4 * n + 3]) return [(n % width) / width, Math.floor(n / width) / height];
+            const seen = (n) => pixels[4 * n + 3];
+            for (let n = 0; n < width * height; n++)
+                if (seen(n)) return [(n % width) / width, Math.floor(n / width) / height];
         }""")
 
     page.wait_for_timeout(300)
@@ -203,7 +207,10 @@ def test_a_genre_is_taken_off_the_map(tab, shared):
     page = tab(shared, "/-/map")
     buttons = page.locator("#legend button")
     buttons.first.wait_for()
-    painted = "() => document.getElementById('map').getContext('2d').getImageData(0, 0, document.getElementById('map').width, document.getElementById('map').height).data.some(Boolean)"
+    painted = """() => {
+        const canvas = document.getElementById("map");
+        return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean);
+    }"""
     page.wait_for_function(painted)
     for n in range(buttons.count()):
         buttons.nth(n).click()

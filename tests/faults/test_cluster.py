@@ -1,5 +1,7 @@
-"""What a cluster survives: workers killed at random, a file that kills them, a scheduler that goes and comes back, a scan that is
-killed, strangers on the wire. Real processes on loopback; afterwards the library is as a local scan makes it."""
+"""What a cluster survives: killed workers, a file that kills them, a scheduler that goes and comes back, a killed scan.
+
+Strangers on the wire too. Real processes on loopback; afterwards the library is as a local scan makes it.
+"""
 
 import json
 import random
@@ -129,7 +131,7 @@ def hosts():
 
 @pytest.mark.slow_first
 def test_a_host_whose_cable_is_pulled_in_the_middle_costs_its_files_nothing(quick_cli, tracks, tmp_path, hosts):
-    """Two workers on hosts of their own; one goes silent without a word, which no connection tells before its timeout."""
+    """Two workers on hosts of their own; one falls silent, which no connection reports before its timeout."""
     quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
     with DaskCluster(
         tmp_path / "cluster", 2, hosts=hosts, bend={"delay_s": 0.3}, DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP="11s"

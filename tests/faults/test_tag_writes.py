@@ -39,9 +39,11 @@ from tests.helpers.tag_faults import EDIT, Library, Nursery
 
 MADE = [name for name in CONTAINERS if name not in ("aac", "alac")]
 REAL = {
-    "musepack": "beetbox+beets/test/rsrc/empty.mpc", "ape": "beetbox+beets/test/rsrc/empty.ape", "dsf": "beetbox+beets/test/rsrc/empty.dsf",
+    "musepack": "beetbox+beets/test/rsrc/empty.mpc",
+    "ape": "beetbox+beets/test/rsrc/empty.ape",
+    "dsf": "beetbox+beets/test/rsrc/empty.dsf",
     "speex": "Serial-ATA+lofty-rs/lofty/tests/files/assets/minimal/full_test.spx",
-}  # fmt: skip
+}
 ALL = [*MADE, "mp3 with tags", "flac with tags", *REAL]
 
 
@@ -76,7 +78,10 @@ def audio_file(folder: Path, name: str) -> Path:
 
 @pytest.fixture
 def library(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Library]:
-    """A library with one file; of the kind of the test's parameter, or FLAC. In memory where possible: a kill leaves the page cache."""
+    """A library with one file of the kind that the test asks for, or FLAC.
+
+    It lies in memory where possible, for speed: a killed process loses no finished write there either.
+    """
     kind = getattr(request, "param", "flac")
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -90,7 +95,7 @@ def nursery() -> Iterator[Nursery]:
     process.close()
 
 
-# --- killed at every step --------------------------------------------------------------------------------------------------
+# --- killed at every step ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library,
     assert {"write", "half a write", "fsync", "INSERT", "replace", "BEGIN", "UPDATE", "COMMIT"} <= set(calls)
 
 
-# --- full, read-only -------------------------------------------------------------------------------------------------------
+# --- full, read-only --------------------------------------------------------------------------------------------------
 
 
 def inside(function: Callable[..., Any], *arguments: Path, environ: dict[str, str] | None = None) -> Any:
@@ -202,7 +207,7 @@ def test_a_scan_whose_library_has_no_room_says_so_and_the_next_one_goes_on(cli: 
         assert genre_of(path)
 
 
-# --- the order, seen from outside ------------------------------------------------------------------------------------------
+# --- the order, seen from outside -------------------------------------------------------------------------------------
 
 
 def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_done(
@@ -239,7 +244,10 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
     """fsync(copy) < sync(journal) < rename < fsync(folder) < write(journal), as the kernel sees them."""
     library = Library.of(audio_file(tmp_path / "music", "flac"), tmp_path / "library.db")
     log = tmp_path / "log"
-    code = "import sys; from pathlib import Path; from tests.helpers.tag_faults import Library as L; p, d = map(Path, sys.argv[1:]); L(p.parent, p, d).write()"
+    code = (
+        "import sys; from pathlib import Path; from tests.helpers.tag_faults import Library;"
+        " path, db = map(Path, sys.argv[1:]); Library(path.parent, path, db).write()"
+    )
     traced = subprocess.run(
         [
             "strace",
@@ -283,7 +291,7 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
     assert after[:4] == ["rename copy", "sync folder", "write journal", "sync journal"]
 
 
-# --- other programs at the same file ---------------------------------------------------------------------------------------
+# --- other programs at the same file ----------------------------------------------------------------------------------
 
 
 def _replace(path: Path) -> None:
@@ -390,7 +398,10 @@ def test_a_player_that_has_the_file_mapped_keeps_its_bytes(library: Library) -> 
 def test_of_two_programs_at_one_file_one_writes_and_the_other_waits(library: Library, tmp_path: Path) -> None:
     second = Library.of(library.path, tmp_path / "second.db")
     prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
-    code = "import sys; from tests.helpers.tag_faults import *; write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
+    code = (
+        "import sys; from tests.helpers.tag_faults import Path, write_often;"
+        " write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code, library.path, second.db],
         cwd=tag_faults.REPOSITORY,
@@ -416,7 +427,10 @@ def test_two_programs_that_write_all_the_time_never_leave_a_broken_file(library:
     for number, genre in enumerate(("House", "Techno")):
         db = tmp_path / f"{number}.db"
         Library.of(library.path, db)
-        code = f"from tests.helpers import tag_faults as h; import sys; h.write_often(h.Path(sys.argv[1]), h.Path(sys.argv[2]), {genre!r}, {rounds})"
+        code = (
+            "import sys; from tests.helpers.tag_faults import Path, write_often;"
+            f" write_often(Path(sys.argv[1]), Path(sys.argv[2]), {genre!r}, {rounds})"
+        )
         programs.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, library.path, db],
@@ -443,7 +457,7 @@ def fingerprint_of(path: Path) -> str:
         return fingerprint(file, path).audio_sha256
 
 
-# --- what belongs to the file but is not in it -------------------------------------------------------------------------------
+# --- what belongs to the file but is not in it ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preserve_mtime", [False, True])
@@ -512,7 +526,7 @@ def test_the_longest_names_are_written_and_cleaned_up_after(tmp_path: Path, name
     assert library.settle() == "done"
 
 
-# --- settling ----------------------------------------------------------------------------------------------------------------
+# --- settling ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_drive_with_another_number_after_a_restart_is_still_recognised(library: Library) -> None:
@@ -571,7 +585,7 @@ def test_a_folder_that_cannot_be_synced_leaves_the_intent_open(
     assert library.settle() == "done"
 
 
-# --- reflink ---------------------------------------------------------------------------------------------------------------
+# --- reflink ----------------------------------------------------------------------------------------------------------
 
 
 def test_where_the_file_system_can_share_blocks_nothing_is_copied(tmp_path: Path) -> None:

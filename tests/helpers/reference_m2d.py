@@ -1,4 +1,4 @@
-"""M2D in float64 numpy, written from the published numbers alone: the proof that the fast encoder computes the right thing.
+"""M2D in float64 numpy, written from the published numbers alone: the fast encoder is compared with it.
 
 Shares no line with the package: its own transform, filter bank, unit cutting and transformer, as plain as possible.
 """

@@ -16,12 +16,12 @@ BARK = [(0, 100, 50), (100, 200, 150), (200, 300, 250), (300, 400, 350), (400, 5
         (9500, 12000, 10500), (12000, 15500, 13500)]  # fmt: skip
 ISO_HZ = [20, 25, 31.5, 40, 50, 63, 80, 100, 125, 160, 200, 250, 315, 400, 500, 630, 800, 1000, 1250, 1600, 2000, 2500,
           3150, 4000, 5000, 6300, 8000, 10000, 12500]  # fmt: skip
-ISO_ALPHA = [532, 506, 480, 455, 432, 409, 387, 367, 349, 330, 315, 301, 288, 276, 267, 259, 253, 250, 246, 244, 243, 243,
-             243, 242, 242, 245, 254, 271, 301]  # fmt: skip
+ISO_ALPHA = [532, 506, 480, 455, 432, 409, 387, 367, 349, 330, 315, 301, 288, 276, 267, 259, 253, 250, 246, 244, 243,
+             243, 243, 242, 242, 245, 254, 271, 301]  # fmt: skip
 ISO_LU = [-316, -272, -230, -191, -159, -130, -103, -81, -62, -45, -31, -20, -11, -4, 0, 3, 5, 0, -27, -41, -10, 17, 25,
           12, -21, -71, -112, -107, -31]  # fmt: skip
-ISO_TF = [785, 687, 595, 511, 440, 375, 315, 265, 221, 179, 144, 114, 86, 62, 44, 30, 22, 24, 35, 17, -13, -42, -60, -54,
-          -15, 60, 126, 139, 123]  # fmt: skip
+ISO_TF = [785, 687, 595, 511, 440, 375, 315, 265, 221, 179, 144, 114, 86, 62, 44, 30, 22, 24, 35, 17, -13, -42, -60,
+          -54, -15, 60, 126, 139, 123]  # fmt: skip
 
 
 def interpolated(hz, tenths, divisor):
@@ -71,7 +71,7 @@ def band_levels(power):
 
 
 def phons(levels):
-    """The contour through each level, by bisection: ISO 226 gives the level of a contour, not the contour of a level."""
+    """The contour through each level, by bisection: ISO 226 gives the level of a contour, not its inverse."""
     out = []
     for (_, _, hz), level in zip(BARK, levels, strict=True):
         alpha, lu, tf = interpolated(hz, ISO_ALPHA, 1000), interpolated(hz, ISO_LU, 10), interpolated(hz, ISO_TF, 10)
@@ -155,6 +155,10 @@ def describe(samples):
     """One unit's vector, (1668,)."""
     loudness = sonogram(samples)
     histogram = [math.fsum(column) for column in modulation(loudness).T]
-    return np.concatenate([
-        np.log(1 + patterns(loudness) / 0.01).ravel(), statistics(loudness).ravel(), np.log(1 + np.array(histogram) / 0.01),
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.log(1 + patterns(loudness) / 0.01).ravel(),
+            statistics(loudness).ravel(),
+            np.log(1 + np.array(histogram) / 0.01),
+        ]
+    )

@@ -1,4 +1,4 @@
-"""One tag write on a library of its own, in processes that can be killed at any call; and places that are full or read-only.
+"""One tag write on a library of its own: in processes that can be killed at any call, in places full or read-only.
 
 Run as a program this is the nursery: it imports the writer once and no torch, and forks a child for every request, so
 that a kill costs milliseconds. The tests look at what the child left behind. Never part of the program.
@@ -130,11 +130,11 @@ class Library:
         connection.close()
 
 
-# --- killed at a call ------------------------------------------------------------------------------------------------------
+# --- killed at a call -------------------------------------------------------------------------------------------------
 
 
 class Fuse:
-    """Counts everything that changes a disk and kills the process at call number ``limit``; 0: never, only names are kept."""
+    """Counts the calls that change a disk, and kills the process at call ``limit``; 0: it only keeps their names."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -160,8 +160,8 @@ class Fuse:
     def arm(self) -> None:
         """Count in this process from now on, for good."""
         self.armed = True
-        for name in ("fsync", "fdatasync", "replace", "rename", "unlink", "remove", "truncate", "ftruncate", "utime", "chmod", "fchmod", "chown",
-                     "fchown", "setxattr", "copy_file_range", "sendfile"):  # fmt: skip
+        for name in ("fsync", "fdatasync", "replace", "rename", "unlink", "remove", "truncate", "ftruncate", "utime",
+                     "chmod", "fchmod", "chown", "fchown", "setxattr", "copy_file_range", "sendfile"):  # fmt: skip
             setattr(os, name, self.counted(name, getattr(os, name)))
         fcntl.ioctl = self.counted("ioctl", fcntl.ioctl)
         os_open, os_write, io_open = os.open, os.write, io.open
@@ -232,7 +232,10 @@ class Nursery:
         )
 
     def write(self, library: Library, *, kill_at: int, undo: bool = False) -> tuple[int, list[str]]:
-        """One write in a child that dies at call ``kill_at``: (exit status, negative for a signal; names of the calls if it lived)."""
+        """One write in a child that dies at call ``kill_at``.
+
+        Returns its exit status, negative for a signal, and, if it lived, the names of its calls.
+        """
         assert self._process.stdin
         assert self._process.stdout
         request = {"path": str(library.path), "db": str(library.db), "kill_at": kill_at, "undo": undo}
@@ -280,7 +283,7 @@ def _victim(request: dict[str, Any], report: int) -> None:
         os._exit(status)
 
 
-# --- full, read-only: these run in a process that has mounts of its own -------------------------------------------------------
+# --- full, read-only: these run in a process that has mounts of its own -----------------------------------------------
 
 
 @functools.cache
@@ -293,11 +296,19 @@ def private_mounts() -> list[str] | None:
     return None
 
 
+def code_that_prints(function: Callable[..., Any]) -> str:
+    """A program that calls a function of this module with its arguments as paths, and prints the result as JSON."""
+    return (
+        "import json, sys; from tests.helpers import tag_faults;"
+        f" print(json.dumps(tag_faults.{function.__name__}(*map(tag_faults.Path, sys.argv[1:]))))"
+    )
+
+
 def with_private_mounts(function: Callable[..., Any], *arguments: Path, environ: dict[str, str] | None = None) -> Any:
-    """Run a function of this module in a process with mounts of its own and return its result; None where that is refused."""
+    """The result of a function of this module, run in a process with mounts of its own; None where that is refused."""
     if (command := private_mounts()) is None:
         return None
-    code = f"import json, sys; from tests.helpers import tag_faults as h; print(json.dumps(h.{function.__name__}(*map(h.Path, sys.argv[1:]))))"
+    code = code_that_prints(function)
     done = subprocess.run(
         [*command, sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -346,7 +357,10 @@ def fill_music_folder(source: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def fill_library_disk(music: Path, folder: Path) -> dict[str, list[str]]:
-    """A write with its journal on a file system with 0, 1, 2, ... free blocks, until one passes: errors, and states after the next start."""
+    """A write with its journal on a file system with 0, 1, 2, ... free blocks, until one passes.
+
+    Returns the errors, and the states after the next start.
+    """
     mount("-t", "tmpfs", "-o", "size=3m", "none", folder)
     path = next(music.iterdir())
     library = Library.of(path, folder / "library.db")
@@ -488,9 +502,15 @@ def shares_blocks(folder: Path) -> bool:
 
 def on_a_mounted_image(image: Path, folder: Path, source: Path) -> dict[str, Any] | None:
     """``write_by_reflink`` on a file system in an image; None where it cannot be mounted."""
-    code = f"import json, sys; from tests.helpers import tag_faults as h; print(json.dumps(h.{write_by_reflink.__name__}(*map(h.Path, sys.argv[1:]))))"
-    done = subprocess.run(["unshare", "-m", "sh", "-c", 'i="$1"; d="$2"; mount -o loop "$i" "$d" || exit 33; exec "$3" -c "$4" "$d" "$5"', "-",
-                           image, folder, sys.executable, code, source], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # fmt: skip
+    script = 'mount -o loop "$1" "$2" || exit 33; exec "$3" -c "$4" "$2" "$5"'
+    code = code_that_prints(write_by_reflink)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "-", image, folder, sys.executable, code, source],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode in (0, 33), done.stderr
     return json.loads(done.stdout) if done.returncode == 0 else None
 
