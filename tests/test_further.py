@@ -4,6 +4,7 @@ What they say is read where the first is silent, a genre in them is the user's, 
 and mutagen, which read these files without our code.
 """
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -339,6 +340,28 @@ def test_the_genre_goes_where_the_title_stands(tmp_path: Path, name: str, genre:
     path, found = made(tmp_path, LESSER, name, genre)
     assert (plan(found, "label", "House", 0.9, "m", "fill") is None) == bool(genre)
     assert_written_and_undone(path)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["from an earlier version", "added since"])
+def test_an_id3_tag_in_front_of_a_flac_that_the_record_does_not_tell_of(tmp_path: Path, known: bool) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(flac(sound(tmp_path, "flac"), comment("TITLE=Song"), (1, bytes(2000))))
+    write(path, EDIT)
+    if not known:
+        file = mutagen.File(path)
+        record = json.loads(file["INDEXER_ORIGINAL_GENRE"][0])
+        assert record.pop("id3") == {"room": 0, "absent": True}
+        file["INDEXER_ORIGINAL_GENRE"] = json.dumps(record)
+        file.save()
+    path.write_bytes(id3_tag(id3_frames(G), padding=500) + path.read_bytes())
+    write(path, GenreEdit(("Techno",), "techno", 0.5, "m"))
+    with path.open("rb") as file:
+        assert id3_block.load_front(file).text_of("GENRE") == ["Techno"]
+    write(path, None)
+    found = read_tags(path, "flac")
+    assert (found.title, found.genres, found.ours) == ("Song", ("Minimal",), None)
+    with path.open("rb") as file:
+        assert id3_block.load_front(file).text_of("GENRE") == ["Minimal"]
 
 
 def test_a_second_extended_description_of_wma(tmp_path: Path) -> None:

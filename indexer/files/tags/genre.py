@@ -216,8 +216,8 @@ def _kept_original(blocks: list[Block]) -> str | None:
 
 
 def _added_since(block: Block, record: dict[str, Any]) -> bool:
-    """Whether another program created this tag after our write."""
-    state = record.get(block.kind)
+    """Whether our write did not know this tag: another program made it since, or an earlier version left its kind."""
+    state = record.get(block.kind, {"absent": True})
     return isinstance(state, dict) and bool(state.get("absent")) and block.exists and not block.text_of(ORIGINAL)
 
 
