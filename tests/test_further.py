@@ -38,7 +38,7 @@ def sound(folder: Path, name: str) -> bytes:
     return write_audio(folder / f"sound-{name}", name, 0.3).read_bytes()
 
 
-# --- MP4 -----------------------------------------------------------------------------------------------------------------
+# --- MP4 ----------------------------------------------------------------------------------------------------------
 
 
 def atom(name: bytes, *content: bytes) -> bytes:
@@ -206,7 +206,7 @@ def test_an_odd_item_costs_no_other(tmp_path: Path, mp4: bytes, name: bytes, con
     assert (found.title, found.artist, found.genres) == ("Song", "Somebody", ())
 
 
-# --- several tags of one kind --------------------------------------------------------------------------------------------
+# --- several tags of one kind -------------------------------------------------------------------------------------
 
 
 def id3_frames(genre: dict[str, str], major: int = 3) -> list[bytes]:
@@ -395,7 +395,7 @@ def test_an_id3v1_genre_of_a_wavpack_file_is_the_users(tmp_path: Path) -> None:
     assert_written_and_undone(path)
 
 
-# --- what every case must hold -------------------------------------------------------------------------------------------
+# --- what every case must hold ------------------------------------------------------------------------------------
 
 
 def container_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 from indexer.files.tags.blocks import mp4_forms
 from indexer.files.tags.blocks.ape import ApeBlock, ape_in_front
 from indexer.files.tags.blocks.asf import further_attributes
-from indexer.files.tags.blocks.blocks import TagDamagedError, file_size, read_exactly
+from indexer.files.tags.blocks.blocks import file_size, read_exactly
 from indexer.files.tags.blocks.id3 import FOOTER, id3v1_at, tag_size
 from indexer.files.tags.blocks.vorbis import further_comments
 from indexer.files.tags.chunks import ID3_CHUNKS, chunks_of, is_info, read_id3_chunk, read_info
@@ -64,12 +64,14 @@ def further_tags(file: BinaryIO, readers: Iterable[Reader]) -> list[Further]:
 
 def id3_in_front(file: BinaryIO) -> Iterator[Further]:
     """The first ID3v2 tag at the start of a file whose own tag is of another kind."""
-    yield from (Further("an ID3v2 tag at the start of the file", from_id3(tag)) for tag in _front_tags(file)[:1])
+    for at, size in _front_tags(file)[:1]:
+        yield Further("an ID3v2 tag at the start of the file", from_id3(read_exactly(file, at, size, "the ID3 tag")))
 
 
 def more_id3(file: BinaryIO) -> Iterator[Further]:
     """ID3v2 tags behind the first at the start of the file, and one at its end (ID3v2.4 structure, 5)."""
-    yield from (Further("a second ID3v2 tag", from_id3(tag)) for tag in _front_tags(file)[1:])
+    for at, size in _front_tags(file)[1:]:
+        yield Further("a second ID3v2 tag", from_id3(read_exactly(file, at, size, "the ID3 tag")))
     for end in dict.fromkeys((file_size(file), id3v1_at(file) or 0, ApeBlock(file).at)):
         footer = read_exactly(file, end - 10, 10, "the ID3 footer") if end >= 10 else b""
         total = tag_size(b"ID3" + footer[3:]) if footer[:3] == b"3DI" and footer[5] & FOOTER else None
@@ -78,23 +80,19 @@ def more_id3(file: BinaryIO) -> Iterator[Further]:
             yield Further("an ID3v2 tag at the end of the file", from_id3(tag))
 
 
-def _front_tags(file: BinaryIO) -> list[bytes]:
-    """The ID3v2 tags at the start of the file, one behind the other; zeros may stand between them."""
-    tags: list[bytes] = []
-    at = 0
+def _front_tags(file: BinaryIO) -> list[tuple[int, int]]:
+    """Position and size of the ID3v2 tags at the start of the file, one behind the other; zeros may stand between."""
+    tags: list[tuple[int, int]] = []
+    at, end = 0, file_size(file)
     while len(tags) < MAX_TAGS:
         file.seek(at)
-        window = file.read(1 << 16)
-        if tags:
-            at += len(window) - len(window.lstrip(b"\x00"))
+        window = file.read(1 << 16 if tags else 10)
+        at += len(window) - len(window.lstrip(b"\x00")) if tags else 0
         file.seek(at)
         total = tag_size(file.read(10))
-        if total is None:
+        if total is None or at + total > end:
             break
-        try:
-            tags.append(read_exactly(file, at, total, "the ID3 tag"))
-        except TagDamagedError:
-            break
+        tags.append((at, total))
         at += total
     return tags
 

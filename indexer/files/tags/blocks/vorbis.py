@@ -126,9 +126,14 @@ class FlacBlock(_CommentBlock):
 
 def further_comments(file: BinaryIO) -> list[list[tuple[str, str]]]:
     """Names and texts of each VORBIS_COMMENT block of a FLAC file but the first, which is the one that is written."""
-    blocks, _ = _flac_blocks(file, flac_start(file))
-    lists = [comment_fields(data)[1] for kind, data in blocks if kind == COMMENT]
-    return [[_text(field.raw) for field in fields] for fields in lists[1:]]
+    at, last, places = flac_start(file) + 4, False, []
+    while not last:
+        head = read_exactly(file, at, 4, "a FLAC metadata block")
+        last, size = bool(head[0] & 0x80), int.from_bytes(head[1:], "big")
+        places += [(at + 4, size)] if head[0] & 0x7F == COMMENT else []
+        at += 4 + size
+    lists = [comment_fields(read_exactly(file, *place, "a FLAC metadata block"))[1] for place in places[1:]]
+    return [[_text(field.raw) for field in fields] for fields in lists]
 
 
 def _text(raw: bytes) -> tuple[str, str]:
