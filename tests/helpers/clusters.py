@@ -231,6 +231,7 @@ def instant(op: str, item: tuple) -> "Future[object]":
                 "stat": {"dev": 0, "ino": 0, "size": size, "mtime_ns": mtime_ns},
                 "container": "mp3",
                 "audio_sha256": hashlib.sha256(path).hexdigest(),
+                "damage": None,
                 "tags": tags.Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something").to_json(),
                 "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0},
             }
