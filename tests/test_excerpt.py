@@ -160,8 +160,12 @@ def test_an_aiff_whose_sizes_wrapped_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "position", "width", "order", "sizes"),
-    [("AU", 8, 4, "big", (0, UNKNOWN)), ("CAF", 4084, 8, "big", (0, 4, 2**64 - 1)), ("W64", 96, 8, "little", (0, 24, 2**64 - 1))],
-)  # fmt: skip
+    [
+        ("AU", 8, 4, "big", (0, UNKNOWN)),
+        ("CAF", 4084, 8, "big", (0, 4, 2**64 - 1)),
+        ("W64", 96, 8, "little", (0, 24, 2**64 - 1)),
+    ],
+)
 def test_au_caf_and_wave64_that_were_piped_are_heard_whole(tmp_path, kind, position, width, order, sizes):
     path = tmp_path / f"a.{kind.lower()}"
     soundfile.write(path, np.frombuffer(SOUND, "<i2"), RATE_HZ, format=kind, subtype="PCM_16")

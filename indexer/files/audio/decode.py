@@ -240,8 +240,11 @@ def _finite(samples: np.ndarray) -> np.ndarray:
 
 
 def _claimed_s(file: "_SoundFile", container: Any, stream: Any) -> float | None:
-    header_s = float(stream.duration * stream.time_base) if stream.duration else None
-    return claimed_s(file, set(container.format.name.split(",")), header_s)
+    names = set(container.format.name.split(","))
+    # FFmpeg counts the silence that an edit list puts in front of an MP4, and does not play it.
+    silence = max(0, stream.start_time or 0) if "mp4" in names else 0
+    header_s = float((stream.duration - silence) * stream.time_base) if stream.duration else None
+    return claimed_s(file, names, header_s)
 
 
 @dataclass(slots=True)
@@ -482,14 +485,18 @@ def sound_decoders() -> str:
 
 
 def _sound_stream(path: AnyPath, file: _SoundFile, container: Any) -> Any:
-    """The audio stream that FFmpeg ranks best; UnsupportedError where it cannot be decoded."""
+    """The first audio stream of an MP4 (a stem file's master), else the one that FFmpeg ranks best.
+
+    Raises UnsupportedError where it cannot be decoded.
+    """
     streams = container.streams.audio
     if not streams:
         raise ReadError(path, "no audio stream")
     if container.format.name == "asf" and any(guid in file.at(0, HEAD_BYTES) for guid in ASF_ENCRYPTED):
         raise UnsupportedError(path, "encrypted (DRM)")
-    stream = container.streams.best("audio")
-    stream = stream or streams[0]
+    is_mp4 = "mp4" in container.format.name.split(",")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    stream = (decodable and is_mp4 and decodable[0]) or container.streams.best("audio") or streams[0]
     if stream.codec_context is None:
         raise UnsupportedError(path, "no decoder for this kind of sound")
     if stream.codec_context.codec_tag in ("drms", "enca", "drmi"):

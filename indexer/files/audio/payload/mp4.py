@@ -4,6 +4,7 @@ Walks the boxes, the sample tables and movie fragments. The identity is made of 
 and the chunks lie. Never decodes or hashes; a table takes at most MAX_TABLE_BYTES of memory.
 """
 
+import struct
 import sys
 from array import array
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from indexer.files.audio.payload.source import ByteSource, Part, Span
 
 MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
 MAX_BOXES = 1_000_000
+MAX_EDITS = 10_000
+# Edits count in steps of this length. Half of it, 0.25 s, is more than any encoder's delay and padding: HE-AAC at
+# 22.05 kHz delays by about 0.19 s, AAC-LC at 44.1 kHz by 2,112 samples, 0.05 s.
+EDIT_STEP_S = 0.5
 _PCM = frozenset({b"raw ", b"twos", b"sowt", b"lpcm", b"in24", b"in32", b"fl32", b"fl64", b"NONE", b"alaw", b"ulaw"})
 
 
@@ -84,15 +89,17 @@ class _Walker:
 
 @dataclass(slots=True)
 class _Track:
+    box: _Box
     id: int
     lane: int
+    is_enabled: bool
     table: _Box | None
     codec: bytes
     default_size: int = 0
 
 
 def walk_mp4(source: ByteSource) -> Iterator[Part]:
-    """Yield the codec and the samples of each audio track.
+    """Yield the codec and the samples of each audio track, and what the edit list leaves of the first, which is heard.
 
     Raises ReadError where there is no index or no audio track, or a sample lies beyond the end of the file.
     """
@@ -112,6 +119,9 @@ def walk_mp4(source: ByteSource) -> Iterator[Part]:
     tracks = _audio_tracks(walker, moov)
     if not tracks:
         raise source.error("not audio: an MP4 file without an audio track")
+    if len(tracks) > 1 and not (tracks[0].is_enabled and not any(track.is_enabled for track in tracks[1:])):
+        yield b"first"  # where the tracks are enabled so, another was heard before the first was chosen
+    yield _edit_facts(walker, moov, tracks[0], is_fragmented=bool(fragments))
     total = 0
     for track in tracks:
         yield track.codec
@@ -146,13 +156,59 @@ def _audio_tracks(walker: _Walker, moov: _Box) -> list[_Track]:
         codec = walker.source.at(described.body + 12, 4) if described else b""
         late = header is not None and walker.number(header.body, 1) == 1
         track_id = walker.number(header.body + (20 if late else 12)) if header else 0
-        tracks.append(_Track(track_id, len(tracks), table, codec))
+        is_enabled = header is not None and walker.number(header.body + 3, 1) & 1 == 1
+        tracks.append(_Track(box, track_id, len(tracks), is_enabled, table, codec))
     defaults = walker.find(moov, b"mvex")
     for box in walker.children(defaults.body, defaults.end) if defaults else ():
         for track in tracks:
             if box.name == b"trex" and walker.number(box.body + 4) == track.id:
                 track.default_size = walker.number(box.body + 16)
     return tracks
+
+
+def _edit_facts(walker: _Walker, moov: _Box, track: _Track, *, is_fragmented: bool) -> bytes:
+    """The parts of a track that its edit list plays, in order; nothing where it plays all but an encoder's delay.
+
+    A part is the number of steps of EDIT_STEP_S before it and behind it. As in FFmpeg, silence that is put in front
+    (media time -1) and the speed of an edit do not count, and of a fragmented file only where a single edit begins.
+    """
+    media_hz = _time_scale(walker, walker.find(track.box, b"mdia", b"mdhd"))
+    movie_hz = _time_scale(walker, walker.find(moov, b"mvhd"))
+    edits = _edits(walker, walker.find(track.box, b"edts", b"elst"))
+    while edits and edits[0][1] == -1:
+        edits.pop(0)
+    if not edits or not media_hz or not movie_hz or (is_fragmented and len(edits) > 1):
+        return b""
+    times = walker.table(walker.find(track.table, b"stts"), 8, 8, "I")
+    end_s = sum(count * each for count, each in zip(times[::2], times[1::2], strict=True)) / media_hz
+    if is_fragmented:
+        before = round(edits[0][1] / media_hz / EDIT_STEP_S)
+        return b"edits %d" % before if before > 0 else b""
+    parts: list[tuple[float, float]] = []
+    for length, start in edits:
+        first_s = max(0, start) / media_hz
+        last_s = min(first_s + length / movie_hz, end_s)
+        if parts and abs(parts[-1][1] - first_s) < EDIT_STEP_S / 2:  # goes on where the part before it ended
+            first_s = parts.pop()[0]
+        if last_s > first_s:
+            parts.append((first_s, last_s))
+    steps = [round(cut_s / EDIT_STEP_S) for first_s, last_s in parts for cut_s in (first_s, end_s - last_s)]
+    return b"edits " + b" ".join(b"%d" % step for step in steps) if any(steps) else b""
+
+
+def _time_scale(walker: _Walker, header: _Box | None) -> int:
+    """The units a second of a mvhd or mdhd box; 0 where there is none."""
+    return walker.number(header.body + (20 if walker.number(header.body, 1) == 1 else 12)) if header else 0
+
+
+def _edits(walker: _Walker, box: _Box | None) -> list[tuple[int, int]]:
+    """(length in the movie's units, start in the track's units) of each entry of an elst box."""
+    if box is None:
+        return []
+    entry = ">Qq4x" if walker.number(box.body, 1) == 1 else ">Ii4x"
+    size = struct.calcsize(entry)
+    count = min(walker.number(box.body + 4), max(0, box.end - box.body - 8) // size, MAX_EDITS)
+    return [struct.unpack(entry, walker.source.at(box.body + 8 + number * size, size)) for number in range(count)]
 
 
 def _table_spans(walker: _Walker, track: _Track) -> Iterator[Span]:
