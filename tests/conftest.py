@@ -53,7 +53,7 @@ def move_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is made once for many tests does not see the user's settings either."""
+    """Fixtures that many tests share do not see the user's settings either."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         move_home(tmp_path_factory.mktemp("home"), monkeypatch)
         yield

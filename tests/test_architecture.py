@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, which library has one owner, what starts fast."""
+"""The rules of the code: which package may import which, libraries that one module owns, what starts fast."""
 
 import ast
 import functools

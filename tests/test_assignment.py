@@ -59,7 +59,7 @@ def test_a_worker_that_answers_fast_gets_more_and_one_that_is_paused_nothing():
         for batch in hand_out(assignment, turn * 0.02):
             answer(assignment, batch, turn * 0.02 + 0.01)
     assert assignment.workers["w0"].window["inspect"] > 50
-    assert assignment.workers["w0"].window["embed"] == 6  # that it reads fast says nothing about embedding
+    assert assignment.workers["w0"].window["embed"] == 6  # its speed of reading does not count as speed of embedding
     assert assignment.workers["w1"].inspected == 0
 
 
@@ -131,7 +131,7 @@ def test_what_takes_very_long_is_done_by_an_idle_worker_too_and_the_first_answer
     assert copy.worker is not batch.worker
     assert list(assignment.copies(COPY_AFTER_S + 2)) == []
     answer(assignment, copy, COPY_AFTER_S + 3)
-    assignment.lost(batch.worker.address, blame=True)  # answered: nothing waits, nobody is to blame
+    assignment.lost(batch.worker.address, blame=True)  # answered: no file waits, no file is suspected
     assert assignment.waiting == 0
     assert slow.future.result() == "done"
 

@@ -58,7 +58,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are what these tests are about."""
+        """No traceback for clients that hang up: these tests do that on purpose."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -538,7 +538,7 @@ def test_a_disk_that_fills_up_keeps_the_part(get, server, monkeypatch):
         def write(self, block) -> int:
             if self.file.tell() > 500_000:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return self.file.write(block[: len(block) // 2 + 1])  # short writes happen, too
+            return self.file.write(block[: len(block) // 2 + 1])  # the system may write less than asked
 
         def close(self) -> None:
             self.file.close()

@@ -22,18 +22,20 @@ from indexer.encoders.load import load_encoder
 from indexer.encoders.m2d import published
 from indexer.encoders.m2d.checkpoint import FILE_NAME, convert, inspect, load_head, load_weights
 from indexer.errors import ModelError
-from tests.helpers import checkpoints as made
+from tests.helpers import checkpoints
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return made.weights(depth=1)
+    return checkpoints.weights(depth=1)
 
 
 @pytest.fixture(scope="module")
 def expected_id(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("expected")
-    return inspect(convert(made.write_pth(folder / "a.pth", made.published_state(weights)), folder / "out")).encoder_id
+    return inspect(
+        convert(checkpoints.write_pth(folder / "a.pth", checkpoints.published_state(weights)), folder / "out")
+    ).encoder_id
 
 
 def refused(source, tmp_path, match):
@@ -46,24 +48,26 @@ def refused(source, tmp_path, match):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("prefix", made.PREFIXES)
+@pytest.mark.parametrize("prefix", checkpoints.PREFIXES)
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("form", ["pth", "pth-legacy", "pth-args", "zip", "folder"])
 def test_every_form_gives_the_same_encoder(tmp_path, weights, expected_id, prefix, full, form):
-    state = made.published_state(weights, prefix=prefix, full=full)
+    state = checkpoints.published_state(weights, prefix=prefix, full=full)
     source = {
-        "pth": lambda: made.write_pth(tmp_path / "x.pth", state),
-        "pth-legacy": lambda: made.write_pth(tmp_path / "x.pth", state, legacy=True),
-        "pth-args": lambda: made.write_pth(tmp_path / made.NAME_608 / "checkpoint-300.pth", state, args=True),
-        "zip": lambda: made.write_zip(tmp_path, state),
-        "folder": lambda: made.write_folder(tmp_path, state),
+        "pth": lambda: checkpoints.write_pth(tmp_path / "x.pth", state),
+        "pth-legacy": lambda: checkpoints.write_pth(tmp_path / "x.pth", state, legacy=True),
+        "pth-args": lambda: checkpoints.write_pth(
+            tmp_path / checkpoints.NAME_608 / "checkpoint-300.pth", state, args=True
+        ),
+        "zip": lambda: checkpoints.write_zip(tmp_path, state),
+        "folder": lambda: checkpoints.write_folder(tmp_path, state),
     }[form]()
     out = convert(source, tmp_path / "out")
     assert out == tmp_path / "out" / FILE_NAME
     assert [path.name for path in out.parent.iterdir()] == [FILE_NAME]
     info, arrays = load_weights(out)
     assert info.encoder_id == expected_id
-    assert info.name == ("x" if form in ("pth", "pth-legacy") else made.NAME_608)
+    assert info.name == ("x" if form in ("pth", "pth-legacy") else checkpoints.NAME_608)
     assert (info.front_end.sample_rate_hz, info.front_end.n_fft, info.front_end.hop, info.front_end.f_max_hz) == (
         16_000,
         400,
@@ -80,7 +84,10 @@ def test_every_form_gives_the_same_encoder(tmp_path, weights, expected_id, prefi
 def test_norm_stats_are_kept_and_enter_the_id(tmp_path, weights, expected_id):
     def info_of(name, **options):
         return inspect(
-            convert(made.write_pth(tmp_path / name, made.published_state(weights, **options)), tmp_path / f"{name}-out")
+            convert(
+                checkpoints.write_pth(tmp_path / name, checkpoints.published_state(weights, **options)),
+                tmp_path / f"{name}-out",
+            )
         )
 
     own = info_of("own.pth", norm_stats=[-5.5, 3.25])
@@ -92,20 +99,26 @@ def test_norm_stats_are_kept_and_enter_the_id(tmp_path, weights, expected_id):
 
 @pytest.mark.parametrize(
     ("name", "columns", "rate", "unit_frames"),
-    [(made.NAME_608, 38, 16_000, 608), (made.NAME_1001, 62, 16_000, 1001), (made.NAME_32K, 38, 32_000, 608),
-     ("renamed", 62, 16_000, 1001), ("m2d-80x608p16x16", 62, 16_000, 1001), ("m2d-80x1001p16x16", 38, 16_000, 608),
-     ("m2d-80x200p16x16", 12, 16_000, 200)],
-)  # fmt: skip
+    [
+        (checkpoints.NAME_608, 38, 16_000, 608),
+        (checkpoints.NAME_1001, 62, 16_000, 1001),
+        (checkpoints.NAME_32K, 38, 32_000, 608),
+        ("renamed", 62, 16_000, 1001),
+        ("m2d-80x608p16x16", 62, 16_000, 1001),
+        ("m2d-80x1001p16x16", 38, 16_000, 608),
+        ("m2d-80x200p16x16", 12, 16_000, 200),
+    ],
+)
 def test_shapes_decide_the_unit_and_the_name_the_rate(tmp_path, name, columns, rate, unit_frames):
-    state = made.published_state(made.weights(depth=1, columns=columns))
-    info = inspect(convert(made.write_zip(tmp_path, state, name=name), tmp_path / "out"))
+    state = checkpoints.published_state(checkpoints.weights(depth=1, columns=columns))
+    info = inspect(convert(checkpoints.write_zip(tmp_path, state, name=name), tmp_path / "out"))
     assert info.name == name
     assert info.front_end.sample_rate_hz == rate
     assert (info.geometry.unit_frames, info.geometry.columns) == (unit_frames, columns)
 
 
 def test_sample_rate_and_name_can_be_given(tmp_path, weights):
-    source = made.write_pth(tmp_path / "x.pth", made.published_state(weights))
+    source = checkpoints.write_pth(tmp_path / "x.pth", checkpoints.published_state(weights))
     info = inspect(convert(source, tmp_path / "out", name="mine", sample_rate_hz=32_000))
     assert (info.name, info.front_end.sample_rate_hz, info.front_end.n_fft) == ("mine", 32_000, 800)
     with pytest.raises(ModelError, match="44100"):
@@ -115,24 +128,24 @@ def test_sample_rate_and_name_can_be_given(tmp_path, weights):
 
 @pytest.mark.parametrize("width", [320, 64])
 def test_audioset_head_is_kept_and_does_not_enter_the_id(tmp_path, weights, expected_id, width):
-    state = made.published_state(weights, prefix="module.ar.runtime.backbone.", head_width=width)
-    out = convert(made.write_folder(tmp_path, state, name=made.NAME_1001), tmp_path / "out")
+    state = checkpoints.published_state(weights, prefix="module.ar.runtime.backbone.", head_width=width)
+    out = convert(checkpoints.write_folder(tmp_path, state, name=checkpoints.NAME_1001), tmp_path / "out")
     info = inspect(out)
     assert (info.head_width, info.encoder_id) == (width, expected_id)
-    head, expected = load_head(out), made.head(width)
+    head, expected = load_head(out), checkpoints.head(width)
     for ours, theirs in published.HEAD_KEYS.items():
         np.testing.assert_array_equal(head[ours], expected[theirs])
 
 
 def test_head_for_other_classes_is_ignored(tmp_path, weights):
-    state = made.published_state(weights, head_width=320)
+    state = checkpoints.published_state(weights, head_width=320)
     state["module.head.mlp.mlp.0.weight"] = torch.zeros(50, 320)
-    assert inspect(convert(made.write_pth(tmp_path / "x.pth", state), tmp_path / "out")).head_width is None
+    assert inspect(convert(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path / "out")).head_width is None
 
 
 def test_a_converted_model_can_be_added_again(tmp_path, weights):
-    state = made.published_state(weights, head_width=320)
-    first = convert(made.write_pth(tmp_path / "x.pth", state), tmp_path / "one")
+    state = checkpoints.published_state(weights, head_width=320)
+    first = convert(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path / "one")
     for source in (first, first.parent):
         again = convert(source, tmp_path / "two", name="copy")
         one, two = inspect(first), inspect(again)
@@ -146,8 +159,8 @@ def test_a_converted_model_can_be_added_again(tmp_path, weights):
 
 
 def test_half_precision_is_widened(tmp_path, weights):
-    state = {key: value.half() for key, value in made.published_state(weights).items()}
-    _, arrays = load_weights(convert(made.write_pth(tmp_path / "x.pth", state), tmp_path / "out"))
+    state = {key: value.half() for key, value in checkpoints.published_state(weights).items()}
+    _, arrays = load_weights(convert(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path / "out"))
     assert arrays["cls_token"].dtype == np.float32
     np.testing.assert_array_equal(arrays["cls_token"], weights["cls_token"].astype(np.float16))
 
@@ -184,12 +197,12 @@ def test_half_precision_is_widened(tmp_path, weights):
     ],
 )
 def test_wrong_content_is_refused_by_its_key(tmp_path, weights, key, value, match):
-    state = made.published_state(weights)
+    state = checkpoints.published_state(weights)
     if value is None:
         del state[key]
     else:
         state[key] = value
-    refused(made.write_pth(tmp_path / "x.pth", state), tmp_path, match)
+    refused(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path, match)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +216,12 @@ def test_wrong_content_is_refused_by_its_key(tmp_path, weights, key, value, matc
     ],
 )
 def test_wrong_heads_are_refused(tmp_path, weights, key, value, match):
-    state = made.published_state(weights, head_width=320)
+    state = checkpoints.published_state(weights, head_width=320)
     if value is None:
         del state[key]
     else:
         state[key] = value
-    refused(made.write_pth(tmp_path / "x.pth", state), tmp_path, match)
+    refused(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path, match)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": [1]}, torch.zeros(3), {"model": {}}, {3: torch.zeros(3)}])
@@ -237,22 +250,22 @@ def test_a_malicious_pickle_runs_no_code(tmp_path, monkeypatch, weights, form, f
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     marker = tmp_path / "marker"
-    state = made.published_state(weights)
+    state = checkpoints.published_state(weights)
     attack = Attack(marker)
     source = tmp_path / "x.pth"
     if form == "plain":
         source.write_bytes(pickle.dumps(attack))
     elif form == "zip":
-        source = made.write_zip(tmp_path, state | {"norm_stats": attack})
+        source = checkpoints.write_zip(tmp_path, state | {"norm_stats": attack})
     elif form == "in-namespace":
         torch.save({"model": state, "args": argparse.Namespace(lr=attack)}, source)
     else:
-        made.write_pth(source, state | {"norm_stats": attack}, args=form == "args", legacy=form == "legacy")
+        checkpoints.write_pth(source, state | {"norm_stats": attack}, args=form == "args", legacy=form == "legacy")
     message = refused(source, tmp_path, "not loaded as a checkpoint|environment")
     assert not marker.exists()
     if form != "plain" and not forced:
         assert "system" in message
-    if form == "torch":  # the file is live: careless loading does run the code
+    if form == "torch":  # loading without care does run the code
         torch.load(source, weights_only=False)
         assert marker.exists()
 
@@ -263,11 +276,11 @@ def test_a_malicious_pickle_runs_no_code(tmp_path, monkeypatch, weights, form, f
 @pytest.mark.parametrize("kept", [0, 1, 4, 100, 5_000, -2_000, -30, -1])
 @pytest.mark.parametrize("form", ["pth", "legacy", "zip"])
 def test_cut_off_files_are_refused(tmp_path, weights, form, kept):
-    state = made.published_state(weights)
+    state = checkpoints.published_state(weights)
     source = (
-        made.write_zip(tmp_path, state)
+        checkpoints.write_zip(tmp_path, state)
         if form == "zip"
-        else made.write_pth(tmp_path / "x.pth", state, legacy=form == "legacy")
+        else checkpoints.write_pth(tmp_path / "x.pth", state, legacy=form == "legacy")
     )
     data = source.read_bytes()
     source.write_bytes(data[:kept])
@@ -296,7 +309,7 @@ def test_other_files_are_refused(tmp_path, content):
     ],
 )
 def test_hostile_names_in_a_zip_are_refused(tmp_path, weights, names, match):
-    pth = made.write_pth(tmp_path / "x.pth", made.published_state(weights))
+    pth = checkpoints.write_pth(tmp_path / "x.pth", checkpoints.published_state(weights))
     source = tmp_path / "deep" / "er" / "model.zip"
     source.parent.mkdir(parents=True)
     with zipfile.ZipFile(source, "w") as archive:
@@ -310,7 +323,7 @@ def test_hostile_names_in_a_zip_are_refused(tmp_path, weights, names, match):
 
 
 def test_huge_and_lying_sizes_in_a_zip_are_refused(tmp_path, weights, monkeypatch):
-    source = made.write_zip(tmp_path, made.published_state(weights))
+    source = checkpoints.write_zip(tmp_path, checkpoints.published_state(weights))
     monkeypatch.setattr(published, "MAX_BYTES", 1_000)
     refused(source, tmp_path, "claims to unpack")
     monkeypatch.undo()
@@ -328,7 +341,7 @@ def test_huge_and_lying_sizes_in_a_zip_are_refused(tmp_path, weights, monkeypatc
 
 
 def test_damaged_byte_in_a_zip_is_noticed(tmp_path, weights):
-    source = made.write_zip(tmp_path, made.published_state(weights))
+    source = checkpoints.write_zip(tmp_path, checkpoints.published_state(weights))
     data = bytearray(source.read_bytes())
     data[len(data) // 2] ^= 0xFF
     source.write_bytes(data)
@@ -340,7 +353,7 @@ def test_folders_with_no_or_two_checkpoints_are_refused(tmp_path, weights):
     folder.mkdir()
     refused(folder, tmp_path, "no .pth")
     for name in ("a", "b"):
-        made.write_pth(folder / f"{name}.pth", made.published_state(weights))
+        checkpoints.write_pth(folder / f"{name}.pth", checkpoints.published_state(weights))
     refused(folder, tmp_path, "2 .pth")
     refused(tmp_path / "absent.pth", tmp_path, "No such file")
 
@@ -350,8 +363,8 @@ def test_folders_with_no_or_two_checkpoints_are_refused(tmp_path, weights):
 
 @pytest.fixture
 def converted(tmp_path, weights):
-    state = made.published_state(weights, head_width=320)
-    return convert(made.write_pth(tmp_path / "x.pth", state), tmp_path / "converted")
+    state = checkpoints.published_state(weights, head_width=320)
+    return convert(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path / "converted")
 
 
 def rewrite(path, *, about=None, **arrays):

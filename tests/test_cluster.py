@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from indexer import __version__
-from indexer.cluster import settings as cluster_settings
-from indexer.cluster import worker as cluster_worker
 from indexer.cluster.admission import Admission
+from indexer.cluster.settings import PathMap, is_open, resources, scheduler_address, security
+from indexer.cluster.worker import prove, same_content, work
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
 from indexer.files.audio.identity import Stat
@@ -44,20 +44,20 @@ needs_dask = pytest.mark.skipif(
     ],
 )
 def test_paths_are_translated_by_the_innermost_mapped_folder(path, there):
-    paths = cluster_settings.PathMap({"/mnt/music": "/data/music/", "/mnt/music/inner": "/fast"})
+    paths = PathMap({"/mnt/music": "/data/music/", "/mnt/music/inner": "/fast"})
     assert paths.there(os.fsencode(path)) == there
-    assert cluster_settings.PathMap({}).there(os.fsencode(path)) == os.fsencode(path)
+    assert PathMap({}).there(os.fsencode(path)) == os.fsencode(path)
 
 
 @pytest.mark.parametrize("path", [b"/mnt/musical/x", b"/mnt", b"/etc/passwd", b"/mnt/music/../secret"])
 def test_a_path_outside_the_mapped_roots_is_refused(path):
     with pytest.raises(ConfigError, match="outside the folders"):
-        cluster_settings.PathMap({"/mnt/music": "/data/music"}).there(path)
+        PathMap({"/mnt/music": "/data/music"}).there(path)
 
 
 def test_a_map_goes_from_absolute_to_absolute():
     with pytest.raises(ConfigError, match="absolute"):
-        cluster_settings.PathMap({"music": "/data"})
+        PathMap({"music": "/data"})
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_a_map_goes_from_absolute_to_absolute():
 )
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
-        cluster_settings.scheduler_address(Settings(cluster=address))
+        scheduler_address(Settings(cluster=address))
 
 
 @pytest.mark.parametrize(
-    ("address", "is_open"),
+    ("address", "expected"),
     [
         ("tcp://127.0.0.1:1", False),
         ("tcp://localhost:1", False),
@@ -79,8 +79,8 @@ def test_what_is_no_address_is_refused(address):
         ("tcp://box.lan:1", True),
     ],
 )
-def test_a_connection_that_anybody_can_listen_to_is_known_as_such(address, is_open):
-    assert cluster_settings.is_open(address) is is_open
+def test_a_connection_that_anybody_can_listen_to_is_known_as_such(address, expected):
+    assert is_open(address) is expected
 
 
 @needs_dask
@@ -88,15 +88,13 @@ def test_tls_needs_all_three_files_and_an_address_that_uses_them(tmp_path):
     pem = tmp_path / "x.pem"
     pem.write_text("x")
     with pytest.raises(ConfigError, match="write tls://"):
-        cluster_settings.security(Settings(cluster="tcp://h:1", tls_ca=pem))
+        security(Settings(cluster="tcp://h:1", tls_ca=pem))
     with pytest.raises(ConfigError, match="tls_key is missing"):
-        cluster_settings.security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem))
+        security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem))
     with pytest.raises(ConfigError, match="cannot be read"):
-        cluster_settings.security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=tmp_path / "none"))
-    assert cluster_settings.security(
-        Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=pem)
-    ).require_encryption
-    assert cluster_settings.security(Settings(cluster="tcp://h:1")) is None
+        security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=tmp_path / "none"))
+    assert security(Settings(cluster="tls://h:1", tls_ca=pem, tls_cert=pem, tls_key=pem)).require_encryption
+    assert security(Settings(cluster="tcp://h:1")) is None
 
 
 def test_the_settings_of_a_cluster_reach_the_working_process():
@@ -104,9 +102,9 @@ def test_the_settings_of_a_cluster_reach_the_working_process():
         None, {"cluster": "tls://h:1", "map": {"/a": "/b"}, "worker_resources": {"GPU": "1"}, "tls_ca": "/ca"}, {}
     )
     assert from_json(to_json(settings)) == settings
-    assert cluster_settings.resources(settings) == {"GPU": 1.0}
+    assert resources(settings) == {"GPU": 1.0}
     with pytest.raises(ConfigError, match="no amount"):
-        cluster_settings.resources(Settings(worker_resources={"GPU": "many"}))
+        resources(Settings(worker_resources={"GPU": "many"}))
 
 
 ENCODERS = {"id": "m2d"}
@@ -168,16 +166,14 @@ def wanted(**changes):
     ],
 )
 def test_a_worker_says_why_it_does_not_agree(changes, reason):
-    proof = cluster_worker.prove(wanted(**changes))
+    proof = prove(wanted(**changes))
     assert proof["version"] == __version__
     assert reason in (proof["refused"] or "")
 
 
 @needs_dask
 def test_work_without_a_proof_is_not_done():
-    assert pickle.loads(cluster_worker.work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {
-        "unknown": True
-    }
+    assert pickle.loads(work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {"unknown": True}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +188,7 @@ def test_work_without_a_proof_is_not_done():
     ],
 )
 def test_a_file_is_the_same_on_two_machines_by_size_and_time_as_far_as_the_mount_keeps_it(size, mtime_ns, same):
-    assert cluster_worker.same_content(Stat(1, 2, 5, 1_700_000_000_123_456_789), Stat(3, 4, size, mtime_ns)) is same
+    assert same_content(Stat(1, 2, 5, 1_700_000_000_123_456_789), Stat(3, 4, size, mtime_ns)) is same
 
 
 BLOCKED = """
@@ -270,7 +266,7 @@ def test_a_scan_on_a_cluster_makes_the_same_library_as_a_local_one(cluster, quic
     assert "reading on the workers" in there["busy"]
     assert (
         quick_cli.json("scan", library, "--no-tags", "--cluster", "tcp://127.0.0.1:1")["embedded"] == 0
-    )  # nothing to do: nobody is asked
+    )  # nothing to do: no worker is asked
     with_tags = quick_cli.json("scan", library, "--cluster", cluster.address)
     assert with_tags["tags_written"] > 0  # the writing is done here
 
@@ -326,7 +322,7 @@ def test_a_mapped_folder_is_read_where_the_workers_see_it(cluster, quick_cli, li
     elsewhere = tmp_path / "elsewhere"
     library.rename(elsewhere)
     library.mkdir()
-    for path in elsewhere.rglob("*"):  # the same names here, other inodes, and no sound: whoever reads here fails
+    for path in elsewhere.rglob("*"):  # the same names, other inodes, no sound: a worker that reads here fails
         if path.is_dir():
             (library / path.relative_to(elsewhere)).mkdir()
         else:

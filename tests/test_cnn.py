@@ -260,7 +260,7 @@ def test_it_stops_when_the_validation_loss_no_longer_falls_and_keeps_the_best(mo
 def test_a_rare_label_counts_as_much_as_a_frequent_one(monkeypatch):
     monkeypatch.setattr(cnn._Run, "_validate", lambda run: (-run.epoch, 0.5))  # the last epoch is the best
     y = np.repeat([0, 1], [72, 8])
-    clips = recordings(np.zeros(80, int))  # nothing tells one from the other: what is left is how often they occur
+    clips = recordings(np.zeros(80, int))  # no feature distinguishes the labels: only their frequencies are left
     model = train_cnn(clips, y, np.arange(80), np.arange(80), 2, CnnSettings(epochs=4, batch=8), "cpu")
     assert 0.3 < np.exp(model.logits(clips))[:, 1].mean() < 0.7
 

@@ -22,7 +22,7 @@ from tests.helpers.synth import write_audio
 
 @pytest.fixture
 def folder(cli, tmp_path):
-    """An empty music folder; the cheap encoder is told."""
+    """An empty music folder; ``cli`` uses the built-in encoder, which is fast."""
     cli.model = "rhythm"
     made = tmp_path / "music"
     made.mkdir()

@@ -16,9 +16,18 @@ from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3
 
 from indexer.errors import FileError, ReadError, UnsupportedError
-from indexer.files.audio import decode as audio
 from indexer.files.audio import libsndfile
-from indexer.files.audio.decode import AudioInfo, decode, probe
+from indexer.files.audio.decode import (
+    _FORMATS,
+    AudioInfo,
+    _frames,
+    _heard,
+    decode,
+    leading_id3_bytes,
+    probe,
+    sound_decoders,
+)
+from indexer.files.audio.stated_length import ASF_ENCRYPTED
 from tests.helpers.synth import CONTAINERS, music, write_audio
 from tests.helpers.vorbis import refused_by_ffmpeg
 
@@ -239,7 +248,7 @@ def test_long_file_in_flat_memory(tmp_path):
 
 
 def test_pictures_are_never_decoded():
-    names = audio.sound_decoders().split(",")
+    names = sound_decoders().split(",")
     assert {"flac", "mp3float", "aac", "opus", "vorbis", "alac", "wmav2"} <= set(names)
     assert not {"mjpeg", "png", "gif", "h264", "webp", "bmp"} & set(names)
 
@@ -266,7 +275,7 @@ def test_large_broken_pictures_change_nothing(tmp_path, data):
 def id3_end(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return audio.leading_id3_bytes(fd)
+        return leading_id3_bytes(fd)
     finally:
         os.close(fd)
 
@@ -359,7 +368,7 @@ def mixed_by_libsndfile(path: Path, after: int = 0) -> np.ndarray:
     [("mp3", 1e-5), ("flac", 0), ("vorbis", 1e-6), ("opus", 5e-3), ("wav", 0), ("aiff", 0)],
 )
 def test_libsndfile_gives_the_samples_that_ffmpeg_gives(container, difference, tracks):
-    ours = np.concatenate([block.copy() for block, _ in audio._heard(tracks[container])])
+    ours = np.concatenate([block.copy() for block, _ in _heard(tracks[container])])
     theirs = mixed_by_libsndfile(tracks[container])
     assert len(ours) == len(theirs)
     assert np.abs(ours - theirs).max() <= difference
@@ -383,16 +392,14 @@ def test_what_ffmpeg_refuses_libsndfile_reads(refused, tracks, capfd):
 
 
 def test_libsndfile_goes_on_where_ffmpeg_stops(tracks, monkeypatch):
-    really = audio._frames
-
     def stopping(path: Path, tally: object) -> Iterator[object]:
-        for number, frame in enumerate(really(path, tally)):
+        for number, frame in enumerate(_frames(path, tally)):
             if number == 3:
                 raise UnsupportedError(path, "FFmpeg goes no further")
             yield frame
 
     expected = whole(tracks["vorbis"])
-    monkeypatch.setattr(audio, "_frames", stopping)
+    monkeypatch.setattr("indexer.files.audio.decode._frames", stopping)
     assert np.abs(whole(tracks["vorbis"]) - expected).max() < 1e-5
     with pytest.raises(UnsupportedError, match=r"FFmpeg goes no further$"):
         whole(tracks["wavpack"])  # in none of libsndfile's formats
@@ -525,7 +532,7 @@ def test_what_is_no_sound_file_is_refused_quietly(tmp_path, kind, ending, monkey
 
 
 def test_formats_that_name_other_files_are_not_on_the_list():
-    assert not set(audio._FORMATS.split(",")) & {
+    assert not set(_FORMATS.split(",")) & {
         "hls",
         "concat",
         "dash",
@@ -584,7 +591,7 @@ def test_encrypted_mp4_is_unsupported(tmp_path, tracks, tag):
 def test_encrypted_wma_is_unsupported(tmp_path, tracks):
     path = tmp_path / "x.wma"
     data = tracks["wma"].read_bytes()
-    guid = audio.ASF_ENCRYPTED[0]
+    guid = ASF_ENCRYPTED[0]
     header_bytes, objects = struct.unpack("<QI", data[16:28])
     extra = guid + struct.pack("<Q", 40) + bytes(16)
     path.write_bytes(data[:16] + struct.pack("<QI", header_bytes + 40, objects + 1) + data[28:30] + extra + data[30:])

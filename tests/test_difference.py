@@ -174,9 +174,9 @@ def test_files_of_a_folder_that_cannot_be_listed_are_not_gone():
             Before(4, 10, 12, dev=1, offline=True),
             {"unchanged": 4, "vanished": 8},
             "has lost 6 of its 10",
-        ),  # missing already, and not back
+        ),  # missing before, and still missing
         (Before(4, 10, 12, dev=1, offline=True), {"unchanged": 4, "back": 1, "vanished": 7}, None),
-        (Before(4, 4, 12, dev=1), {"unchanged": 4, "vanished": 8}, None),  # long gone, and no drive's fault
+        (Before(4, 4, 12, dev=1), {"unchanged": 4, "vanished": 8}, None),  # missing for long: not because of the drive
         (Before(0, 10, 10, dev=1), {"vanished": 10}, "is empty but held 10"),
     ],
 )

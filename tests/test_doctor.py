@@ -17,9 +17,9 @@ import pytest
 
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
-from indexer.files.children import examine as examination
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.write import GenreEdit
+from indexer.files.children import examine
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.write import commit, discard, prepare
 from indexer.upkeep.doctor import contradictions, exit_code, report_of, to_text
 from tests.helpers.synth import CONTAINERS, write_audio
 
@@ -34,7 +34,7 @@ def one(cli, path: Path, code: int = 0) -> dict:
 
 def report_on(path: Path) -> dict:
     """The same without a child process, and under "text" what a person reads."""
-    report = report_of(os.fsencode(path), examination.examine(str(path)))
+    report = report_of(os.fsencode(path), examine.examine(str(path)))
     return {**report, "text": to_text({"folders": 0, "reports": [report]})}
 
 
@@ -48,8 +48,8 @@ def container_of(path: Path) -> str:
 
 
 def give_genre(path: Path, container: str, genre: str) -> None:
-    prepared = tagwriter.prepare(str(path), container, GenreEdit((genre,), genre.lower(), 0.9, "linear@12345678"))
-    assert tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container, GenreEdit((genre,), genre.lower(), 0.9, "linear@12345678"))
+    assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def id3(*frames: mutagen.id3.Frame) -> mutagen.id3.ID3:
@@ -79,7 +79,7 @@ def test_the_genre_is_seen_in_every_place_it_was_written_to(tmp_path, name, plac
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
     give_genre(path, container, "Techno")
-    facts = examination.examine(str(path))
+    facts = examine.examine(str(path))
     assert {p["name"]: p["values"] for p in facts["places"]} == {name: ["Techno"] for name in places}
     assert (facts["container"], facts["unread"], facts["unwritten"]) == (container, None, None)
     assert contradictions(container, facts["places"]) == []
@@ -181,7 +181,7 @@ def test_a_stale_id3_tag_in_front_of_a_flac_is_found(tmp_path):
     path = write_audio(tmp_path / "a", "flac", 0.3)
     give_genre(path, "flac", "Techno")
     id3(mutagen.id3.TCON(encoding=3, text=["House"])).save(path)
-    facts = examination.examine(str(path))
+    facts = examine.examine(str(path))
     assert contradictions("flac", facts["places"]) == ["Vorbis comment says Techno, ID3v2.4 says House"]
 
 
@@ -192,7 +192,7 @@ def test_a_stale_id3_tag_in_front_of_a_flac_is_found(tmp_path):
 def test_id3_genres_by_number_are_named(tmp_path, stored, read):
     path = write_audio(tmp_path / "a", "mp3", 0.1)
     id3(mutagen.id3.TCON(encoding=3, text=[stored])).save(path)
-    assert [p["values"] for p in examination.places(str(path), "mp3") if p["kind"] == "id3"] == [read]
+    assert [p["values"] for p in examine.places(str(path), "mp3") if p["kind"] == "id3"] == [read]
 
 
 def place(kind: str, *values: str, name: str = "", problem: str | None = None, filled: bool = True) -> dict:
@@ -287,7 +287,7 @@ def test_a_damaged_tag_hides_no_other(tmp_path):
     ape = mutagen.apev2.APEv2()
     ape["Genre"] = "Techno"
     ape.save(path)
-    found = {p["kind"]: (p["values"], p["problem"]) for p in examination.places(str(path), "mp3")}
+    found = {p["kind"]: (p["values"], p["problem"]) for p in examine.places(str(path), "mp3")}
     assert found == {"id3": ([], "the ID3 frame after 1 good ones is damaged"), "ape": (["Techno"], None)}
 
 
@@ -370,21 +370,21 @@ def test_ctrl_c_ends_it_and_its_children(cli, tmp_path):
 
 
 def rehearse(path: str, container: str) -> None:
-    tagwriter.discard(tagwriter.prepare(path, container, EDIT))
+    discard(prepare(path, container, EDIT))
 
 
 def test_doctor_and_the_writer_agree_on_every_real_file(fixtures, tmp_path, monkeypatch):
     """A file that doctor calls writable is written; one that it does not is not, for the reason it gives."""
-    monkeypatch.setattr(tagwriter.os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     examined = 0
     for source in sorted(p for p in fixtures.rglob("*") if p.is_file()):
         path = tmp_path / source.name
         shutil.copyfile(source, path)
         container = container_of(path)
-        said = examination._complaint(examination._write, str(path), container, lambda: None)
-        real = examination._complaint(rehearse, str(path), container)
+        said = examine._complaint(examine._write, str(path), container, lambda: None)
+        real = examine._complaint(rehearse, str(path), container)
         if real and not said:  # what cannot be read whole is never classified
-            said = examination._complaint(examination._read, str(path), container, lambda: None)
+            said = examine._complaint(examine._read, str(path), container, lambda: None)
         assert bool(said) == bool(real), source
         assert not said or said["reason"] == real["reason"] or "does not read back" in said["reason"], source
         examined += 1
@@ -404,8 +404,8 @@ def test_a_fragmented_mp4_is_refused_by_both(tmp_path):
                 packet.stream = stream
                 out.mux(packet)
     with pytest.raises(FileError, match="fragmented MP4 files cannot grow"):
-        tagwriter.prepare(str(path), "mp4", EDIT)
-    assert examination.examine(str(path))["unwritten"] == {
+        prepare(str(path), "mp4", EDIT)
+    assert examine.examine(str(path))["unwritten"] == {
         "state": "refused",
         "reason": "fragmented MP4 files cannot grow",
     }
@@ -418,7 +418,7 @@ def test_examining_opens_nothing_for_writing(tmp_path, monkeypatch, name):
     path.chmod(0o444)
     tmp_path.chmod(0o555)
     try:
-        assert examination.examine(str(path))["unread"] is None
+        assert examine.examine(str(path))["unread"] is None
     finally:
         tmp_path.chmod(0o755)
     assert (path.read_bytes(), path.stat().st_mtime_ns, sorted(os.listdir(tmp_path))) == before

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.heads import crossvalidation as cv
-from indexer.heads.crossvalidation import Fold
+from indexer.heads.crossvalidation import Fold, cross_validate, figures, hold_out, make_folds
 from tests.helpers.labelled import WIDTH, sql
 
 
@@ -30,7 +29,7 @@ def library(labelled_library):
 def test_folds_keep_artists_whole_and_every_label_can_be_learned(rows, folds, seed):
     y, groups = np.array(rows).T
     y = np.unique(y, return_inverse=True)[1]
-    fold, loose = cv.make_folds(y, groups, folds, seed)
+    fold, loose = make_folds(y, groups, folds, seed)
     assert fold.min() >= 0
     assert fold.max() < folds
     for label, n in Counter(y.tolist()).items():
@@ -38,14 +37,14 @@ def test_folds_keep_artists_whole_and_every_label_can_be_learned(rows, folds, se
     kept = ~np.isin(y, loose)
     for group in np.unique(groups[kept]):
         assert len(np.unique(fold[kept & (groups == group)])) == 1
-    for label in loose:  # only what cannot be parted otherwise
+    for label in loose:  # only what cannot be split otherwise
         shared = groups[y == label]
         assert len(np.unique(shared)) == 1 or np.isin(groups, shared).any()
 
 
 def test_held_out_rows_are_judged_once_and_the_rest_never():
     y, groups = np.arange(60) % 3, np.arange(60) // 5
-    fold, loose = cv.hold_out(y, groups, 0.25, 0)
+    fold, loose = hold_out(y, groups, 0.25, 0)
     assert (set(fold.tolist()), loose) == ({-1, 0}, [])
     assert 0.15 < (fold == 0).mean() < 0.35
     assert not set(groups[fold == 0].tolist()) & set(groups[fold == -1].tolist())
@@ -62,12 +61,14 @@ def test_every_row_is_judged_once_by_what_never_saw_it():
         seen.extend(judged.tolist())
         return Fold(np.eye(2)[y[judged]] * 8 + judged[:, None] * 0, 2.0, 0.5 + fold[judged[0]] / 100)
 
-    pooled = cv.cross_validate(learner, fold)
+    pooled = cross_validate(learner, fold)
     assert sorted(seen) == pooled.rows.tolist() == list(range(40))
     assert pooled.thresholds.tolist() == [0.5 + f / 100 for f in fold]
-    found = cv.figures(pooled, y, np.arange(40), ("a", "b"), 0)
+    found = figures(pooled, y, np.arange(40), ("a", "b"), 0)
     assert (found["accuracy"], found["coverage"], found["precision_decided"], found["temperature"]) == (1, 1, 1, 2)
-    assert found["calibration_error_before"] < found["calibration_error"]  # sure and right: doubting it is wrong
+    assert (
+        found["calibration_error_before"] < found["calibration_error"]
+    )  # all are right, and temperature 2 makes them less sure
     assert found["confusion"] == [[20, 0], [0, 20]]
 
 
@@ -75,8 +76,8 @@ def test_coverage_and_precision_are_those_at_each_folds_own_threshold():
     y = np.zeros(10, np.int64)
     logits = np.log(np.array([[0.9, 0.1]] * 4 + [[0.3, 0.7]] * 2 + [[0.6, 0.4]] * 4))
     fold = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
-    pooled = cv.cross_validate(lambda _, judged: Fold(logits[judged], 1.0, 0.95 if judged[0] == 0 else 0.5), fold)
-    found = cv.figures(pooled, y, np.arange(10), ("a", "b"), 0)
+    pooled = cross_validate(lambda _, judged: Fold(logits[judged], 1.0, 0.95 if judged[0] == 0 else 0.5), fold)
+    found = figures(pooled, y, np.arange(10), ("a", "b"), 0)
     assert (found["coverage"], found["precision_decided"], found["accuracy"]) == (
         0.6,
         pytest.approx(4 / 6, abs=1e-6),
@@ -123,7 +124,7 @@ def test_labels_that_say_nothing_are_judged_by_chance(library):
         sql(library.db, "UPDATE tags SET genre = ? WHERE file_id = ?", str(genre), i + 1)
     (row,) = library.json("evaluate")["learners"]
     assert row["accuracy"] < 0.5
-    assert row["coverage"] < 0.5  # and knows that it does not know
+    assert row["coverage"] < 0.5  # the head is rightly unsure
 
 
 def test_near_duplicates_are_removed_and_damaged_ones_left_out(library):

@@ -24,7 +24,7 @@ from indexer.files.audio.identity import Stat
 from indexer.library.lock import export_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
-from indexer.upkeep import export as module
+from indexer.upkeep import export
 from indexer.upkeep.export import read_embeddings
 from tests.helpers.synth import write_audio
 from tests.helpers.vectors import fill, made
@@ -169,8 +169,8 @@ def test_an_export_says_what_it_is_of(scanned, tmp_path):
 
 
 def test_encoders_are_partitions_and_large_tables_several_files(made_library, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FILE_ROWS", 20)
-    monkeypatch.setattr(module, "GROUP_ROWS", 8)
+    monkeypatch.setattr(export, "FILE_ROWS", 20)
+    monkeypatch.setattr(export, "GROUP_ROWS", 8)
     folder = tmp_path / "out"
     made_library("export", "--parquet", folder)
     partitions = {e["id"]: e["partition"] for e in json.loads((folder / "manifest.json").read_text())["encoders"]}
@@ -306,7 +306,7 @@ def test_an_export_that_ends_early_leaves_the_earlier_one(made_library, tmp_path
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda path, to: fail() if path.name == "new" else rename(path, to))
     else:
-        monkeypatch.setattr(module if moment == "_make_durable" else module._Export, moment, fail)
+        monkeypatch.setattr(export if moment == "_make_durable" else export._Export, moment, fail)
     result = made_library("export", "--parquet", folder, code=code)
     assert ("interrupted" if code == 130 else f"{folder}: cannot be written (No space left on device)") in result.stderr
     assert content(folder) == before
@@ -366,13 +366,13 @@ def test_two_at_once_do_not_meet(made_library, tmp_path):
 def test_a_lock_on_a_folder_that_is_gone_locks_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "indexer.library.lock.fcntl.flock", lambda *_: shutil.rmtree(tmp_path / "workshop")
-    )  # another export ends just now
+    )  # another export ends at this moment
     with pytest.raises(LockedError, match="gone just now"), export_lock(tmp_path / "workshop"):
         pass
 
 
 def test_a_scan_may_write_meanwhile(made_library, tmp_path, monkeypatch):
-    plain = module._Export._plain
+    plain = export._Export._plain
 
     def and_meanwhile(self, table):
         if table == "recordings":
@@ -382,7 +382,7 @@ def test_a_scan_may_write_meanwhile(made_library, tmp_path, monkeypatch):
                 store.connection.execute("PRAGMA busy_timeout = 0")  # closing need not wait for the export
         return plain(self, table)
 
-    monkeypatch.setattr(module._Export, "_plain", and_meanwhile)
+    monkeypatch.setattr(export._Export, "_plain", and_meanwhile)
     found = made_library.json("export", "--parquet", tmp_path / "out")
     assert (found["files"], found["embeddings"]) == (60, 100)
     assert query(made_library.db, "SELECT count(*) FROM files")[0][0] == 61
@@ -402,6 +402,6 @@ def test_without_a_library_nothing_is_made(cli, tmp_path):
 
 def test_the_moving_line_counts_rows(made_library, tmp_path):
     seen = []
-    module.export(made_library.db, tmp_path / "out", lambda done, total: seen.append((done, total)))
+    export.export(made_library.db, tmp_path / "out", lambda done, total: seen.append((done, total)))
     assert seen[-1] == (60 + 60 + 60 + 40, 220)
     assert seen == sorted(seen)

@@ -1,4 +1,4 @@
-"""Events from real files: what is handed over and when, what never wakes anybody, and that nothing is lost in silence.
+"""Events from real files: which are handed over and when, which are ignored, and that every loss is reported.
 
 The clock is the test's own (``ready`` takes the time): no test waits for a file to be still, only for events to come.
 """
@@ -17,9 +17,8 @@ import pytest
 from indexer.files import open_files
 from indexer.files.mounts import parse_mountinfo
 from indexer.files.open_files import lease_is_refused, open_for_writing
-from indexer.watch import folders as watcher_module
 from indexer.watch import inotify
-from indexer.watch.folders import RETRY_S, FolderWatcher
+from indexer.watch.folders import RETRY_S, FolderWatcher, _sysctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -461,7 +460,7 @@ def test_a_root_that_is_deleted_and_made_again(watching, root, heard):
     root.rmdir()
     until(lambda: ("deleted", str(root)) in heard, "the last event")
     until(lambda: not all(e.is_alive() for e in observer.emitters), "the end of the emitter")
-    assert not watcher.is_waiting(os.fsencode(root))  # handed over as gone, it would take all its files along
+    assert not watcher.is_waiting(os.fsencode(root))  # handed over as gone, all its files would be missing too
     root.mkdir()  # perhaps with the inode number of the former
     assert watcher.ready(START_S) == []
     recovered(watcher, root)
@@ -480,7 +479,7 @@ def test_a_root_that_is_not_there_at_the_start(tmp_path):
 
 
 def test_a_queue_overflow_is_said_and_answered_by_a_full_scan(watching, root, monkeypatch):
-    """The kernel's own overflow record: the reader is held up while more happens than the queue takes."""
+    """The kernel's own overflow record: the reader waits while more happens than the queue holds."""
     reader = inotify._Reader
     gate = threading.Event()
     gate.set()
@@ -491,7 +490,7 @@ def test_a_queue_overflow_is_said_and_answered_by_a_full_scan(watching, root, mo
     named(watcher, root / "a.mp3")
     gate.clear()
     paths = [os.fsencode(root / "x.mp3"), os.fsencode(root / "y.mp3")]
-    for _ in range(watcher_module._sysctl("fs.inotify.max_queued_events") // 4 + 100):
+    for _ in range(_sysctl("fs.inotify.max_queued_events") // 4 + 100):
         for path in paths:  # by turns, as the kernel keeps only one of equal neighbours
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
             os.unlink(path)
@@ -607,7 +606,7 @@ def test_the_watch_limit_in_a_new_subfolder_is_said_with_the_remedy(watching, ro
 
 
 def limit():
-    return watcher_module._sysctl("fs.inotify.max_user_watches")
+    return _sysctl("fs.inotify.max_user_watches")
 
 
 @pytest.mark.parametrize(("error", "text"), [
@@ -674,7 +673,7 @@ def test_a_network_drive_below_the_root_is_said_and_may_come_and_go(root, monkey
     def mounts():
         return parse_mountinfo(text % (path, next(numbers), path, next(numbers), path))
 
-    monkeypatch.setattr(watcher_module, "read_mounts", mounts)
+    monkeypatch.setattr("indexer.watch.folders.read_mounts", mounts)
     watcher = FolderWatcher([path])
     watcher.start()
     try:

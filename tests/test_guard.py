@@ -1,4 +1,4 @@
-"""Who may ask, and where from: the guard before every page. And CSV that no spreadsheet runs."""
+"""Which requests the guard before every page lets pass; and CSV whose cells no spreadsheet runs as formulas."""
 
 import base64
 import csv

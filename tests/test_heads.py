@@ -8,7 +8,7 @@ from indexer.errors import ModelError
 from indexer.heads.audioset import AudioSetHead
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import audioset_head, load_head
-from tests.helpers import checkpoints as made
+from tests.helpers import checkpoints
 from tests.helpers.heads import rewrite
 
 ENCODER = "ab" * 32
@@ -33,10 +33,10 @@ def linear(width=12, labels=("house", "techno", "dub"), *, seed=0, **options):
 @pytest.fixture(params=[320, 64])
 def fine_tuned(request, tmp_path):
     """A converted checkpoint with an AudioSet head, and the head's numbers as published."""
-    weights = made.weights(depth=1)
-    state = made.published_state(weights, prefix="module.ar.runtime.backbone.", head_width=request.param)
-    path = convert(made.write_pth(tmp_path / "x.pth", state), tmp_path / "out")
-    return path, made.head(request.param)
+    weights = checkpoints.weights(depth=1)
+    state = checkpoints.published_state(weights, prefix="module.ar.runtime.backbone.", head_width=request.param)
+    path = convert(checkpoints.write_pth(tmp_path / "x.pth", state), tmp_path / "out")
+    return path, checkpoints.head(request.param)
 
 
 def test_linear_scores_are_a_softmax():
@@ -167,14 +167,14 @@ def test_audioset_head_id_is_stable_and_follows_its_weights(fine_tuned, tmp_path
     head = audioset_head(path)
     assert audioset_head(path).id == head.id
     assert head.id != linear().id
-    other = made.published_state(made.weights(depth=1), head_width=len(head.mean))
+    other = checkpoints.published_state(checkpoints.weights(depth=1), head_width=len(head.mean))
     other["module.head.mlp.mlp.0.bias"] = other["module.head.mlp.mlp.0.bias"] + 1
-    again = audioset_head(convert(made.write_pth(tmp_path / "y.pth", other), tmp_path / "other"))
+    again = audioset_head(convert(checkpoints.write_pth(tmp_path / "y.pth", other), tmp_path / "other"))
     assert (again.encoder_id, again.id == head.id) == (head.encoder_id, False)
 
 
 def test_a_model_without_a_head_says_so(tmp_path):
-    source = made.write_pth(tmp_path / "plain.pth", made.published_state(made.weights(depth=1)))
+    source = checkpoints.write_pth(tmp_path / "plain.pth", checkpoints.published_state(checkpoints.weights(depth=1)))
     path = convert(source, tmp_path / "out")
     with pytest.raises(ModelError, match="plain carries no AudioSet head"):
         audioset_head(path)

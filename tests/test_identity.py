@@ -430,7 +430,7 @@ def test_opus_gain_and_preskip_do_not_count_but_channels_do(samples):
 
 
 def payload_bounds(name: str, data: bytes) -> tuple[int, int]:
-    """A range that is audio beyond doubt."""
+    """A range that holds only audio."""
     if name in {"m4a", "alac"}:
         start = data.index(b"mdat") + 4
         return start, start + int.from_bytes(data[start - 8 : start - 4]) - 8

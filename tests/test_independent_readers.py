@@ -24,8 +24,8 @@ import pytest
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
 from indexer.files.containers import CONTAINERS as CONTAINERS_KNOWN
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.write import GenreEdit
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.write import commit, prepare
 from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
@@ -188,8 +188,8 @@ def container_of(path: Path) -> str:
 
 
 def write(path: Path, edit: GenreEdit | None = EDIT) -> None:
-    prepared = tagwriter.prepare(str(path), container_of(path), edit)
-    assert tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container_of(path), edit)
+    assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def padding(path: Path, container: str) -> int:
@@ -264,9 +264,9 @@ def through(path: Path) -> Outcome:
 
 @pytest.fixture(scope="module", autouse=True)
 def _hasty():
-    """Nothing here is about power cuts: 2,000 waits for the disk are left out."""
+    """Without fsync: these tests are not about power cuts, and 2,000 waits for the disk take long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tagwriter.os, "fsync", lambda _: None)
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

@@ -112,7 +112,7 @@ def test_the_folder_nearest_to_the_file_decides():
     }  # the root's own name
     assert (
         gather([facts(path=b"/house/me/1.mp3", root=b"/house/me")], Aliases()).label_of == {}
-    )  # what lies above is not the user's word
+    )  # folders above the root are no labels of the user's
     assert gather([facts(path=b"/house/techno/1.mp3", root=None)], Aliases()).label_of == {1: "techno"}
     assert gather([facts(path=b"/house/x/1.mp3", root=None)], Aliases()).label_of == {}
     assert gather([facts(path=b"/m/Drum & Bass/\xff\xfe.mp3")], Aliases()).label_of == {1: DNB}

@@ -1,4 +1,4 @@
-"""Encoders side by side, what a person says, and what is suggested to them: on a library of real short files."""
+"""Several encoders, corrections, and tracks suggested for review: on a library of real short files."""
 
 import functools
 import os
@@ -11,7 +11,6 @@ import pytest
 from indexer.encoders.encoder import EncoderInfo
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
-from indexer.models import choice as models
 from indexer.upkeep.demo import Track, write_track
 from tests.helpers.cli import Cli
 from tests.helpers.deep import DEEP
@@ -154,7 +153,7 @@ def test_a_correction_goes_into_library_and_tags_and_stays(two_genres):
     assert rows(cli, "SELECT corrected, tag_genre FROM tracks WHERE path = ?", str(file)) == [
         ("drum and bass", "Drum and Bass")
     ]
-    cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # the head must not have the last word
+    cli("scan", folder, env={"INDEXER_WRITE_TAGS": "replace"})  # the correction goes before the head
     cli("tags", "apply", folder, env={"INDEXER_WRITE_TAGS": "replace"})
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Drum and Bass",)]
     cli.db.unlink()
@@ -214,7 +213,7 @@ def test_what_cannot_be_corrected_is_said(cli, music_folder):
 def labelled(library, monkeypatch):
     """The library of 90 recordings, its encoder taken for the built-in one."""
     info = EncoderInfo(ENCODER, "made", WIDTH, 44_100, 6.0, "rhythm", built_in=True)
-    monkeypatch.setattr(models, "built_in_info", lambda name="rhythm": info)
+    monkeypatch.setattr("indexer.models.choice.built_in_info", lambda name="rhythm": info)
     return library
 
 
@@ -239,7 +238,7 @@ def test_uncertain_tracks_unlike_the_labelled_ones_come_first(labelled):
     labelled("relabel")
     sql(labelled.db, "UPDATE tags SET genre = NULL WHERE file_id > 60")
     all_vectors = [np.frombuffer(vector, "<f2") for (vector,) in sql(labelled.db, "SELECT vector FROM embeddings")]
-    odd = np.mean(all_vectors, axis=0).astype("<f2").tobytes()  # between all, and the head cannot tell
+    odd = np.mean(all_vectors, axis=0).astype("<f2").tobytes()  # between all labels: the head is unsure
     sql(labelled.db, "UPDATE embeddings SET vector = ? WHERE recording_id = 70", odd)
     labelled("relabel")
     found = labelled.json("suggest", "-n", 5)

@@ -6,7 +6,6 @@ import torch
 
 from indexer.encoders.encoder import Unit, track_vector
 from indexer.encoders.load import load_encoder
-from indexer.encoders.m2d import model as m2d_model
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.encoders.m2d.encoder import best_batch
@@ -143,7 +142,7 @@ def test_plain_products_agree_with_every_engine(small, tmp_path, monkeypatch):
     """Machines whose torch has no packed product compute the same, and so does OpenVINO."""
     weights = small["80x608"][1]
     source = checkpoints.write_folder(tmp_path, checkpoints.published_state(weights))
-    monkeypatch.setattr(m2d_model, "_packing_works", lambda precision: False)
+    monkeypatch.setattr("indexer.encoders.m2d.model._packing_works", lambda precision: False)
     monkeypatch.setattr(openvino, "serves", lambda precision: False)
     plain = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
     samples = samples_of(7)

@@ -1,4 +1,4 @@
-"""Which mount a path is on, and which file systems keep silent."""
+"""Which mount a path is on, and which file systems send no events."""
 
 import os
 

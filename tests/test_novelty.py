@@ -1,4 +1,4 @@
-"""Knowing when not to know: the library's own kind is seldom refused, strangers are, and nothing gives NaN."""
+"""Unfamiliar recordings: those like the training rows are seldom refused, others are, and no score is NaN."""
 
 import numpy as np
 import pytest

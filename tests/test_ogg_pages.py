@@ -10,10 +10,10 @@ import pytest
 
 from indexer.errors import WriteRefusedError
 from indexer.files.audio.identity import sniff
-from indexer.files.tags import write as tagwriter
 from indexer.files.tags.blocks import ogg_pages
+from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import clean, read_tags
-from indexer.files.tags.write import GenreEdit
+from indexer.files.tags.write import commit, prepare
 from tests.helpers import ogg
 from tests.helpers.ogg import Page
 from tests.helpers.synth import write_audio
@@ -29,8 +29,8 @@ Part = tuple[list[bytes], list[int]]  # packets, and the segments on each of the
 def write(path: Path, edit: GenreEdit | None) -> None:
     with path.open("rb") as file:
         container = sniff(file)
-    prepared = tagwriter.prepare(str(path), container, edit)
-    tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container, edit)
+    commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def segments(packets: Sequence[bytes]) -> int:

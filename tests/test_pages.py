@@ -1,4 +1,4 @@
-"""Our pages on a library that a real scan made: what they tell, what they change, and what they never give away."""
+"""Our pages on a library that a real scan made: what they show, what they change, and what they never disclose."""
 
 import asyncio
 import json
@@ -46,10 +46,9 @@ def test_the_home_page_tells_what_there_is(pages, cli, music_folder):
 
 
 def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):
-    from indexer.scan import run as scanner
     from indexer.scan.pipeline import Pipeline
 
-    monkeypatch.setattr(scanner, "NOTE_S", 0.0)
+    monkeypatch.setattr("indexer.scan.run.NOTE_S", 0.0)
     told = []
     real = Pipeline._resume_group
 

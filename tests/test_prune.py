@@ -1,4 +1,4 @@
-"""`indexer prune`: the only thing that forgets, and only what is missing from drives that are there."""
+"""`indexer prune`: the only command that deletes rows, and only of files missing from drives that are mounted."""
 
 import sqlite3
 from contextlib import closing
@@ -43,7 +43,7 @@ def test_what_is_missing_is_listed_asked_for_and_forgotten(library, tmp_path):
     found = library.json("prune", "--dry-run")
     assert (found["files"], found["recordings"]) == (2, 1)
     assert [path.rsplit("/", 1)[1] for path in found["paths"]] == ["0.flac", "1.flac"]
-    asked = library("prune")  # nobody to ask
+    asked = library("prune")  # no terminal to confirm on
     assert "--yes forgets without asking" in asked.stderr
     assert paths(library) == before
     assert library.json("prune", "--yes")["forgotten"] == 2
@@ -57,7 +57,7 @@ def test_an_offline_drive_keeps_everything(library, tmp_path):
     found = library.json("prune", "--yes")
     assert (found["files"], list(found["kept"].values())) == (0, [2])
     assert "offline, its 2 missing files stay" in library("prune", "--dry-run").stdout
-    named = library.json("prune", "--dry-run", tmp_path / "two")  # a person says that it does not come back
+    named = library.json("prune", "--dry-run", tmp_path / "two")  # the user names the folder: it does not come back
     assert (named["files"], named["kept"]) == (2, {})
     (tmp_path / "away").rename(tmp_path / "two")
     assert library.json("scan")["embedded"] == 0

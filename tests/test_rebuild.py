@@ -1,4 +1,4 @@
-"""A damaged library: said in one line with its remedy, made anew from what can be read, never lost on the way."""
+"""A damaged library: reported in one line with its remedy, rebuilt from what can be read, never lost meanwhile."""
 
 import os
 import random
@@ -257,7 +257,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(library):
     said = library("doctor", code=1).stdout
     assert "1 tag writes were announced and never settled\n  the next `indexer scan` settles them" in said
     assert "rows refer to rows that are missing\n  `indexer doctor --rebuild`" in said
-    with library_lock(library.db):  # somebody is at work: an open entry is none left over
+    with library_lock(library.db):  # another process is at work: the open entry is its own
         assert "never settled" not in library("doctor", code=1).stdout
     damage(library.db, [root_page(library.db, "files")])
     [*_, last] = library.json("doctor", code=1)["problems"]

@@ -1,4 +1,4 @@
-"""The report of `indexer evaluate`: well-formed, complete, harmless whatever texts come in, asking no host."""
+"""The report of `indexer evaluate`: well-formed, complete, harmless with any text in it, without network requests."""
 
 import copy
 import html

@@ -1,4 +1,4 @@
-"""Files that could not be read yet are named again later and later, and forgotten when they were read."""
+"""Files that could not be read yet are tried at growing intervals, and dropped from the list once they are read."""
 
 from indexer.watch import retries
 from indexer.watch.retries import Retries

@@ -20,7 +20,7 @@ from indexer.encoders.rhythm import (
     sonogram,
 )
 from indexer.files.audio.decode import decode
-from tests.helpers import reference_rhythm as reference
+from tests.helpers import reference_rhythm
 from tests.helpers.synth import music, write_audio
 
 STATISTICS = slice(BANDS * MODULATIONS, WIDTH - MODULATIONS)
@@ -74,13 +74,13 @@ SOUNDS = {
 
 @pytest.mark.parametrize("name", SOUNDS)
 def test_every_number_agrees_with_the_reference(name):
-    found, expected = vector(SOUNDS[name]), reference.describe(SOUNDS[name])
+    found, expected = vector(SOUNDS[name]), reference_rhythm.describe(SOUNDS[name])
     assert found.shape == (WIDTH,) == (1668,)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_sonogram_agrees_with_the_reference_in_sone():
-    np.testing.assert_allclose(sonogram(SOUNDS["music"]), reference.sonogram(SOUNDS["music"]), rtol=1e-6)
+    np.testing.assert_allclose(sonogram(SOUNDS["music"]), reference_rhythm.sonogram(SOUNDS["music"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("beats_per_minute", [60, 90, 125, 140, 174])

@@ -26,7 +26,6 @@ from indexer.heads.load import audioset_head
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models import catalogue
-from indexer.models import choice as models
 from indexer.scan import pipeline
 from tests.helpers.contents import contents, genre_of, rows
 from tests.helpers.synth import music, write_audio
@@ -98,7 +97,7 @@ def test_a_second_scan_embeds_nothing_and_opens_no_music_file(cli, music_folder,
         second = cli.json("scan", music_folder)
     finally:
         LISTENERS.clear()
-    assert any(path.endswith("library.db.lock") for path in opened)  # the listener listens
+    assert any(path.endswith("library.db.lock") for path in opened)  # the listener is at work
     assert [path for path in opened if path.startswith(str(music_folder)) and Path(path).is_file()] == []
     assert (second["embedded"], second["cached"], second["tags_written"], second["files"]) == (0, 0, 0, 6)
 
@@ -119,18 +118,18 @@ def test_losing_over_half_the_files_is_said_loudly(cli, music_folder):
         (music_folder / name).unlink()
     result = cli("scan", music_folder, code=1)
     assert "has lost 4 of its 6 files" in result.stderr
-    for _ in range(2):  # by now they are missing, which makes nothing better
+    for _ in range(2):  # the files are known as missing now: the root stays offline
         assert cli.json("scan", music_folder, code=1)["missing"] == 4
         assert rows(cli, "SELECT state FROM roots") == [{"state": "offline"}]
     assert cli.json("prune", "--yes")["forgotten"] == 0
-    assert cli.json("prune", "--yes", music_folder)["forgotten"] == 4  # by one who says so
+    assert cli.json("prune", "--yes", music_folder)["forgotten"] == 4  # because the folder is named
     assert cli.json("scan", music_folder)["missing"] == 0
     assert rows(cli, "SELECT state, reason FROM roots") == [{"state": "online", "reason": None}]
 
 
 def test_a_root_is_online_again_when_enough_of_what_was_there_is_back(cli, music_folder, tmp_path):
     names = sorted(p.name for p in music_folder.glob("*.*"))  # 5 of 6
-    for name in names[3:]:  # long gone when the drive goes, so nobody waits for them
+    for name in names[3:]:  # missing before the drive goes: they do not count
         (music_folder / name).unlink()
     cli("scan", music_folder)
     cli("scan", music_folder)
@@ -700,15 +699,15 @@ def test_more_events_at_once_than_share_a_transaction_are_all_seen(tmp_path):
 
 def test_loading_the_weights_holds_up_no_other_writer(cli, music_folder, monkeypatch):
     """It takes many seconds, and `indexer correct` and the pages may want to write meanwhile."""
-    real, written = models.load_encoder, []
+    written = []
 
     def load(*args, **options):
         with contextlib.closing(sqlite3.connect(cli.db, timeout=0.2)) as conn:
             conn.execute("BEGIN IMMEDIATE")
             written.append(conn.execute("UPDATE runs SET command = command").rowcount)
             conn.rollback()
-        return real(*args, **options)
+        return load_encoder(*args, **options)
 
-    monkeypatch.setattr(models, "load_encoder", load)
+    monkeypatch.setattr("indexer.models.choice.load_encoder", load)
     assert cli.json("scan", music_folder, "--no-tags")["embedded"] == 6
     assert written == [1]

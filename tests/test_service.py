@@ -1,10 +1,11 @@
-"""The supervisor hears what it should, odd paths reach the daemon unharmed, and no unit but our own is touched."""
+"""The supervisor gets the right messages, odd paths reach the daemon unchanged, only our own unit is touched."""
 
 import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import ConfigError
-from indexer.watch import notify
-from indexer.watch import service as systemd
+from indexer.watch import notify, service
 
 ODD = Path(os.fsdecode(b"/mu sic/100% $HOME ${X} 'a' \"b\" \\ \\x41 \t\n\r\x01 \xc3\xa9\xc2\x85 \xff %h ; #/l.db"))
 
@@ -131,12 +131,12 @@ def as_systemd_reads(line: str) -> list[str]:
 
 
 def test_a_unit_without_options():
-    assert exec_start(systemd.unit_text(["/usr/bin/indexer"])) == "/usr/bin/indexer watch"
+    assert exec_start(service.unit_text(["/usr/bin/indexer"])) == "/usr/bin/indexer watch"
 
 
 def test_odd_paths_read_back_as_they_were():
     command = ["/a $b 50%/python", "-m", "indexer"]
-    unit = systemd.unit_text(command, config=Path("/my conf.toml"), db=ODD, roots=[Path("/;"), Path("/m")])
+    unit = service.unit_text(command, config=Path("/my conf.toml"), db=ODD, roots=[Path("/;"), Path("/m")])
     assert as_systemd_reads(exec_start(unit)) == [
         *command,
         "watch",
@@ -153,14 +153,14 @@ def test_odd_paths_read_back_as_they_were():
 @given(st.binary(max_size=30))
 def test_any_path_reads_back_as_it_was(name):
     path = Path(os.fsdecode(b"/" + name.replace(b"\0", b"%")))
-    unit = systemd.unit_text(["/usr/bin/indexer"], db=path)
+    unit = service.unit_text(["/usr/bin/indexer"], db=path)
     assert as_systemd_reads(exec_start(unit))[-1] == str(path)
     unit.encode()
 
 
 def test_relative_paths_are_those_of_the_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert exec_start(systemd.unit_text(["bin/indexer"], db=Path("l.db"), roots=[Path("m")])) == (
+    assert exec_start(service.unit_text(["bin/indexer"], db=Path("l.db"), roots=[Path("m")])) == (
         f"{tmp_path}/bin/indexer watch --db {tmp_path}/l.db {tmp_path}/m"
     )
 
@@ -168,7 +168,7 @@ def test_relative_paths_are_those_of_the_shell(tmp_path, monkeypatch):
 @pytest.mark.parametrize("program", ["/o'brien/indexer", '/a"b/indexer', "/a\\b/indexer", "/a\nb/indexer"])
 def test_a_program_that_systemd_cannot_start_is_refused(program):
     with pytest.raises(ConfigError, match="systemd starts no program") as refused:
-        systemd.unit_text([program])
+        service.unit_text([program])
     assert "\n" not in str(refused.value)
 
 
@@ -178,7 +178,7 @@ def test_systemd_itself_reads_the_unit_as_meant(tmp_path):
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    (tmp_path / "indexer.service").write_text(systemd.unit_text([str(program)], db=ODD, roots=[Path("/;")]))
+    (tmp_path / "indexer.service").write_text(service.unit_text([str(program)], db=ODD, roots=[Path("/;")]))
 
     def verify(**environ: str) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.run(
@@ -278,15 +278,15 @@ INDEXER = ["/usr/bin/indexer"]
 
 
 def test_install_writes_enables_and_starts(systemctl):
-    result = systemd.install(INDEXER, db=Path("/l.db"))
+    result = service.install(INDEXER, db=Path("/l.db"))
     path = Path(os.environ["XDG_CONFIG_HOME"]) / "systemd/user/indexer.service"
-    assert path.read_text() == systemd.unit_text(INDEXER, db=Path("/l.db"))
+    assert path.read_text() == service.unit_text(INDEXER, db=Path("/l.db"))
     assert path.stat().st_mode & 0o777 == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["indexer.service"]
     assert systemctl.asked() == ["daemon-reload", "enable --now indexer.service"]
     assert result["unit"] == str(path)
     assert result["changed"]
-    assert "loginctl enable-linger" in systemd.to_text(result)
+    assert "loginctl enable-linger" in service.to_text(result)
 
 
 @pytest.mark.parametrize("configured", [None, "", "relative/folder"])
@@ -294,41 +294,41 @@ def test_the_usual_folder_is_in_the_home(configured, monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     if configured is not None:
         monkeypatch.setenv("XDG_CONFIG_HOME", configured)
-    assert systemd.unit_path() == Path.home() / ".config/systemd/user/indexer.service"
+    assert service.unit_path() == Path.home() / ".config/systemd/user/indexer.service"
 
 
 def test_a_second_install_changes_and_restarts_nothing(systemctl):
-    systemd.install(INDEXER)
-    before = systemd.unit_path().stat()
+    service.install(INDEXER)
+    before = service.unit_path().stat()
     systemctl.asked()
-    assert not systemd.install(INDEXER)["changed"]
-    after = systemd.unit_path().stat()
+    assert not service.install(INDEXER)["changed"]
+    after = service.unit_path().stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert systemctl.asked() == ["daemon-reload", "enable --now indexer.service"]
 
 
 def test_an_install_with_other_options_restarts_what_runs(systemctl):
-    systemd.install(INDEXER)
+    service.install(INDEXER)
     systemctl.asked()
-    assert systemd.install(INDEXER, db=Path("/other.db"))["changed"]
-    assert "/other.db" in systemd.unit_path().read_text()
+    assert service.install(INDEXER, db=Path("/other.db"))["changed"]
+    assert "/other.db" in service.unit_path().read_text()
     assert systemctl.asked() == ["daemon-reload", "enable indexer.service", "restart indexer.service"]
 
 
 def test_remove_stops_and_deletes_and_may_be_repeated(systemctl):
-    systemd.install(INDEXER)
+    service.install(INDEXER)
     systemctl.asked()
-    assert systemd.remove() == {"unit": str(systemd.unit_path()), "removed": True}
-    assert not systemd.unit_path().exists()
+    assert service.remove() == {"unit": str(service.unit_path()), "removed": True}
+    assert not service.unit_path().exists()
     assert systemctl.asked() == ["disable --now indexer.service", "daemon-reload"]
-    assert not systemd.remove()["removed"]
+    assert not service.remove()["removed"]
     assert systemctl.asked() == []
 
 
-@pytest.mark.parametrize("act", [systemd.install, systemd.remove])
+@pytest.mark.parametrize("act", [service.install, service.remove])
 @pytest.mark.parametrize("content", [b"[Service]\nExecStart=/usr/bin/other\n", b"", b"\xff\xfe"])
 def test_a_unit_that_is_not_ours_is_left_alone(act, content, systemctl):
-    path = systemd.unit_path()
+    path = service.unit_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=re.escape(str(path)) + ": was not written by indexer"):
@@ -339,34 +339,34 @@ def test_a_unit_that_is_not_ours_is_left_alone(act, content, systemctl):
 
 @pytest.mark.parametrize("target", ["/dev/null", "nowhere"])  # masked; dangling
 def test_a_link_in_the_units_place_is_left_alone(target, systemctl):
-    path = systemd.unit_path()
+    path = service.unit_path()
     path.parent.mkdir(parents=True)
     path.symlink_to(target)
-    for act in (systemd.install, systemd.remove):
+    for act in (service.install, service.remove):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
             act()
     assert str(path.readlink()) == target
 
 
 def test_a_folder_in_the_units_place_is_one_line(systemctl):
-    systemd.unit_path().mkdir(parents=True)
+    service.unit_path().mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"indexer\.service: cannot be read"):
-        systemd.install(INDEXER)
+        service.install(INDEXER)
 
 
 def test_a_failed_write_leaves_the_old_unit_and_nothing_else(systemctl, monkeypatch):
-    systemd.install(INDEXER)
-    before = systemd.unit_path().read_text()
+    service.install(INDEXER)
+    before = service.unit_path().read_text()
     systemctl.asked()
 
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(systemd.os, "fsync", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(ConfigError, match=r"indexer\.service: cannot be written \(No space left on device\)"):
-        systemd.install(INDEXER, db=Path("/other.db"))
-    assert systemd.unit_path().read_text() == before
-    assert [p.name for p in systemd.unit_path().parent.iterdir()] == ["indexer.service"]
+        service.install(INDEXER, db=Path("/other.db"))
+    assert service.unit_path().read_text() == before
+    assert [p.name for p in service.unit_path().parent.iterdir()] == ["indexer.service"]
     assert systemctl.asked() == []
 
 
@@ -386,30 +386,30 @@ def without_manager(fake: Fake) -> None:
 @pytest.mark.parametrize("hinder", [without_systemctl, without_session, without_manager])
 def test_without_a_user_manager_nothing_is_written_and_the_way_out_is_said(hinder, systemctl):
     hinder(systemctl)
-    for act in (systemd.install, systemd.status):
+    for act in (service.install, service.status):
         with pytest.raises(ConfigError, match="`indexer watch` in the foreground or under another") as failed:
             act()
         assert "\n" not in str(failed.value)
-    assert not systemd.unit_path().exists()
+    assert not service.unit_path().exists()
 
 
 def test_a_service_that_does_not_start_says_where_to_look(systemctl):
     systemctl.fails("enable", "Job for indexer.service failed because a timeout was exceeded.\nSee more\n")
     with pytest.raises(ConfigError, match=r"failed because a timeout was exceeded\.; `journalctl --user -u indexer`"):
-        systemd.install(INDEXER)
+        service.install(INDEXER)
 
 
 def test_a_service_that_cannot_be_stopped_keeps_its_unit(systemctl):
-    systemd.install(INDEXER)
+    service.install(INDEXER)
     systemctl.fails("disable", "")
     with pytest.raises(ConfigError, match="exit code 1"):
-        systemd.remove()
-    assert systemd.unit_path().exists()
+        service.remove()
+    assert service.unit_path().exists()
 
 
 def test_status_of_a_running_service(systemctl):
     (systemctl.folder / "shown").write_text(SHOWN)
-    found = systemd.status()
+    found = service.status()
     assert found == {
         "installed": "/home/x/.config/systemd/user/indexer.service",
         "enabled": True,
@@ -422,7 +422,7 @@ def test_status_of_a_running_service(systemctl):
         "since": "2025-01-27T10:00:00Z",
         "says": "42 files = all",
     }
-    text = systemd.to_text(found)
+    text = service.to_text(found)
     assert "memory: 512 MB\n" in text
     assert "main pid: 4321\n" in text
 
@@ -430,7 +430,7 @@ def test_status_of_a_running_service(systemctl):
 @pytest.mark.parametrize("memory", ["[not set]", str(2**64 - 1), ""])
 def test_status_where_nothing_is_installed(memory, systemctl):
     (systemctl.folder / "shown").write_text(ABSENT.replace("[not set]", memory))
-    found = systemd.status()
+    found = service.status()
     assert [found[key] for key in ("installed", "enabled", "active", "main_pid", "memory_bytes", "since", "says")] == [
         None,
         False,
@@ -440,7 +440,7 @@ def test_status_where_nothing_is_installed(memory, systemctl):
         None,
         None,
     ]
-    assert systemd.to_text(found).splitlines() == [
+    assert service.to_text(found).splitlines() == [
         "enabled: no",
         "active: no",
         "state: inactive (dead)",
@@ -450,7 +450,7 @@ def test_status_where_nothing_is_installed(memory, systemctl):
 
 
 def test_the_program_of_this_python_is_what_gets_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(systemd.sys, "executable", str(tmp_path / "python"))
-    assert systemd.own_command() == [str(tmp_path / "python"), "-m", "indexer"]
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert service.own_command() == [str(tmp_path / "python"), "-m", "indexer"]
     (tmp_path / "indexer").touch(mode=0o755)
-    assert systemd.own_command() == [str(tmp_path / "indexer")]
+    assert service.own_command() == [str(tmp_path / "indexer")]

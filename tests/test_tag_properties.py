@@ -21,14 +21,12 @@ from hypothesis import strategies as st
 
 from indexer.errors import WriteRefusedError
 from indexer.files.audio.identity import fingerprint, sniff
-from indexer.files.tags import genre as genre_fields
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
 from indexer.files.tags.blocks.blocks import read_exactly
 from indexer.files.tags.blocks.id3 import decode_text, tag_size, to_synchsafe, unsynchronise
 from indexer.files.tags.blocks.id3_genres import named
-from indexer.files.tags.genre import changed_fields, standing_genres
-from indexer.files.tags.read import GenreEdit, Tags
+from indexer.files.tags.genre import GenreEdit, changed_fields, other_fields, parse_ours, standing_genres
+from indexer.files.tags.read import Tags, clean, read_tags
+from indexer.files.tags.write import commit, prepare
 from indexer.scan.policy import is_ours, plan
 from tests.benchmarks import bench_tagwrite, fuzz_tags
 from tests.helpers.deep import DEEP
@@ -55,8 +53,8 @@ OWN = ("genres", "ours", "original_genres")
 
 
 def write(path: Path, container: str, edit: GenreEdit | None) -> None:
-    prepared = tagwriter.prepare(str(path), container, edit)
-    assert tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container, edit)
+    assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def refusal(path: Path, container: str, edit: GenreEdit) -> str:
@@ -98,15 +96,10 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
         path.write_bytes(data)
         with path.open("rb") as file:
             assert sniff(file) == container
-        old, audio, fields = tags.read_tags(path, container), identity(path), genre_fields.other_fields(path, container)
+        old, audio, fields = read_tags(path, container), identity(path), other_fields(path, container)
         edit = plan(old, "label " + text, text, 0.5, "m" + text, how)
         if edit is None:
-            assert (
-                not tags.clean(text)
-                or (how == "fill" and old.genres)
-                or tags.clean(text) in old.genres
-                or how == "append"
-            )
+            assert not clean(text) or (how == "fill" and old.genres) or clean(text) in old.genres or how == "append"
             event("nothing to write")
             return
         reason = refusal(path, container, edit)
@@ -122,23 +115,23 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
                 or (bare_id3v1 and "only an ID3v1 tag" in reason)
             )
             return
-        found = tags.read_tags(path, container)
+        found = read_tags(path, container)
         assert found.genres == edit.genres
         assert is_ours(found)
         assert others_of(found) == others_of(old)
-        assert changed_fields(fields, genre_fields.other_fields(path, container)) == []
+        assert changed_fields(fields, other_fields(path, container)) == []
         assert identity(path) == audio
         first = found.original_genres
 
-        again = plan(found, "another", "Another " + tags.clean(text)[:20].strip("0123456789()"), 0.7, "m2", how)
+        again = plan(found, "another", "Another " + clean(text)[:20].strip("0123456789()"), 0.7, "m2", how)
         assert again is not None  # what we wrote is ours to write again under every policy
         write(path, container, again)
-        found = tags.read_tags(path, container)
+        found = read_tags(path, container)
         assert found.original_genres == first
         assert is_ours(found)
 
         write(path, container, None)
-        found = tags.read_tags(path, container)
+        found = read_tags(path, container)
         assert (others_of(found), found.genres, found.ours, found.original_genres) == (
             others_of(old),
             old.genres,
@@ -149,7 +142,7 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
         if exact:
             assert path.read_bytes() == data
         else:
-            assert changed_fields(fields, genre_fields.other_fields(path, container)) == []
+            assert changed_fields(fields, other_fields(path, container)) == []
         assert os.listdir(folder) == ["a"]
 
 
@@ -510,21 +503,21 @@ def user_sets_text(path: Path, genre: str) -> None:
     )
 )
 def test_a_genre_that_the_user_changed_after_us_is_the_users(tmp_path_factory, name, users):
-    assume(tags.clean(users) == users and users.casefold() not in ("house", "techno"))
+    assume(clean(users) == users and users.casefold() not in ("house", "techno"))
     path = tmp_path_factory.mktemp("user") / "a"
     path.write_bytes(audio_of(name))
     with path.open("rb") as file:
         container = sniff(file)
     write(path, container, GenreEdit(("House",), "house", 0.9, "m"))
     (user_sets_id3 if name in ("mp3", "wav", "aiff") else user_sets_text)(path, users)
-    found = tags.read_tags(path, container)
+    found = read_tags(path, container)
     assert found.genres == (users,)
     assert not is_ours(found)
     assert plan(found, "techno", "Techno", 0.9, "m", "fill") is None
     write(path, container, plan(found, "techno", "Techno", 0.9, "m", "replace"))
-    assert tags.read_tags(path, container).original_genres == (users,)
+    assert read_tags(path, container).original_genres == (users,)
     write(path, container, None)
-    assert tags.read_tags(path, container).genres == (users,)
+    assert read_tags(path, container).genres == (users,)
     assert "House" not in [value for values in standing_genres(path, container).values() for value in values]
 
 
@@ -537,7 +530,7 @@ def test_a_second_tag_that_the_user_did_not_touch_gets_back_what_stood_before_us
     write(path, "mp3", GenreEdit(("House",), "house", 0.9, "m"))
     assert (standing_genres(path, "mp3")["id3"] == ["House"]) == tagged
     user_sets_id3(path, "Polka")
-    write(path, "mp3", plan(tags.read_tags(path, "mp3"), "techno", "Techno", 0.9, "m", "replace"))
+    write(path, "mp3", plan(read_tags(path, "mp3"), "techno", "Techno", 0.9, "m", "replace"))
     write(path, "mp3", None)
     assert standing_genres(path, "mp3") == {
         "id3": ["Polka"],
@@ -566,7 +559,7 @@ def test_a_negative_size_reads_nothing(tmp_path):
 
 def test_many_genres_together_are_still_known_as_ours():
     genres = tuple(f"{n} {'x' * 100}" for n in range(40))
-    ours = tags.parse_ours(GenreEdit(genres, "l", 0.5, "m").describe())
+    ours = parse_ours(GenreEdit(genres, "l", 0.5, "m").describe())
     assert Tags(genres=genres, ours=ours).genre_is_ours
 
 
@@ -590,7 +583,7 @@ def test_an_ogg_file_that_goes_on_with_something_else_behind_its_comments_is_ref
 def goes_and_comes_back(path: Path, container: str, data: bytes) -> None:
     path.write_bytes(data)
     write(path, container, GenreEdit(("House",), "house", 0.9, "m"))
-    assert tags.read_tags(path, container).genres == ("House",)
+    assert read_tags(path, container).genres == ("House",)
     write(path, container, None)
     assert path.read_bytes() == data
 
@@ -654,7 +647,7 @@ def test_what_follows_the_samples_of_a_dsf_file_must_be_its_tag(tmp_path):
 def test_a_wav_without_room_below_4_gib_is_refused_before_it_is_copied(tmp_path, monkeypatch):
     path = tmp_path / "a.wav"
     bench_tagwrite.sparse_wav(path, (1 << 32) - 512, tag_first=False)
-    monkeypatch.setattr(tagwriter, "copy_file", None)
+    monkeypatch.setattr("indexer.files.tags.write.copy_file", None)
     with pytest.raises(WriteRefusedError, match="the format ends at 4 GiB"):
         write(path, "wav", GenreEdit(("House",), "house", 0.9, "m"))
 

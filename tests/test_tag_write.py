@@ -19,12 +19,21 @@ import pytest
 
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
-from indexer.files.tags import genre as genre_fields
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.blocks import id3 as id3_block
-from indexer.files.tags.read import GenreEdit, IndexerGenre, Tags
-from indexer.files.tags.write import Prepared
+from indexer.files.tags.blocks.blocks import Block
+from indexer.files.tags.blocks.id3 import tag_size, to_synchsafe
+from indexer.files.tags.genre import GenreEdit, IndexerGenre, changed_fields, other_fields, set_genre
+from indexer.files.tags.read import Tags, read_tags
+from indexer.files.tags.write import (
+    TEMP_SUFFIX,
+    Prepared,
+    commit,
+    edit_from_json,
+    edit_to_json,
+    prepare,
+    remove_leftovers,
+    settle,
+    temp_path_of,
+)
 from indexer.scan.policy import is_ours, plan
 from tests.helpers.synth import CONTAINERS, write_audio
 
@@ -52,7 +61,7 @@ class Journal:
         self.calls.append(f"drop {write_id}: {reason}")
 
     def commit(self, prepared: Prepared) -> bool:
-        return tagwriter.commit(prepared, intend=self.intend, done=self.done, drop=self.drop)
+        return commit(prepared, intend=self.intend, done=self.done, drop=self.drop)
 
 
 def container_of(path: Path) -> str:
@@ -61,7 +70,7 @@ def container_of(path: Path) -> str:
 
 
 def write(path: Path, edit: GenreEdit | None = EDIT, **options: bool) -> Prepared:
-    prepared = tagwriter.prepare(str(path), container_of(path), edit, **options)
+    prepared = prepare(str(path), container_of(path), edit, **options)
     assert Journal().commit(prepared)
     return prepared
 
@@ -81,7 +90,7 @@ def independent_genre(path: Path) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if name.endswith(tagwriter.TEMP_SUFFIX)]
+    return [name for name in os.listdir(folder) if name.endswith(TEMP_SUFFIX)]
 
 
 # --- the promise ------------------------------------------------------------------------------------------------------
@@ -95,7 +104,7 @@ def test_write_and_undo_keep_audio_and_give_back_every_byte(tmp_path: Path, name
     prepared = write(path)
     assert independent_genre(path) == ["Drum & Bass"]
     assert np.array_equal(pcm(path), sound)
-    found = tags.read_tags(path, container)
+    found = read_tags(path, container)
     assert found.ours == IndexerGenre("Drum & Bass", "drum and bass", 0.93, "linear@12345678")
     assert Stat.of(path) == prepared.after
     undone = write(path, None)
@@ -120,12 +129,12 @@ def test_a_users_genre_and_tags_come_back(tmp_path: Path, name: str) -> None:
         file.tags[key[0]], file.tags[key[1]] = ["House", "Acid"], ["Título ☃"]
     file.save()
     before, container = path.read_bytes(), container_of(path)
-    others, old = genre_fields.other_fields(path, container), tags.read_tags(path, container)
+    others, old = other_fields(path, container), read_tags(path, container)
     write(path)
-    assert tags.read_tags(path, container).original_genres == ("House", "Acid")
-    assert genre_fields.changed_fields(others, genre_fields.other_fields(path, container)) == []
+    assert read_tags(path, container).original_genres == ("House", "Acid")
+    assert changed_fields(others, other_fields(path, container)) == []
     write(path, None)
-    assert tags.read_tags(path, container) == old
+    assert read_tags(path, container) == old
     assert path.read_bytes() == before
 
 
@@ -137,18 +146,18 @@ def test_every_odd_file_is_written_and_undone_or_left_alone(tmp_path: Path) -> N
         shutil.copyfile(source, path)
         before, container = path.read_bytes(), container_of(path)
         try:
-            prepared = tagwriter.prepare(str(path), container, EDIT)
+            prepared = prepare(str(path), container, EDIT)
         except FileError:
             assert path.read_bytes() == before, source
             counts["refused"] += 1
         else:
-            old = tags.read_tags(path, container)
+            old = read_tags(path, container)
             with path.open("rb") as file:
                 identity = fingerprint(file, path)
             Journal().commit(prepared)
-            assert tags.read_tags(path, container).genres == EDIT.genres
+            assert read_tags(path, container).genres == EDIT.genres
             write(path, None)
-            assert tags.read_tags(path, container) == old
+            assert read_tags(path, container) == old
             with path.open("rb") as file:
                 assert fingerprint(file, path) == identity, source
             counts["written"] += 1
@@ -195,7 +204,7 @@ def _spoil_audio(path: str) -> None:
 
 
 def _spoil_genre(path: str) -> None:
-    genre_fields.set_genre(path, "flac", GenreEdit(("Polka",), "x", 0.5, "m"))
+    set_genre(path, "flac", GenreEdit(("Polka",), "x", 0.5, "m"))
 
 
 @pytest.mark.parametrize(("spoil", "reason"), [
@@ -207,19 +216,19 @@ def test_an_edit_that_went_wrong_is_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[str], None], reason: str
 ) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.5)
-    real = genre_fields.set_genre
+    real = set_genre
 
     def wrong(copy: str, container: str, edit: GenreEdit) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(tagwriter, "set_genre", real)
+            patch.setattr("indexer.files.tags.write.set_genre", real)
             real(copy, container, edit)
             spoil(copy)
 
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(tagwriter, "set_genre", wrong)
+        patch.setattr("indexer.files.tags.write.set_genre", wrong)
         with pytest.raises(WriteRefusedError, match=reason):
-            tagwriter.prepare(str(path), "flac", EDIT)
+            prepare(str(path), "flac", EDIT)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
 
@@ -230,16 +239,16 @@ def test_an_edit_that_went_wrong_is_thrown_away(
 def refused(path: Path, reason: str, error: type[FileError] = WriteRefusedError, container: str | None = None) -> None:
     before = path.read_bytes()
     with pytest.raises(error, match=reason):
-        tagwriter.prepare(str(path), container or container_of(path), EDIT)
+        prepare(str(path), container or container_of(path), EDIT)
     assert path.read_bytes() == before
     assert leftovers(path.parent) == []
 
 
 def with_id3(path: Path, *, claimed_extra: int = 0, padding: bytes = b"", major: int = 3) -> None:
     data = path.read_bytes()
-    audio = data[id3_block.tag_size(data[:10]) or 0 :]
+    audio = data[tag_size(data[:10]) or 0 :]
     body = (b"TT2\0\0\2\0x" if major == 2 else b"TIT2\0\0\0\2\0\0\0x") + padding
-    path.write_bytes(b"ID3" + bytes([major, 0, 0]) + id3_block.to_synchsafe(len(body) + claimed_extra) + body + audio)
+    path.write_bytes(b"ID3" + bytes([major, 0, 0]) + to_synchsafe(len(body) + claimed_extra) + body + audio)
 
 
 def test_an_overstated_id3_size_is_refused(tmp_path: Path) -> None:
@@ -335,10 +344,10 @@ def test_system_errors_leave_the_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[FileError]
 ) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    monkeypatch.setattr(tagwriter, "share_blocks", lambda *_: False)
+    monkeypatch.setattr("indexer.files.tags.write.share_blocks", lambda *_: False)
     before, container = path.read_bytes(), container_of(path)
     with monkeypatch.context() as patch:
-        patch.setattr(tagwriter.os, call, failing(number))
+        patch.setattr(os, call, failing(number))
         with pytest.raises(
             error,
             match="disk full"
@@ -347,7 +356,7 @@ def test_system_errors_leave_the_file_alone(
             if number == errno.EROFS
             else "could not be written",
         ):
-            tagwriter.prepare(str(path), container, EDIT)
+            prepare(str(path), container, EDIT)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
 
@@ -389,7 +398,7 @@ def test_the_longest_name_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_name_that_is_not_text_is_no_obstacle(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n-rf.flac"))
     shutil.copyfile(write_audio(tmp_path / "a", "flac", 0.3), path)
-    prepared = tagwriter.prepare(os.fsencode(path), "flac", EDIT)
+    prepared = prepare(os.fsencode(path), "flac", EDIT)
     assert Prepared.from_json(json.loads(json.dumps(prepared.to_json()))) == prepared
     assert Journal().commit(prepared)
 
@@ -402,8 +411,8 @@ def test_the_order_is_copy_sync_intent_rename_sync_done(tmp_path: Path, monkeypa
     journal = Journal(lambda: order.append("intend"))
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(tagwriter.os, name, lambda *a, name=name, real=real: (order.append(name), real(*a))[1])
-    prepared = tagwriter.prepare(str(write_audio(tmp_path / "a", "flac", 0.3)), "flac", EDIT)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (order.append(name), real(*a))[1])
+    prepared = prepare(str(write_audio(tmp_path / "a", "flac", 0.3)), "flac", EDIT)
     journal.commit(prepared)
     assert [*order, *journal.calls[1:]] == ["fsync", "intend", "replace", "fsync", "done 7"]
 
@@ -415,7 +424,7 @@ def test_a_file_changed_meanwhile_keeps_the_users_content(tmp_path: Path, when: 
     def user() -> None:
         path.write_bytes(b"the user's new content")
 
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     journal = Journal(user if when == "announced" else lambda: None)
     if when == "prepared":
         user()
@@ -428,7 +437,7 @@ def test_a_file_changed_meanwhile_keeps_the_users_content(tmp_path: Path, when: 
 
 def test_a_vanished_file_is_not_made_again(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     path.unlink()
     with pytest.raises(DeferredError, match="vanished"):
         Journal().commit(prepared)
@@ -439,7 +448,7 @@ def test_a_vanished_file_is_not_made_again(tmp_path: Path) -> None:
 def test_a_file_open_for_writing_elsewhere_is_left_for_later(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
     before = path.read_bytes()
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     with path.open("r+b"), pytest.raises(DeferredError, match="open for writing"):
         Journal().commit(prepared)
     assert path.read_bytes() == before
@@ -457,7 +466,7 @@ def test_a_reader_keeps_the_old_bytes(tmp_path: Path) -> None:
 def test_a_journal_that_fails_leaves_nothing(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
     before = path.read_bytes()
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     with pytest.raises(ZeroDivisionError):
         Journal(lambda: 1 // 0).commit(prepared)  # type: ignore[arg-type,return-value]
     assert path.read_bytes() == before
@@ -466,24 +475,24 @@ def test_a_journal_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_settle_tells_the_three_ends_apart(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     assert leftovers(tmp_path)
-    assert tagwriter.settle(os.fsencode(path), prepared.before, prepared.after) == "dropped"
+    assert settle(os.fsencode(path), prepared.before, prepared.after) == "dropped"
     assert leftovers(tmp_path) == []
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     os.replace(prepared.temp_path, path)
-    assert tagwriter.settle(str(path), prepared.before, prepared.after) == "done"
+    assert settle(str(path), prepared.before, prepared.after) == "done"
     path.write_bytes(b"other")
-    assert tagwriter.settle(str(path), prepared.before, prepared.after) == "superseded"
+    assert settle(str(path), prepared.before, prepared.after) == "superseded"
     path.unlink()
-    assert tagwriter.settle(str(path), prepared.before, prepared.after) == "superseded"
+    assert settle(str(path), prepared.before, prepared.after) == "superseded"
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    prepared = tagwriter.prepare(str(path), "flac", EDIT)
+    prepared = prepare(str(path), "flac", EDIT)
     (tmp_path / "mine.indexer-tmp").write_bytes(b"no dot: the user's")
-    assert tagwriter.remove_leftovers(tmp_path) == [prepared.temp_path]
+    assert remove_leftovers(tmp_path) == [prepared.temp_path]
     assert sorted(os.listdir(tmp_path)) == [path.name, "mine.indexer-tmp"]
 
 
@@ -504,7 +513,7 @@ def _die_at(number: int, path: Path, container: str, journal: Path) -> None:
     for name in ("open", "write", "fsync", "replace", "utime"):
         setattr(os, name, counted(getattr(os, name)))
     shutil.copystat = counted(shutil.copystat)
-    genre_fields.Block.write = counted(genre_fields.Block.write)  # type: ignore[method-assign]
+    Block.write = counted(Block.write)  # type: ignore[method-assign]
 
     def intend(prepared: Prepared) -> int:
         journal.write_text(json.dumps(prepared.to_json()))
@@ -515,7 +524,7 @@ def _die_at(number: int, path: Path, container: str, journal: Path) -> None:
         counted(lambda: None)()
         journal.unlink()
 
-    tagwriter.commit(tagwriter.prepare(str(path), container, EDIT), intend=intend, done=done, drop=lambda *_: None)
+    commit(prepare(str(path), container, EDIT), intend=intend, done=done, drop=lambda *_: None)
     os._exit(0)
 
 
@@ -526,8 +535,8 @@ def test_killed_at_any_step_the_file_is_wholly_old_or_wholly_new(tmp_path: Path,
     """After a crash at any instant each file is wholly old or wholly new, and the next start settles the rest."""
     path = write_audio(tmp_path / name, name, 0.2)
     before, container, journal = path.read_bytes(), container_of(path), tmp_path / "journal"
-    tagwriter.prepare(str(path), container, EDIT)
-    after = Path(tagwriter.temp_path_of(str(path))).read_bytes()
+    prepare(str(path), container, EDIT)
+    after = Path(temp_path_of(str(path))).read_bytes()
     ends = []
     for number in range(1, 60):
         path.write_bytes(before)
@@ -541,11 +550,11 @@ def test_killed_at_any_step_the_file_is_wholly_old_or_wholly_new(tmp_path: Path,
         assert path.read_bytes() in (before, after)
         if journal.exists():
             prepared = Prepared.from_json(json.loads(journal.read_text()))
-            state = tagwriter.settle(prepared.path, prepared.before, prepared.after)
+            state = settle(prepared.path, prepared.before, prepared.after)
             assert (state == "done") == (path.read_bytes() == after)
             ends.append(state)
             journal.unlink()
-        tagwriter.remove_leftovers(tmp_path)
+        remove_leftovers(tmp_path)
         assert leftovers(tmp_path) == []
         if code == 0:
             break
@@ -589,16 +598,16 @@ def test_nothing_to_say_is_not_written() -> None:
 
 
 def test_an_edit_crosses_a_process_border_unchanged() -> None:
-    assert tagwriter.edit_from_json(json.loads(json.dumps(tagwriter.edit_to_json(EDIT)))) == EDIT
+    assert edit_from_json(json.loads(json.dumps(edit_to_json(EDIT)))) == EDIT
 
 
 @pytest.mark.parametrize("name", ["mp3", "flac", "m4a", "wav", "wma", "wavpack"])
 def test_append_keeps_the_users_values_and_stays_ours(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
-    genre_fields.set_genre(path, container, GenreEdit(("House", "Acid"), "house", 1.0, "m"))
+    set_genre(path, container, GenreEdit(("House", "Acid"), "house", 1.0, "m"))
     edit = plan(Tags(genres=("House", "Acid")), "techno", "Techno", 0.9, "m", "append")
     write(path, edit)
-    found = tags.read_tags(path, container)
+    found = read_tags(path, container)
     assert found.genres == ("House", "Acid", "Techno")
     assert is_ours(found)

@@ -21,11 +21,19 @@ from hypothesis import strategies as st
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import fingerprint, sniff
 from indexer.files.containers import CONTAINERS as CONTAINER_ENTRIES
-from indexer.files.tags import genre as genre_fields
-from indexer.files.tags import read as tags
-from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.blocks.id3 import parse, tag_size, to_synchsafe, unsynchronise
 from indexer.files.tags.blocks.id3_genres import named
-from indexer.files.tags.read import GenreEdit, Tags
+from indexer.files.tags.genre import (
+    GenreEdit,
+    IndexerGenre,
+    changed_fields,
+    other_fields,
+    refuse_damaged,
+    restore_genre,
+    set_genre,
+    standing_genres,
+)
+from indexer.files.tags.read import MAX_COMMENT, MAX_TEXT, Tags, clean, read_tags
 from tests.helpers.synth import CONTAINERS, write_audio
 from tests.helpers.tag_bytes import ape_tag, frame, id3_tag
 
@@ -43,7 +51,7 @@ def container_of(path: Path) -> str:
 def mp3_audio(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The frames of an MP3 without any tag."""
     data = write_audio(tmp_path_factory.mktemp("mp3") / "a", "mp3", 0.5).read_bytes()
-    return data[id3_block.tag_size(data[:10]) or 0 :]
+    return data[tag_size(data[:10]) or 0 :]
 
 
 def test_all_fields_of_id3_are_read(tmp_path: Path, mp3_audio: bytes) -> None:
@@ -64,7 +72,7 @@ def test_all_fields_of_id3_are_read(tmp_path: Path, mp3_audio: bytes) -> None:
         frame(b"GEOB", b"\0application/json\0\0CuePoints\0{}"),
     ]
     path.write_bytes(id3_tag(frames) + mp3_audio)
-    assert tags.read_tags(path, "mp3") == Tags(
+    assert read_tags(path, "mp3") == Tags(
         title="Title",
         artist="Artist",
         album="Album",
@@ -96,21 +104,21 @@ def test_common_fields_are_read_in_every_container(tmp_path: Path, name: str) ->
     else:
         file.tags["Title"], file.tags["Genre"] = ["Song"], ["House", "Techno"]
     file.save()
-    found = tags.read_tags(path, container_of(path))
+    found = read_tags(path, container_of(path))
     assert (found.title, found.genres, found.genre) == ("Song", ("House", "Techno"), "House; Techno")
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_file_without_tags_gives_empty_ones(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.3)
-    found = tags.read_tags(path, container_of(path))
+    found = read_tags(path, container_of(path))
     assert (found.artist, found.genres, found.ours, found.dj_data) == (None, (), None, ())
 
 
 def test_text_is_cleaned_and_capped() -> None:
-    assert tags.clean("a\x00b\x1b[31m\ud800\u202ec") == "a b [31m\ufffdc"
-    assert len(tags.clean("x" * 100_000)) == tags.MAX_TEXT
-    assert tags.clean("x" * 100_000, tags.MAX_COMMENT).isascii()
+    assert clean("a\x00b\x1b[31m\ud800\u202ec") == "a b [31m\ufffdc"
+    assert len(clean("x" * 100_000)) == MAX_TEXT
+    assert clean("x" * 100_000, MAX_COMMENT).isascii()
 
 
 def stumble(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -131,11 +139,11 @@ def stumble(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_a_parser_that_stumbles_leaves_the_tags_unread(tmp_path, monkeypatch, error):
     (tmp_path / "a").write_bytes(b"x")
     stumble(monkeypatch, error)
-    found = tags.read_tags(tmp_path / "a", "mp3")
+    found = read_tags(tmp_path / "a", "mp3")
     assert found == Tags(unread=found.unread)
     assert found.unread.startswith("its tags cannot be read (")
     assert "\n" not in found.unread
-    assert tags.Tags.from_json(found.to_json()) == found
+    assert Tags.from_json(found.to_json()) == found
 
 
 def test_a_failing_disk_is_not_taken_for_a_damaged_tag(tmp_path, monkeypatch):
@@ -146,21 +154,21 @@ def test_a_failing_disk_is_not_taken_for_a_damaged_tag(tmp_path, monkeypatch):
     for error in (wrapped, wrapped.__context__):
         stumble(monkeypatch, error)
         with pytest.raises(ReadError, match="Input/output error"):
-            tags.read_tags(tmp_path / "a", "mp3")
+            read_tags(tmp_path / "a", "mp3")
 
 
 def test_an_unknown_container_has_no_tags(tmp_path: Path) -> None:
-    assert tags.read_tags(tmp_path / "none", "other") == Tags()
+    assert read_tags(tmp_path / "none", "other") == Tags()
 
 
 def test_tags_cross_a_process_border_unchanged() -> None:
     found = Tags(
         title="x",
         genres=("House", "Techno"),
-        ours=tags.IndexerGenre("House", "house", 0.5, "m"),
+        ours=IndexerGenre("House", "house", 0.5, "m"),
         original_genres=("A",),
     )
-    assert tags.Tags.from_json(found.to_json()) == found
+    assert Tags.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(
@@ -171,11 +179,11 @@ def test_tags_cross_a_process_border_unchanged() -> None:
 def test_garbage_raises_nothing_but_our_errors(tmp_path: Path, data: bytes, container: str) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
-    for call in (tags.read_tags, genre_fields.other_fields):
+    for call in (read_tags, other_fields):
         with contextlib.suppress(ReadError):
             call(path, container)
     try:
-        genre_fields.set_genre(path, container, EDIT)
+        set_genre(path, container, EDIT)
     except (ReadError, WriteRefusedError):
         assert path.read_bytes() == data
 
@@ -186,7 +194,7 @@ def test_every_odd_file_is_read_or_refused() -> None:
     read = 0
     for path in sorted(p for p in FIXTURE.rglob("*") if p.is_file()):
         try:
-            tags.read_tags(path, container_of(path))
+            read_tags(path, container_of(path))
             read += 1
         except ReadError:
             pass
@@ -219,7 +227,7 @@ def wav_with_tags(form: bytes, *, riff_size: int | None = None, behind: bytes = 
 def test_wav_of_more_than_4_gib_is_read_like_wav_and_never_written(tmp_path: Path, form: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(data := wav_with_tags(form))
-    found = tags.read_tags(path, container_of(path))
+    found = read_tags(path, container_of(path))
     assert (found.title, found.artist, found.genres, found.unread) == ("Title", "Info artist", ("Techno",), None)
     with path.open("rb") as file:
         identity = fingerprint(file, path)
@@ -229,7 +237,7 @@ def test_wav_of_more_than_4_gib_is_read_like_wav_and_never_written(tmp_path: Pat
     if form != b"RIFF":
         path.write_bytes(data)
         with pytest.raises(WriteRefusedError, match="more than 4 GiB"):
-            genre_fields.refuse_damaged(path, "wav")
+            refuse_damaged(path, "wav")
 
 
 @pytest.mark.parametrize(
@@ -238,21 +246,21 @@ def test_wav_of_more_than_4_gib_is_read_like_wav_and_never_written(tmp_path: Pat
 def test_the_tags_of_a_wav_are_read_whatever_its_sizes_say(tmp_path: Path, riff_size: int, behind: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(wav_with_tags(b"RIFF", riff_size=riff_size, behind=behind))
-    found = tags.read_tags(path, "wav")
+    found = read_tags(path, "wav")
     assert (found.title, found.artist, found.genres, found.unread) == ("Title", "Info artist", ("Techno",), None)
     with pytest.raises(WriteRefusedError):
-        genre_fields.refuse_damaged(path, "wav")
+        refuse_damaged(path, "wav")
 
 
 def test_a_damaged_tag_does_not_hide_the_others(tmp_path: Path, mp3_audio: bytes) -> None:
     """What the others say is shown; nothing is written, as nobody knows what the damaged one holds."""
     path = tmp_path / "a"
     path.write_bytes(wav_with_tags(b"RIFF").replace(b"ID3\3", b"ID3\5"))
-    found = tags.read_tags(path, "wav")
+    found = read_tags(path, "wav")
     assert (found.title, found.genres) == ("Info title", ())
     assert found.unread == "its tags cannot be read (ID3v2.5 not supported)"
     path.write_bytes(b"ID3\5" + id3_tag([])[4:] + mp3_audio + ape_tag({"Title": b"From APE"}))
-    found = tags.read_tags(path, "mp3")
+    found = read_tags(path, "mp3")
     assert (found.title, found.unread) == ("From APE", "its tags cannot be read (ID3v2.5 not supported)")
 
 
@@ -265,10 +273,10 @@ def test_the_text_chunks_of_an_aiff_fill_the_gaps_of_its_id3_tag(tmp_path: Path)
 
     texts = text(b"NAME", b"Name") + text(b"AUTH", "Jos\xe9".encode("latin-1")) + text(b"ANNO", "Größe".encode())
     path.write_bytes(plain[:4] + (len(plain) - 8 + len(texts)).to_bytes(4, "big") + plain[8:12] + texts + plain[12:])
-    found = tags.read_tags(path, "aiff")
+    found = read_tags(path, "aiff")
     assert (found.title, found.artist, found.comment) == ("Name", "José", "Größe")
-    genre_fields.set_genre(path, "aiff", EDIT)
-    found = tags.read_tags(path, "aiff")
+    set_genre(path, "aiff", EDIT)
+    found = read_tags(path, "aiff")
     assert (found.title, found.artist, found.genres) == ("Name", "José", EDIT.genres)
     with av.open(str(path), metadata_errors="replace") as container:
         assert container.metadata["title"] == "Name"
@@ -291,15 +299,15 @@ def test_id3v23_keeps_every_byte_that_is_not_ours(tmp_path: Path, mp3_audio: byt
     path = tmp_path / "a.mp3"
     old = frame(b"TCON", b"\1\xff\xfeH\0o\0u\0s\0e\0")
     path.write_bytes(before := id3_tag([*kept[:4], old, *kept[4:]], padding=600) + mp3_audio)
-    genre_fields.set_genre(path, "mp3", EDIT)
-    raw = id3_block.parse(path.read_bytes())
+    set_genre(path, "mp3", EDIT)
+    raw = parse(path.read_bytes())
     assert (raw.major, [f for f in raw.frames if f[:4] not in (b"TCON", b"TXXX")]) == (3, kept)
     assert raw.frames[4] == frame(b"TCON", b"\0Drum & Bass")
     assert len(path.read_bytes()) == len(before)  # the padding was used
     independent = mutagen.id3.ID3(path, translate=False)
     assert independent.version == (2, 3, 0)
     assert independent["TCON"].text == ["Drum & Bass"]
-    genre_fields.restore_genre(path, "mp3")
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -311,8 +319,8 @@ def test_a_compressed_picture_is_not_unpacked(tmp_path: Path, mp3_audio: bytes) 
     path.write_bytes(id3_tag([bomb, frame(b"TIT2", b"\0x")]) + mp3_audio)
     tracemalloc.start()
     try:
-        assert tags.read_tags(path, "mp3").title == "x"
-        genre_fields.set_genre(path, "mp3", EDIT)
+        assert read_tags(path, "mp3").title == "x"
+        set_genre(path, "mp3", EDIT)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -322,28 +330,28 @@ def test_a_compressed_picture_is_not_unpacked(tmp_path: Path, mp3_audio: bytes) 
 @pytest.mark.parametrize("major", [3, 4])
 @pytest.mark.parametrize("flags", [0, 0x80])
 def test_unsynchronised_tags_stay_so(tmp_path: Path, mp3_audio: bytes, major: int, flags: int) -> None:
-    content = b"x\0\xff\x00\xff\xe0\xff" if major == 3 or not flags else id3_block.unsynchronise(b"x\0\xff\xe0")
+    content = b"x\0\xff\x00\xff\xe0\xff" if major == 3 or not flags else unsynchronise(b"x\0\xff\xe0")
     path = tmp_path / "a.mp3"
     path.write_bytes(
         before := id3_tag([frame(b"PRIV", content, major=major)], major=major, flags=flags, padding=10) + mp3_audio
     )
-    genre_fields.set_genre(path, "mp3", EDIT)
+    set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[3:6] == bytes([major, 0, flags])
-    assert tags.read_tags(path, "mp3").genres == EDIT.genres
+    assert read_tags(path, "mp3").genres == EDIT.genres
     assert path.read_bytes().endswith(mp3_audio)
-    genre_fields.restore_genre(path, "mp3")
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
 def test_the_checksum_of_an_id3_tag_follows_the_genre(tmp_path: Path, mp3_audio: bytes) -> None:
     title = frame(b"TIT2", b"\0x", major=4)
-    extended = b"\0\0\0\x0c\x01\x20\x05" + id3_block.to_synchsafe(zlib.crc32(title), 5)
+    extended = b"\0\0\0\x0c\x01\x20\x05" + to_synchsafe(zlib.crc32(title), 5)
     path = tmp_path / "a.mp3"
     path.write_bytes(before := id3_tag([title], major=4, flags=0x40, extended=extended) + mp3_audio)
-    genre_fields.set_genre(path, "mp3", EDIT)
-    raw = id3_block.parse(path.read_bytes())
-    assert raw.extended[7:] == id3_block.to_synchsafe(zlib.crc32(b"".join(raw.frames) + raw.padding), 5)
-    genre_fields.restore_genre(path, "mp3")
+    set_genre(path, "mp3", EDIT)
+    raw = parse(path.read_bytes())
+    assert raw.extended[7:] == to_synchsafe(zlib.crc32(b"".join(raw.frames) + raw.padding), 5)
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -352,21 +360,21 @@ def test_id3v1_and_ape_follow_where_they_exist(tmp_path: Path, mp3_audio: bytes)
     ape = ape_tag({"Title": b"x", "GENRE": b"Rock\0Pop", "Cover Art (Front)": b"c.jpg\0\xff\xd8"})
     path = tmp_path / "a.mp3"
     path.write_bytes(before := mp3_audio + ape + v1)
-    genre_fields.set_genre(path, "mp3", EDIT)
+    set_genre(path, "mp3", EDIT)
     assert path.read_bytes()[-128:] == v1[:-1] + bytes([127])  # 127 is Drum & Bass
-    assert genre_fields.standing_genres(path, "mp3") == {"id3": [], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
-    assert tags.read_tags(path, "mp3").original_genres == ("Rock", "Pop")  # as it was read: APEv2 goes before ID3v1
-    genre_fields.restore_genre(path, "mp3")
+    assert standing_genres(path, "mp3") == {"id3": [], "ape": ["Drum & Bass"], "id3v1": ["Drum & Bass"]}
+    assert read_tags(path, "mp3").original_genres == ("Rock", "Pop")  # as it was read: APEv2 goes before ID3v1
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
     path.write_bytes(before := id3_tag([frame(b"TIT2", b"\0x")], padding=900) + before)
-    genre_fields.set_genre(path, "mp3", EDIT)
-    assert genre_fields.standing_genres(path, "mp3") == {
+    set_genre(path, "mp3", EDIT)
+    assert standing_genres(path, "mp3") == {
         "id3": ["Drum & Bass"],
         "ape": ["Drum & Bass"],
         "id3v1": ["Drum & Bass"],
     }
-    assert tags.read_tags(path, "mp3").original_genres == ("Rock",)  # as it was read: ID3v1 fills up an ID3v2 tag
-    genre_fields.restore_genre(path, "mp3")
+    assert read_tags(path, "mp3").original_genres == ("Rock",)  # as it was read: ID3v1 fills up an ID3v2 tag
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -411,13 +419,13 @@ def test_title_and_artist_in_a_lesser_tag_are_not_hidden_by_a_new_one(
     seen = seen_by_others(path)
     assert told in seen
     for genres in (("House",), ("House", "Techno")):
-        genre_fields.set_genre(path, name, GenreEdit(genres, "house", 0.5, "m"))
+        set_genre(path, name, GenreEdit(genres, "house", 0.5, "m"))
         assert seen_by_others(path) == seen
-        found = tags.read_tags(path, name)
+        found = read_tags(path, name)
         assert (found.title, found.artist, found.genres, found.genre_is_ours) == ("Song", "Somebody", genres, True)
         assert found.original_genres == ()
-        assert genre_fields.standing_genres(path, name)["id3"] == []
-    genre_fields.restore_genre(path, name)
+        assert standing_genres(path, name)["id3"] == []
+    restore_genre(path, name)
     assert path.read_bytes() == before
 
 
@@ -432,7 +440,7 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
         path.write_bytes(mp3_audio + ape_tag({"Title": b"Song", "Genre": b"Rock"}))
     else:
         info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
-    genre_fields.set_genre(path, name, GenreEdit(("House",), "house", 0.5, "m"))
+    set_genre(path, name, GenreEdit(("House",), "house", 0.5, "m"))
     file = mutagen.File(path)
     if file.tags is None or name == "mp3":
         file.tags = None
@@ -442,24 +450,24 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
         file.tags.add(mutagen.id3.TCON(encoding=3, text=[genre]))
     file.save()
     changed, is_users = path.read_bytes(), again and genre == "Polka"
-    assert tags.read_tags(path, name).genre_is_ours == (genre != "Polka")
+    assert read_tags(path, name).genre_is_ours == (genre != "Polka")
     if again:
-        genre_fields.set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
-        found = tags.read_tags(path, name)
+        set_genre(path, name, GenreEdit(("Techno",), "techno", 0.5, "m"))
+        found = read_tags(path, name)
         assert (found.genres, found.genre_is_ours, found.original_genres) == (
             ("Techno",),
             True,
             ("Polka",) if is_users else ("Rock",),
         )
-    genre_fields.restore_genre(path, name)
-    found = tags.read_tags(path, name)
+    restore_genre(path, name)
+    found = read_tags(path, name)
     assert (found.title, found.genres, found.ours, found.original_genres) == (
         "Song",
         ("Polka",) if is_users else ("Rock",),
         None,
         None,
     )
-    standing = genre_fields.standing_genres(path, name)
+    standing = standing_genres(path, name)
     assert standing["ape" if name == "mp3" else "info"] == ["Rock"]
     assert standing["id3"] == ([] if genre is None else ["Polka"] if is_users else ["Rock"])
     assert path.read_bytes() != changed
@@ -468,28 +476,28 @@ def test_an_id3_tag_that_another_program_adds_after_us_loses_no_record(
 def test_undo_finds_its_record_where_the_user_removed_the_rest_of_info(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     info_only(path, b"INAM\x05\0\0\0Song\0\0" + b"IGNR\x05\0\0\0Rock\0\0")
-    genre_fields.set_genre(path, "wav", EDIT)
+    set_genre(path, "wav", EDIT)
     data = path.read_bytes().replace(b"INAM\x05\0\0\0Song\0\0", b"")
     at = data.index(b"LIST") + 4
     data = data[:at] + (int.from_bytes(data[at : at + 4], "little") - 14).to_bytes(4, "little") + data[at + 4 :]
     path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
-    genre_fields.set_genre(path, "wav", GenreEdit(("Techno",), "techno", 0.5, "m"))
-    assert tags.read_tags(path, "wav").original_genres == ("Rock",)
-    genre_fields.restore_genre(path, "wav")
-    assert genre_fields.standing_genres(path, "wav") == {"id3": [], "info": ["Rock"]}
+    set_genre(path, "wav", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    assert read_tags(path, "wav").original_genres == ("Rock",)
+    restore_genre(path, "wav")
+    assert standing_genres(path, "wav") == {"id3": [], "info": ["Rock"]}
 
 
 def test_id3v1_alone_is_refused_and_a_blank_one_is_none(tmp_path: Path, mp3_audio: bytes) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(before := mp3_audio + b"TAG" + b"Title".ljust(124, b"\0") + b"\x11")
-    for call in (lambda: genre_fields.set_genre(path, "mp3", EDIT), lambda: genre_fields.refuse_damaged(path, "mp3")):
+    for call in (lambda: set_genre(path, "mp3", EDIT), lambda: refuse_damaged(path, "mp3")):
         with pytest.raises(WriteRefusedError, match="only an ID3v1 tag"):
             call()
     assert path.read_bytes() == before
     path.write_bytes(before := mp3_audio + b"TAG" + b" " * 60 + bytes(64) + b"\x11")
-    genre_fields.set_genre(path, "mp3", EDIT)
-    assert genre_fields.standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": [], "id3v1": ["Drum & Bass"]}
-    genre_fields.restore_genre(path, "mp3")
+    set_genre(path, "mp3", EDIT)
+    assert standing_genres(path, "mp3") == {"id3": ["Drum & Bass"], "ape": [], "id3v1": ["Drum & Bass"]}
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before
 
 
@@ -500,8 +508,8 @@ def test_wav_gets_the_genre_wherever_there_is_a_tag(tmp_path: Path, tagged: bool
     tag = id3_tag([frame(b"TIT2", b"\0x")]) if tagged else b""
     chunk = b"id3 " + len(tag).to_bytes(4, "little") + tag + b"\0" * (len(tag) % 2) if tag else b""
     data = info_only(path, b"IART\x03\0\0\0ab\0\0" + b"IGNR\x05\0\0\0Rock\0\0", odd + chunk)
-    assert tags.read_tags(path, "wav").genres == ("Rock",)
-    genre_fields.set_genre(path, "wav", EDIT)
+    assert read_tags(path, "wav").genres == ("Rock",)
+    set_genre(path, "wav", EDIT)
     now = path.read_bytes()
     assert b"IART\x03\0\0\0ab\0\0IGNR\x0c\0\0\0Drum & Bass\0" in now
     assert odd in now
@@ -509,7 +517,7 @@ def test_wav_gets_the_genre_wherever_there_is_a_tag(tmp_path: Path, tagged: bool
     assert (b"ixgn" in now, b"ixor" in now) == (not tagged, not tagged)
     found = mutagen.File(path).tags
     assert (found and found["TCON"].text) == (["Drum & Bass"] if tagged else None)
-    genre_fields.restore_genre(path, "wav")
+    restore_genre(path, "wav")
     assert path.read_bytes() == data
 
 
@@ -521,11 +529,11 @@ def test_gnre_is_replaced_and_comes_back(tmp_path: Path) -> None:
     file.save()
     before = path.read_bytes()
     assert b"gnre" in before
-    genre_fields.set_genre(path, "mp4", EDIT)
+    set_genre(path, "mp4", EDIT)
     assert b"gnre" not in path.read_bytes()
     assert mutagen.mp4.MP4(path).tags["\xa9gen"] == ["Drum & Bass"]
-    genre_fields.restore_genre(path, "mp4")
-    assert tags.read_tags(path, "mp4").genres == ("Techno",)
+    restore_genre(path, "mp4")
+    assert read_tags(path, "mp4").genres == ("Techno",)
     assert path.read_bytes() == before
 
 
@@ -544,8 +552,8 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
     while not last:
         last, at = bool(data[at] & 0x80), at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
     path.write_bytes(before := data[:4] + b"\0" + data[5:42] + raw + data[at:])
-    others = genre_fields.other_fields(path, "flac")
-    genre_fields.set_genre(path, "flac", EDIT)
+    others = other_fields(path, "flac")
+    set_genre(path, "flac", EDIT)
     now = path.read_bytes()
     assert (
         now.index(b"TITLE=\xff\xfe")
@@ -554,8 +562,8 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
         < now.index(b"INDEXER_GENRE={")
     )
     assert len(now) < len(before) + 1200
-    assert genre_fields.changed_fields(others, genre_fields.other_fields(path, "flac")) == []
-    genre_fields.restore_genre(path, "flac")
+    assert changed_fields(others, other_fields(path, "flac")) == []
+    restore_genre(path, "flac")
     assert path.read_bytes() == before
 
 
@@ -563,7 +571,7 @@ def test_flac_keeps_pictures_unknown_blocks_and_invalid_text(tmp_path: Path) -> 
 def test_other_fields_sees_one_changed_field(tmp_path: Path, name: str) -> None:
     path = write_audio(tmp_path / name, name, 0.3)
     container = container_of(path)
-    before = genre_fields.other_fields(path, container)
+    before = other_fields(path, container)
     file = mutagen.File(path)
     if file.tags is None:
         file.add_tags()
@@ -572,7 +580,7 @@ def test_other_fields_sees_one_changed_field(tmp_path: Path, name: str) -> None:
     else:
         file.tags["Title" if name != "m4a" and name != "alac" else "\xa9nam"] = "Other"
     file.save()
-    assert genre_fields.changed_fields(before, genre_fields.other_fields(path, container))
+    assert changed_fields(before, other_fields(path, container))
 
 
 def test_a_second_write_keeps_the_first_original(tmp_path: Path) -> None:
@@ -581,47 +589,47 @@ def test_a_second_write_keeps_the_first_original(tmp_path: Path) -> None:
     file["genre"] = ["Rock", "Pop"]
     file.save()
     before = path.read_bytes()
-    genre_fields.set_genre(path, "flac", EDIT)
-    genre_fields.set_genre(path, "flac", GenreEdit(("Techno",), "techno", 0.5, "m"))
-    found = tags.read_tags(path, "flac")
+    set_genre(path, "flac", EDIT)
+    set_genre(path, "flac", GenreEdit(("Techno",), "techno", 0.5, "m"))
+    found = read_tags(path, "flac")
     assert (found.genres, found.original_genres, found.genre_is_ours) == (("Techno",), ("Rock", "Pop"), True)
-    genre_fields.restore_genre(path, "flac")
+    restore_genre(path, "flac")
     assert path.read_bytes() == before
 
 
 def test_a_genre_the_user_set_after_us_becomes_the_original(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    genre_fields.set_genre(path, "flac", EDIT)
+    set_genre(path, "flac", EDIT)
     file = mutagen.flac.FLAC(path)
     file["genre"] = ["Breakcore"]
     file.save()
-    assert not tags.read_tags(path, "flac").genre_is_ours
-    genre_fields.set_genre(path, "flac", EDIT)
-    assert tags.read_tags(path, "flac").original_genres == ("Breakcore",)
+    assert not read_tags(path, "flac").genre_is_ours
+    set_genre(path, "flac", EDIT)
+    assert read_tags(path, "flac").original_genres == ("Breakcore",)
 
 
 def test_undo_survives_a_rewrite_by_another_program(tmp_path: Path, mp3_audio: bytes) -> None:
     """mutagen turns the tag into v2.4 and sorts it: the genre comes back as text in the new version."""
     path = tmp_path / "a.mp3"
     path.write_bytes(id3_tag([frame(b"TCON", b"\0Rock"), frame(b"TIT2", b"\0x")]) + mp3_audio)
-    genre_fields.set_genre(path, "mp3", EDIT)
+    set_genre(path, "mp3", EDIT)
     mutagen.id3.ID3(path).save()
-    genre_fields.restore_genre(path, "mp3")
-    found = tags.read_tags(path, "mp3")
+    restore_genre(path, "mp3")
+    found = read_tags(path, "mp3")
     assert (found.genres, found.ours, found.title) == (("Rock",), None, "x")
 
 
 def test_nothing_recorded_nothing_restored(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
     with pytest.raises(WriteRefusedError, match="no earlier genre"):
-        genre_fields.restore_genre(path, "flac")
+        restore_genre(path, "flac")
 
 
 @pytest.mark.parametrize("container", ["aac", "other"])
 def test_containers_without_writable_tags_say_so(tmp_path: Path, container: str) -> None:
     path = write_audio(tmp_path / "a", "aac", 0.3)
     with pytest.raises(UnsupportedError, match="cannot be written"):
-        genre_fields.set_genre(path, container, EDIT)
+        set_genre(path, container, EDIT)
 
 
 text = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -657,10 +665,10 @@ def test_any_text_in_any_mix_of_tags_is_written_and_undone(
         b"TAG" + bytes(124) + b"\x11" if v1 else b""
     )
     path.write_bytes(before := id3_tag(frames, major=major, padding=padding) + mp3_audio + end)
-    others = genre_fields.other_fields(path, "mp3")
-    genre_fields.set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
-    assert genre_fields.other_fields(path, "mp3") == others
-    assert genre_fields.standing_genres(path, "mp3")["id3"] == named(genre)
+    others = other_fields(path, "mp3")
+    set_genre(path, "mp3", GenreEdit((genre,), "house", 0.5, "m"))
+    assert other_fields(path, "mp3") == others
+    assert standing_genres(path, "mp3")["id3"] == named(genre)
     assert mp3_audio in path.read_bytes()
-    genre_fields.restore_genre(path, "mp3")
+    restore_genre(path, "mp3")
     assert path.read_bytes() == before

@@ -14,7 +14,7 @@ from indexer.heads import training
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
 from indexer.heads.training import Data, TrainingSettings
-from indexer.library import facts as training_data
+from indexer.library.facts import files
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from tests.helpers.heads import rewrite
@@ -415,7 +415,7 @@ def test_a_genre_that_we_wrote_is_no_label_but_the_users_before_it_is(library):
                 evidence={},
             )
             store.settle_write(write, "done")
-    genres = {f.recording_id: f.genre for f in training_data.files(open_readonly(library.db))}
+    genres = {f.recording_id: f.genre for f in files(open_readonly(library.db))}
     assert [genres[i] for i in (1, 2, 3, 4, 5)] == [None, "House", "Trance", None, "Techno"]
 
 
@@ -424,7 +424,7 @@ def test_a_missing_file_counts_only_while_no_other_holds_its_recording(library):
         twin = store.put_file(b"/elsewhere", Stat(1, 999, 1, 1), root_id=None, state="ready", recording_id=2)
         store.put_tags(twin, {"genre": "Ambient"})
     sql(library.db, "UPDATE files SET state = 'missing' WHERE id IN (1, 2)")
-    genres = {f.recording_id: f.genre for f in training_data.files(open_readonly(library.db))}
+    genres = {f.recording_id: f.genre for f in files(open_readonly(library.db))}
     assert (genres[1], genres[2]) == ("House", "Ambient")
 
 

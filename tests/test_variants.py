@@ -25,7 +25,10 @@ def test_an_id_tells_its_variant_also_of_joined_encoders():
     both = join([A, B])
     assert both.encoder_id == joined_id([A.encoder_id, B.encoder_id])
     varied = both.varied(Variant(7, True))
-    assert [p.variant for p in varied.parts] == [Variant(7, True), Variant(7)]  # the built-in encoder has no integers
+    assert [p.variant for p in varied.parts] == [
+        Variant(7, True),
+        Variant(7),
+    ]  # the built-in encoder does not compute in integers
     assert both.variant_of(varied.encoder_id) == Variant(7, True)
     assert A.variant_of(B.encoder_id) is None
 

@@ -1,4 +1,4 @@
-"""Whose word counts for a genre: said > tag > head, the same in SQL, in the view and in what a scan writes."""
+"""Which genre counts: said by a person > tag > head, the same in SQL, in the view and in what a scan writes."""
 
 import json
 

@@ -1,13 +1,13 @@
-"""The killable child: whatever a file does to it, the parent gets one error and the next file works."""
+"""The reading child: whatever a file does to it, the parent gets one error and the next file works."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from indexer.errors import DeferredError, ReadError
-from indexer.files.children import worker as worker_module
 from indexer.files.children.worker import Worker
 from tests.helpers.synth import write_audio
 
@@ -21,7 +21,7 @@ def worker():
 
 @pytest.fixture
 def misbehaving(tmp_path, monkeypatch):
-    """A worker whose child does as the file's name says."""
+    """A worker whose child does what the file's name says."""
     script = tmp_path / "child.py"
     script.write_text("""
 import os, sys, time, signal
@@ -42,10 +42,8 @@ def act(path, channel):
 child.OPERATIONS["act"] = act
 child.main()
 """)
-    real = worker_module.subprocess.Popen
-    monkeypatch.setattr(
-        worker_module.subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), args[-1]], **k)
-    )
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), args[-1]], **k))
     worker = Worker(stall_limit_s=1.5)
     yield worker
     worker.close()

@@ -1,4 +1,4 @@
-"""What a cluster gains, and where it ends.
+"""How much faster a scan is on a cluster, and what bounds it.
 
     python -m tests.benchmarks.bench_cluster ceiling [--files 20000] [--workers 2] [--folder /tmp]
     python -m tests.benchmarks.bench_cluster simulated [--cost 0.37] [--workers 1,2,4,8,16] [--files-each 24]
@@ -25,7 +25,7 @@ from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.library.vectors import projection
 from indexer.listen.executor import Embedded, Engine
-from indexer.scan import run as scanner
+from indexer.scan.run import Scan
 from tests.helpers.clusters import DaskCluster, instant
 from tests.helpers.synth import write_audio
 
@@ -71,7 +71,7 @@ def scan(
     """(wall seconds, CPU seconds of this process, the scan's JSON) of a new library."""
     db = folder / f"{time.monotonic_ns()}.db"
     settings = Settings(db=db, models=folder / "models", encoder="rhythm", cluster=cluster, jobs=jobs)
-    running = scanner.Scan(settings, Silent())
+    running = Scan(settings, Silent())
     if executor:
         running._executor = lambda *_: executor
     wall, cpu = time.perf_counter(), time.process_time()
@@ -90,7 +90,7 @@ def make_files(music: Path, count: int) -> None:
 
 
 def ready(cluster: DaskCluster, count: int) -> None:
-    """Wait until all workers are there and have agreed once, so that neither their start nor loading is measured."""
+    """Wait until all workers are admitted, so that neither their start nor their loading is measured."""
     env = {**os.environ, "INDEXER_DB": str(cluster.folder / "none.db"), "INDEXER_ENCODER": "rhythm"}
     while True:
         out = subprocess.run(

@@ -21,7 +21,7 @@ LABELS = 5
 
 
 def plain_network() -> nn.Sequential:
-    """As it is written in textbooks."""
+    """The network with its layers in textbook order."""
     layers = []
     for before, after in zip((1, *cnn.CHANNELS), cnn.CHANNELS, strict=False):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]

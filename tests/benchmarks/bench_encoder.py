@@ -30,7 +30,7 @@ GFLOP_PER_UNIT = 33.86  # of one 6.08 s unit
 
 
 class PlainBlock(nn.Module):
-    """A transformer block as it is written in textbooks."""
+    """A transformer block in the textbook's order of operations."""
 
     def __init__(self, width=768, heads=12):
         super().__init__()
@@ -48,7 +48,7 @@ class PlainBlock(nn.Module):
 
 
 class Plain(nn.Module):
-    """One unit at a time, float32, nothing tuned."""
+    """One unit at a time in float32, without any tuning."""
 
     def __init__(self, depth=12, width=768):
         super().__init__()
@@ -160,7 +160,7 @@ def main():
 def compare(encoder, plain, options):
     count = max(options.units, encoder.batch_units)
     units = encoder.cutter().push(music(6.08 * count + 1, sample_rate_hz=16_000, channels=1)[:, 0])[:count]
-    few = units[:2]  # of the plain way: one at a time, so more take longer and say no more
+    few = units[:2]  # the plain way encodes only these, one at a time: more would not change its rate
 
     def theirs():
         return np.stack([plain(torch.from_numpy(unit.samples).to(options.device)).cpu().numpy() for unit in few])

@@ -19,12 +19,12 @@ from indexer.encoders.encoder import Encoder, Unit, track_vector
 from indexer.encoders.load import DEFAULT, load_encoder
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
-from indexer.files.audio import decode as audio
+from indexer.files.audio.decode import decode
 from indexer.heads.training import Data, TrainingSettings, train
 from indexer.listen.units import spread
 from tests.helpers import checkpoints
 
-REPEATS = 5  # of parting the tracks into two halves
+REPEATS = 5  # of the split of the tracks into two halves
 FLAGS = "flags : avx512_vnni\n"
 
 
@@ -37,7 +37,7 @@ def random_vit_base(folder: Path) -> Path:
 def units_of(path: Path, encoder: Encoder, most: int) -> list[Unit]:
     """The units of a track that are not silent, at most so many of them, evenly spread."""
     cutter = encoder.cutter()
-    units = [unit for block in audio.decode(path, sample_rate_hz=encoder.sample_rate_hz) for unit in cutter.push(block)]
+    units = [unit for block in decode(path, sample_rate_hz=encoder.sample_rate_hz) for unit in cutter.push(block)]
     return spread(units + cutter.finish(), most)
 
 
@@ -60,7 +60,7 @@ def means(rows: list[np.ndarray], tracks: list[list[Unit]], chosen: list[list[Un
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of every track, the mean of all removed; else different tracks were alike already."""
+    """Cosine of each track's two vectors after the mean of all is removed: without that, all tracks are alike."""
     a, b = (
         a.astype(np.float64) - a.mean(axis=0, dtype=np.float64),
         b.astype(np.float64) - b.mean(axis=0, dtype=np.float64),

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_learners
 
-The music is SYNTHETIC: the figures say that both learn, and nothing about real music.
+The music is SYNTHETIC: the figures show that both learn; they do not hold for real music.
 """
 
 import tempfile

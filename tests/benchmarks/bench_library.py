@@ -36,16 +36,16 @@ from indexer.encoders.trajectory import Collector
 from indexer.files.audio.identity import Stat
 from indexer.files.walk import walk
 from indexer.heads.linear import LinearHead
-from indexer.library import summary as overview
+from indexer.library import summary
 from indexer.library.readonly import now
 from indexer.library.store import Lacking, Store
 from indexer.library.vectors import projection
-from indexer.models import choice as models
+from indexer.models import choice
 from indexer.scan import relabel, stages
-from indexer.scan import run as scanner
 from indexer.scan.classify import classify_recording
 from indexer.scan.difference import spool_difference
 from indexer.scan.policy import tag_policy_digest
+from indexer.scan.run import Scan
 from indexer.web.serve import make_datasette
 from indexer.wording import printable
 
@@ -68,12 +68,12 @@ Result = dict[str, Any]
 
 
 def rounds(files: int) -> int:
-    """How often what only looks is repeated."""
+    """How often a step that only reads is repeated."""
     return 7 if files <= 100_000 else 3
 
 
-def chosen() -> models.Chosen:
-    """An encoder that nobody loads, and a head for its vectors."""
+def chosen() -> choice.Chosen:
+    """An encoder that is never loaded, and a head for its vectors."""
     rng = np.random.default_rng(1)
     head = LinearHead(
         "made",
@@ -83,11 +83,11 @@ def chosen() -> models.Chosen:
         rng.standard_normal((len(LABELS), WIDTH)).astype(np.float32) / 4,
         np.zeros(len(LABELS), np.float32),
     )
-    return models.Chosen(EncoderInfo(ENCODER, "made", WIDTH, 16_000, UNIT_S, "none"), head, Path("none"))
+    return choice.Chosen(EncoderInfo(ENCODER, "made", WIDTH, 16_000, UNIT_S, "none"), head, Path("none"))
 
 
 def policy(settings: Settings) -> str:
-    """Under which every file's tag is settled."""
+    """The tag policy under which every file's tag is settled."""
     head = chosen().head
     assert head is not None
     return tag_policy_digest(settings, head, settings.threshold(head.threshold))
@@ -98,7 +98,7 @@ def vector(n: int) -> bytes:
 
 
 def make_trajectory() -> bytes:
-    """Of one recording, for all of them."""
+    """The trajectory of one recording, used for all."""
     collector = Collector(UNIT_S)
     for unit in np.random.default_rng(2).standard_normal((UNITS, WIDTH)).astype(np.float32):
         collector.add(unit, 1)
@@ -126,7 +126,7 @@ def rows(music: Path, settings: Settings, _files: int) -> Result:
     the_trajectory, the_policy, at = make_trajectory(), policy(settings), now()
     with Store(settings.db) as store:
         root = store.add_root(os.fsencode(music))
-        models.register(store, chosen())
+        choice.register(store, chosen())
         head = store.connection.execute("SELECT id FROM heads").fetchone()["id"]
         n = 0
         walked = ((path, stat) for path, stat in walk(os.fsencode(music)) if stat is not None)
@@ -237,7 +237,7 @@ def rescan(music: Path, settings: Settings, files: int) -> Result:
         started = time.perf_counter()
         assert plain_walk(str(music)) == files
         walked = time.perf_counter()
-        result = scanner.Scan(settings, Progress(-1)).run([music])
+        result = Scan(settings, Progress(-1)).run([music])
         scanned = time.perf_counter()
         assert (result.files, result.counts.any(), result.notes) == (files, False, []), result
         with Store(settings.db) as store:
@@ -304,7 +304,7 @@ def status(_music: Path, settings: Settings, files: int) -> Result:
     found = []
     for _ in range(rounds(files)):
         started = time.perf_counter()
-        assert overview.status(settings.db)["files"] == {"ready": files}
+        assert summary.status(settings.db)["files"] == {"ready": files}
         found.append(time.perf_counter() - started)
     return {"status": statistics.median(found)}
 
@@ -400,7 +400,7 @@ def _memory(field: str) -> float:
 
 def one_step(name: str, folder: Path, files: int) -> None:
     """In the process of its own: print {name: seconds ..., "peak_mb": ...}."""
-    models.choose = lambda *_: chosen()
+    choice.choose = lambda *_: chosen()
     settings = Settings(db=folder / "library.db", models=folder / "models")
     Path("/proc/self/clear_refs").write_text("5")
     before_mb = _memory("VmRSS")

@@ -81,7 +81,7 @@ def put_track(store: Store, rng: np.random.Generator, n: int, root: int, encoder
 
 
 def writing(db: Path, first: int, stop: threading.Event) -> Iterator[None]:
-    """Store new tracks one after the other, as a scan at work does, some forty a second."""
+    """Store new tracks one after the other, as a scan does, some forty a second."""
     rng = np.random.default_rng(1)
     encoder = built_in_info()
     with Store(db) as store:

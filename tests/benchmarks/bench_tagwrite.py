@@ -24,8 +24,8 @@ import mutagen.id3
 from indexer.errors import FileError
 from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.write import GenreEdit, Prepared
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.write import Prepared, commit, edit_to_json, prepare
 from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
@@ -35,8 +35,8 @@ GIB = 1 << 30
 
 def ours(path: Path, container: str) -> None:
     """One write as the program makes it, without the journal's rows."""
-    prepared = tagwriter.prepare(str(path), container, EDIT)
-    tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container, EDIT)
+    commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def mutagens(path: Path, container: str) -> None:
@@ -135,15 +135,15 @@ def large(folder: Path) -> None:
                 "prepare_write",
                 os.fsencode(path),
                 container="wav",
-                edit=tagwriter.edit_to_json(EDIT),
+                edit=edit_to_json(EDIT),
                 preserve_mtime=False,
             )
-            tagwriter.commit(Prepared.from_json(answer), intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+            commit(Prepared.from_json(answer), intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
             result = "written"
         except FileError as error:
             result = error.reason
         elapsed = time.perf_counter() - started
-        child = worker._child  # the figure is the child's, and it is the only one who knows it
+        child = worker._child  # its peak memory is in its own /proc entry
         peak = (
             next(
                 (

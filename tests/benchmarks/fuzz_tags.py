@@ -34,20 +34,20 @@ import mutagen.ogg
 from indexer.errors import FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.write import GenreEdit, Prepared
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.write import Prepared, commit, edit_to_json
 from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"
 LARGEST_SOURCE = 200_000  # bytes
 STALL_LIMIT_S = 10.0
-EDIT = tagwriter.edit_to_json(GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678"))
+EDIT = edit_to_json(GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678"))
 OWN = {"genres", "ours", "original_genres"}
 TAGS_BEHIND = {"ape", "musepack", "mp3"}  # containers whose frames are followed by the tag with nothing between
 DEATH = re.compile(r"hung for|crashed the reader|ended unexpectedly")
 UNEXPECTED = re.compile(
     r"cannot be read \((\w+): "
-)  # from the child's last net: an error that no module of ours foresaw
+)  # from the child's last `except`: an error that no module of ours expects
 COLUMNS = ("cases", "written", "refused", "unreadable", "decoded", "undone byte for byte", "child died")
 WORD = re.compile(rb"[A-Za-z\xa9][A-Za-z0-9 ]{3}")
 
@@ -253,7 +253,7 @@ class Case:
         finally:
             if self.path.read_bytes() != data:
                 raise Failed("the file itself was touched before the rename")
-        tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+        commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
         return prepared
 
     def run(self, data: bytes) -> str:

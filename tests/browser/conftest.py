@@ -106,7 +106,7 @@ def shared(tmp_path_factory, tracks, rhythm_head):
 
 @pytest.fixture
 def own(tmp_path, tracks, rhythm_head):
-    """For tests that change something: nothing in it is decided."""
+    """For tests that change something: no recording in it has a decided genre."""
     made = serve(library(tracks, tmp_path, rhythm_head, INDEXER_MIN_CONFIDENCE="1"))
     yield made
     made.process.terminate()

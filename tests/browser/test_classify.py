@@ -1,4 +1,4 @@
-"""Uploads by hand: what is refused before it is sent, what is busy, what is given up, and what is read aloud."""
+"""Uploads in the browser: refused before they are sent, waiting for a busy server, cancelled, and read aloud."""
 
 import socket
 import time

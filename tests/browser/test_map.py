@@ -1,4 +1,4 @@
-"""The map under a pointer and under keys."""
+"""The map used by mouse and by keyboard."""
 
 POINT = """() => {
     const canvas = document.getElementById("map"), { width, height } = canvas;

@@ -1,4 +1,4 @@
-"""What a person does on the pages, by mouse, finger and keyboard."""
+"""The pages used by mouse, touch and keyboard."""
 
 import itertools
 import sqlite3

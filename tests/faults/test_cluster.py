@@ -1,6 +1,6 @@
 """What a cluster survives: killed workers, a file that kills them, a scheduler that goes and comes back, a killed scan.
 
-Strangers on the wire too. Real processes on loopback; afterwards the library is as a local scan makes it.
+Also connections of strangers. Real processes on loopback; afterwards the library is as a local scan makes it.
 """
 
 import json

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # it brings torch, which the processes with mounts of their o
     from tests.helpers.cli import Cli
 
 # Imported by every Python process that has its folder in PYTHONPATH: readers that misbehave by the name of the file,
-# events that are lost on demand, and shorter waits, so that a fault costs no minutes here.
+# events that are lost on demand, and shorter waits, so that a fault does not cost minutes.
 SPOILED = """
 import os, sys, threading, time
 from pathlib import Path
@@ -38,7 +38,7 @@ from pathlib import Path
 gate = Path(__file__).parent
 
 if "indexer.files.children.child" in sys.orig_argv:
-    from indexer.files.audio import decode as audio
+    from indexer.files.audio import decode
 
     def spoil(name, real):
         def spoiled(path, **how):
@@ -54,10 +54,10 @@ if "indexer.files.children.child" in sys.orig_argv:
                     time.sleep(0.02)
             return real(path, **how)
 
-        setattr(audio, name, spoiled)
+        setattr(decode, name, spoiled)
 
-    spoil("probe", audio.probe)
-    spoil("decode", audio.decode)
+    spoil("probe", decode.probe)
+    spoil("decode", decode.decode)
 elif "indexer.watch.runner" in sys.orig_argv:
     import functools, sqlite3
     from indexer.files.children.worker import Worker
@@ -100,7 +100,10 @@ elif "watch" in sys.orig_argv:
 
 @pytest.fixture
 def spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of SPOILED, which is in force: ``reached`` appears there when the gate is, and ``open`` opens it."""
+    """The folder of SPOILED, in force in every process of the test.
+
+    ``reached`` appears there when a reader waits at the gate; the test creates ``open`` to let it go on.
+    """
     folder = tmp_path / "spoiled"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SPOILED)
@@ -110,7 +113,7 @@ def spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(cli: "Cli", tmp_path: Path) -> Path:
-    """An empty music folder; the cheap encoder is told."""
+    """An empty music folder; ``cli`` uses the built-in encoder, which is fast."""
     cli.model = Path("rhythm")
     made = tmp_path / "music"
     made.mkdir()
@@ -289,7 +292,7 @@ def test_after_dropped_events_everything_is_found(cli, folder, spoiled):
             first.rename(folder / "second.flac")
             (folder / "second.flac").rename(first)
         late = [folder / f"late {n}.flac" for n in range(100)]
-        for path in late:  # nothing tells of these
+        for path in late:  # no event reports these: the queue is full
             os.link(first, path)
         os.kill(watch.process.pid, signal.SIGCONT)
         watch.until(lambda: watch.said("dropped events"))
@@ -579,7 +582,9 @@ def drive_that_goes(folder: Path) -> None:
         subprocess.run(["cp", "-a", f"{source}/.", music], check=True)
 
     plug_in()
-    with Watching(Library(folder / "state"), music) as watch:  # what happens to mounts wakes it, it waits for no scan
+    with Watching(
+        Library(folder / "state"), music
+    ) as watch:  # a change of the mounts wakes it: it does not wait for a scan
         watch.until_states(dict.fromkeys(files, "ready"))
         watch.until(lambda: len(watch.embeddings()) == 3, "three are embedded")
         watch.until_idle()

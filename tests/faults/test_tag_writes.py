@@ -27,8 +27,8 @@ import pytest
 
 from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
+from indexer.files.tags.read import read_tags
+from indexer.files.tags.write import TEMP_SUFFIX, prepare, remove_copies, remove_leftovers, settle
 from indexer.library.store import Store
 from indexer.scan.journal import commit_write, settle_open_writes
 from tests.helpers import tag_faults
@@ -276,7 +276,7 @@ def test_the_system_calls_come_in_the_order_that_a_power_cut_needs(tmp_path: Pat
             "journal"
             if "library.db" in line
             else "copy"
-            if tagwriter.TEMP_SUFFIX in line
+            if TEMP_SUFFIX in line
             else "folder"
             if f"<{library.folder}>" in line
             else ""
@@ -333,7 +333,7 @@ def test_what_another_program_does_meanwhile_stands(
 ) -> None:
     act, reason = OTHERS[what]
     with Store(library.db) as store:
-        prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+        prepared = prepare(str(library.path), "flac", EDIT)
         if when == "prepared":
             act(library.path)
         else:
@@ -351,7 +351,7 @@ def test_what_another_program_does_meanwhile_stands(
 
 
 def test_a_hard_link_made_meanwhile_is_not_parted(library: Library, tmp_path: Path) -> None:
-    prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+    prepared = prepare(str(library.path), "flac", EDIT)
     os.link(library.path, library.folder / "second.flac")
     with Store(library.db) as store, pytest.raises(DeferredError, match="changed while"):
         commit_write(store, prepared, file_id=1, run_id=None, ours="x")
@@ -397,7 +397,7 @@ def test_a_player_that_has_the_file_mapped_keeps_its_bytes(library: Library) -> 
 
 def test_of_two_programs_at_one_file_one_writes_and_the_other_waits(library: Library, tmp_path: Path) -> None:
     second = Library.of(library.path, tmp_path / "second.db")
-    prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+    prepared = prepare(str(library.path), "flac", EDIT)
     code = (
         "import sys; from tests.helpers.tag_faults import Path, write_often;"
         " write_often(Path(sys.argv[1]), Path(sys.argv[2]), 'House', 1)"
@@ -447,8 +447,8 @@ def test_two_programs_that_write_all_the_time_never_leave_a_broken_file(library:
     assert [program.returncode for program in programs] == [0, 0]
     assert sum(written) >= rounds
     assert looks > rounds
-    assert tags.read_tags(library.path, "flac").genres in (("House",), ("Techno",))
-    tagwriter.remove_leftovers(library.folder)
+    assert read_tags(library.path, "flac").genres in (("House",), ("Techno",))
+    remove_leftovers(library.folder)
     assert os.listdir(library.folder) == [library.path.name]
 
 
@@ -490,11 +490,11 @@ def test_linked_files_are_left_alone_with_the_reason(library: Library) -> None:
     link, second = library.folder.with_name("link.flac"), library.folder.with_name("second.flac")
     link.symlink_to(library.path)
     with pytest.raises(WriteRefusedError, match="symbolic link"):
-        tagwriter.prepare(str(link), "flac", EDIT)
+        prepare(str(link), "flac", EDIT)
     os.link(library.path, second)
     for path in (library.path, second):
         with pytest.raises(WriteRefusedError, match="2 hard links"):
-            tagwriter.prepare(str(path), "flac", EDIT)
+            prepare(str(path), "flac", EDIT)
     assert link.is_symlink()
     assert library.path.samefile(second)
     assert library.path.read_bytes() == before
@@ -513,13 +513,13 @@ def test_the_longest_names_are_written_and_cleaned_up_after(tmp_path: Path, name
     paths = [folder / name, folder / f"b{name[1:]}"]
     for path in paths:
         shutil.copyfile(made, path)
-    copies = [Path(tagwriter.prepare(str(path), "flac", EDIT).temp_path) for path in paths]
+    copies = [Path(prepare(str(path), "flac", EDIT).temp_path) for path in paths]
     for copy in copies:
         assert len(os.fsencode(copy.name)) <= 143  # what eCryptfs takes
         copy.name.encode("utf-8")  # raises where a character was cut in two, which some file systems refuse
-    tagwriter.remove_copies(str(paths[0]))
+    remove_copies(str(paths[0]))
     assert [copy.exists() for copy in copies] == [False, True]
-    tagwriter.remove_leftovers(folder)
+    remove_leftovers(folder)
     paths[1].unlink()
     library = Library.of(paths[0], tmp_path / "library.db")
     library.write()
@@ -530,19 +530,19 @@ def test_the_longest_names_are_written_and_cleaned_up_after(tmp_path: Path, name
 
 
 def test_a_drive_with_another_number_after_a_restart_is_still_recognised(library: Library) -> None:
-    prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+    prepared = prepare(str(library.path), "flac", EDIT)
     before, after = (replace(s, dev=s.dev + 1) for s in (prepared.before, prepared.after))
     shutil.copy2(prepared.temp_path, library.folder / "kept")
-    assert tagwriter.settle(str(library.path), before, after) == "dropped"
+    assert settle(str(library.path), before, after) == "dropped"
     assert list(library.folder.glob(".*")) == []
-    prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+    prepared = prepare(str(library.path), "flac", EDIT)
     Path(prepared.temp_path).replace(library.path)
-    assert tagwriter.settle(str(library.path), before, replace(prepared.after, dev=prepared.after.dev + 1)) == "done"
+    assert settle(str(library.path), before, replace(prepared.after, dev=prepared.after.dev + 1)) == "done"
 
 
 def test_a_write_on_a_drive_that_is_away_stays_open_until_it_is_back(library: Library) -> None:
     with Store(library.db) as store:
-        prepared = tagwriter.prepare(str(library.path), "flac", EDIT)
+        prepared = prepare(str(library.path), "flac", EDIT)
         elsewhere = replace(prepared.before, dev=prepared.before.dev + 1)  # as on a drive of its own
         store.intend_write(
             file_id=1,

@@ -138,7 +138,7 @@ class Hosts:
         self._tag = f"ix{os.getpid() % 100_000}"
 
     def address(self, name: str) -> str:
-        """Whoever is no host is on the hub."""
+        """The address of a host; any other name is on the hub."""
         return f"10.77.0.{self._names.index(name) + 2 if name in self._names else 1}"
 
     def command(self, name: str) -> list[str]:
@@ -146,7 +146,7 @@ class Hosts:
         return ["ip", "netns", "exec", self._space(name)]
 
     def unplug(self, name: str) -> None:
-        """Nothing comes through any more, and nobody is told."""
+        """Take a host's link down at the hub; the other hosts are not told."""
         self._ip("-n", self._space("hub"), "link", "set", f"to-{name}", "down")
 
     def __enter__(self) -> "Hosts":
@@ -197,12 +197,12 @@ def until(condition, limit_s: float = LIMIT_S) -> None:
 
 def dask_setup(_worker: object) -> None:
     """Called by a worker that loads this module."""
-    from indexer.cluster import worker as cluster_worker
+    from indexer.cluster.worker import Item, Session
 
     bend = json.loads(os.environ["CLUSTER_TEST"])
-    begin = cluster_worker.Session.begin
+    begin = Session.begin
 
-    def bent(self: cluster_worker.Session, op: str, item: cluster_worker.Item) -> "Future[object]":
+    def bent(self: Session, op: str, item: Item) -> "Future[object]":
         if bend.get("kill", "\0").encode() in item[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         if bend.get("instant") and op == "embed" and bend.get("decode_s"):
@@ -212,7 +212,7 @@ def dask_setup(_worker: object) -> None:
         time.sleep(bend.get("delay_s", 0.0))
         return begin(self, op, item)
 
-    cluster_worker.Session.begin = bent  # type: ignore[method-assign]
+    Session.begin = bent  # type: ignore[method-assign]
 
 
 WIDTH, TRAJECTORY = 3840, bytes(33_000)  # as of ViT-Base
@@ -220,7 +220,7 @@ WIDTH, TRAJECTORY = 3840, bytes(33_000)  # as of ViT-Base
 
 def instant(op: str, item: tuple) -> "Future[object]":
     """An answer of the usual size, without reading anything."""
-    from indexer.files.tags import read as tags
+    from indexer.files.tags.read import Tags
     from indexer.listen.executor import Embedded
 
     path, size, mtime_ns, _ = item
@@ -232,7 +232,7 @@ def instant(op: str, item: tuple) -> "Future[object]":
                 "container": "mp3",
                 "audio_sha256": hashlib.sha256(path).hexdigest(),
                 "damage": None,
-                "tags": tags.Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something").to_json(),
+                "tags": Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something").to_json(),
                 "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0},
             }
         )

@@ -45,7 +45,7 @@ def kill_everywhere(db: Path) -> None:
 
 
 def kill_at(step: int) -> None:
-    """End this process at its so-manieth change of a folder or wait for the disk."""
+    """End this process at its ``step``-th change of a folder or wait for the disk."""
     calls = 0
 
     def counted(real):

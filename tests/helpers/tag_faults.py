@@ -1,7 +1,7 @@
 """One tag write on a library of its own: in processes that can be killed at any call, in places full or read-only.
 
 Run as a program this is the nursery: it imports the writer once and no torch, and forks a child for every request, so
-that a kill costs milliseconds. The tests look at what the child left behind. Never part of the program.
+that a kill costs milliseconds. The tests check what the child left behind.
 """
 
 import builtins
@@ -23,11 +23,10 @@ from typing import Any
 
 from indexer.errors import DeferredError, IndexerError
 from indexer.files import open_files
-from indexer.files.audio import identity as fingerprint
-from indexer.files.audio.identity import Stat
-from indexer.files.tags import read as tags
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.read import GenreEdit
+from indexer.files.audio.identity import Stat, sniff
+from indexer.files.tags import write
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.read import read_tags
 from indexer.library.store import FileRow, Store
 from indexer.scan.difference import spool_difference
 from indexer.scan.journal import commit_write, settle_open_writes, tag_columns
@@ -38,7 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def container_of(path: Path) -> str:
     with path.open("rb") as file:
-        return fingerprint.sniff(file)
+        return sniff(file)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Library:
                 container=container_of(path),
                 recording_id=store.recording("00", codec="x", sample_rate_hz=1, channels=1, duration_s=None),
             )
-            store.put_tags(file_id, tag_columns(tags.read_tags(path, container_of(path))))
+            store.put_tags(file_id, tag_columns(read_tags(path, container_of(path))))
         return library
 
     def write(self, edit: GenreEdit | None = EDIT, *, preserve_mtime: bool = False) -> None:
@@ -75,7 +74,7 @@ class Library:
     def write_in(self, store: Store, edit: GenreEdit | None = EDIT, *, preserve_mtime: bool = False) -> None:
         """Prepare and commit in an open library."""
         row = self.row(store)
-        prepared = tagwriter.prepare(str(self.path), row.container or "", edit, preserve_mtime=preserve_mtime)
+        prepared = write.prepare(str(self.path), row.container or "", edit, preserve_mtime=preserve_mtime)
         commit_write(store, prepared, file_id=row.id, run_id=None, ours=edit.describe() if edit else None)
 
     def row(self, store: Store) -> FileRow:
@@ -98,7 +97,7 @@ class Library:
             assert difference.counts == {"unchanged": 1}, "the library has another stat than the file"
             row = self.row(store)
             assert row.stat == Stat.of(self.path)
-            found = tags.read_tags(self.path, row.container or "")
+            found = read_tags(self.path, row.container or "")
             known = store.db.execute("SELECT genre, indexer_genre FROM tags WHERE file_id = ?", (row.id,)).fetchone()
             assert tuple(known) == (found.genre, found.ours.to_text() if found.ours else None)
             last = store.db.execute(
@@ -336,7 +335,7 @@ def leave_room(folder: Path, room: int) -> None:
 def fill_music_folder(source: Path, folder: Path) -> dict[str, list[str]]:
     """Every file of ``source`` prepared on a file system with 0, 1, 2, ... free blocks, unchecked: what came of it."""
     mount("-t", "tmpfs", "-o", "size=1m", "none", folder)
-    tagwriter.check_space = lambda *_: None
+    write.check_space = lambda *_: None
     outcomes: dict[str, list[str]] = {}
     for original in sorted(source.iterdir()):
         path = folder / original.name
@@ -346,7 +345,7 @@ def fill_music_folder(source: Path, folder: Path) -> dict[str, list[str]]:
         while found[-1:] != ["prepared"]:
             leave_room(folder, 4096 * len(found))
             try:
-                tagwriter.discard(tagwriter.prepare(str(path), container_of(path), EDIT))
+                write.discard(write.prepare(str(path), container_of(path), EDIT))
                 found.append("prepared")
             except IndexerError as error:
                 found.append(f"{type(error).__name__}: {error}")
@@ -401,14 +400,14 @@ def read_only_folder(path: Path, db: Path) -> dict[str, str]:
                 if when == "before":
                     library.write_in(store)
                 else:
-                    prepared = tagwriter.prepare(str(path), container_of(path), EDIT)
+                    prepared = write.prepare(str(path), container_of(path), EDIT)
                     remount("ro")
                     commit_write(store, prepared, file_id=1, run_id=None, ours=EDIT.describe())
             except IndexerError as error:
                 found[when] = f"{type(error).__name__}: {error}"
             assert path.read_bytes() == old
         remount("rw")
-        prepared = tagwriter.prepare(str(path), container_of(path), EDIT)
+        prepared = write.prepare(str(path), container_of(path), EDIT)
         store.intend_write(
             file_id=1,
             run_id=None,
@@ -419,7 +418,7 @@ def read_only_folder(path: Path, db: Path) -> dict[str, str]:
             stat_before=prepared.before,
             stat_after=prepared.after,
             evidence={},
-        )  # and here the power went
+        )  # the power fails here
         remount("ro")
         found["settled while read-only"] = str(settle_open_writes(store))
         remount("rw")
@@ -497,7 +496,7 @@ def shares_blocks(folder: Path) -> bool:
     with (folder / "one").open("w+b") as one, (folder / "two").open("w+b") as two:
         one.write(bytes(65536))
         one.flush()
-        return tagwriter.share_blocks(one.fileno(), two.fileno())
+        return write.share_blocks(one.fileno(), two.fileno())
 
 
 def on_a_mounted_image(image: Path, folder: Path, source: Path) -> dict[str, Any] | None:
@@ -519,10 +518,10 @@ def write_by_reflink(folder: Path, source: Path) -> dict[str, Any]:
     """Write and undo on a file system that shares blocks, counting the blocks that were copied by hand."""
     path = Path(shutil.copyfile(source, folder / source.name))
     library, old, copied = Library.of(path, folder.parent / "reflink.db"), path.read_bytes(), list[int]()
-    real = tagwriter.copy_blocks
-    tagwriter.copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
+    real = write.copy_blocks
+    write.copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
     library.write()
-    genres = tags.read_tags(path, container_of(path)).genres
+    genres = read_tags(path, container_of(path)).genres
     library.write(None)
     return {"blocks copied": len(copied), "genres": list(genres), "undone": path.read_bytes() == old}
 
