@@ -75,7 +75,7 @@ def test_every_odd_file_that_other_projects_collected(cli, tmp_path, fixtures):
 
 
 def test_whatever_the_libraries_raise_ends_as_a_reason(tmp_path, monkeypatch):
-    """A slice of tests/benchmarks/fuzz_reading.py: mutagen, PyAV and soundfile stumble, the file is heard or refused."""
+    """A slice of tests/benchmarks/fuzz_reading.py: mutagen, PyAV or soundfile raise, the file is heard or refused."""
     (tmp_path / "sources").mkdir()
     fuzzer = Fuzzer([*fixture_sources(), *synthesised_sources(tmp_path / "sources")], seed=15)
     inventory = Inventory()

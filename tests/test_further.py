@@ -5,6 +5,7 @@ and mutagen, which read these files without our code.
 """
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,10 @@ import pytest
 
 from indexer.errors import WriteRefusedError
 from indexer.files.audio.identity import sniff
-from indexer.files.tags import write as tagwriter
-from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.blocks.id3 import load_front, tag_size
 from indexer.files.tags.genre import refuse_other_genre
 from indexer.files.tags.read import GenreEdit, Tags, read_tags
+from indexer.files.tags.write import commit, prepare
 from indexer.scan.policy import plan
 from tests.helpers.synth import write_audio
 from tests.helpers.tag_bytes import ape_tag, frame, id3_tag
@@ -31,7 +32,7 @@ HIDDEN = "a new tag beside it would hide that from other programs"
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tagwriter.os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def sound(folder: Path, name: str) -> bytes:
@@ -224,7 +225,7 @@ TOOL = id3_tag([frame(b"TSSE", b"\0tool")], padding=50)
 
 def mp3_pieces(folder: Path) -> bytes:
     data = sound(folder, "mp3")
-    return data[id3_block.tag_size(data[:10]) or 0 :]
+    return data[tag_size(data[:10]) or 0 :]
 
 
 def riff(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -356,12 +357,12 @@ def test_an_id3_tag_in_front_of_a_flac_that_the_record_does_not_tell_of(tmp_path
     path.write_bytes(id3_tag(id3_frames(G), padding=500) + path.read_bytes())
     write(path, GenreEdit(("Techno",), "techno", 0.5, "m"))
     with path.open("rb") as file:
-        assert id3_block.load_front(file).text_of("GENRE") == ["Techno"]
+        assert load_front(file).text_of("GENRE") == ["Techno"]
     write(path, None)
     found = read_tags(path, "flac")
     assert (found.title, found.genres, found.ours) == ("Song", ("Minimal",), None)
     with path.open("rb") as file:
-        assert id3_block.load_front(file).text_of("GENRE") == ["Minimal"]
+        assert load_front(file).text_of("GENRE") == ["Minimal"]
 
 
 def test_a_second_extended_description_of_wma(tmp_path: Path) -> None:
@@ -404,8 +405,8 @@ def container_of(path: Path) -> str:
 
 
 def write(path: Path, edit: GenreEdit | None) -> None:
-    prepared = tagwriter.prepare(str(path), container_of(path), edit)
-    tagwriter.commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    prepared = prepare(str(path), container_of(path), edit)
+    commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
 def assert_refused(path: Path, found: Tags, why: str) -> None:

@@ -1,4 +1,4 @@
-"""What can be heard is identified, and what can be read of its tags is told: damaged files, containers without a reader."""
+"""Damaged files and containers without a reader: what can be heard is identified, what can be read of tags is read."""
 
 from pathlib import Path
 

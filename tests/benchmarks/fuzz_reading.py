@@ -4,8 +4,8 @@
 
 The sources and mutations are those of fuzz_tags. Each case is identified, its tags are read, its header probed and its
 sound decoded, in this process, so that the exceptions can be seen. Two things must hold: nothing but a FileError leaves
-any of these, and a file of a known container that decodes to its end is also identified and read. Prints the exceptions by type and place,
-then the failures; the exit code is 1 where there are any.
+any of these, and a file of a known container that decodes to its end is also identified and read. Prints the
+exceptions by type and place, then the failures; the exit code is 1 where there are any.
 """
 
 import argparse

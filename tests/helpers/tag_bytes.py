@@ -1,18 +1,18 @@
 """ID3v2 and APEv2 tags as bytes, made without any library."""
 
-from indexer.files.tags.blocks import id3 as id3_block
+from indexer.files.tags.blocks.id3 import to_synchsafe, unsynchronise
 
 
 def frame(name: bytes, content: bytes, *, major: int = 3, flags: bytes = b"\0\0") -> bytes:
-    size = len(content).to_bytes(4, "big") if major == 3 else id3_block.to_synchsafe(len(content))
+    size = len(content).to_bytes(4, "big") if major == 3 else to_synchsafe(len(content))
     return name + size + flags + content
 
 
 def id3_tag(frames: list[bytes], *, major: int = 3, padding: int = 0, flags: int = 0, extended: bytes = b"") -> bytes:
     body = extended + b"".join(frames) + bytes(padding)
     if flags & 0x80 and major == 3:
-        body = id3_block.unsynchronise(body)
-    return b"ID3" + bytes([major, 0, flags]) + id3_block.to_synchsafe(len(body)) + body
+        body = unsynchronise(body)
+    return b"ID3" + bytes([major, 0, flags]) + to_synchsafe(len(body)) + body
 
 
 def ape_tag(items: dict[str, bytes]) -> bytes:
