@@ -1,5 +1,7 @@
 """Damaged files and containers without a reader: what can be heard is identified, what can be read of tags is read."""
 
+import dataclasses
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -8,8 +10,12 @@ import pytest
 
 from indexer.errors import ReadError
 from indexer.files.audio.identity import fingerprint, sniff
+from indexer.files.children import lenient
 from indexer.files.children.lenient import all_tags, identify
+from indexer.files.containers import CONTAINERS
+from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, completed
+from indexer.files.tags.write import commit, prepare
 from tests.helpers.contents import rows
 from tests.helpers.synth import write_audio
 
@@ -59,15 +65,48 @@ def test_what_matroska_says_of_album_and_track_is_told_apart():
     assert (found.album, found.album_artist, found.title, found.genres) == ("LP", "Various", "One", ("Dub",))
 
 
-def test_where_a_reader_stumbles_titles_are_told_and_the_reason_stays(tmp_path):
+def with_comment(data: bytes, blocks: bytes, text: bytes) -> bytes:
+    """A FLAC file with these metadata blocks and a comment behind its STREAMINFO."""
+    comment = bytes(4) + (1).to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
+    return data[:42] + blocks + b"\4" + len(comment).to_bytes(3, "big") + comment + data[42:]
+
+
+def test_a_flac_with_two_seek_tables_is_read_and_written(tmp_path):
+    """mutagen refuses what stands beside the comments; our own reading of the block that is written does not."""
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    data = path.read_bytes()
-    table = b"\3\0\0\x12" + bytes(18)  # a SEEKTABLE with one point; mutagen refuses a second one
-    comment = bytes(4) + (1).to_bytes(4, "little") + (10).to_bytes(4, "little") + b"TITLE=Name"
-    comments = b"\4" + len(comment).to_bytes(3, "big") + comment
-    path.write_bytes(data[:42] + table * 2 + comments + data[42:])
+    table = b"\3\0\0\x12" + bytes(18)
+    path.write_bytes(before := with_comment(path.read_bytes(), table * 2, b"TITLE=Name"))
+    found = all_tags(str(path), "flac")
+    assert (found.title, found.unread) == ("Name", None)
+    prepared = prepare(str(path), "flac", GenreEdit(("House",), "house", 0.9, "m"))
+    commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    assert table * 2 in path.read_bytes()
+    assert all_tags(str(path), "flac").genres == ("House",)
+    prepared = prepare(str(path), "flac", None)
+    commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+    assert path.read_bytes() == before
+
+
+def test_where_a_reader_stumbles_titles_are_told_and_the_reason_stays(tmp_path):
+    """A padding block that is not empty, beside a second table: nobody here can read the comments, FFmpeg can."""
+    path = write_audio(tmp_path / "a", "flac", 0.3)
+    odd = (b"\3\0\0\x12" + bytes(18)) * 2 + b"\1\0\0\4junk"
+    path.write_bytes(with_comment(path.read_bytes(), odd, b"TITLE=Name"))
     found = all_tags(str(path), "flac")
     assert found.title == "Name"
+    assert found.unread.startswith("its tags cannot be read (")
+
+
+def test_a_reader_that_hangs_is_stopped_and_the_file_is_heard(tmp_path, monkeypatch):
+    def spin(_file: object) -> None:
+        while True:
+            with suppress(ValueError):
+                int("x")
+
+    path = write_audio(tmp_path / "a", "mp3", 0.3)
+    monkeypatch.setattr(lenient, "TAGS_LIMIT_S", 0.05)
+    monkeypatch.setitem(CONTAINERS, "mp3", dataclasses.replace(CONTAINERS["mp3"], read_fields=spin))
+    assert all_tags(str(path), "mp3").unread == "its tags cannot be read (they need more time than allowed)"
 
 
 def identified(path: Path) -> tuple[object, str | None]:

@@ -135,7 +135,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ogg,
             demuxers=("ogg",),
             media_type="audio/ogg",
-            read_fields=comments(oggvorbis.OggVorbis),
+            read_fields=comments(oggvorbis.OggVorbis, OggBlock),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -145,7 +145,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ogg,
             demuxers=("ogg",),
             media_type="audio/ogg",
-            read_fields=comments(oggopus.OggOpus),
+            read_fields=comments(oggopus.OggOpus, OggBlock),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -154,7 +154,7 @@ CONTAINERS: dict[str, Container] = {
             sniff=ogg_kind,
             walk=walk_ogg,
             demuxers=("ogg",),
-            read_fields=comments(oggspeex.OggSpeex),
+            read_fields=comments(oggspeex.OggSpeex, OggBlock),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -164,7 +164,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ogg,
             demuxers=("ogg",),
             media_type="audio/ogg",
-            read_fields=comments(oggflac.OggFLAC),
+            read_fields=comments(oggflac.OggFLAC, OggBlock),
             places=(Place(OggBlock),),
         ),
         Container(

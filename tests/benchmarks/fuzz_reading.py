@@ -34,7 +34,6 @@ class Inventory:
     """What was raised, by place and type, how often; and the cases that broke a promise."""
 
     raised: Counter[tuple[str, str]] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     cases: int = 0
     decoded: int = 0
@@ -48,7 +47,7 @@ class Inventory:
             try:
                 return action()
             except FileError as error:
-                self.note(what, error.__cause__ or error.__context__ or error)
+                self.note(what, error)
                 return error
             except Exception as error:
                 self.failures.append(f"{name}: {what} raised {type(error).__name__}: {error}")
@@ -76,9 +75,12 @@ class Inventory:
             ]
 
     def note(self, what: str, error: BaseException) -> None:
-        """Count one exception under the library that raised it."""
-        library = type(error).__module__.partition(".")[0]
-        self.raised[what, f"{library}.{type(error).__name__}"] += 1
+        """Count an exception, and those that led to it, under the library that raised each."""
+        link: BaseException | None = error
+        while link is not None:
+            library = type(link).__module__.partition(".")[0]
+            self.raised[what, f"{library}.{type(link).__name__}"] += 1
+            link = link.__cause__ or link.__context__
 
     def watch_readers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count what the parsers of tags raise, which ``fields.attempt`` turns into a reason."""

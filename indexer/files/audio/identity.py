@@ -182,7 +182,7 @@ def _walk_other(source: ByteSource) -> Iterator[Part]:
         stated = after_leading_tags(source)
         raise source.truncated("the ID3v2 tag", stated, source.size) if stated > source.size else source.no_audio()
     if is_free_format(source):
-        raise UnsupportedError(source.path, "MP3 in free format, without a stated bit rate; it cannot be decoded")
+        raise UnsupportedError(source.path, "MP3 in free format, without a stated bit rate")
     if head[:4] == b"OggS":
         raise source.error("not audio: an Ogg file without an audio stream of a known kind")
     raise source.error(f"not audio: {_looks_like(head)}")

@@ -5,8 +5,9 @@ reader knows its tags, or one stumbles over them, FFmpeg tells title, artist and
 such a file.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from indexer.errors import FileError, ReadError
@@ -14,6 +15,8 @@ from indexer.files.audio.decode import decode, metadata
 from indexer.files.audio.identity import Fingerprint, fingerprint, fingerprint_of_all
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.read import Tags, completed, read_tags
+
+TAGS_LIMIT_S = 10.0  # of computing; a reader process is killed after 30 s of silence
 
 
 def identify(
@@ -44,9 +47,29 @@ def _plays(path: str, heartbeat: Callable[[], None]) -> bool:
 
 
 def all_tags(path: str, container: str) -> Tags:
-    """The tags of a file. Raises ReadError where it cannot be opened, or the disk is at fault."""
-    found = read_tags(path, container)
+    """The tags of a file. Raises ReadError where it cannot be opened, or the disk is at fault.
+
+    Call it in the main thread of a process: a reader of tags is stopped by a signal when it works too long.
+    """
+    with _stopped_after(TAGS_LIMIT_S):
+        found = read_tags(path, container)
     if container not in CONTAINERS or found.unread:
         with suppress(FileError):  # a file that FFmpeg cannot open either
             return completed(found, metadata(path))
     return found
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside when it computes for so long, and again each second: parsers catch all they can."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise TimeoutError("they need more time than allowed")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

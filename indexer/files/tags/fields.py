@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 from mutagen import apev2, asf, flac, id3
 
 from indexer.errors import FileError, ReadError
-from indexer.files.tags.blocks.blocks import ORIGINAL, OURS, read_exactly
+from indexer.files.tags.blocks.blocks import ORIGINAL, OURS, Block, read_exactly
 from indexer.files.tags.blocks.id3 import id3v1_at, tag_size
 from indexer.files.tags.blocks.mp4_forms import Pairs, item_list
+from indexer.files.tags.blocks.vorbis import FlacBlock, comment_text
 
 # Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj; unread: why a
 # part of the tags could not be read.
@@ -199,12 +200,23 @@ def _by_name(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> Fields:
     return fields
 
 
-def comments(kind: Any) -> Callable[[BinaryIO], Fields]:
-    """Make a function that reads the Vorbis comments which a mutagen class finds."""
+def comments(kind: Any, block: Callable[[BinaryIO], Block]) -> Callable[[BinaryIO], Fields]:
+    """Make a function that reads the Vorbis comments which a mutagen class finds.
 
-    def read(file: BinaryIO) -> Fields:
+    mutagen also refuses what stands around them: then our own ``block`` that would be written is read.
+    """
+
+    def by_mutagen(file: BinaryIO) -> Fields:
         tags = _open(kind, file).tags
         return from_comments((str(name), str(value)) for name, value in tags or [])
+
+    def by_block(file: BinaryIO) -> Fields:
+        return from_comments(comment_text(field.raw) for field in block(file).fields)
+
+    def read(file: BinaryIO) -> Fields:
+        found = attempt(by_mutagen, file)
+        own = attempt(by_block, file) if "unread" in found else found
+        return found if "unread" in own else own
 
     return read
 
@@ -222,7 +234,7 @@ def read_flac(file: BinaryIO) -> Fields:
         size = tag_size(file.read(10))
         return from_id3(read_exactly(file, 0, size, "the ID3 tag")) if size else {}
 
-    return first_of([attempt(comments(flac.FLAC), file), attempt(front, file)])
+    return first_of([attempt(comments(flac.FLAC, FlacBlock), file), attempt(front, file)])
 
 
 def read_ape(file: BinaryIO) -> Fields:

@@ -133,10 +133,11 @@ def further_comments(file: BinaryIO) -> list[list[tuple[str, str]]]:
         places += [(at + 4, size)] if head[0] & 0x7F == COMMENT else []
         at += 4 + size
     lists = [comment_fields(read_exactly(file, *place, "a FLAC metadata block"))[1] for place in places[1:]]
-    return [[_text(field.raw) for field in fields] for fields in lists]
+    return [[comment_text(field.raw) for field in fields] for fields in lists]
 
 
-def _text(raw: bytes) -> tuple[str, str]:
+def comment_text(raw: bytes) -> tuple[str, str]:
+    """Name and text of a comment."""
     name, _, value = raw.partition(b"=")
     return name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
 
