@@ -128,10 +128,6 @@ class Settings:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be 0 or more seconds")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
-        if any(c in os.fspath(self.db) for c in "#?"):
-            raise ConfigError(
-                f"{self.db}: '#' and '?' cannot be in the database's path, Datasette would open another file"
-            )
 
     def threshold(self, heads_own: float) -> float:
         """The confidence from which a genre counts as decided: the user's, else the head's own."""

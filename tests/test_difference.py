@@ -43,8 +43,29 @@ def test_only_sound_files_outside_hidden_and_system_folders_are_walked(tmp_path)
         ".a.mp3.indexer-tmp",
         "album.mp3/d.wav",
         ".mp3",
+        "Album/@tmp/x.mp3",
+        "Album/#SNAPSHOT/GMT-2025/x.mp3",
+        "RECYCLER/x.mp3",
+        "@Recently-Snapshot/x/x.mp3",
+        "__MACOSX/Album/x.mp3",
+        "...Like Dust/1.mp3",
+        "..Two/2.mp3",
+        "Album/...And Three.mp3",
+        "Album/@tmp.mp3",  # a file may be called like such a folder
     )
-    assert found(tmp_path) == ["B.FLAC", "a.mp3", "album.mp3/d.wav", "deep/er/c.opus"]
+    assert found(tmp_path) == [
+        "...Like Dust/1.mp3", "..Two/2.mp3", "Album/...And Three.mp3", "Album/@tmp.mp3",
+        "B.FLAC", "a.mp3", "album.mp3/d.wav", "deep/er/c.opus",
+    ]  # fmt: skip
+
+
+def test_what_is_left_out_by_name_is_counted(tmp_path):
+    tree(
+        tmp_path, "a.mp3", "._a.mp3", ".DS_Store", ".hidden/1.mp3", ".hidden/2.mp3", "@eaDir/3.mp3", "demo.mp3", "x.txt"
+    )
+    left_out = Counter()
+    assert len(list(walk(os.fsencode(tmp_path), ["demo*"], left_out=left_out))) == 1
+    assert left_out == {"hidden": 2, "system": 1, "ignored": 1}
 
 
 def test_the_users_patterns_leave_out_files_and_folders(tmp_path):

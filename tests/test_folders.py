@@ -285,7 +285,7 @@ def test_ignored_names_wake_nobody(watching, root, tmp_path):
     watcher = watching(ignore=["*demo*", "Stems"])
     (tmp_path / "full").mkdir()
     os.rename(tmp_path / "full", root / ".Trash")
-    for folder in (".git", "@eaDir", "Stems"):
+    for folder in (".git", "@eaDir", "#Recycle", "Stems"):
         (root / folder / "sub").mkdir(parents=True)
         (root / folder / "sub" / "x.mp3").write_bytes(b"x")
     for name in (".a.mp3.1234.indexer-tmp", "a.indexer-tmp", "._a.mp3", "cover.jpg", "a demo.mp3", "mp3", "a.mp3.part"):

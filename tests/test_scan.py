@@ -664,6 +664,24 @@ def test_status_tells_what_there_is(cli, music_folder):
     assert str(music_folder) in text
 
 
+def test_what_no_file_holds_any_more_counts_no_longer(quick_cli, tmp_path):
+    """A file was replaced, another deleted; a drive that is away still counts."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for n in range(3):
+        write_audio(folder / str(n), "wav", 2.0, seed=n)
+    quick_cli("scan", folder)
+    write_audio(folder / "0", "wav", 3.0, seed=7)
+    (folder / "1.wav").unlink()
+    quick_cli("scan", folder)
+    found = quick_cli.json("status")
+    assert (found["recordings"], found["embedded"]) == (2, 2)
+    folder.rename(tmp_path / "away")
+    quick_cli("scan", folder, code=1)
+    found = quick_cli.json("status")
+    assert (found["recordings"], found["embedded"], found["roots"][0]["state"]) == (3, 3, "offline")
+
+
 @pytest.mark.parametrize("slow", ["encoder", "reading"])
 def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
     cli.model = "rhythm"

@@ -1,9 +1,11 @@
 """Datasette on a scanned library: what is shown, what is refused."""
 
 import asyncio
+import html
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -21,6 +23,7 @@ from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
 from indexer.web.guard import host_of, is_loopback
 from indexer.web.serve import make_datasette, metadata, serve
+from tests.helpers.pages import Pages
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -189,6 +192,24 @@ def test_nothing_can_be_written(db):
 )
 def test_loopback(host, inside):
     assert is_loopback(host) is inside
+
+
+@pytest.mark.parametrize("name", ["100%41/library.db", "a?b#c/100%41 ~2F.db"])
+def test_a_path_that_looks_like_an_address_shows_its_own_library(tmp_path, db, name):
+    """Datasette alone would take %41 for an A, and the rest after ? or # for options."""
+    path = tmp_path / name
+    path.parent.mkdir()
+    shutil.copy(db, path)
+    other = tmp_path / name.replace("%41", "A")
+    other.parent.mkdir(exist_ok=True)
+    Store(other).close()
+    pages = Pages(path)
+    assert pages.json("/-/overview.json")["files"] == 40
+    overview = pages.get("/").text
+    links = [html.unescape(link) for link in re.findall(r'href="(/[^"]*/tracks[^"]*)"', overview)]
+    assert len(links) > 12
+    for link in {*links, *(f"{links[-1].split('/tracks')[0]}/tracks/{n}" for n in (1, 2))}:
+        assert pages.get(link).status_code == 200, link
 
 
 def test_serving_without_a_library_says_how_to_start(tmp_path):

@@ -4,6 +4,7 @@ from typing import Any
 
 from indexer.wording import count, duration
 
+_LEFT_OUT = {"hidden": "hidden", "system": "of the system", "ignored": "by the setting ignore"}
 SHOWN_GENRES = 20  # in the text of `status`
 
 
@@ -24,6 +25,8 @@ def scan_text(r: dict[str, Any]) -> str:
         )
     if r["left_alone"]:
         lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
+    if r["left_out"]:
+        lines.append(f"left out by name: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
     rate = (
         f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"

@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import stat as stat_module
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,19 +12,52 @@ from indexer.files.containers import AUDIO_SUFFIXES
 from indexer.files.tags.write import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
-# Folders made by file systems and NAS boxes. Hidden names (a leading dot, macOS's ._ files too) are skipped anyway.
-SYSTEM_FOLDERS = frozenset({b"lost+found", b"System Volume Information", b"$RECYCLE.BIN", b"@eaDir", b"#recycle"})
+# Folders that file systems, NAS boxes and archives make beside the music, in lower case. They hold trash, snapshots,
+# thumbnails and halves of files.
+SYSTEM_FOLDERS = frozenset({
+    b"lost+found", b"lost.dir", b"found.000",
+    b"system volume information", b"$recycle.bin", b"recycler", b"recycled", b"$extend",
+    b"#recycle", b"@recycle", b"#snapshot", b"~snapshot", b"@snapshot", b"@recently-snapshot",
+    b"@eadir", b"@tmp", b"@sharebin", b"@__thumb", b"@synoeastream", b"@synoresource", b"@downloadstationtempfiles",
+    b"__macosx", b"network trash folder", b"temporary items", b"thevolumesettingsfolder",
+})  # fmt: skip
 _TEMP_SUFFIX = TEMP_SUFFIX.encode()
+HIDDEN, SYSTEM, IGNORED = "hidden", "system", "ignored"  # why a name is left out
 Walked = tuple[bytes, os.stat_result | None]  # (path, stat), or (folder, None) for a folder that cannot be listed
 
 
-def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None = None) -> Iterator[Walked]:
+class Names:
+    """Which names below a music folder are left out: hidden ones, folders of the system, the user's patterns."""
+
+    def __init__(self, ignore: Sequence[str] = ()) -> None:
+        """``ignore``: shell patterns of single names."""
+        self._patterns = [os.fsencode(p) for p in ignore]
+
+    def why_left_out(self, name: bytes, *, is_folder: bool) -> str | None:
+        """HIDDEN, IGNORED, SYSTEM, or None for a name that counts.
+
+        One leading dot hides a name, macOS's ._ files too; more dots are an ellipsis, as in "...Like Dust".
+        """
+        if name.startswith(b".") and not name.startswith(b".."):
+            return HIDDEN
+        if self._patterns and any(fnmatch.fnmatchcase(name, p) for p in self._patterns):
+            return IGNORED
+        return SYSTEM if is_folder and name.lower() in SYSTEM_FOLDERS else None
+
+
+def walk(
+    top: bytes,
+    ignore: Sequence[str] = (),
+    leftovers: list[bytes] | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Walked]:
     """Yield every audio file below ``top``, chosen by name ending, in bytewise path order; links are not followed.
 
     A folder that cannot be listed is yielded as (folder, None), so that its files do not count as deleted. Copies that
-    a killed tag write left behind are appended to ``leftovers``.
+    a killed tag write left behind are appended to ``leftovers``. Audio files and folders that ``Names`` leaves out are
+    counted in ``left_out``, by the reason.
     """
-    patterns = [os.fsencode(p) for p in ignore]
+    names = Names(ignore)
     stack: list[tuple[bytes, os.DirEntry[bytes] | None]] = [(top, None)]
     while stack:
         path, entry = stack.pop()
@@ -40,7 +74,7 @@ def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None =
                 children = [
                     (e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name, e)
                     for e in listing
-                    if _wanted(e, patterns, leftovers)
+                    if _wanted(e, names, leftovers, left_out)
                 ]
         except OSError:
             yield path, None
@@ -49,16 +83,21 @@ def walk(top: bytes, ignore: Sequence[str] = (), leftovers: list[bytes] | None =
         stack.extend((e.path, e) for _, e in children)
 
 
-def _wanted(entry: os.DirEntry[bytes], patterns: list[bytes], leftovers: list[bytes] | None) -> bool:
+def _wanted(
+    entry: os.DirEntry[bytes], names: Names, leftovers: list[bytes] | None, left_out: Counter[str] | None
+) -> bool:
     name = entry.name
     if leftovers is not None and name.endswith(_TEMP_SUFFIX) and name.startswith(b"."):
         leftovers.append(entry.path)
-    if name.startswith(b".") or (patterns and any(fnmatch.fnmatchcase(name, p) for p in patterns)):
-        return False
     dot = name.rfind(b".")
-    if dot > 0 and name[dot:].lower() in SUFFIXES:
-        return True
-    return name not in SYSTEM_FOLDERS and entry.is_dir(follow_symlinks=False)
+    is_audio = dot > 0 and name[dot:].lower() in SUFFIXES
+    is_folder = not is_audio and entry.is_dir(follow_symlinks=False)
+    if not is_audio and not is_folder:
+        return False
+    reason = names.why_left_out(name, is_folder=is_folder)
+    if reason and left_out is not None:
+        left_out[reason] += 1
+    return reason is None
 
 
 def folders_to_scan(paths: Sequence[Path], configured: Sequence[Path], known: Sequence[bytes]) -> list[bytes]:

@@ -5,6 +5,7 @@ migration of a library of an earlier version.
 """
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -85,21 +86,52 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
     with plain_errors(path, "not an indexer library"):
-        conn = _connect_readonly(path)
+        conn = _connect(path)
         conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
         try:
             conn.execute("SELECT 1 FROM genre_labels LIMIT 1").fetchone()  # of the newest migration
         except sqlite3.OperationalError as e:
             conn.close()
             _bring_up_to_date(path, e)
-            conn = _connect_readonly(path)
+            conn = _connect(path)
     return conn
 
 
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+def _connect(path: Path) -> sqlite3.Connection:
+    conn = connect_readonly(path)
     conn.row_factory = sqlite3.Row
     return conn
+
+
+def connect_readonly(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
+    """A connection to an existing database that cannot write, whatever characters the path has.
+
+    SQLite reads a library in its write-ahead mode only where it can write beside it. On a read-only mount or in another
+    user's folder the file alone is read, if its log holds nothing. Raises StoreError where it does.
+    """
+
+    def connect(how: str) -> sqlite3.Connection:
+        uri = f"{path.absolute().as_uri()}?{how}"
+        conn = sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=check_same_thread)
+        try:
+            conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except sqlite3.DatabaseError:
+            conn.close()
+            raise
+        return conn
+
+    try:
+        return connect("mode=ro")
+    except sqlite3.OperationalError:
+        if os.access(path.parent, os.W_OK):
+            raise
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StoreError(
+            f"{path}: its folder cannot be written, and {log.name} holds changes that SQLite can only read in a folder"
+            f" that can: copy {path.name} and {log.name} elsewhere and name the copy with --db"
+        )
+    return connect("immutable=1")
 
 
 def _bring_up_to_date(path: Path, error: sqlite3.OperationalError) -> None:

@@ -173,6 +173,7 @@ class Store:
             with plain_errors(path, "cannot be opened as a library"):
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 conn = sqlite3.connect(path, timeout=10, isolation_level=None)
+                _provide_temporary_folder(conn, path.parent)
                 conn.row_factory = sqlite3.Row
                 self.db = Database(conn, execute_plugins=False)
                 self.db.enable_wal()
@@ -865,6 +866,21 @@ class Store:
             with self.transaction():
                 self._run("DROP VIEW IF EXISTS tracks")
                 self._run(sql)
+
+
+def _provide_temporary_folder(conn: sqlite3.Connection, folder: Path) -> None:
+    """Have SQLite put its temporary files into ``folder`` where none of the folders that it tries can be written.
+
+    https://www.sqlite.org/tempfiles.html, "Temporary File Storage Locations". It reads its variable once, when it is
+    loaded, so a deprecated pragma is left; a build without that one keeps in memory what would be in files.
+    """
+    tried = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108
+    if any(place and os.access(place, os.W_OK | os.X_OK) for place in tried):
+        return
+    quoted = str(folder).replace("'", "''")
+    conn.execute(f"PRAGMA temp_store_directory = '{quoted}'")
+    if conn.execute("PRAGMA temp_store_directory").fetchone() is None:
+        conn.execute("PRAGMA temp_store = MEMORY")
 
 
 def dump_stat(stat: Stat) -> str:

@@ -11,6 +11,13 @@ from typing import Any
 from indexer.library.readonly import open_readonly
 from indexer.library.whose_word import GENRE_COUNTS
 
+# The recordings that some file holds: one that is there, or that is on a drive that is away. What remains of a file
+# that was replaced or deleted is none of them.
+_HELD = (
+    "SELECT DISTINCT f.recording_id FROM files f LEFT JOIN roots o ON o.id = f.root_id"
+    " WHERE f.recording_id IS NOT NULL AND (f.state <> 'missing' OR o.state = 'offline')"
+)
+
 
 def status(db: Path) -> dict[str, Any]:
     """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason.
@@ -42,9 +49,18 @@ def status(db: Path) -> dict[str, Any]:
         "files": {
             r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")
         },
-        "recordings": _count(one("SELECT count(*) AS n FROM recordings")),
+        "recordings": _count(one(f"SELECT count(*) AS n FROM ({_HELD})")),
         "embedded": min(
-            (_count(one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", part)) for part in parts),
+            (
+                _count(
+                    one(
+                        f"SELECT count(*) AS n FROM ({_HELD}) h JOIN embeddings e ON e.recording_id = h.recording_id"
+                        " AND e.encoder_id = ?",
+                        part,
+                    )
+                )
+                for part in parts
+            ),
             default=0,
         ),
         "encoder": encoder,

@@ -29,6 +29,7 @@ class Difference:
 
     counts: Counter[str] = field(default_factory=Counter)  # new, changed, unchanged, vanished, back -> files
     unlisted: list[str] = field(default_factory=list)  # folders that could not be read, printable
+    left_out: Counter[str] = field(default_factory=Counter)  # why a name is left out -> audio files and folders
     offline: str | None = None  # why the root counts as offline; None when it is online
     dev: int | None = None  # device number of the folder
 
@@ -176,7 +177,8 @@ def spool_difference(
         for spool in (changed, vanished, back, renumbered):
             spool.clear()
 
-    for kind, path, file_id in compare(known_files(store.connection, folder), walk(folder, ignore, leftovers)):
+    walked = walk(folder, ignore, leftovers, difference.left_out)
+    for kind, path, file_id in compare(known_files(store.connection, folder), walked):
         if kind == "unlisted":
             difference.unlisted.append(printable(path))
             continue

@@ -1,6 +1,7 @@
 """What a run reports: its counts, its result, and the interface of the listener that it reports to."""
 
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -57,6 +58,7 @@ class ScanResult:
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders
     scan_again: bool = False  # files came back to an offline root; only a scan can tell whether enough of them did
+    left_out: Counter[str] = field(default_factory=Counter)  # "hidden", "system", "ignored" -> audio files and folders
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class ScanResult:
             "interrupted": self.interrupted,
             **({"workers": c.workers} if c.workers else {}),
             **({"scan_again": True} if self.scan_again else {}),
+            "left_out": dict(self.left_out),
             "notes": self.notes,
             "failures": [{"path": printable(os.fsencode(p)), "reason": r} for p, r in c.failures],
         }

@@ -189,6 +189,7 @@ class Scan:
             difference = spool_difference(
                 store, target, root_id=root_id, ignore=self._settings.ignore, force=force, leave_busy=leave_busy
             )
+            result.left_out += difference.left_out
             result.notes += [
                 f"{folder}: this folder cannot be read; its files are kept as they were"
                 for folder in difference.unlisted

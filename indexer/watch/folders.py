@@ -6,7 +6,6 @@ watched anew, a full scan is requested, and ``problems`` names the cause and the
 """
 
 import errno
-import fnmatch
 import os
 import stat as stat_module
 import sys
@@ -22,7 +21,7 @@ from watchdog.observers.api import BaseObserver
 
 from indexer.files.mounts import mounts_below, read_mounts, why_silent
 from indexer.files.open_files import being_written
-from indexer.files.walk import SUFFIXES, SYSTEM_FOLDERS
+from indexer.files.walk import SUFFIXES, Names
 from indexer.watch.inotify import EVENTS, Handler, kind_of, new_observer, why_dead
 from indexer.wording import printable
 
@@ -84,7 +83,7 @@ class FolderWatcher:
         instance because the program wrote it; such a file is not returned. Called in the thread that calls ``ready``.
         ``max_waiting``: paths of one root that may wait; beyond that, a full scan is requested.
         """
-        self._ignore = [os.fsencode(p) for p in ignore]
+        self._names = Names(ignore)
         self._settle_s = settle_s
         self._is_ours = is_ours or (lambda _path, _stat: False)
         self._max_waiting = max_waiting
@@ -239,10 +238,8 @@ class FolderWatcher:
         folders = names if is_folder else names[:-1]
         if not is_folder and os.path.splitext(path)[1].lower() not in SUFFIXES:  # noqa: PTH122 - bytes
             return False
-        return not any(self._is_left_out(name) for name in names) and SYSTEM_FOLDERS.isdisjoint(folders)
-
-    def _is_left_out(self, name: bytes) -> bool:
-        return name.startswith(b".") or any(fnmatch.fnmatchcase(name, p) for p in self._ignore)
+        left_out = [self._names.why_left_out(name, is_folder=n < len(folders)) for n, name in enumerate(names)]
+        return not any(left_out)
 
     def _refused(self, root: _Root, folder: bytes, error: int) -> None:
         with self._lock:

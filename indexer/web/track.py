@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+from datasette.utils import tilde_decode
 from datasette.utils.asgi import Forbidden, NotFound, Response
 from markupsafe import Markup, escape
 
@@ -104,7 +105,7 @@ def _segments(labels: list[str], found: list[dict[str, Any]]) -> list[dict[str, 
 
 async def track_page(request: Any, datasette: Any) -> Any:
     """`/<library>/tracks/<id>`, and the same as JSON."""
-    if request.url_vars["database"] not in (library(datasette).name, library(datasette).route):
+    if tilde_decode(request.url_vars["database"]) not in (library(datasette).name, library(datasette).route):
         raise NotFound("there is no such library here")
     track = await details(datasette, int(request.url_vars["id"]))
     if track is None:
