@@ -14,7 +14,8 @@ from indexer.files.audio.payload.ogg import walk_ogg
 from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, is_chunk_name, wav_kind
 from indexer.files.audio.payload.source import ByteSource, Part, Span, before_trailing_tags
 
-TAIL_BYTES = 1 << 17  # two Ogg pages, or at least seven frames of ADTS AAC
+TAIL_BYTES = 1 << 17  # two Ogg pages, or sixteen frames of ADTS AAC, at least
+MAX_WALK_BYTES = 1 << 30  # ten seconds of a slow disk
 _UNKNOWN = b"\xff\xff\xff\xff"  # a size of 32 bits, for which FFmpeg goes on to the end
 _NEEDED = frozenset({b"fmt ", b"fact", b"data", b"FVER", b"COMM", b"SSND"})
 _W64_MAGIC, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"
@@ -115,7 +116,9 @@ def _mpeg(source: ByteSource) -> Excerpt:
 
 
 def _up_to_sound(source: ByteSource, parts: Iterator[Part]) -> Excerpt:
-    """Up to the end of the sound; a damaged file is shown as it is."""
+    """Up to the end of the sound; a damaged file, or one that takes too long to walk, is shown as it is."""
+    if source.size > MAX_WALK_BYTES:
+        return Excerpt(source.size)
     try:
         return Excerpt(max(part.end for part in parts if isinstance(part, Span)))
     except (ReadError, ValueError):
