@@ -355,6 +355,14 @@ def test_a_change_that_cannot_be_followed_is_said(tmp_path):
         whole(join(tmp_path, "vorbis", sample_rate_hz=22_050, channels=1))
 
 
+def test_channels_that_the_header_does_not_tell_are_found_by_decoding(tmp_path):
+    """Junk that looks like a frame of AAC misleads FFmpeg; the sound behind it decodes."""
+    (tmp_path / "a.aac").write_bytes(b"\xff\xff\xff" + bytes(31) + write_audio(tmp_path / "b", "aac", 2.0).read_bytes())
+    with av.open(str(tmp_path / "a.aac")) as container:
+        assert container.streams.audio[0].codec_context.channels == 0
+    assert probe(tmp_path / "a.aac") == AudioInfo("aac", 44_100, 2, None)
+
+
 # What FFmpeg refuses
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, NoReturn
 
 import av
@@ -35,6 +36,7 @@ _FORMATS = (
 )
 
 _READ_BYTES = 1 << 16
+_PROBE_PACKETS = 100  # decoded at most where the header, behind junk, does not tell the channels
 _PROBE_BYTES = 1 << 20  # enough for every sound file, and a limit for hostile ones
 _MIX_FRAMES = 1 << 16  # source frames mixed before resampling; also at most one second
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above: faster than DSD512 decoded
@@ -63,7 +65,7 @@ class AudioInfo:
 
 
 def probe(path: AnyPath) -> AudioInfo:
-    """Read the header of a sound file without decoding it.
+    """Read the header of a sound file; only where it does not tell the channels, the first packets are decoded.
 
     :raises ReadError: the file cannot be read, is damaged, or is not a sound file.
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
@@ -72,6 +74,9 @@ def probe(path: AnyPath) -> AudioInfo:
         with _errors_named(path), _opened(path) as file, _container(path, file) as container:
             stream = _sound_stream(path, file, container)
             context = stream.codec_context
+            packets = islice(container.demux(stream), 0 if context.channels else _PROBE_PACKETS)
+            while not context.channels and (packet := next(packets, None)) is not None:
+                _decoded(packet, _Tally())
             if not context.channels:  # its decoder does not open
                 raise ReadError(path, "no audio: nothing in it can be decoded")
             name = context.codec.canonical_name
