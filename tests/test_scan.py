@@ -28,6 +28,7 @@ from indexer.library.store import Store
 from indexer.models import catalogue
 from indexer.scan import pipeline
 from tests.helpers.contents import contents, genre_of, rows
+from tests.helpers.pages import Pages
 from tests.helpers.synth import music, write_audio
 
 
@@ -662,6 +663,26 @@ def test_status_tells_what_there_is(cli, music_folder):
     text = cli("status").stdout
     assert "6 ready, 1 unreadable" in text
     assert str(music_folder) in text
+
+
+def test_a_run_whose_process_was_killed_is_not_running(quick_cli, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    write_audio(folder / "a", "wav", 2.0, seed=1)
+    quick_cli("scan", folder)
+    with contextlib.closing(sqlite3.connect(quick_cli.db)) as conn, conn:
+        conn.execute(
+            "INSERT INTO runs (command, state, started_at, summary) VALUES ('scan', 'running',"
+            " '2026-11-27T11:23:00.000Z', '{\"elapsed_s\": 61.5, \"done\": 3}')"
+        )
+    with library_lock(quick_cli.db):
+        assert quick_cli.json("status")["last_run"]["state"] == "running"
+    last = quick_cli.json("status")["last_run"]
+    assert (last["state"], last["finished_at"]) == ("interrupted", "2026-11-27T11:24:01.500Z")
+    assert "interrupted at 2026-11-27T11:24:01.500Z; `indexer scan` goes on" in quick_cli("status").stdout
+    assert Pages(quick_cli.db).json("/-/now.json")["run"]["state"] == "interrupted"
+    quick_cli("scan", folder)
+    assert quick_cli.json("status")["last_run"]["state"] == "done"
 
 
 def test_what_no_file_holds_any_more_counts_no_longer(quick_cli, tmp_path):

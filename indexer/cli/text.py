@@ -166,8 +166,10 @@ def status_text(s: dict[str, Any]) -> str:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {s['tags_written']:,} written")
     lines += [f"  {f['files']:5,} x {f['reason']}" for f in (*s["left_alone"], *s["failures"])]
-    if s["last_run"]:
-        lines.append(f"last run   {s['last_run']['state']}, {s['last_run']['started_at']}")
+    if last := s["last_run"]:
+        at = last["finished_at"] or last["started_at"]
+        goes_on = "; `indexer scan` goes on" if last["state"] == "interrupted" else ""
+        lines.append(f"last run   {last['state']} at {at}{goes_on}")
     if watch := s.get("watch"):
         lines.append(
             f"watch      {watch['state']}, process {watch['pid']}"

@@ -6,10 +6,13 @@ The operating system frees a lock when its holder dies.
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.errors import LockedError, StoreError
+
+ATTEMPTS, ATTEMPT_S = 5, 0.01
 
 
 def library_lock(db_path: Path) -> contextlib.AbstractContextManager[None]:
@@ -37,8 +40,17 @@ def export_lock(staging: Path) -> contextlib.AbstractContextManager[None]:
 
 def watching_process(db_path: Path) -> int | None:
     """The process that watches for a library; None when nobody does."""
+    return _holder(_lock_path(db_path, "watch.lock"))
+
+
+def working_process(db_path: Path) -> int | None:
+    """The process that works on a library; None when nobody does, whatever a killed one left in the library."""
+    return _holder(_lock_path(db_path, "lock"))
+
+
+def _holder(lock_path: Path) -> int | None:
     try:
-        handle = os.open(_lock_path(db_path, "watch.lock"), os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -64,7 +76,7 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         raise StoreError(f"{lock_path}: cannot be opened ({e.strerror})") from e
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(handle)
         except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise LockedError(taken.format(owner=owner)) from None
@@ -79,6 +91,19 @@ def _held(lock_path: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _take(handle: int) -> None:
+    """Lock an open file for this process. Raises BlockingIOError where another one holds it.
+
+    Who asks for the holder holds it for a moment too, so it is tried for a little while.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(ATTEMPT_S)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _names(path: Path, handle: int) -> bool:

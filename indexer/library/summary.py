@@ -5,9 +5,11 @@ Reads only. Imports the standard library only, so that it starts fast.
 
 import json
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
 from indexer.library.whose_word import GENRE_COUNTS
 
@@ -41,7 +43,7 @@ def status(db: Path) -> dict[str, Any]:
     parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
     if last:
-        last["summary"] = json.loads(last["summary"]) if last["summary"] else None
+        last = as_it_ended(last, db)
     found = {
         "db": str(db),
         "db_bytes": db.stat().st_size,
@@ -87,6 +89,21 @@ def status(db: Path) -> dict[str, Any]:
 
 def _count(row: dict[str, Any] | None) -> int:
     return int(row["n"]) if row else 0
+
+
+def as_it_ended(run: dict[str, Any], db: Path) -> dict[str, Any]:
+    """A row of ``runs`` with its summary read, and as interrupted where its process was killed.
+
+    A killed process leaves the row "running"; that no process holds the library's lock tells. The end is then the last
+    progress that it stored.
+    """
+    summary = json.loads(run["summary"]) if run["summary"] else None
+    if run["state"] != "running" or working_process(db) is not None:
+        return {**run, "summary": summary}
+    started = datetime.fromisoformat(run["started_at"])
+    ended = started + timedelta(seconds=(summary or {}).get("elapsed_s") or 0)
+    finished_at = ended.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**run, "summary": summary, "state": "interrupted", "finished_at": finished_at}
 
 
 def history(db: Path, path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
+from indexer.library.summary import as_it_ended
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
 from indexer.web.context import page, rows, settings_of
@@ -89,8 +90,9 @@ async def going_on(datasette: Any) -> dict[str, Any]:
         datasette, "SELECT id, command, state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1"
     )
     run = found[0] if found else None
-    if run:
-        run["summary"] = json.loads(run["summary"]) if run["summary"] else {}
+    if run and settings:
+        run = as_it_ended(run, settings.db)
+        run["summary"] = run["summary"] or {}
     return {"run": run, "watch": read_status(settings.db) if settings else None}
 
 

@@ -35,7 +35,9 @@ function show({ run, watch }) {
     parts.push(element("progress", { max: total || 1, value: total ? done : null, "aria-label": "Progress of the scan" }));
     if (counts(run.summary)) parts.push(element("p", { class: "ix-soft" }, counts(run.summary)));
   } else if (run) {
-    parts.push(element("p", {}, `Last ${run.command === "watch" ? "change taken in" : run.command}: ${run.state}, ${new Date(run.finished_at ?? run.started_at).toLocaleString()}. ${counts(run.summary)}`));
+    const name = run.command === "watch" ? "change taken in" : run.command;
+    const goesOn = run.state === "interrupted" ? "; the next scan goes on" : "";
+    parts.push(element("p", {}, `Last ${name}: ${run.state}, ${new Date(run.finished_at ?? run.started_at).toLocaleString()}${goesOn}. ${counts(run.summary)}`));
   } else parts.push(element("p", {}, "Nothing was scanned yet."));
   if (watch) {
     parts.push(element("p", { class: "ix-soft" }, `indexer watch is ${watch.state}${watch.reason ? ` (${watch.reason})` : ""}.`));
