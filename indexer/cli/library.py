@@ -84,6 +84,27 @@ def prune(
 
 
 @click.command()
+@click.argument("paths", nargs=-1, type=PATH, required=True)
+@click.option("-n", "--dry-run", is_flag=True, help="Only list what would be forgotten.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@json_option
+@common
+def forget(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Take roots, folders or files out of the library: list them, ask, remove their rows. No file is touched."""
+    from indexer.upkeep.forget import forget as remove
+    from indexer.upkeep.forget import plan
+
+    found = {"forgotten": 0, **plan(settings.db, paths)}
+    if not as_json:
+        click.echo(text.forget_text(found))
+    if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
+        found |= remove(settings.db, paths)
+    elif not dry_run:
+        click.echo("nothing was forgotten; --yes forgets without asking", err=True)
+    click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
+
+
+@click.command()
 @json_option
 @common
 def status(settings: Settings, as_json: bool) -> None:

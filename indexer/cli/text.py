@@ -240,6 +240,24 @@ def prune_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def forget_text(found: dict[str, Any]) -> str:
+    """The plan of `indexer forget`: the roots and files that are forgotten, and what comes back."""
+    lines = [f"- root {root}" for root in found["roots"]] + [f"- {path}" for path in found["paths"]]
+    if found["files"] > len(found["paths"]):
+        lines.append(f"  and {found['files'] - len(found['paths']):,} more")
+    lines += [
+        f"! {place}: the next scan of {root} takes it in again, unless the setting ignore leaves it out"
+        for place, root in found["comes_back"].items()
+    ]
+    lines.append(
+        f"{count(len(found['roots']), 'root')}, {count(found['files'], 'file')},"
+        f" {count(found['recordings'], 'recording')} that no other file holds"
+        + (f", {found['corrections']:,} of them with a genre that you gave" if found["corrections"] else "")
+        + "; the files and their tags stay as they are"
+    )
+    return "\n".join(lines)
+
+
 def models_text(found: dict[str, Any]) -> str:
     """The result of `indexer models list`: built-in, installed and published models."""
     lines = ["built in:"]

@@ -44,6 +44,13 @@ class Names:
             return IGNORED
         return SYSTEM if is_folder and name.lower() in SYSTEM_FOLDERS else None
 
+    def leave_out(self, path: bytes, folder: bytes) -> bool:
+        """Whether a walk of ``folder`` leaves out this file below it, for its name or a folder's on the way."""
+        *folders, name = path[len(folder.rstrip(b"/")) + 1 :].split(b"/")
+        return any(self.why_left_out(one, is_folder=True) for one in folders) or bool(
+            self.why_left_out(name, is_folder=False)
+        )
+
 
 def walk(
     top: bytes,

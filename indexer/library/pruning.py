@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from indexer.library.readonly import Reader
+from indexer.library.states import LEFT_OUT
 from indexer.library.store import Store, subtree
 
-_MISSING = "f.state = 'missing'"
+_MISSING = f"f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
 _UNUSED_EMBEDDINGS = (
     "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e,"
@@ -75,11 +76,60 @@ def forget_unused_models(store: Store) -> set[str]:
     Returns the ids of the encoders that still have embeddings.
     """
     store.forget_unused(_UNUSED_EMBEDDINGS, _UNUSED_HEADS)
-    return {row["id"] for row in store.connection.execute("SELECT DISTINCT encoder_id AS id FROM embeddings")}
+    return store.encoders_with_embeddings()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the library holds at or below some paths."""
+
+    files: int
+    paths: list[bytes]  # of the files, the first ones
+    recordings: int  # that no other file holds
+    corrections: int  # of these recordings: how many a person gave a genre
+
+
+def held_below(reader: Reader, paths: Sequence[bytes], max_paths: int) -> Held:
+    """Count what is held at or below ``paths``, whatever its state."""
+    below, values = _below(paths)
+    alone = (
+        f"SELECT DISTINCT f.recording_id AS id FROM files f WHERE f.recording_id IS NOT NULL AND ({below}) AND NOT"
+        " EXISTS (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.id NOT IN"
+        f" (SELECT f.id FROM files f WHERE {below}))"
+    )
+
+    def count(sql: str, parameters: Sequence[bytes]) -> int:
+        return int(reader.execute(sql, parameters).fetchone()[0])
+
+    return Held(
+        files=count(f"SELECT count(*) FROM files f WHERE {below}", values),
+        paths=[
+            row["path"]
+            for row in reader.execute(
+                f"SELECT f.path FROM files f WHERE {below} ORDER BY f.path LIMIT {max_paths}", values
+            )
+        ],
+        recordings=count(f"SELECT count(*) FROM ({alone})", [*values, *values]),
+        corrections=count(
+            f"SELECT count(DISTINCT c.recording_id) FROM corrections c JOIN ({alone}) a ON a.id = c.recording_id",
+            [*values, *values],
+        ),
+    )
+
+
+def ids_below(reader: Reader, paths: Sequence[bytes]) -> list[int]:
+    """The ids of the files that ``held_below`` counts."""
+    below, values = _below(paths)
+    return [row["id"] for row in reader.execute(f"SELECT f.id FROM files f WHERE {below}", values)]
 
 
 def _condition(paths: Sequence[bytes]) -> tuple[str, list[bytes]]:
     """SQL that is true for a missing row of ``files f`` at or below the paths; without paths, outside offline roots."""
-    below = " OR ".join(["f.path = ? OR (f.path >= ? AND f.path < ?)"] * len(paths))
-    values = [value for path in paths for value in (path, *subtree(path))]
+    below, values = _below(paths)
     return f"{_MISSING} AND " + (f"({below})" if paths else f"NOT {_OFFLINE}"), values
+
+
+def _below(paths: Sequence[bytes]) -> tuple[str, list[bytes]]:
+    """SQL that is true for a row of ``files f`` at or below one of the paths."""
+    below = " OR ".join(["f.path = ? OR (f.path >= ? AND f.path < ?)"] * len(paths))
+    return below, [value for path in paths for value in (path, *subtree(path))]

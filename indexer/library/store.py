@@ -18,10 +18,10 @@ from typing import Any
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
 from indexer.library.readonly import now, plain_errors, reason_of
+from indexer.library.states import LEFT_OUT, SHOWN_STATE, STATES
 from indexer.library.tracks_view import tracks_view
 from indexer.wording import printable
 
-STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")  # of a file
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 
 
@@ -125,14 +125,14 @@ def _ranges(targets: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, bytes, int, int, int, int, str]]:
     """(id, path, dev, ino, size, mtime_ns, state) of every row below a folder, by path (bytewise).
 
-    A missing file that was never read counts as deferred: when it is back, it is to be read.
+    A missing file that was never read, or left out, counts as deferred: when it is back, it is to be read.
     """
     low, high = subtree(folder)
     cursor = conn.cursor()
     cursor.row_factory = None  # plain tuples: this runs once for every file of the library
     yield from cursor.execute(
-        "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND recording_id IS NULL THEN"
-        " 'deferred' ELSE state END"
+        "SELECT id, path, dev, ino, size, mtime_ns, CASE WHEN state = 'missing' AND (recording_id IS"
+        f" NULL OR reason = '{LEFT_OUT}') THEN 'deferred' ELSE state END"
         " FROM files WHERE path >= ? AND path < ? ORDER BY path",
         (low, high),
     )
@@ -330,6 +330,14 @@ class Store:
             subtree(folder),
         )
 
+    def mark_left_out(self, file_ids: Sequence[int]) -> None:
+        """Mark these files as left out by their names; they are read again when the names count again."""
+        self._many(
+            f"UPDATE files SET state = 'missing', reason = '{LEFT_OUT}', {_LAST_THERE}"
+            f" WHERE id = ? AND (state <> 'missing' OR reason IS NOT '{LEFT_OUT}')",
+            [(i,) for i in file_ids],
+        )
+
     def mark_missing(self, file_ids: Sequence[int]) -> None:
         """Mark these files missing; nothing is deleted."""
         self._many(
@@ -352,6 +360,14 @@ class Store:
             self._run(
                 "DELETE FROM recordings WHERE id NOT IN (SELECT recording_id FROM files WHERE recording_id IS NOT NULL)"
             )
+
+    def forget_roots(self, paths: Sequence[bytes]) -> None:
+        """Remove these roots; files that are left below them belong to no root."""
+        self._many("DELETE FROM roots WHERE path = ?", [(path,) for path in paths])
+
+    def encoders_with_embeddings(self) -> set[str]:
+        """The ids of the encoders that have embeddings."""
+        return {row["id"] for row in self._run("SELECT DISTINCT encoder_id AS id FROM embeddings")}
 
     def forget_unused(self, embeddings: str, heads: str) -> None:
         """Remove embeddings, predictions, scores and timelines that match these SQL conditions, and shrink the file."""
@@ -721,7 +737,7 @@ class Store:
         """How many files of each state there are among the targets: folders with all below them, or single files."""
         found: dict[str, int] = {}
         # One pass over the rows: GROUP BY would sort all of them.
-        columns = ", ".join(f"sum(f.state = '{state}')" for state in STATES)
+        columns = ", ".join(f"sum({SHOWN_STATE} = '{state}')" for state in STATES)
         for low, high in _ranges(targets):
             row = self._one(f"SELECT {columns} FROM files f WHERE f.path >= ? AND f.path < ?", (low, high))
             for state, n in zip(STATES, row or (), strict=False):

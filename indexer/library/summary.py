@@ -11,6 +11,7 @@ from typing import Any
 
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
+from indexer.library.states import SHOWN_STATE
 from indexer.library.whose_word import GENRE_COUNTS
 
 # The recordings that some file holds: one that is there, or that is on a drive that is away. What remains of a file
@@ -49,7 +50,8 @@ def status(db: Path) -> dict[str, Any]:
         "db_bytes": db.stat().st_size,
         "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
         "files": {
-            r["state"]: r["n"] for r in rows("SELECT state, count(*) AS n FROM files GROUP BY state ORDER BY state")
+            r["shown"]: r["n"]
+            for r in rows(f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown ORDER BY shown")
         },
         "recordings": _count(one(f"SELECT count(*) AS n FROM ({_HELD})")),
         "embedded": min(

@@ -8,14 +8,15 @@ does not grow with the library.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from indexer.files.audio.identity import Stat, same_node, signed64
 from indexer.files.mounts import LastingInodes
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
-from indexer.files.walk import Walked, walk
+from indexer.files.walk import Names, Walked, walk
 from indexer.library.store import FileRow, Store, known_files
 from indexer.wording import printable
 
@@ -39,18 +40,21 @@ class Difference:
         return self.counts.total() - self.counts["vanished"]
 
 
-def compare(rows: Iterator[KnownStat], walked: Iterator[Walked]) -> Iterator[tuple[str, bytes, int]]:
+def compare(
+    rows: Iterator[KnownStat], walked: Iterator[Walked], leaves_out: Callable[[bytes], bool] = lambda _path: False
+) -> Iterator[tuple[str, bytes, int]]:
     """Merge rows (id, path, dev, ino, size, mtime_ns, state) with a walk, both in path order.
 
     Yields (kind, path, file id or 0): new, changed, unchanged, renumbered (unchanged under another inode number), back
-    (was missing, same content), vanished, unlisted.
+    (was missing, same content), vanished, left out (not seen, and ``leaves_out`` says that the walk passes it over),
+    unlisted.
     """
     lasting = LastingInodes()
     row = next(rows, None)
     for path, found in walked:
         floor = path if found else path + b"/"
         while row and row[1] < floor:
-            yield "vanished", row[1], row[0]
+            yield "left out" if leaves_out(row[1]) else "vanished", row[1], row[0]
             row = next(rows, None)
         if found is None:
             yield "unlisted", path, 0
@@ -62,7 +66,7 @@ def compare(rows: Iterator[KnownStat], walked: Iterator[Walked]) -> Iterator[tup
         else:
             yield "new", path, 0
     while row:
-        yield "vanished", row[1], row[0]
+        yield "left out" if leaves_out(row[1]) else "vanished", row[1], row[0]
         row = next(rows, None)
 
 
@@ -99,13 +103,17 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
     gone: list[int] = []
     back: list[tuple[int, bytes]] = []
     renumbered: list[tuple[int, bytes]] = []
+    left_out: list[int] = []
     if os.path.isdir(path):  # noqa: PTH112 - bytes
-        for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore)):
+        leaves_out = partial(Names(ignore).leave_out, folder=path)
+        for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore), leaves_out):
             if kind in ("new", "changed"):
                 with contextlib.suppress(OSError):
                     changed[found] = os.stat(found)  # noqa: PTH116 - bytes
             elif kind == "vanished":
                 gone.append(file_id)
+            elif kind == "left out":
+                left_out.append(file_id)
             elif kind == "back":
                 back.append((file_id, found))
             elif kind == "renumbered":
@@ -117,6 +125,7 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
         gone = [row[0] for row in known_files(store.connection, path)] + ([row.id] if row else [])
     with store.transaction():
         store.mark_missing(gone)
+        store.mark_left_out(left_out)
         _mark_back(store, back, renumbered)
     busy = being_written(changed)
     return sorted(changed.keys() - busy, key=lambda path: changed[path].st_mtime_ns, reverse=True)
@@ -164,6 +173,7 @@ def spool_difference(
         difference.dev = signed64(os.stat(folder).st_dev)  # noqa: PTH116 - bytes
     changed: list[tuple[bytes, int | None]] = []
     vanished: list[tuple[int]] = []
+    left_out: list[int] = []
     back: list[tuple[int, bytes]] = []
     renumbered: list[tuple[int, bytes]] = []
     leftovers: list[bytes] = []
@@ -173,25 +183,29 @@ def spool_difference(
         with store.transaction():
             store.spool_changed([(path, root) for path, root in changed if path not in busy])
             store.spool_vanished(vanished)
+            store.mark_left_out(left_out)
             _mark_back(store, back, renumbered)
-        for spool in (changed, vanished, back, renumbered):
+        for spool in (changed, vanished, left_out, back, renumbered):
             spool.clear()
 
     walked = walk(folder, ignore, leftovers, difference.left_out)
-    for kind, path, file_id in compare(known_files(store.connection, folder), walked):
+    leaves_out = partial(Names(ignore).leave_out, folder=folder)
+    for kind, path, file_id in compare(known_files(store.connection, folder), walked, leaves_out):
         if kind == "unlisted":
             difference.unlisted.append(printable(path))
             continue
         difference.counts[kind] += 1
-        if kind in ("new", "changed") or (force and kind != "vanished"):
+        if kind in ("new", "changed") or (force and kind not in ("vanished", "left out")):
             changed.append((path, root_id))
         elif kind == "vanished":
             vanished.append((file_id,))
+        elif kind == "left out":
+            left_out.append(file_id)
         elif kind == "back":
             back.append((file_id, path))
         elif kind == "renumbered":
             renumbered.append((file_id, path))
-        if len(changed) + len(vanished) + len(back) + len(renumbered) >= _SPOOL_ROWS:
+        if len(changed) + len(vanished) + len(left_out) + len(back) + len(renumbered) >= _SPOOL_ROWS:
             flush()
     flush()
     for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes

@@ -1,6 +1,7 @@
 """Lists what a scan or `tags apply` would do, without changing the library or opening a music file."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
-from indexer.files.walk import folders_to_scan, walk
+from indexer.files.walk import Names, folders_to_scan, walk
 from indexer.heads.decide import is_decided
 from indexer.library.readonly import Connection, Row, open_readonly
 from indexer.library.registered import in_use
@@ -36,7 +37,10 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
     count = 0
     for target in folders_to_scan(paths, settings.roots, known):
         rows = known_files(conn, target) if conn else iter(())
-        for found, path, _ in compare(rows, walk(target, settings.ignore)):
+        leaves_out = partial(Names(settings.ignore).leave_out, folder=target)
+        for found, path, _ in compare(rows, walk(target, settings.ignore), leaves_out):
+            if found == "left out":
+                continue
             kind = "unchanged" if found == "renumbered" else found
             counts[kind] += 1
             if kind in listed and len(listed[kind]) < MAX_LISTED:

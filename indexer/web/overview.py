@@ -10,6 +10,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
+from indexer.library.states import SHOWN_STATE
 from indexer.library.summary import as_it_ended
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
@@ -47,7 +48,8 @@ async def figures(datasette: Any) -> dict[str, Any]:
     counted = {row["genre"]: row for row in await _genre_counts(datasette)}
     others = [genre for genre in counted if genre not in labels]
     states = {
-        row["state"]: row["n"] for row in await rows(datasette, "SELECT state, count(*) AS n FROM files GROUP BY state")
+        row["shown"]: row["n"]
+        for row in await rows(datasette, f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown")
     }
     return {
         "files": sum(states.values()),

@@ -1,0 +1,6 @@
+"""The states of a file, and how a missing one that is only left out is told apart. Standard library only."""
+
+STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
+# The reason of a missing file that may be there, and that the user's settings or a rule leave out by its name.
+LEFT_OUT = "left out by its name"
+SHOWN_STATE = f"CASE WHEN state = 'missing' AND reason = '{LEFT_OUT}' THEN 'left out' ELSE state END"
