@@ -139,6 +139,13 @@ def test_sql_is_answered_on_loopback_and_refused_elsewhere(db):
         ("evil.example:8001", 421),
         ("127.0.0.1.evil.example", 421),
         ("localhost.evil.example:80", 421),
+        ("[::1]evil.example", 421),
+        ("[::1", 421),
+        ("::1", 421),
+        ("localhost:80evil", 421),
+        ("localhost:evil.example", 421),
+        ("evil.example@localhost", 421),
+        ("localhost.", 421),
         ("", 421),
     ],
 )
@@ -146,18 +153,35 @@ def test_a_foreign_host_is_refused(db, host, status):
     assert get(db, "/", headers={"host": host}).status_code == status
 
 
-@pytest.mark.parametrize(("header", "name"), [("A.b:80", "a.b"), ("[::1]:80", "::1"), ("::1", "::1"), ("x", "x")])
+@pytest.mark.parametrize(
+    ("header", "name"), [("A.b:80", "a.b"), ("[::1]:80", "::1"), ("x", "x"), ("x:", ""), ("::1", ""), ("x y", "")]
+)
 def test_host_of(header, name):
     assert host_of(header) == name
 
 
 def test_every_answer_carries_the_headers_that_keep_others_out(db):
-    for path in ("/", "/my~20music/tracks/1", "/my~20music/tracks", "/my~20music/tracks.json", "/nothing-here"):
-        headers = get(db, path, headers={"origin": "https://evil.example"}).headers
+    foreign = {"origin": "https://evil.example"}
+    for path, asking in (
+        *(
+            (path, {})
+            for path in ("/", "/my~20music/tracks/1", "/my~20music/tracks", "/my~20music/tracks.json", "/none")
+        ),
+        ("/", foreign),
+    ):
+        headers = get(db, path, headers=asking).headers
         assert headers["x-frame-options"] == "DENY"
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("path", ["/my~20music.json?sql=select+1", "/my~20music/tracks.json", "/", "/-/overview.json"])
+def test_another_site_cannot_ask_through_the_browser(db, path):
+    asking = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}
+    assert get(db, path, headers=asking).status_code == 403
+    assert get(db, path, headers={"sec-fetch-site": "same-origin"}).status_code == 200
 
 
 def test_hostile_titles_are_text_on_every_page(db):

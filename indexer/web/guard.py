@@ -1,16 +1,15 @@
-"""Checks every request: host name, password, origin of a POST. Sets the headers of every answer.
+"""Checks every request: host name, password, and from which site it comes. Sets the headers of every answer.
 
 Stands before everything that is served, Datasette's own pages too. Never reads a request's body and never looks into
 the library.
 """
 
 import base64
-import binascii
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from indexer.config import Settings
 from indexer.web.csv_cells import HarmlessCsv
@@ -22,6 +21,7 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE)
 
 # Nothing may come from, or be framed by, another host. Datasette's own pages carry inline scripts and styles, ours
 # none.
@@ -37,6 +37,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),  # who opened a page of ours cannot watch how it loads
 )
 
 
@@ -51,10 +52,9 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.rpartition(":")[0].lower() if header.count(":") == 1 else header.lower()
+    """The name in a Host header (RFC 9112, 3.2), without port and brackets; empty for anything else."""
+    match = _HOST.fullmatch(header)
+    return match[1].strip("[]").lower() if match else ""
 
 
 def guarded(settings: Settings) -> Callable[[App], App]:
@@ -66,7 +66,8 @@ def guarded(settings: Settings) -> Callable[[App], App]:
                 await app(scope, receive, send)
                 return
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            refusal = why_refused(settings, scope["method"], headers)
+            target = scope["path"] + ("?" if scope["query_string"] else "")
+            refusal = why_refused(settings, scope["method"], target, headers)
             if refusal is None:
                 await app(scope, receive, _with_headers(scope, send))
             else:
@@ -77,36 +78,48 @@ def guarded(settings: Settings) -> Callable[[App], App]:
     return wrap
 
 
-def why_refused(settings: Settings, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
-    """(status, reason) for a request that is refused; None for one that may pass."""
-    if not _is_our_name(settings.host, headers.get("host", "")):
+def why_refused(settings: Settings, method: str, target: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    """(status, reason) for a request that is refused; None for one that may pass.
+
+    ``target``: the path, with a question mark where a query follows.
+    """
+    if not _is_our_name(settings.host, host_of(headers.get("host", ""))):
         # A page of another site could otherwise read the library through DNS rebinding.
         return 421, "This server does not answer for that host name."
     if settings.password and not _knows_password(headers.get("authorization", ""), settings.password):
         return 401, "This library asks for its password."
-    if method not in SAFE_METHODS:
-        return _why_foreign(headers)
-    return None
+    return _why_foreign(method, target, headers)
 
 
-def _is_our_name(served: str, host: str) -> bool:
+def _is_our_name(served: str, name: str) -> bool:
     # A server on every address does not know the machine's names; it requires a password instead.
-    return served in ANY_ADDRESS or host_of(host) in LOOPBACK_NAMES | {served.lower()}
+    return bool(name) and (served in ANY_ADDRESS or name in LOOPBACK_NAMES | {served.lower()})
 
 
-def _why_foreign(headers: dict[str, str]) -> tuple[int, str] | None:
-    """(status, reason) for a POST from elsewhere; None for one that may pass.
+def _why_foreign(method: str, target: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    """(status, reason) for what another site asks through a browser; None for what may pass.
 
-    A browser states the origin and must prove that it read one of these pages; curl states none and has no cookies.
+    A site that cannot read an answer still measures how long it took, so reading is refused too. A browser states the
+    site of every request to this machine or over TLS; curl states none and has no cookies. A link to a page may be
+    followed, but not one that asks the library something in its query.
     """
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return 403, "This request comes from another site."
-    origin = headers.get("origin")
-    if origin is None:
-        return None
-    if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-        return 403, "This request comes from another site."
-    if "cookie" not in headers:  # where there are cookies, Datasette asks for the token itself
+    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+    host = headers.get("host", "").lower()
+    is_ours = site in ("same-origin", "none") and (
+        origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
+    )
+    if not is_ours:
+        is_link = (
+            method == "GET"
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
+        )
+        if not is_link or origin is not None:
+            return 403, "This request comes from another site."
+        if "?" in target or "." in target:  # the names of data and files have a dot, those of pages none
+            return 403, "This link comes from another site. To follow it, press Enter in the address bar."
+    if method not in SAFE_METHODS and origin is not None and "cookie" not in headers:
+        # A browser must prove that it read one of these pages; where there are cookies, Datasette asks for the token.
         return 403, "This request lacks the token of a page; reload the page."
     return None
 
@@ -117,7 +130,7 @@ def _knows_password(authorization: str, password: str) -> bool:
     if scheme.lower() == "basic":
         try:
             value = base64.b64decode(value, validate=True).decode("utf-8", "replace").partition(":")[2]
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             return False
     elif scheme.lower() != "bearer":
         return False
