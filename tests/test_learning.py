@@ -179,6 +179,21 @@ def test_a_correction_of_an_undone_file_is_written(two_genres):
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Techno",)]
 
 
+def test_a_folder_is_corrected_at_once_and_undoing_all_keeps_what_a_person_said(two_genres):
+    cli, folder = two_genres
+    found = cli.json("correct", folder / "artist 0", "DnB", env={"INDEXER_WRITE_TAGS": "replace"})
+    said = {entry["path"] for entry in found["files"]}
+    assert len(said) > 1
+    assert said == {str(path) for path in (folder / "artist 0").iterdir()}
+    assert {entry["tag_genre"] for entry in found["files"]} == {"Drum and Bass"}
+    assert said <= set(cli.json("tags", "undo", "--all", "--corrections", "--dry-run")["files"])
+    assert said.isdisjoint(cli.json("tags", "undo", "--all", "--dry-run")["files"])
+    assert said.isdisjoint(cli.json("tags", "undo", "--all")["restored"])
+    assert said <= set(cli.json("tags", "undo", "--all", "--corrections")["restored"])
+    (folder / "empty").mkdir()
+    assert "the library does not hold it" in cli("correct", folder / "empty", "DnB", code=2).stderr
+
+
 def test_copies_share_a_correction_and_off_keeps_it_out_of_the_tags(cli, tmp_path):
     cli.model = "rhythm"
     folder = tmp_path / "music"

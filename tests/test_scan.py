@@ -635,6 +635,8 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
     assert not cli.db.exists()
     text = cli("classify", music_folder / "mp3.mp3").stdout
     assert "█" in text
+    found = [r["path"] for r in cli.json("classify", music_folder)]
+    assert found == sorted(str(path) for path in music_folder.rglob("*") if path.is_file())
     (music_folder / "bad.mp3").write_bytes(b"nothing")
     results = cli.json("classify", music_folder / "bad.mp3", music_folder / "mp3.mp3", code=1)
     assert "error" in results[0]

@@ -107,7 +107,7 @@ def watch(settings: Settings, verbosity: int, paths: tuple[Path, ...], reload: C
 @json_option
 @common
 def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
-    """Show genre and confidence of FILES; nothing is stored and no tag is touched."""
+    """Show genre and confidence of FILES and of all in folders; nothing is stored and no tag is touched."""
     from indexer.listen.classify import classify as look
 
     results = []
@@ -153,7 +153,7 @@ def relabel(settings: Settings, as_json: bool) -> None:
 @json_option
 @common
 def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
-    """Store that FILES are of GENRE, and write it into their tags; the next `train` learns from it."""
+    """Store that FILES, or all in a folder, are of GENRE, and write it into their tags; `train` learns from it."""
     from indexer.upkeep.correct import correct as say
 
     found = say(settings, files, genre, new=new)

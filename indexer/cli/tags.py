@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option
 from indexer.cli.scan import run_scan
@@ -45,7 +46,10 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
 @click.option(
     "--since", metavar="TIME", help="Everything written since a time, such as 2026-11-22 or 2026-11-22T10:00Z."
 )
-@click.option("--all", "everything", is_flag=True, help="Everything that is still in place.")
+@click.option("--all", "everything", is_flag=True, help="Everything that is still in place; asks on a terminal.")
+@click.option("--corrections", is_flag=True, help="With --all: also the genres that you gave yourself.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only list the files; not for FILES.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-f", "--force", is_flag=True, help="Also where the genre was changed since.")
 @json_option
 @common
@@ -55,15 +59,29 @@ def tags_undo(
     run_id: int | None,
     since: str | None,
     everything: bool,
+    corrections: bool,
+    dry_run: bool,
+    yes: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Restore the former genre of FILES and remove our fields. Works with or without a library."""
-    from indexer.scan.undo import undo_files
+    from indexer.scan.undo import to_undo, undo_files
 
     if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
         raise click.UsageError("name files, or one of --run, --since and --all")
-    done = undo_files(settings, files, run_id=run_id, since=since, force=force)
+    asks = everything and not yes and sys.stdin.isatty()
+    if not files and (dry_run or asks):
+        found = to_undo(settings, run_id=run_id, since=since, corrections=corrections or not everything)
+        if dry_run:
+            click.echo(json.dumps({"dry_run": True, "files": found}) if as_json else "\n".join(found))
+            return
+        if not click.confirm(f"Put back the former genre in {wording.count(len(found), 'file')}?", err=True):
+            click.echo("nothing was undone", err=True)
+            return
+    done = undo_files(
+        settings, files, run_id=run_id, since=since, force=force, corrections=corrections or not everything
+    )
     for path, reason in done["refused"]:
         click.echo(f"{path}: {reason}", err=True)
     click.echo(

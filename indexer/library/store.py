@@ -724,6 +724,15 @@ class Store:
         )
         return [(row["id"], row["path"]) for row in rows]
 
+    def recordings_below(self, folder: bytes) -> list[int]:
+        """The recordings that readable files below a folder hold, in the order of their paths."""
+        rows = self._run(
+            "SELECT recording_id FROM files WHERE path >= ? AND path < ? AND state = 'ready'"
+            " AND recording_id IS NOT NULL ORDER BY path",
+            subtree(folder),
+        )
+        return list(dict.fromkeys(row["recording_id"] for row in rows))
+
     def correction(self, recording_id: int) -> sqlite3.Row | None:
         """The newest correction: genre and corrected_at; None without one."""
         return self._one(
@@ -833,13 +842,18 @@ class Store:
             (file_id,),
         )
 
-    def written_files(self, *, run_id: int | None = None, since: str | None = None) -> list[FileRow]:
+    def written_files(
+        self, *, run_id: int | None = None, since: str | None = None, without_model: str | None = None
+    ) -> list[FileRow]:
         """Files with a genre that indexer wrote: in one run, since a time, or ever when neither is given.
 
-        Without both, copies that other programs made count too.
+        Without both, copies that other programs made count too, and what ``without_model`` chose does not.
         """
         if run_id is None and since is None:
-            condition = "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL)"
+            condition = (
+                "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL"
+                " AND (:without IS NULL OR json_extract(indexer_genre, '$.model') IS NOT :without))"
+            )
         else:
             condition = (
                 "id IN (SELECT file_id FROM tag_writes w WHERE w.state = 'done' AND w.action = 'write' AND (:run"
@@ -849,7 +863,7 @@ class Store:
             )
         rows = self._run(
             f"SELECT {_FILE_COLUMNS} FROM files WHERE state <> 'missing' AND {condition} ORDER BY path",
-            {"run": run_id, "since": since},
+            {"run": run_id, "since": since, "without": without_model},
         )
         return [_file_row(r) for r in rows]
 

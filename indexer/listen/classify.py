@@ -9,6 +9,7 @@ from typing import Any
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.worker import Worker
+from indexer.files.walk import walk
 from indexer.heads.decide import decide
 from indexer.library.registered import in_use_by
 from indexer.listen.embedder import Embedder, TrackEmbedding, Watch
@@ -92,16 +93,27 @@ class FileClassifier:
 
 
 def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield one result for each file, in order. Raises ModelError when no head is in use.
+    """Yield one result for each file, and each audio file below a folder, in order.
+
+    Raises ModelError when no head is in use.
 
     A result is {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:
         waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []
-        for path in paths:  # decodes the next file while the encoder still works on this one
-            waiting.append((printable(os.fsencode(path)), classifier.feed(os.fsencode(path))))
+        for path in _files(settings, paths):  # decodes the next file while the encoder still works on this one
+            waiting.append((printable(path), classifier.feed(path)))
             if len(waiting) > 1:
                 yield classifier.result(*waiting.pop(0))
         for name, fed in waiting:
             yield classifier.result(name, fed)
+
+
+def _files(settings: Settings, paths: Sequence[Path]) -> Iterator[bytes]:
+    """The files as they are named, and those that a scan would find in folders."""
+    for path in map(os.fsencode, paths):
+        if os.path.isdir(path):  # noqa: PTH112 - bytes
+            yield from (found for found, _ in walk(path, settings.ignore))
+        else:
+            yield path

@@ -10,9 +10,11 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
+from indexer.files.tags.correction import CORRECTION
 from indexer.library.lock import library_lock
 from indexer.library.store import FileRow, Store
 from indexer.scan.journal import settle_open_writes, undo
+from indexer.wording import printable
 
 
 def undo_files(
@@ -22,11 +24,12 @@ def undo_files(
     run_id: int | None = None,
     since: str | None = None,
     force: bool = False,
+    corrections: bool = True,
 ) -> dict[str, Any]:
     """Undo our writes in the named files, in those of one run, in those since a time, or (nothing given) in all files.
 
-    Returns {restored, nothing, refused}. Named files need no library: the fields in the files are enough. Raises
-    ConfigError for a time that cannot be read.
+    corrections: with all files, also the genres that a person gave. Returns {restored, nothing, refused}. Named files
+    need no library: the fields in the files are enough. Raises ConfigError for a time that cannot be read.
     """
     named = [os.path.realpath(os.fsencode(f)) for f in files]
     if not settings.db.exists() and named:
@@ -34,10 +37,22 @@ def undo_files(
             return asdict(undo(store, named, force=force, preserve_mtime=settings.preserve_mtime))
     with library_lock(settings.db), Store(settings.db) as store:
         settle_open_writes(store)
-        targets: Sequence[FileRow | bytes] = named or store.written_files(
-            run_id=run_id, since=_utc(since) if since else None
-        )
+        targets = named or _written(store, run_id, since, corrections=corrections)
         return asdict(undo(store, targets, force=force, preserve_mtime=settings.preserve_mtime))
+
+
+def to_undo(
+    settings: Settings, *, run_id: int | None = None, since: str | None = None, corrections: bool = True
+) -> list[str]:
+    """The files in which ``undo_files`` would undo our writes, as far as the library knows."""
+    with library_lock(settings.db), Store(settings.db) as store:
+        return [printable(row.path) for row in _written(store, run_id, since, corrections=corrections)]
+
+
+def _written(store: Store, run_id: int | None, since: str | None, *, corrections: bool) -> Sequence[FileRow]:
+    return store.written_files(
+        run_id=run_id, since=_utc(since) if since else None, without_model=None if corrections else CORRECTION
+    )
 
 
 def _utc(text: str) -> str:

@@ -35,7 +35,7 @@ class _Problems:
 
 
 def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool = False) -> dict[str, Any]:
-    """Store a genre for the recordings in these files, and write it into all their files: {genre, tags, files}.
+    """Store a genre for the recordings in files and folders, and write it into all their files: {genre, tags, files}.
 
     files: one entry for each file that holds one of the recordings, {path, tag_genre, reason}. tags: "written", "off"
     (the setting), or "later": another indexer works on the library, and the next scan writes them. new: accept a genre
@@ -50,7 +50,7 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
             busy = True  # SQLite's own lock is enough for the correction, one small transaction; the tags can wait
         store = stack.enter_context(open_for_corrections(settings.db))
         label = label_for(store.connection, settings, genre, new=new)
-        recordings = {_recording(store, path) for path in paths}
+        recordings = {recording_id for path in paths for recording_id in _recordings(store, path)}
         for recording_id in sorted(recordings):
             store.correct(recording_id, label, by="command line")
         files = [path for recording_id in sorted(recordings) for _, path in store.files_of(recording_id)]
@@ -61,14 +61,17 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     return {"genre": label, "tags": tags, "files": [_entry(settings.db, path, problems) for path in files]}
 
 
-def _recording(store: Store, path: Path) -> int:
-    row = store.file_at(os.path.realpath(os.fsencode(path)))
-    if row is None or row.recording_id is None:
+def _recordings(store: Store, path: Path) -> list[int]:
+    """The recording in a file, or those in all readable files below a folder."""
+    exact = os.path.realpath(os.fsencode(path))
+    row = store.file_at(exact)
+    found = [row.recording_id] if row and row.recording_id is not None else store.recordings_below(exact)
+    if not found:
         raise ConfigError(
             f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): "
             "run `indexer scan` on it first"
         )
-    return row.recording_id
+    return found
 
 
 def _entry(db: Path, path: bytes, problems: _Problems) -> dict[str, Any]:
