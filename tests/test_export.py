@@ -267,6 +267,8 @@ def test_an_earlier_export_is_replaced_and_anything_else_refused(made_library, t
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 2}))
     assert "is an export of another version" in made_library("export", "--parquet", folder, code=2).stderr
+    (folder / "manifest.json").write_text("[" * 100_000)
+    assert "is not an export of indexer" in made_library("export", "--parquet", folder, code=2).stderr
     file = tmp_path / "file"
     file.write_text("mine")
     music = tmp_path / "music"

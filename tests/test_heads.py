@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from indexer.encoders.m2d.checkpoint import convert, inspect
 from indexer.errors import ModelError
 from indexer.heads.audioset import AudioSetHead
-from indexer.heads.linear import LinearHead
+from indexer.heads.linear import MAX_LABELS, LinearHead
 from indexer.heads.load import audioset_head, load_head
+from indexer.library.store import Store
 from tests.helpers import checkpoints
 from tests.helpers.heads import rewrite
 
 ENCODER = "ab" * 32
+ODD = ("\0", "\n", "\x1b[2J", "\x7f", "\x9b2J", "\ud800", "\u202e", "\u2028")  # what no name holds
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 
 
@@ -79,7 +82,12 @@ def test_head_id_follows_its_content_only():
     ("options", "match"),
     [
         ({"labels": ("house", "house", "dub")}, "different labels"),
-        ({"labels": ("house", "", "dub")}, "different labels"),
+        ({"labels": ("house", "", "dub")}, "label 2 is not"),
+        ({"labels": ("house", "a" * 101, "dub")}, "label 2 is not"),
+        ({"labels": ("house", " ", "dub")}, "label 2 is not"),
+        *(({"labels": ("house", "dub", f"te{odd}chno")}, "label 3 is not") for odd in ODD),
+        ({"name": "a\x1b[2J"}, "a head's name"),
+        ({"name": "a" * 101}, "a head's name"),
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
         ({"weight": np.zeros((2, 12), np.float32)}, "weight of shape"),
@@ -107,8 +115,14 @@ def test_impossible_linear_heads_are_refused(options, match):
         ({"about": {"threshold": "high"}}, "description is damaged"),
         ({"about": {"threshold": 0.1}}, "changed after it was written"),
         ({"about": {"name": None}}, "description is damaged"),
+        ({"about": {"threshold": 10**400}}, "description is damaged"),
+        ({"about": {"labels": ["house", "techno", "x" * 1_000_000]}}, "label 3 is not"),
+        ({"about": {"labels": ["house", "techno", "du\0b"]}}, "label 3 is not"),
+        ({"about": {"labels": ["house", "techno", "du\ud800b"]}}, "description is damaged"),
+        ({"about": {"labels": [str(i) for i in range(1001)]}}, "2 to 1,000"),
+        ({"about": {"name": "mine\x1b]0;owned\x07"}}, "a head's name"),
         ({"about": {"format_version": 9}}, "not a linear head this version"),
-        ({"about": {"kind": "forest"}}, "known kind but 'forest'"),
+        ({"about": {"kind": "forest"}}, "kind that this version knows"),
     ],
 )
 def test_edited_head_files_are_refused(tmp_path, change, match):
@@ -118,6 +132,34 @@ def test_edited_head_files_are_refused(tmp_path, change, match):
     with pytest.raises(ModelError, match=match) as caught:
         load_head(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 900 + "1" + "}" * 900, "{" * 2000, "[5]", '{"kind": "\\udc80"}']
+)
+def test_a_head_whose_description_is_no_usable_json_is_one_line(tmp_path, text):
+    path = tmp_path / "head.safetensors"
+    safetensors.numpy.save_file({"weight": np.zeros((2, 3), np.float32)}, path, {"indexer": text})
+    with pytest.raises(ModelError, match="description is damaged"):
+        load_head(path)
+    safetensors.numpy.save_file(
+        {"weight": np.zeros((2, 3), np.float32)}, path, {"indexer": "{}", "x": "y" * (17 << 20)}
+    )
+    with pytest.raises(ModelError, match="larger than 16 MB"):
+        load_head(path)
+
+
+def test_a_head_of_as_many_labels_as_are_allowed_works_in_a_library(tmp_path):
+    labels = tuple(f"label {i}" for i in range(MAX_LABELS))
+    linear(labels=labels).save(tmp_path / "head.safetensors")
+    head = load_head(tmp_path / "head.safetensors")
+    with Store(tmp_path / "library.db") as store:
+        store.put_encoder(ENCODER, name="x", width=12, unit_s=1.0)
+        store.put_head(
+            head.id, name=head.name, kind=head.kind, encoder_id=ENCODER, labels=head.labels, threshold=0.5, source=""
+        )
+        store.use_head(head.id)
+        assert store.connection.execute("SELECT * FROM tracks").fetchall() == []
 
 
 def test_cut_off_and_foreign_head_files_are_refused(tmp_path):

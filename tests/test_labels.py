@@ -30,6 +30,12 @@ def test_built_in_spellings_and_nothing_more(text, label):
     assert Aliases().label(text) == label
 
 
+def test_a_text_that_no_head_can_carry_becomes_no_label():
+    said = {1: "dub", 2: "du\x1b[2Jb", 3: "x" * 101, 4: "go\udcffa"}
+    labels = gather([facts(n, b"/m/a/%d.mp3" % n) for n in said], Aliases(), corrections=said)
+    assert labels.label_of == {1: "dub"}
+
+
 def test_the_users_table_comes_first():
     aliases = Aliases(
         {

@@ -20,8 +20,10 @@ import safetensors
 import safetensors.numpy
 
 from indexer.errors import ModelError
+from indexer.foreign import parse_json
 
 _KEY = "indexer"  # the only safetensors metadata entry that is read
+HEADER_BYTES = 16 << 20  # of a file that is read; a head of 1,000 labels needs a quarter of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def read_header(path: Path) -> Header:
     if text is None:
         raise ModelError(f"{path}: not a model file of this program (add checkpoints with `indexer models add`)")
     try:
-        about = json.loads(text)
+        about = parse_json(text)
     except ValueError as error:
         raise ModelError(f"{path}: its description is damaged") from error
     if not isinstance(about, dict):
@@ -63,7 +65,7 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     arrays = {}
     with _opened(path), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        places = json.loads(file.read(length))
+        places = parse_json(file.read(length))
         for key, shape in shapes.items():
             if tuple(places.get(key, {}).get("shape", ())) != shape or 0 in shape:
                 raise ModelError(f"{path}: {key} is missing or has another shape than {list(shape)}")
@@ -128,8 +130,10 @@ def digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with path.open("rb"):  # gives the reason that safetensors' own message hides
-            pass
+        with path.open("rb") as plain:  # gives the reason that safetensors' own message hides
+            length = int.from_bytes(plain.read(8), "little")
+        if length > HEADER_BYTES:
+            raise ModelError(f"{path}: damaged, or its description is larger than {HEADER_BYTES >> 20} MB")
         with safetensors.safe_open(path, framework="np") as file:
             yield file
     except safetensors.SafetensorError as error:

@@ -13,12 +13,14 @@ import numpy as np
 
 from indexer.encoders import tensorfile
 from indexer.errors import ModelError
+from indexer.foreign import NAME_CHARS, is_name
 from indexer.heads.head import softmax
 from indexer.heads.novelty import Novelty
 
 KIND = "linear"
 NOVELTY = "novelty."  # how the names of its arrays begin
 FORMAT_VERSION = 1
+MAX_LABELS = 1000  # each is a column of the view tracks, of which SQLite allows 2,000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,8 @@ class LinearHead:
 
     def __post_init__(self) -> None:
         """Check the numbers and derive the id."""
+        if not is_name(self.name):
+            raise ModelError(f"a head's name is 1 to {NAME_CHARS} printable characters")
         check_labels(self.labels)
         check_threshold(self.threshold)
         if self.weight.ndim != 2 or len(self.weight) != len(self.labels) or self.weight.shape[1] == 0:
@@ -82,7 +86,7 @@ class LinearHead:
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{path}: its description is damaged") from error
         if head.id != about.get("id") or about.get("training_sha256") != _training_digest(head.training):
             raise ModelError(f"{path}: changed after it was written: train or copy the head again")
@@ -123,9 +127,14 @@ def check_vectors(vectors: np.ndarray, width: int, name: str) -> None:
 
 
 def check_labels(labels: tuple[str, ...]) -> None:
-    """Raise ModelError unless there are at least two labels, all different and none empty."""
-    if len(labels) < 2 or len(set(labels)) != len(labels) or not all(labels):
-        raise ModelError(f"a head needs two or more different labels, not {list(labels)}")
+    """Raise ModelError unless there are 2 to MAX_LABELS different labels that can be shown and written into files."""
+    if not 2 <= len(labels) <= MAX_LABELS or len(set(labels)) != len(labels):
+        raise ModelError(
+            f"a head has 2 to {MAX_LABELS:,} different labels, not {len(set(labels)):,} of {len(labels):,}"
+        )
+    wrong = next((number for number, label in enumerate(labels, 1) if not is_name(label)), None)
+    if wrong is not None:
+        raise ModelError(f"a head's label is 1 to {NAME_CHARS} printable characters; its label {wrong:,} is not")
 
 
 def check_threshold(threshold: float) -> None:

@@ -21,7 +21,7 @@ def load_head(path: str | Path) -> Head:
         return LinearHead.load(path)
     if kind == "m2d":
         return AudioSetHead.load(path)
-    raise ModelError(f"{path}: holds no head of a known kind but {kind!r}")
+    raise ModelError(f"{path}: holds no head of a kind that this version knows")
 
 
 def audioset_head(path: str | Path) -> Head:

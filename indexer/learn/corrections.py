@@ -9,6 +9,7 @@ from pathlib import Path
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.tags.correction import CORRECTION
+from indexer.foreign import NAME_CHARS, is_name
 from indexer.learn.labels import BUILT_IN, Aliases, key
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly
@@ -32,6 +33,8 @@ def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = Fal
     label = Aliases(settings.aliases).label(genre) or known.get(key(genre))
     if label is None and new:
         label = " ".join(genre.split())
+        if label and not is_name(label):
+            raise ConfigError(f"'{genre[:NAME_CHARS]}' is no genre: it is 1 to {NAME_CHARS} printable characters")
     if not label:
         raise ConfigError(f"'{genre}' is no genre here ({', '.join(sorted(set(known.values())))}); --new makes it one")
     return label

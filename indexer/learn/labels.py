@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.errors import ConfigError
+from indexer.foreign import is_name
 from indexer.library.facts import FileFacts
 
 SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
@@ -64,9 +65,11 @@ class Aliases:
         self._labels |= {key(text): canonical[label] for text, label in own.items()}
 
     def add(self, spellings: Counter[str]) -> None:
-        """Make labels of texts that are not known yet, in their most frequent spelling."""
+        """Make labels of texts that are not known yet and can be labels, in their most frequent spelling."""
         for text, _ in sorted(spellings.items(), key=lambda item: (-item[1], item[0])):
-            self._labels.setdefault(key(text), " ".join(text.split()))
+            label = " ".join(text.split())
+            if is_name(label):
+                self._labels.setdefault(key(text), label)
         self._found.clear()
 
     def label(self, text: str) -> str | None:

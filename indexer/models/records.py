@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ModelError
+from indexer.foreign import parse_json
 
 
 def megabytes(size_bytes: float) -> str:
@@ -31,8 +32,8 @@ def write_problem(path: Path, error: OSError) -> ModelError:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in ``path``; None where the file is missing, unreadable or no JSON object."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

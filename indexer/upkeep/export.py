@@ -27,6 +27,7 @@ import numpy as np
 from indexer import __version__
 from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
+from indexer.foreign import parse_json
 from indexer.library import registered, tables
 from indexer.library.facts import sound_vectors
 from indexer.library.lock import export_lock
@@ -165,7 +166,7 @@ def _refuse_other(folder: Path) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an export. Raises ConfigError for a folder that is not an export."""
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = parse_json((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

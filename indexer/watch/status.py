@@ -3,12 +3,12 @@
 Imports the standard library only, so that `indexer status` starts fast.
 """
 
-import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+from indexer.foreign import parse_json
 from indexer.library.lock import watching_process
 
 
@@ -23,10 +23,26 @@ def read_status(db: Path) -> dict[str, Any] | None:
     if pid is None:
         return None
     try:
-        found: dict[str, Any] = json.loads(status_path(db).read_text(encoding="utf-8"))
+        found = parse_json(status_path(db).read_bytes())
     except (OSError, ValueError):
-        return {"pid": pid, "state": "starting"}
-    return found
+        found = None
+    return found if _is_status(found) else {"pid": pid, "state": "starting"}
+
+
+def _is_status(found: Any) -> bool:
+    """Whether this has what `indexer status` prints; another program may have written the file."""
+    return (
+        isinstance(found, dict)
+        and found.keys() >= {"pid", "state"}
+        and all(isinstance(found.get(key, 0) or 0, int | float) for key in ("done", "total", "eta_s"))
+        and isinstance(roots := found.get("roots", []), list)
+        and all(
+            isinstance(root, dict)
+            and root.keys() >= {"path", "mode", "reason", "problems"}
+            and isinstance(root["problems"], list)
+            for root in roots
+        )
+    )
 
 
 def ask_for_scan(db: Path) -> bool:

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from indexer.config import Settings
 from indexer.errors import IndexerError
+from indexer.foreign import parse_json
 from indexer.learn import corrections
 from indexer.watch.status import ask_for_scan
 from indexer.web.context import ask, library, page, rows, settings_of
@@ -200,7 +201,7 @@ def _settings(datasette: Any) -> Settings:
 async def _values(request: Any) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
         try:
-            found = json.loads(await request.post_body())
+            found = parse_json(await request.post_body())
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}

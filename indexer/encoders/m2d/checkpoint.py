@@ -23,6 +23,7 @@ from indexer.encoders.m2d.geometry import (
     geometry_from_shapes,
 )
 from indexer.errors import ModelError
+from indexer.foreign import is_name
 
 if TYPE_CHECKING:
     from indexer.encoders.m2d.published import Published
@@ -85,7 +86,7 @@ def inspect(path: Path) -> CheckpointInfo:
     header = tensorfile.read_header(path)
     about = header.about
     if about.get("kind") != KIND:
-        raise ModelError(f"{path}: not an M2D model but {about.get('kind')!r}")
+        raise ModelError(f"{path}: not an M2D model")
     if about.get("format_version") != FORMAT_VERSION:
         raise ModelError(f"{path}: written by another version of this program: add the checkpoint again")
     try:
@@ -100,7 +101,7 @@ def inspect(path: Path) -> CheckpointInfo:
         head_width = _head_width(header.shapes, geometry)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    if asdict(geometry) != about["geometry"] or numbers != expected or not all(isinstance(text, str) for text in texts):
+    if asdict(geometry) != about["geometry"] or numbers != expected or not all(is_name(text, 255) for text in texts):
         raise ModelError(f"{path}: its description does not fit its weights")
     return CheckpointInfo(
         path, texts[0], texts[1], texts[2], FORMAT_VERSION, numbers, geometry, head_width, about.get("head_sha256")

@@ -28,6 +28,7 @@ from indexer.files.tags.blocks.blocks import (
     digest,
 )
 from indexer.files.tags.further import Further, further_tags
+from indexer.foreign import parse_json
 
 FilePath = str | bytes | os.PathLike[str]
 FRAME_BYTES = 1024  # at most, of the headers of a tag, of the chunk or atoms around it, or of its Ogg pages
@@ -70,18 +71,20 @@ def joined(genres: tuple[str, ...] | list[str]) -> str:
 def parse_ours(text: str) -> IndexerGenre | None:
     """Parse INDEXER_GENRE; None where the text is not in our form."""
     try:
-        data = json.loads(text)
-        confidence = float(data["confidence"])
-        return IndexerGenre(str(data["genre"]), str(data["label"]), confidence, str(data["model"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        data = parse_json(text)
+        texts = [data[key] for key in ("genre", "label", "model")]
+        confidence = data["confidence"]
+    except (ValueError, TypeError, KeyError):
         return None
+    known = all(isinstance(text, str) for text in texts) and isinstance(confidence, int | float)
+    return IndexerGenre(texts[0], texts[1], float(confidence), texts[2]) if known and 0 <= confidence <= 1 else None
 
 
 def parse_original(text: str) -> dict[str, Any] | None:
     """Parse INDEXER_ORIGINAL_GENRE, also a bare list of values; None where the text is not in our form."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
+        data = parse_json(text)
+    except ValueError:
         return None
     data = {"genre": data} if isinstance(data, list) else data
     if not isinstance(data, dict) or not isinstance(data.get("genre"), list):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import StoreError
+from indexer.foreign import parse_json
 from indexer.library.facts import sound_vectors
 from indexer.library.readonly import Reader
 
@@ -92,7 +93,7 @@ def _load(path: Path, about: dict[str, Any]) -> Directions | None:
     """The file's content; None when it is not there, has another header, or is truncated."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(_HEADER_BYTES))
+            header = parse_json(file.read(_HEADER_BYTES))
             n, changes = header.pop("rows"), header.pop("changes")
             if header != {key: value for key, value in about.items() if key != "changes"} or os.fstat(
                 file.fileno()
