@@ -59,6 +59,12 @@ class ReadError(FileError):
     """The file is damaged, truncated or not audio."""
 
 
+class TruncatedError(ReadError):
+    """The file lost its end. What is there was read; it is most of the recording, as far as the file tells."""
+
+    state = "ready"
+
+
 class ReaderDiedError(ReadError):
     """Reading it killed or hung whatever read it, ``deaths`` times: the file's fault, or bad luck."""
 

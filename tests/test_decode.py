@@ -15,13 +15,14 @@ import soxr
 from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3
 
-from indexer.errors import FileError, ReadError, UnsupportedError
+from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
 from indexer.files.audio.decode import (
     _FORMATS,
     AudioInfo,
     _frames,
     _heard,
+    _Tally,
     decode,
     leading_id3_bytes,
     probe,
@@ -39,6 +40,14 @@ TONE_HZ = 440.0
 
 def whole(path: Path | str | bytes, **options: float) -> np.ndarray:
     return np.concatenate(list(decode(path, **options)))
+
+
+def cut(path: Path, folder: Path, share: float) -> Path:
+    """A copy in ``folder`` of the first part of a file."""
+    folder.mkdir(exist_ok=True)
+    copy = folder / f"cut{path.suffix}"
+    copy.write_bytes(path.read_bytes()[: round(path.stat().st_size * share)])
+    return copy
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -376,7 +385,7 @@ def mixed_by_libsndfile(path: Path, after: int = 0) -> np.ndarray:
     [("mp3", 1e-5), ("flac", 0), ("vorbis", 1e-6), ("opus", 5e-3), ("wav", 0), ("aiff", 0)],
 )
 def test_libsndfile_gives_the_samples_that_ffmpeg_gives(container, difference, tracks):
-    ours = np.concatenate([block.copy() for block, _ in _heard(tracks[container])])
+    ours = np.concatenate([block.copy() for block, _ in _heard(tracks[container], _Tally())])
     theirs = mixed_by_libsndfile(tracks[container])
     assert len(ours) == len(theirs)
     assert np.abs(ours - theirs).max() <= difference
@@ -426,17 +435,59 @@ def test_where_both_refuse_the_reason_names_both(refused, tmp_path):
 # Files that end early
 
 
+def heard(path: Path) -> tuple[np.ndarray, FileError | None]:
+    """The samples that are given, and the error after them."""
+    blocks: list[np.ndarray] = []
+    try:
+        blocks.extend(decode(path))
+    except FileError as error:
+        return np.concatenate(blocks or [np.empty(0)]), error
+    return np.concatenate(blocks), None
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_part_of_a_file_is_reported(tmp_path, tracks, container, share):
-    data = tracks[container].read_bytes()
-    path = tmp_path / tracks[container].name
-    path.write_bytes(data[: int(len(data) * share)])
-    # The index of an MP4 stands at its end unless it was written for streaming.
-    with pytest.raises(ReadError, match="damaged" if path.suffix == ".m4a" else "truncated") as caught:
+def test_part_of_a_file_is_heard_if_it_is_most_of_it(tmp_path, tracks, container, share):
+    path = cut(tracks[container], tmp_path, share)
+    samples, error = heard(path)
+    assert error is not None
+    assert error.path == str(path)
+    assert "\n" not in error.reason
+    if path.suffix == ".m4a":  # its index stands at its end unless it was written for streaming
+        assert "damaged" in error.reason
+        return
+    assert error.reason.startswith("truncated: ")
+    # Nothing states the length of an ADTS file, nor that of an Ogg file without its last page.
+    states_length = container not in {"aac", "vorbis", "opus", "oggflac"}
+    assert isinstance(error, TruncatedError) == (share > 1 / 3 or not states_length)
+    assert len(samples) == pytest.approx(share * 6 * 16_000, abs=20_000)  # Ogg pages hold a second
+    assert correlation(samples, whole(tracks[container])) > 0.99
+
+
+@pytest.mark.parametrize("container", ["vorbis", "opus", "wav", "wavpack", "wma"])
+def test_a_file_that_is_150_bytes_short_is_heard(tmp_path, tracks, container):
+    size = tracks[container].stat().st_size
+    samples, _ = heard(cut(tracks[container], tmp_path, (size - 150) / size))
+    assert len(samples) > 5.4 * 16_000
+
+
+def test_half_a_minute_is_enough_of_any_length(tmp_path):
+    short = write_audio(tmp_path / "short", "wav", 29.0).read_bytes()
+    claim = struct.pack("<I", 3600 * 44_100 * 4)
+    for name, seconds, kind in (("a.wav", 29, ReadError), ("b.wav", 31, TruncatedError)):
+        data = (short + bytes(2 * 44_100 * 4))[: 44 + seconds * 44_100 * 4]
+        (tmp_path / name).write_bytes(data[:40] + claim + data[44:])
+        assert type(heard(tmp_path / name)[1]) is kind
+
+
+@pytest.mark.parametrize("container", ["vorbis", "opus", "flac", "wavpack"])
+def test_a_hole_in_the_middle_is_damage(tmp_path, container):
+    path = write_audio(tmp_path / "x", container, 20.0)
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 5 : len(data) * 7 // 10] = bytes(len(data) * 7 // 10 - len(data) * 2 // 5)
+    path.write_bytes(data)
+    with pytest.raises(ReadError, match="damaged"):
         whole(path)
-    assert caught.value.path == str(path)
-    assert "\n" not in caught.value.reason
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])
@@ -444,26 +495,23 @@ def test_part_of_a_file_is_reported(tmp_path, tracks, container, share):
 def test_half_of_a_very_short_file(tmp_path, container, seconds):
     path = write_audio(tmp_path / f"x{CONTAINERS[container][0]}", container, seconds)
     assert len(whole(path)) == round(seconds * 16_000)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ReadError, match="truncated"):
-        whole(path)
+    with pytest.raises(TruncatedError, match="truncated"):
+        whole(cut(path, tmp_path / "half", 0.5))
 
 
 @pytest.mark.parametrize("container", ["m4a", "alac"])
 def test_half_of_an_mp4_with_its_index_in_front(tmp_path, tracks, container):
     path = remux(tracks[container], tmp_path / "front.m4a", movflags="faststart")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ReadError, match=r"truncated: ends at 0:0[23] of 0:06"):
-        whole(path)
+    with pytest.raises(TruncatedError, match=r"truncated: ends at 0:0[23] of 0:06"):
+        whole(cut(path, tmp_path / "half", 0.5))
 
 
 def test_blocks_before_the_end_are_given_before_the_error(tmp_path, tracks):
-    path = tmp_path / "half.flac"
-    path.write_bytes(tracks["flac"].read_bytes()[: tracks["flac"].stat().st_size // 2])
-    given = []
-    with pytest.raises(ReadError, match=r"truncated: ends at 0:02 of 0:06"):
-        given.extend(decode(path, block_s=1.0))
-    assert not given or all(len(block) == 16_000 for block in given)
+    given: list[np.ndarray] = []
+    with pytest.raises(TruncatedError, match=r"truncated: ends at 0:02 of 0:06"):
+        given.extend(decode(cut(tracks["flac"], tmp_path, 0.5), block_s=1.0))
+    assert [len(block) for block in given[:-1]] == [16_000, 16_000]
+    assert 0 < len(given[-1]) < 16_000
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF - 36])

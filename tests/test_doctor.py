@@ -245,7 +245,7 @@ def read_only(folder: Path) -> Path:
 
 def cut(folder: Path) -> Path:
     path = write_audio(folder / "cut", "wav", 1.0)
-    path.write_bytes(path.read_bytes()[:50_000])
+    path.write_bytes(path.read_bytes()[:100_000])
     return path
 
 

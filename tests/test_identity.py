@@ -61,9 +61,13 @@ def outcome(data: bytes) -> Fingerprint | str:
 
 
 def reason(data: bytes) -> str:
-    with pytest.raises(ReadError) as caught:
-        of_bytes(data)
-    return caught.value.reason
+    """Why nothing of the file can be heard, or what is missing of it."""
+    try:
+        found = of_bytes(data)
+    except ReadError as error:
+        return error.reason
+    assert found.truncated
+    return found.truncated
 
 
 @pytest.fixture(scope="module")
@@ -553,6 +557,42 @@ def test_what_is_not_audio_is_refused_with_a_reason_and_quickly(data, words):
 def test_a_cut_file_is_truncated(name, share, tmp_path):
     data = write_audio(tmp_path / "x", name, 4.0).read_bytes()
     assert reason(data[: int(len(data) * share)]).startswith("truncated: ")
+
+
+@pytest.mark.parametrize("name", ["mp3", "vorbis", "opus", "oggflac", "wav", "aiff", "wavpack", "wma"])
+def test_a_cut_file_is_a_recording_of_its_own(name, tmp_path):
+    data = write_audio(tmp_path / "x", name, 4.0).read_bytes()
+    whole, most, less = of_bytes(data), of_bytes(data[: int(len(data) * 0.8)]), of_bytes(data[: int(len(data) * 0.6)])
+    assert whole.truncated is None
+    assert most.truncated
+    assert len({whole.audio_sha256, most.audio_sha256, less.audio_sha256}) == 3
+    assert most == of_bytes(data[: int(len(data) * 0.8)])
+
+
+def test_a_cut_header_leaves_nothing_to_hear(tmp_path):
+    data = write_audio(tmp_path / "x", "vorbis", 1.0).read_bytes()
+    with pytest.raises(ReadError, match="truncated: the last Ogg page"):
+        of_bytes(data[:3000])
+
+
+@pytest.mark.parametrize("name", ["m4a", "alac"])
+def test_an_mp4_with_its_index_in_front_may_lose_its_end(name, tmp_path):
+    plain = write_audio(tmp_path / "x", name, 4.0)
+    front = tmp_path / "front.m4a"
+    with av.open(str(plain)) as old, av.open(str(front), "w", options={"movflags": "faststart"}) as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(old.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    data = front.read_bytes()
+    assert of_bytes(data).truncated is None
+    found = of_bytes(data[: len(data) // 2])
+    assert found.truncated
+    assert found.truncated.startswith("truncated: an MP4 sample needs")
+    assert found.audio_sha256 != of_bytes(data).audio_sha256
+    with pytest.raises(ReadError, match="truncated: its mdat box"):
+        of_bytes(plain.read_bytes()[: len(data) // 2])
 
 
 def test_a_cut_mp3_says_how_much_is_there_and_sloppy_counts_pass(samples):

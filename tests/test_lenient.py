@@ -114,32 +114,39 @@ def identified(path: Path) -> tuple[object, str | None]:
         return identify(file, str(path))
 
 
+def damaged_behind_the_sound(folder: Path) -> Path:
+    path = write_audio(folder / "a", "wavpack", 2.0)
+    sound, tag, rest = path.read_bytes().partition(b"APETAGEX")
+    path.write_bytes(sound + b"wvpk" + (10).to_bytes(4, "little") + bytes(24) + tag + rest)
+    return path
+
+
 def test_a_file_that_its_walker_refuses_but_the_decoder_plays_is_known_by_its_bytes(tmp_path):
-    """Twenty bytes of the sound are missing; a tag in front does not count, a changed sample does."""
-    path = write_audio(tmp_path / "a", "aiff", 2.0)
-    data = path.read_bytes()[:-20]
-    path.write_bytes(data)
-    with path.open("rb") as file, pytest.raises(ReadError, match="truncated"):
+    """A block of an impossible size follows the sound; a tag in front does not count, a changed byte does."""
+    path = damaged_behind_the_sound(tmp_path)
+    data = path.read_bytes()
+    with path.open("rb") as file, pytest.raises(ReadError, match="damaged"):
         fingerprint(file, path)
     known, damage = identified(path)
-    assert (known.container, damage.partition(":")[0]) == ("aiff", "truncated")
+    assert (known.container, damage.partition(":")[0]) == ("wavpack", "damaged")
     path.write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + data)
     assert identified(path)[0] == known
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    at = data.rindex(b"wvpk") + 20
+    path.write_bytes(data[:at] + b"x" + data[at + 1 :])
     assert identified(path)[0] != known
 
 
 def test_such_a_file_is_embedded_shown_with_its_damage_and_never_written(quick_cli, tmp_path):
-    path = write_audio(tmp_path / "a", "aiff", 2.0)
-    path.write_bytes(before := path.read_bytes()[:-20])
+    path = damaged_behind_the_sound(tmp_path)
+    before = path.read_bytes()
     found = quick_cli.json("scan", path)
     assert (found["embedded"], found["classified"], found["left_alone"]) == (1, 1, 1)
     assert (found["tags_written"], found["tags_refused"], found["failed"]) == (0, 1, 0)
     reasons = [entry["reason"] for entry in quick_cli.json("status")["left_alone"]]
     assert len(reasons) == 1
-    assert reasons[0].startswith("truncated: the SSND chunk needs ")
+    assert reasons[0].startswith("damaged: a WavPack block states an impossible size")
     assert reasons[0].endswith("; no genre is written into it")
-    assert "(aiff): refused: " in quick_cli("doctor", path, code=1).stdout
+    assert "(wavpack): refused: " in quick_cli("doctor", path, code=1).stdout
     assert path.read_bytes() == before
 
 

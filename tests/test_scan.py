@@ -191,23 +191,59 @@ def test_a_folder_that_cannot_be_listed_loses_no_rows(cli, music_folder, monkeyp
 def test_one_broken_file_never_stops_the_rest(cli, music_folder):
     (music_folder / "broken.mp3").write_bytes(b"<!doctype html><title>404</title>" * 50)
     (music_folder / "empty.flac").touch()
-    half = (music_folder / "flac.flac").read_bytes()
-    (music_folder / "half.flac").write_bytes(half[: len(half) // 2])
+    whole = (music_folder / "flac.flac").read_bytes()
+    (music_folder / "part.flac").write_bytes(whole[: len(whole) // 4])
     before = contents(music_folder)
     result = cli("scan", music_folder, "--json", code=1)
     summary = json.loads(result.stdout)
     assert (summary["embedded"], summary["unreadable"], summary["failed"]) == (6, 3, 3)
     reasons = {Path(f["path"]).name: f["reason"] for f in summary["failures"]}
-    assert set(reasons) == {"broken.mp3", "empty.flac", "half.flac"}
+    assert set(reasons) == {"broken.mp3", "empty.flac", "part.flac"}
     assert "empty" in reasons["empty.flac"]
-    assert "truncated" in reasons["half.flac"]
+    assert "truncated" in reasons["part.flac"]
     assert "HTML" in reasons["broken.mp3"]
     for path, reason in reasons.items():
         assert f"{path}: {reason}" in result.stderr
         assert contents(music_folder)[path] == before[path]
     assert cli.json("scan", music_folder)["failed"] == 0  # unchanged, so not tried again
-    shutil.copy(music_folder / "flac.flac", music_folder / "half.flac")  # the copy was finished
+    shutil.copy(music_folder / "flac.flac", music_folder / "part.flac")  # the copy was finished
     assert cli.json("scan", music_folder)["unreadable"] == 2
+
+
+def test_what_is_there_of_files_that_lost_their_end_gets_a_genre_and_is_not_written(quick_cli, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    wholes = {name: write_audio(tmp_path / name, name, 4.0) for name in ("vorbis", "opus", "wav", "flac", "mp3")}
+    for path in wholes.values():
+        (folder / path.name).write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    before = contents(folder)
+    result = quick_cli("scan", folder)
+    assert "5 truncated" in result.stdout
+    for path in folder.iterdir():  # once each
+        assert result.stderr.count(f"{path}: truncated: ") == 1
+    assert contents(folder) == before
+    found = rows(quick_cli, "SELECT state, reason, genre FROM tracks")
+    assert {row["state"] for row in found} == {"ready"}
+    assert all(row["genre"] for row in found)
+    assert all(row["reason"].startswith("truncated: ") for row in found)
+    assert all(row["reason"].endswith("; no genre is written into it") for row in found)
+    status = quick_cli.json("status")
+    assert (status["truncated"], [row["files"] for row in status["left_alone"]]) == (5, [5])
+    assert "5 truncated" in quick_cli("status").stdout
+
+    # What only decoding finds is kept with the file where it is touched, copied or moved; nothing is decoded again.
+    flac = folder / wholes["flac"].name
+    shutil.copy(flac, folder / "copy.flac")
+    os.utime(flac, ns=(1, 1))
+    (folder / wholes["vorbis"].name).rename(folder / "moved.ogg")
+    again = quick_cli.json("scan", folder)
+    assert (again["truncated"], again["embedded"], again["tags_written"]) == (6, 0, 0)
+    assert quick_cli.json("scan", folder)["truncated"] == 6
+
+    # The whole file is a new recording, as if another one had taken its place.
+    shutil.copy(wholes["wav"], folder / wholes["wav"].name)
+    whole = quick_cli.json("scan", folder)
+    assert (whole["truncated"], whole["embedded"], whole["tags_written"]) == (5, 1, 1)
 
 
 def test_a_time_far_in_the_future_stops_nothing(quick_cli, tmp_path):
@@ -626,6 +662,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "decided",
         "reason",
         "second_genre",
+        "truncated",
         "scores",
         "timeline",
     }

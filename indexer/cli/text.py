@@ -27,7 +27,7 @@ def scan_text(r: dict[str, Any]) -> str:
         lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
     if r["left_out"]:
         lines.append(f"left out by name: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
-    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "missing", "failed") if r[key]]
+    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "truncated", "missing", "failed") if r[key]]
     rate = (
         f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"
         if r["audio_s"]
@@ -115,6 +115,8 @@ def classify_text(result: dict[str, Any]) -> str:
     lines = [
         f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else undecided}{also}"
     ]
+    if result["truncated"]:
+        lines.append(f"  {result['truncated']}")
     width = max(len(label) for label in result["scores"])
     lines += [
         f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}"
@@ -154,7 +156,11 @@ def status_text(s: dict[str, Any]) -> str:
         f" {r['scanned_at'] or 'never'})"
         for r in s["roots"]
     ]
-    lines.append("files      " + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none"))
+    lines.append(
+        "files      "
+        + (", ".join(f"{n:,} {state}" for state, n in s["files"].items()) or "none")
+        + (f"; {s['truncated']:,} truncated" if s["truncated"] else "")
+    )
     lines.append(
         f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with"
         f" {s['encoder']['name'] if s['encoder'] else 'no encoder'}"

@@ -32,7 +32,9 @@ def to_plain(future: "Future[Any]") -> tuple[str, Any]:
         return type(e).__name__, (str(e), 0)
     except Exception as e:  # of the encoder; its class may not exist on the other machine
         return "Exception", (str(e) or type(e).__name__, 0)
-    return "ok", value if isinstance(value, dict) else (value.vector, value.units, value.trajectory, value.duration_s)
+    if isinstance(value, dict):
+        return "ok", value
+    return "ok", (value.vector, value.units, value.trajectory, value.duration_s, value.truncated)
 
 
 def to_error(worker: str, file: File, kind: str, reason: str, deaths: int) -> Exception:

@@ -9,8 +9,9 @@ import hashlib
 import os
 import queue
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 from indexer.encoders.encoder import Unit
 from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.encoders.m2d.geometry import Geometry, front_end
-from indexer.errors import FileError, IndexerError, ReadError
+from indexer.errors import FileError, IndexerError, ReadError, TruncatedError
 from indexer.files.children.worker import Worker
 
 CLIPS = 6  # at most, a recording: 36 s of audio and 584 kB
@@ -92,7 +93,7 @@ def make(path: bytes, audio_sha256: str, folder: Path, worker: Worker) -> Path:
     """
     target = _file(folder, audio_sha256)
     if _read(target) is None:
-        units = _spread(worker.decode(path, sample_rate_hz=FRONT_END.sample_rate_hz))
+        units = _spread(_heard(worker.decode(path, sample_rate_hz=FRONT_END.sample_rate_hz)))
         if not units:
             raise ReadError(path, "too short for a spectrogram")
         _write(target, _clips(units))
@@ -114,6 +115,12 @@ def load(folder: Path, keys: Sequence[str]) -> list[np.ndarray]:
             )
         found.append(clips)
     return found
+
+
+def _heard(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The blocks; a file that lost its end ends there."""
+    with suppress(TruncatedError):
+        yield from blocks
 
 
 def _spread(blocks: Iterable[np.ndarray]) -> list[Unit]:

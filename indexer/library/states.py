@@ -4,3 +4,5 @@ STATES = ("ready", "missing", "unreadable", "unsupported", "deferred")
 # The reason of a missing file that may be there, and that the user's settings or a rule leave out by its name.
 LEFT_OUT = "left out by its name"
 SHOWN_STATE = f"CASE WHEN state = 'missing' AND reason = '{LEFT_OUT}' THEN 'left out' ELSE state END"
+# Whether what is there of the file f was heard, although the file lost its end.
+TRUNCATED = "coalesce(f.state = 'ready' AND f.reason LIKE 'truncated:%', 0)"

@@ -18,7 +18,7 @@ from typing import Any
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
 from indexer.library.readonly import now, plain_errors, reason_of
-from indexer.library.states import LEFT_OUT, SHOWN_STATE, STATES
+from indexer.library.states import LEFT_OUT, SHOWN_STATE, STATES, TRUNCATED
 from indexer.library.tracks_view import tracks_view
 from indexer.wording import printable
 
@@ -35,6 +35,7 @@ class FileRow:
     container: str | None
     stat: Stat
     state: str
+    reason: str | None  # of a readable file: why no genre is written into it
     tag_policy: str | None
 
 
@@ -85,7 +86,7 @@ _LAST_THERE = (
 # Why a file is missing. A readable file may have a reason already, why no genre is written into it: it keeps that one,
 # so that it is known again when the file is back.
 _NOT_FOUND, _NO_FOLDER, _GONE = "not found by the last scan", "its folder is not there", "moved or deleted"
-_FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, tag_policy"
+_FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, reason, tag_policy"
 
 
 def _missing(why: str) -> str:
@@ -102,6 +103,7 @@ def _file_row(row: sqlite3.Row) -> FileRow:
         row["container"],
         Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"]),
         row["state"],
+        row["reason"],
         row["tag_policy"],
     )
 
@@ -529,6 +531,19 @@ class Store:
             (stat.dev, stat.ino, stat.size, stat.mtime_ns, file_id),
         )
 
+    def set_file_reason(self, file_id: int, reason: str) -> None:
+        """Store why no genre is written into a readable file."""
+        self._run("UPDATE files SET reason = ? WHERE id = ?", (reason, file_id))
+
+    def truncation(self, recording_id: int) -> str | None:
+        """What a file of this recording says of its lost end; its other files are the same bytes of sound."""
+        row = self._one(
+            "SELECT reason FROM files WHERE recording_id = ? AND state IN ('ready', 'missing') AND reason LIKE"
+            " 'truncated:%' LIMIT 1",
+            (recording_id,),
+        )
+        return row["reason"].partition("; ")[0] if row else None
+
     def set_decoded_length(self, recording_id: int, duration_s: float) -> None:
         """Store the length that decoding to the end found, and reset the count of reader deaths."""
         self._run("UPDATE recordings SET duration_s = ?, reason = NULL WHERE id = ?", (duration_s, recording_id))
@@ -742,17 +757,22 @@ class Store:
 
     # ---- files among targets: folders with all below them, or single files
 
-    def count_states(self, targets: Sequence[bytes]) -> dict[str, int]:
-        """How many files of each state there are among the targets: folders with all below them, or single files."""
+    def count_states(self, targets: Sequence[bytes]) -> tuple[dict[str, int], int]:
+        """How many files of each state there are among the targets, and how many of the ready ones lost their end.
+
+        Targets are folders with all below them, or single files.
+        """
         found: dict[str, int] = {}
+        truncated = 0
         # One pass over the rows: GROUP BY would sort all of them.
-        columns = ", ".join(f"sum({SHOWN_STATE} = '{state}')" for state in STATES)
+        columns = ", ".join(f"sum({SHOWN_STATE} = '{state}')" for state in STATES) + f", sum({TRUNCATED})"
         for low, high in _ranges(targets):
             row = self._one(f"SELECT {columns} FROM files f WHERE f.path >= ? AND f.path < ?", (low, high))
             for state, n in zip(STATES, row or (), strict=False):
                 if n:
                     found[state] = found.get(state, 0) + n
-        return found
+            truncated += (row[-1] if row else None) or 0
+        return found, truncated
 
     def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
         """How many files ``backlog`` yields."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
-from indexer.library.states import SHOWN_STATE
+from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.whose_word import GENRE_COUNTS
 
 # The recordings that some file holds: one that is there, or that is on a drive that is away. What remains of a file
@@ -53,6 +53,7 @@ def status(db: Path) -> dict[str, Any]:
             r["shown"]: r["n"]
             for r in rows(f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown ORDER BY shown")
         },
+        "truncated": _count(one(f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}")),
         "recordings": _count(one(f"SELECT count(*) AS n FROM ({_HELD})")),
         "embedded": min(
             (
@@ -80,8 +81,9 @@ def status(db: Path) -> dict[str, Any]:
             "GROUP BY reason ORDER BY files DESC LIMIT 20"
         ),
         "left_alone": rows(
-            "SELECT reason, count(*) AS files FROM files WHERE state = 'ready' AND reason IS NOT NULL "
-            "GROUP BY reason ORDER BY files DESC LIMIT 20"
+            "SELECT CASE WHEN reason LIKE 'truncated:%' THEN 'truncated; what is there is heard, no genre is written"
+            " into it' ELSE reason END AS reason, count(*) AS files FROM files WHERE state = 'ready' AND reason IS NOT"
+            " NULL GROUP BY 1 ORDER BY files DESC LIMIT 20"
         ),
         "last_run": last,
     }

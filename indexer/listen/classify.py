@@ -81,6 +81,7 @@ class FileClassifier:
             "decided": prediction.decided,
             "reason": prediction.reason,
             "second_genre": prediction.second_genre,
+            "truncated": embeddings[0].truncated,
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
@@ -97,7 +98,8 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
 
     Raises ModelError when no head is in use.
 
-    A result is {path, genre, confidence, threshold, decided, reason, second_genre, scores, timeline}, or {path, error}.
+    A result is {path, genre, confidence, threshold, decided, reason, second_genre, truncated, scores, timeline}, or
+    {path, error}. ``truncated`` says how a file shows that it lost its end, of which what is there was heard.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:

@@ -16,6 +16,7 @@ import numpy as np
 
 from indexer.encoders.encoder import Encoder, Unit
 from indexer.encoders.trajectory import Collector, Trajectory
+from indexer.errors import TruncatedError
 from indexer.files.children.worker import Worker
 from indexer.listen.units import GAP, sounding, spread
 
@@ -34,6 +35,7 @@ class TrackEmbedding:
     units: int  # that were embedded
     trajectory: Trajectory
     duration_s: float  # of the decoded audio
+    truncated: str | None = None  # how the file shows that it lost its end
 
 
 class _Track:
@@ -45,7 +47,8 @@ class _Track:
         self._sum: np.ndarray | None = None
         self._weight = 0
         self._units = 0
-        self.duration_s = 0.0  # known once all audio is handed over
+        self.duration_s = 0.0  # known once all audio is handed over, like the next
+        self.truncated: str | None = None
 
     def skip(self, width: int) -> None:
         """Count a unit that is not embedded."""
@@ -68,16 +71,21 @@ class _Track:
         if not np.isfinite(vector.astype(np.float16)).all():
             self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
             return
-        self.future.set_result(TrackEmbedding(vector, self._units, self._trajectory.finish(vector), self.duration_s))
+        trajectory = self._trajectory.finish(vector)
+        self.future.set_result(TrackEmbedding(vector, self._units, trajectory, self.duration_s, self.truncated))
 
 
 class _Recording:
-    """Cuts one recording into units as its audio arrives, and counts its length."""
+    """Cuts one recording into units as its audio arrives, and counts its length.
+
+    Of a file that lost its end, what is there is the recording; ``truncated`` is set then.
+    """
 
     def __init__(self, encoder: Encoder, blocks: Iterable[np.ndarray]) -> None:
         self._frames = 0
         self._encoder = encoder
         self._blocks = blocks
+        self.truncated: str | None = None
 
     @property
     def duration_s(self) -> float:
@@ -86,9 +94,12 @@ class _Recording:
 
     def __iter__(self) -> Iterator[Unit]:
         cutter = self._encoder.cutter()
-        for block in self._blocks:
-            self._frames += len(block)
-            yield from cutter.push(block)
+        try:
+            for block in self._blocks:
+                self._frames += len(block)
+                yield from cutter.push(block)
+        except TruncatedError as error:
+            self.truncated = error.reason
         yield from cutter.finish()
 
 
@@ -122,7 +133,7 @@ class Embedder:
         track = _Track(segment_s)
         for unit in chosen:
             waited(self._put(track, unit))
-        track.duration_s = recording.duration_s
+        track.duration_s, track.truncated = recording.duration_s, recording.truncated
         waited(self._put(track, None))
         return track.future
 

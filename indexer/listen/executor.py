@@ -40,11 +40,13 @@ class Embedded:
     units: int  # that were embedded
     trajectory: bytes
     duration_s: float  # of the decoded audio
+    truncated: str | None = None  # how the file shows that it lost its end
 
     @classmethod
     def of(cls, result: TrackEmbedding) -> "Embedded":
         """Convert the result of an Embedder."""
-        return cls(result.vector.astype("<f2").tobytes(), result.units, result.trajectory.to_bytes(), result.duration_s)
+        vector, trajectory = result.vector.astype("<f2").tobytes(), result.trajectory.to_bytes()
+        return cls(vector, result.units, trajectory, result.duration_s, result.truncated)
 
 
 class Executor(Protocol):

@@ -53,6 +53,7 @@ class ScanResult:
     files: int = 0  # files of the scanned folders that are there now
     unreadable: int = 0
     unsupported: int = 0
+    truncated: int = 0  # readable ones that lost their end
     missing: int = 0
     elapsed_s: float = 0.0
     interrupted: bool = False
@@ -75,6 +76,7 @@ class ScanResult:
             "left_alone": c.left_alone,
             "unreadable": self.unreadable,
             "unsupported": self.unsupported,
+            "truncated": self.truncated,
             "missing": self.missing,
             "failed": c.failed,
             **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),

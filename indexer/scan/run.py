@@ -254,7 +254,7 @@ def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> 
 
 
 def _count_states(store: Store, targets: Sequence[bytes], result: ScanResult) -> None:
-    states = store.count_states(targets)
+    states, result.truncated = store.count_states(targets)
     result.files = sum(n for state, n in states.items() if state != "missing")
     result.unreadable = states.get("unreadable", 0)
     result.unsupported = states.get("unsupported", 0)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
-from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
+from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, WriteRefusedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
@@ -35,6 +35,7 @@ from indexer.wording import escaped
 MAX_DEATHS = 2  # a file that killed this many readers, in any runs, is left alone; the first death may be chance
 MAX_DEFERRED = 10_000  # deferred files that the result lists
 MAX_COPIES = 50  # files of one recording that are checked when another file of it appears
+NO_GENRE = "no genre is written into it"  # ends the reason of a file that can be heard and is left alone
 _T = TypeVar("_T")
 
 
@@ -117,12 +118,14 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     embedding: dict[int, "Future[bool]"] = field(default_factory=dict)  # recording in work -> whether it was embedded
     embedded: set[int] = field(default_factory=set)  # recordings that this run embedded
+    truncated: set[int] = field(default_factory=set)  # files of which decoding found that they lost their end
 
 
 def process(run: Run, item: Changed | Backlog) -> Stage[str]:
     """Take one file through all stages and return its outcome. Raises FileFailedError or FileGoneError."""
     file = (yield from read(run, item)) if isinstance(item, Changed) else known_file(run.store, item.file_id)
     yield from embed(run, file)
+    report_left_alone(run, file)
     label = classify(run, file)
     yield from write_genre(run, file, label)
     return file.outcome
@@ -149,18 +152,22 @@ def read(run: Run, item: Changed) -> Stage[KnownFile]:
         found = done.result()
     except FileError as e:
         raise _not_read(run, item.path, None, before, item.root_id, None, e) from e
-    file = _store_found(run.store, item, found)
-    if reason := _no_genre(found):
-        file.reported = True
-        run.counts.left_alone += 1
-        run.listener.problem(os.fsdecode(item.path), reason)
-    return file
+    return _store_found(run.store, item, found)
 
 
-def _no_genre(found: dict[str, Any]) -> str | None:
-    """Why no genre is ever written into a file that was inspected, or None."""
-    reasons = [reason for reason in (found["damage"], found["tags"]["unread"]) if reason]
-    return f"{'; '.join(reasons)}; no genre is written into it" if reasons else None
+def _no_genre(*reasons: str | None) -> str | None:
+    """Why no genre is ever written into a file that can be heard, from each reason that there is; None without any."""
+    why = "; ".join(filter(None, reasons))
+    return f"{why}; {NO_GENRE}" if why else None
+
+
+def report_left_alone(run: Run, file: KnownFile) -> None:
+    """Tell once why no genre is ever written into this file, if it was read or heard in this run."""
+    if file.row.reason is None or not (file.tags or file.row.id in run.truncated):
+        return
+    file.reported = True
+    run.counts.left_alone += 1
+    run.listener.problem(os.fsdecode(file.row.path), file.row.reason)
 
 
 def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFile:
@@ -175,6 +182,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             channels=audio["channels"],
             duration_s=audio["duration_s"],
         )
+        damage = found["damage"] or store.truncation(recording_id)
         is_new = store.file_at(item.path) is None
         if is_new:
             # The file may have been moved from a place that the walk has not reached yet. That row is marked missing,
@@ -186,7 +194,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             stat,
             root_id=item.root_id,
             state="ready",
-            reason=_no_genre(found),
+            reason=_no_genre(damage, file_tags.unread),
             container=found["container"],
             recording_id=recording_id,
             deaths=0 if is_new else store.deaths(item.path, stat),
@@ -261,6 +269,7 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
     while (other := run.embedding.get(file.recording_id)) is not None:
         done = yield Wait.on(other)
         if done.result():
+            _note_truncation(run, file, run.store.truncation(file.recording_id))
             run.counts.cached += 1
             return
         # The other file could not be read; this one may be whole.
@@ -310,6 +319,7 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
             raise _RecordingFailedError(reason)
         result: Embedded = done.result()
         audio_s = result.duration_s
+        _note_truncation(run, file, result.truncated)
         run.counts.engine = run.executor.engine()
         try:
             with run.store.transaction():
@@ -322,6 +332,16 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
         except ModelError as e:
             raise _RecordingFailedError(str(e)) from e
     return audio_s
+
+
+def _note_truncation(run: Run, file: KnownFile, truncated: str | None) -> None:
+    """Keep with the file that it lost its end, where decoding it found that."""
+    known = file.row.reason
+    if truncated is None or (known and known.startswith("truncated")):
+        return
+    run.store.set_file_reason(file.row.id, f"{truncated}; {known or NO_GENRE}")
+    file.row = run.store.file(file.row.id)
+    run.truncated.add(file.row.id)
 
 
 # ---- classify: the genre that the head decides
@@ -395,6 +415,10 @@ def _edit_to_write(run: Run, file: KnownFile, found: Tags, label: Label) -> Genr
 
 def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage[None]:
     """Have the edited copy prepared and put it in the file's place, unless the run is stopped before."""
+    if file.row.reason is not None:
+        why = WriteRefusedError(file.row.path, file.row.reason.removesuffix(f"; {NO_GENRE}"))
+        _refuse(run, file, tag_policy, why)
+        return
     prepare = partial(
         Worker.call,
         op="prepare_write",

@@ -178,6 +178,8 @@ def _verdict(facts: dict[str, Any]) -> tuple[str, str | None]:
     if complaint is None:
         return "writable", None
     state, reason = complaint["state"], complaint["reason"]
+    if state == "ready":
+        return "truncated", f"{reason}; what is there is heard, and no genre is written into it"
     if state == "unsupported":
         return "unsupported", reason
     if facts["unread"] is None:  # the file can be read, and only a write is refused

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from indexer.library.states import SHOWN_STATE
+from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.summary import as_it_ended
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
@@ -54,6 +54,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
     return {
         "files": sum(states.values()),
         "states": states,
+        "truncated": (await rows(datasette, f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}"))[0]["n"],
         "head": head[0]["name"] if head else None,
         "labels": labels,
         "genres": [

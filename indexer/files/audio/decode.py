@@ -20,7 +20,7 @@ import av
 import numpy as np
 import soxr
 
-from indexer.errors import FileError, ReadError, UnsupportedError
+from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
 from indexer.files.audio.payload.excerpt import TAIL_BYTES, Excerpt, excerpt
 from indexer.files.audio.payload.source import ByteSource
@@ -43,6 +43,9 @@ _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above
 
 # Real MP3s contain a few junk packets. Losing more than this share (and more than a few) is audible damage.
 _MAX_BAD_SHARE, _MAX_BAD_FEW = 0.02, 8
+
+# What is there of a file that lost its end is heard if it is so long, or such a share of what the file states.
+_ENOUGH_S, _ENOUGH_SHARE = 30.0, 1 / 3
 
 # Full scale of FFmpeg's sample formats, without the p of the planar ones; u8 is centred on 128. 24 bits come in s32.
 _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
@@ -106,14 +109,16 @@ def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0
     Encoder delay and padding are cut where the file states them. Memory does not depend on the length of the file.
 
     :param sample_rate_hz: the rate of the result in Hz.
-    :raises ReadError: while iterating too: the file is damaged, has no audio, or ends before the length it claims.
+    :raises TruncatedError: after the last block: the file lost its end, and what was given is most of the recording.
+    :raises ReadError: while iterating too: the file is damaged, has no audio, or has lost most of it.
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
     """
     block_frames = max(1, round(block_s * sample_rate_hz))
     with _errors_named(path):
         parts: list[np.ndarray] = []
         held = given = 0
-        for samples in _resampled(path, sample_rate_hz):
+        tally = _Tally()
+        for samples in _resampled(path, sample_rate_hz, tally):
             parts.append(samples)
             held += len(samples)
             if held < block_frames:
@@ -127,13 +132,14 @@ def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0
             yield np.concatenate(parts)
         elif not given:
             raise ReadError(path, "no audio")
+        _judge(path, tally)
 
 
-def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
+def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally") -> Iterator[np.ndarray]:
     """Yield the mixed samples at ``sample_rate_hz``; a change of rate within the file starts a new resampler."""
     resampler: Any = None
     rate_hz = 0
-    for mono, now_hz in _heard(path):
+    for mono, now_hz in _heard(path, tally):
         if now_hz != rate_hz:
             if resampler is not None:
                 yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
@@ -145,30 +151,28 @@ def _resampled(path: AnyPath, sample_rate_hz: int) -> Iterator[np.ndarray]:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _heard(path: AnyPath) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the mixed samples with their rate in Hz: FFmpeg's, and libsndfile's from where FFmpeg refuses to go on.
-
-    Raises at the end what is to be said of the whole: that too much of it is damaged, or that it ends early.
-    """
-    tally, frames = _Tally(), 0
+def _heard(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the mixed samples with their rate in Hz: FFmpeg's, and libsndfile's from where FFmpeg refuses to go on."""
+    frames = 0
     try:
         with _errors_named(path):
             for mono, rate_hz in _mixed(path, tally):
                 yield mono, rate_hz
                 frames += len(mono)
     except FileError as refusal:
-        tally = _Tally()
+        before = frames
         with _asked_too(path, refusal) as (file, sound):
             for mono in libsndfile.samples(sound, frames):
                 yield _finite(mono), _checked_rate(path, sound.samplerate)
                 frames += len(mono)
-                tally.decoded_s = frames / sound.samplerate
             _check_disk(path, file)
-            tally.stated_s = libsndfile.stated_s(file, sound)
-            tally.cut_page = sound.format == "OGG" and last_page_is_cut(file)
-        if not tally.decoded_s:
+            tally.libsndfile(
+                frames / sound.samplerate,
+                libsndfile.stated_s(file, sound),
+                cut_page=sound.format == "OGG" and last_page_is_cut(file),
+            )
+        if frames == before:
             raise
-    _judge(path, tally)
 
 
 @contextmanager
@@ -260,9 +264,16 @@ class _Tally:
     bad: int = 0
     last_bad: bool = False  # the last packet
     decoded_s: float = 0.0
+    reached_s: float = 0.0  # where the last frame ends, by its time stamp
     stated_s: float | None = None
     cut_page: bool = False  # its last Ogg page is incomplete
     cut_frame: bool = False  # its last frame is incomplete, in a format that states no length
+
+    def libsndfile(self, decoded_s: float, stated_s: float | None, *, cut_page: bool) -> None:
+        """Begin anew with what libsndfile found: FFmpeg's packets say nothing about it."""
+        self.packets = self.bad = 0
+        self.decoded_s, self.stated_s, self.cut_page = decoded_s, stated_s, cut_page
+        self.reached_s = decoded_s if stated_s is None else stated_s  # it has no time stamps and passes over gaps
 
 
 def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
@@ -280,7 +291,9 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
                 if tally.last_bad and context.codec.canonical_name == "vorbis":
                     _check_share(path, tally)  # at once, for libvorbis may play the rest
                 for frame in frames:
-                    tally.decoded_s += frame.samples / max(1, frame.sample_rate)
+                    frame_s = frame.samples / max(1, frame.sample_rate)
+                    tally.decoded_s += frame_s
+                    tally.reached_s = frame_s + (frame.time or 0.0)
                     yield frame
         except av.error.PatchWelcomeError as error:
             end = _clock(tally.decoded_s)
@@ -295,7 +308,7 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
         if not tally.decoded_s:
             raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
         # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack): a file with its full length is accepted.
-        if broken and tally.stated_s is None:
+        if (broken and tally.stated_s is None) or _stops_inside(file, tally):
             raise ReadError(path, f"damaged: nothing can be read after {_clock(tally.decoded_s)}")
         tally.cut_frame = tally.last_bad and container.format.name == "aac"
 
@@ -316,15 +329,38 @@ def _decoded(packet: Any, tally: _Tally) -> list[Any]:
 
 
 def _judge(path: AnyPath, tally: _Tally) -> None:
-    """Raise ReadError for a file that lost too many packets or ended early."""
+    """Raise ReadError for a file that lost too much of its sound, TruncatedError for one that lost its end alone."""
     _check_share(path, tally)
-    stated_s, end = tally.stated_s, _clock(tally.decoded_s)
+    stated_s, heard_s = tally.stated_s, tally.decoded_s
+    reason = _early_end(path, tally)
+    if reason is None:
+        return
+    if stated_s is not None and heard_s < min(_ENOUGH_S, _ENOUGH_SHARE * stated_s):
+        raise ReadError(path, reason)
+    raise TruncatedError(path, reason)
+
+
+def _early_end(path: AnyPath, tally: _Tally) -> str | None:
+    """How the file shows that its end is missing, or None. Raises ReadError if sound is missing before the end."""
+    end = _clock(tally.decoded_s)
     if tally.cut_page:
-        raise ReadError(path, "truncated: its last Ogg page is incomplete")
-    if stated_s is not None and stated_s - tally.decoded_s > max(min(1.0, stated_s / 4), 0.01 * stated_s):
-        raise ReadError(path, f"truncated: ends at {end} of {_clock(stated_s)}")
-    if tally.cut_frame:
-        raise ReadError(path, f"truncated: the last frame, at {end}, is incomplete")
+        return "truncated: its last Ogg page is incomplete"
+    if tally.stated_s is not None and _is_short(tally.decoded_s, tally.stated_s):
+        if not _is_short(tally.reached_s, tally.stated_s):
+            raise ReadError(path, f"damaged: {end} of {_clock(tally.stated_s)} can be decoded")
+        return f"truncated: ends at {end} of {_clock(tally.stated_s)}"
+    return f"truncated: the last frame, at {end}, is incomplete" if tally.cut_frame else None
+
+
+def _stops_inside(file: "_SoundFile", tally: _Tally) -> bool:
+    """Whether FFmpeg gave up at damaged bytes, before the end of the file and of the stated length."""
+    if tally.stated_s is None or file.tell() >= file.size:
+        return False
+    return _is_short(max(tally.decoded_s, tally.reached_s), tally.stated_s)
+
+
+def _is_short(found_s: float, stated_s: float) -> bool:
+    return stated_s - found_s > max(min(1.0, stated_s / 4), 0.01 * stated_s)
 
 
 def _check_share(path: AnyPath, tally: _Tally) -> None:

@@ -14,7 +14,14 @@ from typing import BinaryIO
 
 from indexer.errors import ReadError, UnsupportedError
 from indexer.files.audio.payload.mpeg import is_free_format
-from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags, before_trailing_tags
+from indexer.files.audio.payload.source import (
+    ByteSource,
+    Cut,
+    Part,
+    Span,
+    after_leading_tags,
+    before_trailing_tags,
+)
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
 # Formats without a walker that FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten,
@@ -79,10 +86,14 @@ def same_node(dev: int, ino: int, other_dev: int, other_ino: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file's container, recognised by content, and the hex sha256 that identifies its recording."""
+    """A file's container, recognised by content, and the hex sha256 that identifies its recording.
+
+    ``truncated`` says what is missing of a file that lost its end; the identity is then of what is there.
+    """
 
     container: str
     audio_sha256: str
+    truncated: str | None = None
 
 
 def sniff(file: BinaryIO) -> str:
@@ -108,9 +119,9 @@ def fingerprint(
 ) -> Fingerprint:
     """Container and audio identity of an open file; ``path`` is used in error messages only.
 
-    ``heartbeat`` is called at least once for every MiB read. Raises ReadError for a file that is damaged, truncated,
-    empty or not audio, UnsupportedError for MP3 in free format, and DeferredError for one that became shorter while it
-    was read.
+    ``heartbeat`` is called at least once for every MiB read. Raises ReadError for a file that is damaged, empty, not
+    audio, or cut before its audio, UnsupportedError for MP3 in free format, and DeferredError for one that became
+    shorter while it was read.
     """
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -123,7 +134,7 @@ def fingerprint(
             raise ReadError(path, "empty file")
         container = _sniff(source)
         walk = CONTAINERS[container].walk if container in CONTAINERS else _walk_other
-        return Fingerprint(container, _hash(container, source, walk(source)))
+        return Fingerprint(container, *_hash(container, source, walk(source)))
     except OSError as error:
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -143,18 +154,23 @@ def fingerprint_of_all(
             container = "other"
         start = min(after_leading_tags(source), source.size)
         parts: list[Part] = [b"all", Span(start, before_trailing_tags(source, start))]
-        return Fingerprint(container, _hash(container, source, iter(parts)))
+        return Fingerprint(container, *_hash(container, source, iter(parts)))
     except OSError as error:
         raise ReadError(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
-    """Sha256 over the container's name, the facts and each lane's bytes."""
+def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> tuple[str, str | None]:
+    """Sha256 over the container's name, the facts and each lane's bytes; why the file is truncated, or None."""
+    truncated = None
     facts = hashlib.sha256(container.encode() + b"\0")
     lanes: dict[int, hashlib._Hash] = {}
     for part in parts:
         if isinstance(part, bytes):
             facts.update(part)
+            continue
+        if isinstance(part, Cut):
+            facts.update(b"truncated")
+            truncated = truncated or part.reason
             continue
         digest = lanes.get(part.lane)
         if digest is None:
@@ -163,7 +179,7 @@ def _hash(container: str, source: ByteSource, parts: Iterator[Part]) -> str:
             digest.update(block)
     for _lane, digest in sorted(lanes.items()):
         facts.update(digest.digest())
-    return facts.hexdigest()
+    return facts.hexdigest(), truncated
 
 
 def _walk_other(source: ByteSource) -> Iterator[Part]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import FileError, ReadError, WriteRefusedError
+from indexer.errors import FileError, ReadError, TruncatedError, WriteRefusedError
 from indexer.files.audio.decode import decode, probe
 from indexer.files.audio.identity import fingerprint, sniff
 from indexer.files.children.lenient import all_tags, identify
@@ -71,10 +71,18 @@ def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] 
 def _read(path: str, _container: str, heartbeat: Callable[[], None]) -> None:
     """Read the sound as a scan does, in the same order; raises the error that a scan would report."""
     with Path(path).open("rb") as file:
-        identify(file, path, heartbeat=heartbeat)
+        _, damage = identify(file, path, heartbeat=heartbeat)
+    truncated = damage if damage and damage.startswith("truncated") else None
     probe(path)
-    for _ in decode(path):
-        heartbeat()
+    try:
+        for _ in decode(path):
+            heartbeat()
+    except ReadError as error:
+        if truncated and error.reason.startswith("truncated"):  # told in bytes, as the writer tells it
+            raise type(error)(path, truncated) from error
+        raise
+    if truncated:
+        raise TruncatedError(path, truncated)
 
 
 def _write(path: str, container: str, heartbeat: Callable[[], None]) -> None:
@@ -86,7 +94,9 @@ def _write(path: str, container: str, heartbeat: Callable[[], None]) -> None:
         raise WriteRefusedError(path, unread)
     other_fields(path, container)
     with Path(path).open("rb") as file:
-        fingerprint(file, path, heartbeat=heartbeat)
+        truncated = fingerprint(file, path, heartbeat=heartbeat).truncated
+    if truncated:
+        raise WriteRefusedError(path, truncated)
     if container == "mp4":
         _write_mp4(path)
 

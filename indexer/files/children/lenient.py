@@ -29,7 +29,8 @@ def identify(
     cannot be decoded either.
     """
     try:
-        return fingerprint(file, path, heartbeat=heartbeat), None
+        found = fingerprint(file, path, heartbeat=heartbeat)
+        return found, found.truncated
     except ReadError as refusal:
         found = fingerprint_of_all(file, path, heartbeat=heartbeat)
         if found.container not in CONTAINERS or not _plays(path, heartbeat):

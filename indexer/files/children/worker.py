@@ -27,7 +27,14 @@ STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at wor
 HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 
 FILE_ERRORS = {
-    c.__name__: c for c in (errors.ReadError, errors.UnsupportedError, errors.DeferredError, errors.WriteRefusedError)
+    c.__name__: c
+    for c in (
+        errors.ReadError,
+        errors.TruncatedError,
+        errors.UnsupportedError,
+        errors.DeferredError,
+        errors.WriteRefusedError,
+    )
 }
 
 
@@ -57,7 +64,10 @@ class Worker:
         return result
 
     def decode(self, path: bytes, *, sample_rate_hz: int) -> Iterator[np.ndarray]:
-        """Yield blocks (frames,) of mono float32 as the child decodes; closing the iterator early kills the child."""
+        """Yield blocks (frames,) of mono float32 as the child decodes; closing the iterator early kills the child.
+
+        Raises TruncatedError after the last block of a file that lost its end, and any other FileError at any time.
+        """
         finished = False
         try:
             for _, raw in self._exchange("decode", path, {"sample_rate_hz": sample_rate_hz}):

@@ -137,7 +137,10 @@ def prepare(
         with Path(name).open("rb") as file:
             if sniff(file) != container:
                 raise DeferredError(name, f"changed while it was read: it is no {container} file any more")
-            identity = fingerprint(file, name, heartbeat=heartbeat).audio_sha256
+            found = fingerprint(file, name, heartbeat=heartbeat)
+        if found.truncated:
+            raise WriteRefusedError(name, found.truncated)
+        identity = found.audio_sha256
         temp = temp_path_of(name)
         check_space(name, before.size)
         Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process

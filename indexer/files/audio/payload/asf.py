@@ -36,7 +36,7 @@ def _number(source: ByteSource, position: int, count: int) -> int:
 def walk_asf(source: ByteSource) -> Iterator[Part]:
     """Yield the format of each audio stream and its payloads.
 
-    Raises ReadError where the header is damaged, no audio stream is there, or data packets are missing.
+    Says where data packets are missing. Raises ReadError where the header is damaged or no audio is there.
     """
     facts = _facts(source)
     if not facts.lanes:
@@ -51,7 +51,7 @@ def walk_asf(source: ByteSource) -> Iterator[Part]:
     end = source.size if facts.live or stated < 50 else start + stated
     packets = min(facts.packets, (end - first) // facts.packet_bytes) if not facts.live else source.size
     if not facts.live and first + packets * facts.packet_bytes > source.size:
-        raise source.truncated("the data object", packets * facts.packet_bytes, source.size - first)
+        yield source.cut("the data object", packets * facts.packet_bytes, source.size - first)
     packets, seen = min(packets, (source.size - first) // facts.packet_bytes), False
     for index in range(packets):
         position = first + index * facts.packet_bytes

@@ -101,7 +101,7 @@ class _Track:
 def walk_mp4(source: ByteSource) -> Iterator[Part]:
     """Yield the codec and the samples of each audio track, and what the edit list leaves of the first, which is heard.
 
-    Raises ReadError where there is no index or no audio track, or a sample lies beyond the end of the file.
+    Says where samples lie beyond the end of the file. Raises ReadError where there is no index or no audio track.
     """
     walker = _Walker(source)
     moov, cut, fragments = None, None, []
@@ -111,37 +111,50 @@ def walk_mp4(source: ByteSource) -> Iterator[Part]:
         elif box.name == b"moof":
             fragments.append(box)
         cut = box if box.stated_end > source.size else None
-    if cut and (moov is None or cut is moov):
-        name = cut.name.decode("latin-1")
-        raise source.truncated(f"its {name} box", cut.stated_end - cut.start, source.size - cut.start)
+    shorter = cut and (f"its {cut.name.decode('latin-1')} box", cut.stated_end - cut.start, source.size - cut.start)
+    if shorter and moov is None:
+        raise source.truncated(*shorter)
     if moov is None:
         raise source.error("damaged: an MP4 file without its index (moov box); the recording was not finished")
+    if shorter and cut is moov:
+        yield source.cut(*shorter)
     tracks = _audio_tracks(walker, moov)
     if not tracks:
-        raise source.error("not audio: an MP4 file without an audio track")
+        raise source.truncated(*shorter) if shorter else source.error("not audio: an MP4 file without an audio track")
     if len(tracks) > 1 and not (tracks[0].is_enabled and not any(track.is_enabled for track in tracks[1:])):
         yield b"first"  # where the tracks are enabled so, another was heard before the first was chosen
     yield _edit_facts(walker, moov, tracks[0], is_fragmented=bool(fragments))
+    yield from _present(source, _samples(walker, tracks, fragments))
+
+
+def _present(source: ByteSource, samples: Iterator[bytes | Span]) -> Iterator[Part]:
+    """Yield the samples as far as they lie in the file, and say what lies beyond its end."""
+    beyond: Span | None = None
     total = 0
-    for track in tracks:
-        yield track.codec
-        for span in _table_spans(walker, track):
+    for part in samples:
+        if isinstance(part, bytes):
+            yield part
+            continue
+        if part.end > source.size:
+            beyond = beyond or part
+        if part.start < source.size:
+            span = part._replace(end=min(part.end, source.size))
             total += span.end - span.start
-            _check(source, span, total)
+            if total > source.size:
+                raise source.error("damaged: its sample table names more bytes than the file has")
             yield span
-    for span in _fragment_spans(walker, fragments, {track.id: track for track in tracks}):
-        total += span.end - span.start
-        _check(source, span, total)
-        yield span
+    if beyond:
+        yield source.cut("an MP4 sample", beyond.end, source.size)
     if not total:
         raise source.no_audio()
 
 
-def _check(source: ByteSource, span: Span, total: int) -> None:
-    if span.end > source.size:
-        raise source.truncated("an MP4 sample", span.end, source.size)
-    if total > source.size:
-        raise source.error("damaged: its sample table names more bytes than the file has")
+def _samples(walker: _Walker, tracks: list[_Track], fragments: list[_Box]) -> Iterator[bytes | Span]:
+    """Yield the codec of each track and its samples as the tables state them, perhaps beyond the end of the file."""
+    for track in tracks:
+        yield track.codec
+        yield from _table_spans(walker, track)
+    yield from _fragment_spans(walker, fragments, {track.id: track for track in tracks})
 
 
 def _audio_tracks(walker: _Walker, moov: _Box) -> list[_Track]:

@@ -268,7 +268,8 @@ def walk_mpeg(source: ByteSource) -> Iterator[Part]:
 
     ``ffmpeg -c copy`` keeps all of these, except a first frame whose channel mode differs from the second's.
 
-    Raises ReadError where no frames are found or the file ends well before what its Xing/Info/VBRI frame claims.
+    Says where the file ends well before what its Xing/Info/VBRI frame claims. Raises ReadError where no frames are
+    found.
     """
     first = first_frame(source)
     if first is None:
@@ -296,8 +297,8 @@ def walk_mpeg(source: ByteSource) -> Iterator[Part]:
         run_start = position
     if position > run_start:
         yield Span(run_start, position)
-    if claim:
-        _check_claim(source, claim, frames, end - first.position)
+    if claim and (reason := _shortage(claim, frames, end - first.position)):
+        yield source.cut_for(reason)
 
 
 def _matching_frame(source: ByteSource, position: int, first: FirstFrame) -> int:
@@ -348,13 +349,14 @@ def _info_frame(source: ByteSource, position: int, frame_s: float) -> Claim | No
     return None
 
 
-def _check_claim(source: ByteSource, claim: Claim, frames: int, data_bytes: int) -> None:
-    """Raise ReadError where the file falls short of every number of the claim by more than old encoders do."""
+def _shortage(claim: Claim, frames: int, data_bytes: int) -> str | None:
+    """What is missing where the file falls short of every number of the claim by more than old encoders do."""
     counts = ((frames, claim.frames), (data_bytes, claim.data_bytes))
     missing = [1 - found / stated for found, stated in counts if stated]
     if not missing or min(missing) <= 0:
-        return
+        return None
     total_s = (claim.frames or frames / (1 - min(missing))) * claim.frame_s
     missing_s = min(missing) * total_s
     if missing_s > 0.2 and (min(missing) > 0.01 or missing_s > 2):
-        raise source.error(f"truncated: {frames * claim.frame_s:.1f} s of {total_s:.1f} s are there")
+        return f"truncated: {frames * claim.frame_s:.1f} s of {total_s:.1f} s are there"
+    return None

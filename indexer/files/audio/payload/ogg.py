@@ -1,15 +1,15 @@
 """Ogg: finds the bytes of the packets of the audio streams.
 
 Reads pages, lacing, chained and multiplexed streams of Vorbis, Opus, Speex and FLAC. The identity is made of packets
-without comment packets, so the paging does not matter. Never decodes or hashes. A cut page is an error; a missing
-end-of-stream flag is not, as recordings of web radio lack it.
+without comment packets, so the paging does not matter. Never decodes or hashes. A cut page is the end of a truncated
+file; a missing end-of-stream flag means nothing, as recordings of web radio lack it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from indexer.files.audio.payload.simple import streaminfo_facts
-from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
+from indexer.files.audio.payload.source import ByteSource, Cut, Part, Span, after_leading_tags
 
 CAPTURE = b"OggS"
 PAGE_HEADER_BYTES = 27
@@ -47,18 +47,21 @@ def _page(source: ByteSource, position: int) -> _Page | None:
     return _Page(head[5], int.from_bytes(head[14:18], "little"), lacing, body, body + sum(lacing))
 
 
-def _pages(source: ByteSource) -> Iterator[_Page]:
+def _pages(source: ByteSource) -> Iterator[_Page | Cut]:
+    """The whole pages; a Cut where the last one is not whole."""
     position = after_leading_tags(source)
     while position < source.size:
         page = _page(source, position)
         if page:
             if page.end > source.size:
-                raise source.truncated("the last Ogg page", page.end - position, source.size - position)
+                yield source.cut("the last Ogg page", page.end - position, source.size - position)
+                return
             yield page
             position = page.end
             continue
         if source.at(position, 4) == CAPTURE:
-            raise source.truncated("the last Ogg page", PAGE_HEADER_BYTES, source.size - position)
+            yield source.cut("the last Ogg page", PAGE_HEADER_BYTES, source.size - position)
+            return
         buffer, base = source.window(position)
         found = buffer.find(CAPTURE, position + 1 - base)
         # three bytes are kept back: the capture pattern may span two windows
@@ -89,11 +92,14 @@ def ogg_kind(source: ByteSource, head: bytes) -> str | None:
 def walk_ogg(source: ByteSource) -> Iterator[Part]:
     """Yield the packets of all audio streams without comments; multiplexed streams get a lane each.
 
-    Raises ReadError where the file ends within a page or no audio packet is there.
+    Says where the file ends within a page. Raises ReadError where no audio packet is there.
     """
     streams: dict[int, _Stream] = {}
     lane, beginning, seen = 0, False, False
     for page in _pages(source):
+        if isinstance(page, Cut):
+            yield page
+            break
         if page.flags & 2:  # begin of stream
             lane = lane if beginning else 0
             beginning = True

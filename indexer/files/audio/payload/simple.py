@@ -1,7 +1,8 @@
 """FLAC, WAV, AIFF, WavPack, Musepack, Monkey's Audio, TTA and DSF: finds the audio bytes.
 
-One generator for each container yields the facts and byte ranges that make up the identity, and raises ReadError for a
-file that ends early. Never hashes or decodes. Stated sizes are checked before use, so every loop advances.
+One generator for each container yields the facts and byte ranges that make up the identity, and says where a file ends
+early. Raises ReadError where nothing can be heard. Never hashes or decodes. Stated sizes are checked before use, so
+every loop advances.
 """
 
 import re
@@ -218,8 +219,9 @@ def walk_wav(source: ByteSource) -> Iterator[Part]:
         elif chunk.name == b"data":
             end = chunk.begin + chunk.size
             if end > source.size:
-                raise source.truncated("the data chunk", chunk.size, source.size - chunk.begin)
-            seen += chunk.size
+                yield source.cut("the data chunk", chunk.size, source.size - chunk.begin)
+                end = source.size
+            seen += end - chunk.begin
             yield Span(chunk.begin, end)
     if not facts:
         raise source.error("damaged: it has no fmt chunk")
@@ -242,7 +244,8 @@ def walk_aiff(source: ByteSource) -> Iterator[Part]:
         elif chunk.name == b"SSND":
             end = chunk.begin + chunk.size
             if end > source.size:
-                raise source.truncated("the SSND chunk", chunk.size, source.size - chunk.begin)
+                yield source.cut("the SSND chunk", chunk.size, source.size - chunk.begin)
+                end = source.size
             first = chunk.begin + 8 + int.from_bytes(source.at(chunk.begin, 4))
             if first < end:
                 seen += end - first
@@ -268,7 +271,8 @@ def walk_wavpack(source: ByteSource) -> Iterator[Part]:
         if size < 24:
             raise source.error("damaged: a WavPack block states an impossible size")
         if block_end > end:
-            raise source.truncated("a WavPack block", size + 8, end - position)
+            yield source.cut("a WavPack block", size + 8, end - position)
+            break
         if samples:
             if not seen and low_total != 0xFFFFFFFF:
                 total = low_total + (total_high << 32) - total_high
@@ -280,7 +284,7 @@ def walk_wavpack(source: ByteSource) -> Iterator[Part]:
     if not seen:
         raise source.no_audio()
     if total > samples_end:
-        raise source.error(f"truncated: {samples_end:,} of {total:,} samples are there")
+        yield source.cut_for(f"truncated: {samples_end:,} of {total:,} samples are there")
 
 
 def walk_musepack(source: ByteSource) -> Iterator[Part]:
@@ -301,7 +305,8 @@ def walk_musepack(source: ByteSource) -> Iterator[Part]:
             raise source.error("damaged: a Musepack packet states an impossible size")
         name = head[:2]
         if position + size > end:
-            raise source.truncated("a Musepack packet", size, end - position)
+            yield source.cut("a Musepack packet", size, end - position)
+            break
         if name == b"SH":
             yield Span(position, position + size)
         elif name == b"AP":
@@ -311,7 +316,7 @@ def walk_musepack(source: ByteSource) -> Iterator[Part]:
             break
         position += size
     else:
-        raise source.error("truncated: the last Musepack packet is missing")
+        yield source.cut_for("truncated: the last Musepack packet is missing")
     if not seen:
         raise source.no_audio()
 
@@ -337,7 +342,7 @@ def walk_ape(source: ByteSource) -> Iterator[Part]:
         sizes = struct.unpack("<7I", head[8:36])
         needed = sum(sizes[:5]) + (sizes[5] << 32) + sizes[6]
         if needed > end - start:
-            raise source.truncated("the audio", needed, end - start)
+            yield source.cut("the audio", needed, end - start)
     yield Span(start, end)
 
 
@@ -361,7 +366,7 @@ def walk_tta(source: ByteSource) -> Iterator[Part]:
         needed += sum(struct.unpack(f"<{len(piece) // 4}I", piece[: len(piece) // 4 * 4]))
         position += len(piece)
     if needed > end - start:
-        raise source.truncated("the audio", needed, end - start)
+        yield source.cut("the audio", needed, end - start)
     yield Span(start, end)
 
 
@@ -375,7 +380,8 @@ def walk_dsf(source: ByteSource) -> Iterator[Part]:
         if size < 12:
             raise source.error("damaged: a DSF chunk states an impossible size")
         if position + size > source.size:
-            raise source.truncated(f"the {name.decode('latin-1').strip()} chunk", size, source.size - position)
+            yield source.cut(f"the {name.decode('latin-1').strip()} chunk", size, source.size - position)
+            size = source.size - position
         if name == b"fmt ":
             facts = True
             yield source.at(position + 12, min(size, 52) - 12)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from indexer.errors import DeferredError, ReadError
+from indexer.wording import escaped
 
 WINDOW_BYTES = 1 << 20
 ZEROS_BYTES = 1 << 12
@@ -25,7 +26,13 @@ class Span(NamedTuple):
     lane: int = 0
 
 
-Part = bytes | Span  # bytes: facts about the format that enter the identity
+class Cut(NamedTuple):
+    """The file lost its end: the spans are what is there, and the identity is not that of the whole file."""
+
+    reason: str
+
+
+Part = bytes | Span | Cut  # bytes: facts about the format that enter the identity
 
 
 class Readable(Protocol):
@@ -56,6 +63,7 @@ class ByteSource:
         self._buffer = b""
         self._before = 0, b""  # the previous window: walkers alternate between head and end
         self._unreported = 0
+        self._cut: Cut | None = None
 
     def window(self, position: int) -> tuple[bytes, int]:
         """(a buffer that holds ``position``, the position of its first byte); empty beyond the end.
@@ -123,12 +131,25 @@ class ByteSource:
         return ReadError(self.path, reason)
 
     def truncated(self, what: str, needed: int, present: int) -> ReadError:
-        """A ReadError for a file that is shorter than it states."""
-        return self.error(f"truncated: {what} needs {needed:,} bytes, {max(0, present):,} are there")
+        """A ReadError for a file that is shorter than it states, and of which nothing can be heard."""
+        return self.error(_shorter(what, needed, present))
+
+    def cut(self, what: str, needed: int, present: int) -> Cut:
+        """The part that says that the file is shorter than it states."""
+        return self.cut_for(_shorter(what, needed, present))
+
+    def cut_for(self, reason: str) -> Cut:
+        """As ``cut``, with a reason of its own."""
+        self._cut = Cut(reason)
+        return self._cut
 
     def no_audio(self) -> ReadError:
-        """A ReadError for a well-formed file without audio."""
-        return self.error("no audio data")
+        """A ReadError for a file without audio: well-formed, or cut before its audio begins."""
+        return self.error(self._cut.reason if self._cut else "no audio data")
+
+
+def _shorter(what: str, needed: int, present: int) -> str:
+    return f"truncated: {escaped(what)} needs {needed:,} bytes, {max(0, present):,} are there"
 
 
 def id3v2_end(source: ByteSource, position: int) -> int | None:
