@@ -42,7 +42,7 @@ def test_the_backlog_is_walked_by_path_page_by_page(store):
     lacking = Lacking(("e",))
 
     def found(*targets):
-        assert store.backlog_count(targets, lacking) == sum(store.count_states(targets)[0].values())
+        assert store.backlog_size(targets, lacking)[0] == sum(store.count_states(targets).values())
         return [store.file(i).path for i in store.backlog(targets, lacking)]
 
     assert found(b"/m") == sorted([*below, b"/m", b"/m/1"])
@@ -57,7 +57,7 @@ def test_no_question_of_a_rescan_sorts_the_rows_or_keeps_a_list_of_them(store):
     asked = []
     store.connection.set_trace_callback(asked.append)
     list(store.backlog([b"/m"], Lacking(("e",), "h", 0.5, "p")))
-    store.backlog_count([b"/m"], Lacking(("e",), "h", 0.5, "p"))
+    store.backlog_size([b"/m"], Lacking(("e",), "h", 0.5, "p"))
     store.count_states([b"/m"])
     store.count_known(b"/m")
     store.connection.set_trace_callback(None)

@@ -40,7 +40,11 @@ def train(
     from indexer.learn.train import train as learn
 
     with click.progressbar(
-        length=request["epochs"], label="training", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
+        length=request["epochs"],
+        label="training",
+        width=0,
+        file=sys.stderr,
+        hidden=verbosity < 0 or not sys.stderr.isatty(),
     ) as bar:
         try:
             found = learn(
@@ -91,7 +95,11 @@ def evaluate(
     from indexer.learn.report import to_text
 
     with click.progressbar(
-        length=1000, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty(), item_show_func=lambda what: what
+        length=1000,
+        width=0,
+        file=sys.stderr,
+        hidden=verbosity < 0 or not sys.stderr.isatty(),
+        item_show_func=lambda what: what,
     ) as bar:
         found = judge(
             settings,

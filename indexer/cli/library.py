@@ -188,7 +188,7 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
     from indexer.upkeep.export import export as write
 
     with click.progressbar(
-        length=0, label="exporting", file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
+        length=0, label="exporting", width=0, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
     ) as bar:
 
         def show(done: int, total: int) -> None:

@@ -40,7 +40,7 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
         click.echo(notice, err=True)
         return accept_licence or (sys.stdin.isatty() and click.confirm("Do you accept this licence?", err=True))
 
-    with click.progressbar(length=0, label=name, file=sys.stderr, show_pos=True, hidden=verbosity < 0) as bar:
+    with click.progressbar(length=0, label=name, width=0, file=sys.stderr, show_pos=True, hidden=verbosity < 0) as bar:
 
         def show(done: int, total: int | None) -> None:
             bar.length = total

@@ -4,6 +4,7 @@ Everything goes to stderr; the moving line appears on a terminal only. Paths are
 escaped.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TextIO
 from indexer.wording import duration, printable
 
 REDRAW_S = 0.1
+BAR_COLUMNS, SMALLEST_BAR_COLUMNS = 30, 5
 
 
 class Progress:
@@ -22,23 +24,26 @@ class Progress:
         self._out = out or sys.stderr
         self._verbosity = verbosity
         self._moving = verbosity >= 0 and self._out.isatty()
-        self._total = 0
-        self._done = 0
-        self._started = time.monotonic()
-        self._drawn = 0.0
         self.tail: Callable[[], str] = lambda: ""  # the end of the moving line
+        self.begin("", 0)
 
-    def begin(self, total: int) -> None:
-        """Set the number of files to work on, and start the clock."""
-        self._total = total
-        self._started = time.monotonic()
+    def begin(self, step: str, files: int, size_bytes: int = 0) -> None:
+        """Start the clock of a step on so many files. With their size, the time left goes by bytes and not by files."""
+        self._step = step
+        self._files, self._done = files, 0
+        self._bytes, self._done_bytes = size_bytes, 0
+        self._started_s = time.monotonic()
+        self._drawn_s = 0.0
 
     def advance(self, path: str, outcome: str) -> None:
         """Count a finished file, and show it."""
         self._done += 1
+        if self._bytes:
+            with contextlib.suppress(OSError):
+                self._done_bytes += os.stat(path).st_size  # noqa: PTH116 - any bytes
         if self._verbosity > 0:
-            self.line(f"{self._done}/{self._total} {_shown(path)}: {outcome}")
-        elif self._moving and time.monotonic() - self._drawn > REDRAW_S:
+            self.line(f"{self._done}/{self._files} {_shown(path)}: {outcome}")
+        elif self._moving and time.monotonic() - self._drawn_s > REDRAW_S:
             self._draw()
 
     def problem(self, path: str, reason: str) -> None:
@@ -58,19 +63,28 @@ class Progress:
             self._out.flush()
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()
-        elapsed_s = self._drawn - self._started
-        left = (
-            f", {duration(elapsed_s / self._done * (self._total - self._done))} left"
-            if 0 < self._done < self._total
-            else ""
+        self._drawn_s = time.monotonic()
+        elapsed_s = self._drawn_s - self._started_s
+        columns = _columns(self._out) - 1  # a terminal that is filled to its last column begins a new line
+        share = min(1.0, self._done_bytes / self._bytes if self._bytes else self._done / max(1, self._files))
+        left = f", {duration(elapsed_s * (1 - share) / share)} left" if 0 < share < 1 else ""
+        text = (
+            f"{self._done:,}/{self._files:,} files, {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute"
+            f"{left}{self.tail()}"
         )
-        filled = 30 * self._done // max(1, self._total)
-        self._out.write(
-            f"\r\x1b[K[{'=' * filled}{' ' * (30 - filled)}] {self._done:,}/{self._total:,} files"
-            f", {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute{left}{self.tail()}"
-        )
+        width = min(BAR_COLUMNS, columns - len(f"{self._step} [] {text}"))
+        filled = round(share * max(0, width))
+        bar = f"[{'=' * filled}{' ' * (width - filled)}] " if width >= SMALLEST_BAR_COLUMNS else ""
+        self._out.write(f"\r\x1b[K{f'{self._step} {bar}{text}'[:columns]}")
         self._out.flush()
+
+
+def _columns(out: TextIO) -> int:
+    """The width of the terminal now; it may be resized at any time."""
+    try:
+        return os.get_terminal_size(out.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def _shown(path: str) -> str:

@@ -57,8 +57,7 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
     running = Scan(settings, progress)
     progress.tail = lambda: text.workers_text(running.workers)
 
-    def begin(total: int, chosen: Chosen | None) -> None:
-        progress.begin(total)
+    def begin(_total: int, chosen: Chosen | None) -> None:
         reason = without_genres(chosen)
         if verbosity >= 0 and reason:
             progress.line(reason)

@@ -774,16 +774,18 @@ class Store:
             truncated += (row[-1] if row else None) or 0
         return found, truncated
 
-    def backlog_count(self, targets: Sequence[bytes], lacking: "Lacking") -> int:
-        """How many files ``backlog`` yields."""
+    def backlog_size(self, targets: Sequence[bytes], lacking: "Lacking") -> tuple[int, int]:
+        """How many files ``backlog`` yields, and their bytes."""
         sql, values = lacking.condition()
-        rows = [
-            self._one(
-                f"SELECT count(*) AS n FROM files f WHERE f.path >= ? AND f.path < ? AND {sql}", (*places, *values)
+        files = size_bytes = 0
+        for places in _ranges(targets):
+            row = self._one(
+                f"SELECT count(*) AS n, sum(f.size) AS size FROM files f WHERE f.path >= ? AND f.path < ? AND {sql}",
+                (*places, *values),
             )
-            for places in _ranges(targets)
-        ]
-        return sum(int(row["n"]) for row in rows if row)
+            assert row is not None
+            files, size_bytes = files + row["n"], size_bytes + (row["size"] or 0)
+        return files, size_bytes
 
     def backlog(self, targets: Sequence[bytes], lacking: "Lacking") -> Iterator[int]:
         """Yield ids of readable files among the targets that lack something, by path, a page at a time.

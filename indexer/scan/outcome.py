@@ -38,6 +38,9 @@ class Counts:
 class Listener(Protocol):
     """Receives the progress of a run."""
 
+    def begin(self, step: str, files: int, size_bytes: int) -> None:
+        """A step on so many files of so many bytes begins."""
+
     def advance(self, path: str, outcome: str) -> None:
         """A file is finished; ``outcome`` says how."""
 

@@ -96,9 +96,9 @@ class Pipeline:
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
         self._next: _Finished | None = None  # taken from the queue; must not share a transaction
 
-    def backlog_count(self, targets: Sequence[bytes]) -> int:
-        """How many known files still lack something under this run's encoder, head and settings."""
-        return self._run.store.backlog_count(targets, self._lacking())
+    def backlog_size(self, targets: Sequence[bytes]) -> tuple[int, int]:
+        """How many known files still lack something under this run's encoder, head and settings, and their bytes."""
+        return self._run.store.backlog_size(targets, self._lacking())
 
     def backlog(self, targets: Sequence[bytes]) -> Iterator[int]:
         """The ids of these files."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,10 @@ class Scan:
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
             self._look(store, targets, result, force=force)
-            live.total = store.changed_count() + pipeline.backlog_count(targets)
+            backlog_files, size_bytes = pipeline.backlog_size(targets)
+            live.total = store.changed_count() + backlog_files
             on_start(live.total, chosen)
+            live.begin("scanning", live.total, size_bytes + _bytes_of_changed(store))
             if self._stopped:
                 pipeline.stop()
             result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else (), result))
@@ -209,6 +211,15 @@ class Scan:
             store.root_scanned(root_id, dev)
 
 
+def _bytes_of_changed(store: Store) -> int:
+    """The size of the files that were spooled as changed."""
+    size = 0
+    for path, _ in store.changed():
+        with suppress(OSError):
+            size += os.stat(path).st_size  # noqa: PTH116 - bytes
+    return size
+
+
 class _LiveRun:
     """Passes the listener's calls on and keeps the run's row up to date, so that the pages can show its progress."""
 
@@ -220,6 +231,10 @@ class _LiveRun:
         self._listener = listener
         self._started_s = self._noted_s = started_s
         self._done = 0
+
+    def begin(self, step: str, files: int, size_bytes: int) -> None:
+        """Pass on that the work begins."""
+        self._listener.begin(step, files, size_bytes)
 
     def advance(self, path: str, outcome: str) -> None:
         """Pass on and count a finished file; update the run's row every NOTE_S."""

@@ -26,6 +26,9 @@ class _Problems:
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
+    def begin(self, step: str, files: int, size_bytes: int) -> None:
+        """Ignore the beginning."""
+
     def advance(self, path: str, outcome: str) -> None:
         """Ignore a finished file."""
 

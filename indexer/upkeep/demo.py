@@ -136,6 +136,7 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
     for track in tracks:
         track.path.parent.mkdir(parents=True, exist_ok=True)
     say(f"synthesising {len(tracks)} tracks of {', '.join(GENRES)} in {music}")
+    listener.begin("synthesising", len(tracks), 0)
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         for path in pool.map(write_track, tracks):
             listener.advance(str(path), "written")

@@ -42,7 +42,7 @@ Report = dict[str, Any]
 class Listener(Protocol):
     """Receives the progress of an examination."""
 
-    def begin(self, total: int) -> None:
+    def begin(self, step: str, files: int, size_bytes: int) -> None:
         """The number of files to examine is known."""
 
     def advance(self, path: str, outcome: str) -> None:
@@ -67,7 +67,7 @@ def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> d
             inside.append(path)
     counts = Counter(report["verdict"] for report in reports)
     contradicting = 0
-    listener.begin(len(named) + len(inside))
+    listener.begin("examining", len(named) + len(inside), 0)
     for number, report in enumerate(_reports([*named, *inside], settings.worker_count())):
         counts[report["verdict"]] += 1
         contradicting += bool(report["contradictions"])

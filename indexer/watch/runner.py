@@ -37,6 +37,9 @@ class _Teller:
             except BrokenPipeError:  # the parent has ended; the end of stdin stops the run
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def begin(self, step: str, files: int, size_bytes: int) -> None:
+        """Ignore the beginning of the files; ``_run`` reports the beginning of a scan."""
+
     def advance(self, path: str, outcome: str) -> None:
         """Report that a file was processed."""
         self.tell("file", path=path, outcome=outcome)

@@ -31,6 +31,8 @@ from tests.helpers.synth import write_audio
 
 
 class Silent:
+    def begin(self, step: str, files: int, size_bytes: int) -> None: ...
+
     def advance(self, path: str, outcome: str) -> None: ...
 
     def problem(self, path: str, reason: str) -> None:
