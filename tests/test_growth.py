@@ -42,7 +42,7 @@ def test_the_backlog_is_walked_by_path_page_by_page(store):
     lacking = Lacking(("e",))
 
     def found(*targets):
-        assert store.backlog_size(targets, lacking)[0] == sum(store.count_states(targets).values())
+        assert store.backlog_size(targets, lacking)[0] == sum(store.count_states(targets)[0].values())
         return [store.file(i).path for i in store.backlog(targets, lacking)]
 
     assert found(b"/m") == sorted([*below, b"/m", b"/m/1"])
