@@ -81,6 +81,10 @@ def get(db, path, *, host="127.0.0.1", headers=None, **settings):
     return asyncio.run(ask())
 
 
+def post(db, path, **kwargs):
+    return Pages(db).ask("POST", path, **kwargs)
+
+
 def rows(db, path):
     response = get(db, path)
     assert response.status_code == 200, response.text
@@ -200,6 +204,96 @@ def test_hostile_titles_are_text_on_every_page(db):
         assert "\"onerror='x'" not in page
         assert not re.search(r'href="javascript:', page)
     assert rows(db, "/my~20music/tags/3.json?_shape=array")[0]["title"] == HOSTILE[2]
+
+
+NO_NUMBERS = ("%C2%B2", "x", "-1", "1_0", "+1", "1e3", "", "%D9%A3")  # a small two; an Arabic three
+TOO_LARGE = (str(10**20), "9" * 5000)
+
+
+@pytest.mark.parametrize("number", [*filter(None, NO_NUMBERS), *TOO_LARGE], ids=lambda number: number[:30])
+def test_what_is_no_number_of_a_track_is_not_found(db, number):
+    for path in (
+        f"/my~20music/tracks/{number}",
+        f"/my~20music/tracks/{number}.json",
+        f"/-/sound/{number}",
+        f"/-/similar/{number}.json",
+        f"/-/map/track/{number}.json",
+    ):
+        answer = Pages(db).get(path, follow_redirects=True)  # Datasette writes ~ for % and asks again
+        assert answer.status_code == 404, path
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/-/similar/1.json?n={}",
+        "/-/review.json?after={}",
+        "/-/playlist.m3u8?ids=1,{}",
+        "/-/playlist.m3u8?similar={}",
+        "/my~20music/tracks?_next={}",
+        "/my~20music/tracks.json?_timelimit={}",
+        "/my~20music/tracks?id__in=[{}",
+        "/my~20music/tracks.json?_sort={}",
+    ],
+)
+def test_what_is_no_number_in_a_query_is_never_an_error_of_the_server(db, path, number, capsys):
+    status = get(db, path.format(number)).status_code
+    assert status == 400 if number in ("%C2%B2", "x", "1e3") else status < 500
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", TOO_LARGE, ids=["10^20", "5000 digits"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/-/similar/1.json?n={}", 400),
+        ("/-/review.json?after={}", 200),  # after the last
+        ("/-/playlist.m3u8?ids=1,{}", 200),  # without the one that is not there
+        ("/-/playlist.m3u8?similar={}", 404),
+        ("/my~20music/tracks?_next={}", 400),
+        ("/my~20music/tracks?id__gt={}", 400),
+    ],
+)
+def test_a_number_too_large_is_never_an_error_of_the_server(db, path, status, number):
+    assert get(db, path.format(number)).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/-/correct", "/-/undo"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"id": "\xc2\xb2"}', 400),
+        (b'{"id": true}', 400),
+        (b'{"id": 1.5}', 400),
+        (b'{"id": %d}' % 10**20, 404),
+        (b'{"id": "%s"}' % (b"9" * 5000), 404),
+        (b'{"id": %s}' % (b"9" * 5000), 400),  # Python's JSON reads no such number
+        (b"[" * 100_000, 400),
+        (b"\xff", 400),
+    ],
+)
+def test_a_body_without_the_number_of_a_track_is_refused(db, path, body, status):
+    assert post(db, path, content=body, headers={"content-type": "application/json"}).status_code == status
+
+
+def test_an_error_of_our_own_pages_stays_an_error_of_the_server(db, monkeypatch, capsys):
+    monkeypatch.setattr("indexer.web.review.next_tracks", lambda *_: int("a fault of ours"))
+    assert get(db, "/-/review.json?after=1").status_code == 500
+    assert "a fault of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({"x-csrftoken": b"\xfc"}, b""),
+        ({"content-type": "application/x-www-form-urlencoded"}, b"\xff"),
+        ({"content-type": "multipart/form-data"}, b"x"),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_one_line(db, headers, content):
+    answer = post(db, "/-/correct", headers={"cookie": "ds_csrftoken=x", **headers}, content=content)
+    assert answer.status_code in (400, 403)
 
 
 def test_nothing_can_be_written(db):

@@ -3,12 +3,24 @@
 Imports neither torch nor the pipeline, and never writes to the library except through indexer.learn.corrections.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from datasette import hookimpl
 
-from indexer.web import classify, guard, library_map, neighbours, overview, playlist, questions, review, sound, track
+from indexer.web import (
+    classify,
+    guard,
+    library_map,
+    mistakes,
+    neighbours,
+    overview,
+    playlist,
+    questions,
+    review,
+    sound,
+    track,
+)
 from indexer.web.context import settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
@@ -61,6 +73,15 @@ def prepare_connection(conn: Any, datasette: Any) -> None:
     """Add the function that our queries use; a Datasette without our settings has no aliases."""
     settings = settings_of(datasette)
     questions.add_functions(conn, settings.aliases if settings else {})
+
+
+@hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
+def handle_exception(datasette: Any, request: Any, exception: BaseException) -> Generator[None, Any, None]:
+    """Answer a mistake in an address without a traceback, in the place of Datasette's own handler."""
+    outcome = yield
+    found = mistakes.answer(request, exception, [page.__name__ for page in PAGES])
+    if settings_of(datasette) is not None and found is not None:
+        outcome.force_result([found])
 
 
 @hookimpl  # type: ignore[untyped-decorator]

@@ -1,16 +1,20 @@
-"""What every page needs from its server: the settings, queries to the library, and rendering.
+"""What every page needs from its server: the settings, queries to the library, numbers in a request, and rendering.
 
 Owns how a page reads the library (read-only, in Datasette's own threads and under its time limits) and the addresses of
 static files.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from indexer.config import Settings
+from indexer.foreign import parse_json
 
 PLUGIN = "edm-indexer"  # Datasette names a plugin's static files after its distribution
 _T = TypeVar("_T")
+_DIGITS = re.compile(r"[0-9]+")  # int() takes more than digits, str.isdigit() more than int()
+NO_ROW = 10**18  # stands for all numbers of more digits than an SQLite integer has; no row of a library has it
 
 
 def settings_of(datasette: Any) -> Settings | None:
@@ -23,6 +27,27 @@ def library(datasette: Any) -> Any:
     settings = settings_of(datasette)
     assert settings is not None
     return datasette.get_database(settings.db.stem)
+
+
+def number(text: object) -> int | None:
+    """The number that ASCII digits mean in an address, a form or JSON; None for anything else.
+
+    A number of more than 18 digits is NO_ROW, so that it is looked for and not found.
+    """
+    digits = str(text)
+    if _DIGITS.fullmatch(digits) is None:
+        return None
+    return int(digits) if len(digits) <= 18 else NO_ROW
+
+
+async def posted(request: Any) -> dict[str, Any]:
+    """The values that a request brings as a form or as JSON; none where neither can be read."""
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+    try:
+        found = parse_json(await request.post_body()) if is_json else await request.post_vars()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def rows(datasette: Any, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:

@@ -68,10 +68,16 @@ def guarded(settings: Settings) -> Callable[[App], App]:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             target = scope["path"] + ("?" if scope["query_string"] else "")
             refusal = why_refused(settings, scope["method"], target, headers)
-            if refusal is None:
-                await app(scope, receive, _with_headers(scope, send))
-            else:
+            if refusal is not None:
                 await _refuse(send, *refusal)
+                return
+            try:
+                await app(scope, receive, _with_headers(scope, send))
+            except (ValueError, TypeError, LookupError):
+                if scope["method"] in SAFE_METHODS:
+                    raise
+                # Datasette answers its pages' errors itself; only the check of a form's token raises.
+                await _refuse(send, 400, "This form cannot be read.")
 
         return checked
 

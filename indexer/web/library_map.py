@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from datasette.utils.asgi import Response
 
-from indexer.web.context import ask, page, rows, settings_of
+from indexer.web.context import ask, number, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 
@@ -125,13 +125,14 @@ async def map_data(request: Any, datasette: Any) -> Any:
 
 async def map_track(request: Any, datasette: Any) -> Any:
     """`/-/map/track/<file id>.json`: the track of a point, for its tooltip and the player."""
+    file_id = number(request.url_vars["id"])
     found = await rows(
         datasette,
         "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS"
         " playable FROM files f"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?",
-        [int(request.url_vars["id"])],
+        [file_id],
     )
     if not found:
         return Response.json({"error": "there is no track with this number"}, status=404)
@@ -158,4 +159,4 @@ async def map_page(request: Any, datasette: Any) -> Any:
 
 
 MENU = ("Map", "/-/map")
-ROUTES = [(r"/-/map$", map_page), (r"/-/map\.bin$", map_data), (r"/-/map/track/(?P<id>\d{1,18})\.json$", map_track)]
+ROUTES = [(r"/-/map$", map_page), (r"/-/map\.bin$", map_data), (r"/-/map/track/(?P<id>[^/]+?)\.json$", map_track)]

@@ -18,7 +18,7 @@ from indexer.errors import StoreError
 from indexer.library.readonly import reading
 from indexer.library.vectors.directions import Directions, open_directions, stored_directions
 from indexer.library.vectors.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
-from indexer.web.context import ask, settings_of
+from indexer.web.context import ask, number, settings_of
 from indexer.wording import printable
 
 MADE_ANEW_AFTER_S = 600.0  # the shortest time between two rebuilds; each takes seconds on all cores
@@ -125,11 +125,13 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[
 
 async def similar_json(request: Any, datasette: Any) -> Any:
     """`/-/similar/<file id>.json?n=10`: {state: ready, tracks}, or 202 {state: preparing}."""
-    count = request.args.get("n") or "10"
-    if not count.isdigit() or not 1 <= int(count) <= MAX_TRACKS:
+    count, file_id = number(request.args.get("n") or 10), number(request.url_vars["id"])
+    if file_id is None:
+        return Response.json({"error": "there is no track with this number"}, status=404)
+    if count is None or not 1 <= count <= MAX_TRACKS:
         return Response.json({"error": f"n is a number from 1 to {MAX_TRACKS}"}, status=400)
     try:
-        tracks = await similar_tracks(datasette, int(request.url_vars["id"]), int(count))
+        tracks = await similar_tracks(datasette, file_id, count)
     except NotEmbeddedError as e:
         return Response.json({"error": str(e)}, status=404)
     except StoreError as e:
@@ -141,4 +143,4 @@ async def similar_json(request: Any, datasette: Any) -> Any:
     )
 
 
-ROUTES = [(r"/-/similar/(?P<id>\d{1,18})\.json$", similar_json)]
+ROUTES = [(r"/-/similar/(?P<id>[^/]+?)\.json$", similar_json)]

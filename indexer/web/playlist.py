@@ -13,7 +13,7 @@ from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
 from indexer.library.vectors.similar import to_m3u
-from indexer.web.context import ask, library
+from indexer.web.context import ask, library, number, posted
 from indexer.web.neighbours import similar_tracks
 
 MAX_TRACKS = 10_000
@@ -58,17 +58,18 @@ def answer(tracks: list[dict[str, Any]], name: str, *, more: bool = False) -> An
 
 
 def _numbers(text: str) -> list[int] | None:
-    parts = text.split(",")
-    return [int(part) for part in parts] if all(part.isdigit() and len(part) < 19 for part in parts) else None
+    found = [number(part) for part in text.split(",")]
+    known = [n for n in found if n is not None]
+    return known if len(known) == len(found) else None
 
 
 async def playlist(request: Any, datasette: Any) -> Any:
     """`/-/playlist.m3u8`: GET ?ids=1,2,3 or ?similar=ID; POST with the field ids, for many."""
-    values = await request.post_vars() if request.method == "POST" else request.args
-    similar = values.get("similar")
+    values = await posted(request) if request.method == "POST" else request.args
+    similar = number(values.get("similar"))
     try:
-        if similar and similar.isdigit() and len(similar) < 19:
-            found = await similar_tracks(datasette, int(similar), MAX_SIMILAR)
+        if similar is not None:
+            found = await similar_tracks(datasette, similar, MAX_SIMILAR)
             if found is None:
                 return Response.text(
                     "the library is being prepared for this; try again in a moment",
@@ -78,7 +79,7 @@ async def playlist(request: Any, datasette: Any) -> Any:
             return answer(found, f"similar to {similar}")
     except StoreError as e:
         return Response.text(str(e), status=404)
-    ids = _numbers(values.get("ids") or "-")
+    ids = _numbers(str(values.get("ids")))
     if ids is None:
         return Response.text("ids are the numbers of tracks, parted by commas", status=400)
     if len(ids) > MAX_TRACKS:

@@ -9,7 +9,7 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.learn import corrections
-from indexer.web.context import ask, page, rows
+from indexer.web.context import ask, number, page, rows
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS, UNDECIDED
@@ -23,7 +23,6 @@ async def next_tracks(datasette: Any, what: str, after: int) -> list[dict[str, A
     """The next tracks to ask about, by recording; one file a recording."""
     last = (await rows(datasette, "SELECT max(recording_id) AS id FROM predictions"))[0]["id"] or 0
     found: list[dict[str, Any]] = []
-    after = max(0, after)
     while len(found) < PAGE_TRACKS and after < last:
         found += await _among(datasette, what, after, after + LOOKED_AT, PAGE_TRACKS - len(found))
         after += LOOKED_AT
@@ -74,12 +73,12 @@ async def review_page(request: Any, datasette: Any) -> Any:
 
 async def review_json(request: Any, datasette: Any) -> Any:
     """`/-/review.json?what=&after=<recording id>`: the next tracks to ask about."""
-    what, after = request.args.get("what") or "undecided", request.args.get("after") or "0"
-    if what not in KINDS or not after.isdigit():
+    what, after = request.args.get("what") or "undecided", number(request.args.get("after") or 0)
+    if what not in KINDS or after is None:
         return Response.json(
             {"error": f"what is one of {', '.join(KINDS)}, after the number of a recording"}, status=400
         )
-    return Response.json({"tracks": await next_tracks(datasette, what, int(after))})
+    return Response.json({"tracks": await next_tracks(datasette, what, after)})
 
 
 MENU = ("Review", "/-/review")

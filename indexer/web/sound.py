@@ -13,10 +13,10 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.files.containers import media_type
-from indexer.web.context import rows
+from indexer.web.context import number, rows
 
 PIECE_BYTES = 1 << 18
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})$")
 
 
 async def sound(request: Any, datasette: Any, send: Any) -> Any:
@@ -26,7 +26,7 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
     found = await rows(
         datasette,
         "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
-        [int(request.url_vars["id"])],
+        [number(request.url_vars["id"])],
     )
     if not found:
         return Response.text("no track with this number lies inside a music folder", status=404)
@@ -115,4 +115,4 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-ROUTES = [(r"/-/sound/(?P<id>\d{1,18})$", sound)]
+ROUTES = [(r"/-/sound/(?P<id>[^/]+)$", sound)]

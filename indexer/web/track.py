@@ -17,10 +17,9 @@ from markupsafe import Markup, escape
 
 from indexer.config import Settings
 from indexer.errors import IndexerError
-from indexer.foreign import parse_json
 from indexer.learn import corrections
 from indexer.watch.status import ask_for_scan
-from indexer.web.context import ask, library, page, rows, settings_of
+from indexer.web.context import ask, library, number, page, posted, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 
@@ -42,7 +41,7 @@ LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
 WHERE f.id = :id"""
 
 
-async def details(datasette: Any, file_id: int) -> dict[str, Any] | None:
+async def details(datasette: Any, file_id: int | None) -> dict[str, Any] | None:
     """Everything that a track's page shows; None when there is no such track."""
     found = await rows(datasette, _TRACK, {"id": file_id})
     if not found:
@@ -108,7 +107,7 @@ async def track_page(request: Any, datasette: Any) -> Any:
     """`/<library>/tracks/<id>`, and the same as JSON."""
     if tilde_decode(request.url_vars["database"]) not in (library(datasette).name, library(datasette).route):
         raise NotFound("there is no such library here")
-    track = await details(datasette, int(request.url_vars["id"]))
+    track = await details(datasette, number(request.url_vars["id"]))
     if track is None:
         raise NotFound("there is no track with this number")
     if request.url_vars["format"]:
@@ -152,11 +151,11 @@ async def correct(request: Any, datasette: Any) -> Any:
     if request.method != "POST":
         return Response.json({"error": "POST {id, genre}"}, status=405, headers={"allow": "POST"})
     settings = _settings(datasette)
-    values = await _values(request)
-    file_id, genre = values.get("id"), values.get("genre")
-    if not str(file_id).isdigit():
+    values = await posted(request)
+    file_id, genre = number(values.get("id")), values.get("genre")
+    if file_id is None:
         return Response.json({"error": "id is the number of a track"}, status=400)
-    found = await rows(datasette, "SELECT recording_id FROM files WHERE id = ?", [int(str(file_id))])
+    found = await rows(datasette, "SELECT recording_id FROM files WHERE id = ?", [file_id])
     if not found or found[0]["recording_id"] is None:
         return Response.json({"error": "the library holds no such track, or could not read it"}, status=404)
     recording_id = found[0]["recording_id"]
@@ -171,19 +170,17 @@ async def correct(request: Any, datasette: Any) -> Any:
     except IndexerError as e:
         return Response.json({"error": str(e)}, status=400)
     tags = "off" if settings.write_tags == "off" else "soon" if ask_for_scan(settings.db) else "with the next scan"
-    return _done(
-        request, datasette, int(str(file_id)), {"id": int(str(file_id)), "genre": label, "tags": tags, **undone}
-    )
+    return _done(request, datasette, file_id, {"id": file_id, "genre": label, "tags": tags, **undone})
 
 
 async def undo_tags(request: Any, datasette: Any) -> Any:
     """POST `/-/undo` {id}: take back what we wrote into the track's tags, as `indexer tags undo` does."""
     if request.method != "POST":
         return Response.json({"error": "POST {id}"}, status=405, headers={"allow": "POST"})
-    values = await _values(request)
-    if not str(values.get("id")).isdigit():
+    values = await posted(request)
+    file_id = number(values.get("id"))
+    if file_id is None:
         return Response.json({"error": "id is the number of a track"}, status=400)
-    file_id = int(str(values["id"]))
     found = await rows(datasette, "SELECT path FROM files WHERE id = ? AND state = 'ready'", [file_id])
     if not found:
         return Response.json({"error": "the library holds no such file just now"}, status=404)
@@ -196,17 +193,6 @@ def _settings(datasette: Any) -> Settings:
     if settings is None:
         raise Forbidden("this server does not serve a library")
     return settings
-
-
-async def _values(request: Any) -> dict[str, Any]:
-    if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
-        try:
-            found = parse_json(await request.post_body())
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-    values: dict[str, Any] = await request.post_vars()
-    return values
 
 
 def _done(request: Any, datasette: Any, file_id: int, result: dict[str, Any], *, failed: bool = False) -> Any:
@@ -249,7 +235,7 @@ async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
 
 
 ROUTES = [
-    (r"/(?P<database>[^/]+)/tracks/(?P<id>\d{1,18})(?P<format>\.json)?$", track_page),
+    (r"/(?P<database>[^/]+)/tracks/(?P<id>[^/]+?)(?P<format>\.json)?$", track_page),
     (r"/-/correct$", correct),
     (r"/-/undo$", undo_tags),
 ]
