@@ -215,7 +215,7 @@ def test_what_cannot_be_corrected_is_said(cli, music_folder):
     cli.model = "rhythm"
     cli("scan", music_folder)
     file = music_folder / "mp3.mp3"
-    assert "'tecno' is no genre here" in cli("correct", file, "tecno", code=2).stderr
+    assert "'tecno' is no genre here; did you mean 'techno'? " in cli("correct", file, "tecno", code=2).stderr
     for odd in ("te\x1b[2Jcno", "x" * 101):
         assert "is no genre: it is 1 to 100" in cli("correct", file, odd, "--new", code=2).stderr
     assert "run `indexer scan` on it first" in cli("correct", file, music_folder / "none.mp3", "techno", code=2).stderr

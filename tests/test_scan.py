@@ -317,7 +317,7 @@ def test_tags_that_cannot_be_read_cost_the_genre_in_the_file_and_nothing_else(qu
     assert odd.read_bytes() == data
     status = quick_cli.json("status")
     assert (status["files"], status["failures"]) == ({"ready": 2}, [])
-    assert status["left_alone"] == [{"reason": reason, "files": 1}]
+    assert status["left_alone"] == [{"reason": reason, "files": 1, "example": str(odd)}]
     assert f"1 x {reason}" in quick_cli("status").stdout
     assert rows(quick_cli, "SELECT reason FROM tracks WHERE path LIKE '%odd%'") == [{"reason": reason}]
     assert quick_cli.json("tags", "apply", folder, "--dry-run")["tag_writes"] == 0
@@ -328,7 +328,7 @@ def test_tags_that_cannot_be_read_cost_the_genre_in_the_file_and_nothing_else(qu
     quick_cli("scan", folder)
     (tmp_path / "away.mp3").rename(odd)
     quick_cli("scan", folder)
-    assert quick_cli.json("status")["left_alone"] == [{"reason": reason, "files": 1}]
+    assert quick_cli.json("status")["left_alone"] == [{"reason": reason, "files": 1, "example": str(odd)}]
     assert odd.read_bytes() == data
     odd.write_bytes(data[:3] + b"\4" + data[4:])
     quick_cli("scan", folder)
@@ -683,7 +683,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
 def test_classify_without_a_head_says_what_is_missing(cli, music_folder):
     cli.model = None
     (line,) = cli("classify", music_folder / "mp3.mp3", code=2).stderr.splitlines()
-    assert "rhythm, the built-in encoder, has no head" in line
+    assert "rhythm, the built-in encoder (sound to numbers), has no head (numbers to a genre)" in line
     assert "indexer models download" in line
 
 
@@ -747,8 +747,8 @@ def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
     cli.model = "rhythm"
     encode, decode = RhythmEncoder.encode, Worker.decode
 
-    def slow_encode(self, units):
-        time.sleep(0.5)
+    def slow_encode(self, units):  # called once for several files, beside which reading goes on
+        time.sleep(2.0)
         return encode(self, units)
 
     def slow_decode(self, path, **kwargs):
@@ -762,7 +762,7 @@ def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
     assert set(found["busy"]) == {"reading", "encoder", "loading the model", "library"}
     assert all(0 <= share <= 1.01 for share in found["busy"].values())
     assert max(found["busy"], key=found["busy"].get) == slow
-    text = cli("scan", music_folder, "--no-tags", "--jobs", "1", "--force").stdout
+    text = cli("scan", music_folder, "--no-tags", "--jobs", "1", "--force", "-v").stdout
     assert f"bottleneck: {slow} (busy: {slow} " in text
 
 

@@ -76,7 +76,8 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
             signal.signal(signum, handler)
     for note in result.notes:
         click.echo(f"indexer: {note}", err=True)
-    click.echo(json.dumps(result.to_json()) if as_json else text.scan_text(result.to_json()))
+    found = result.to_json()
+    click.echo(json.dumps(found) if as_json else text.scan_text(found, verbose=verbosity > 0))
     sys.exit(result.exit_code)
 
 

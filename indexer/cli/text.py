@@ -13,8 +13,8 @@ def genres(values: list[str] | None) -> str:
     return "; ".join(values) if values else "(none)"
 
 
-def scan_text(r: dict[str, Any]) -> str:
-    """The summary of `indexer scan`: counts, time, bottleneck, and a line for each worker of a cluster."""
+def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
+    """The summary of `indexer scan`: counts, time, and a line for each worker of a cluster; verbose: the bottleneck."""
     embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"
     lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
     if r["classified"]:
@@ -37,7 +37,7 @@ def scan_text(r: dict[str, Any]) -> str:
         f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}"
         + ("; interrupted, run it again to go on" if r["interrupted"] else "")
     )
-    if r["audio_s"]:
+    if verbose and r["audio_s"]:
         shares = sorted(r["busy"].items(), key=lambda part: -part[1])
         lines.append(f"bottleneck: {shares[0][0]} (busy: {', '.join(f'{part} {share:.0%}' for part, share in shares)})")
     lines += [_worker_text(w, r["elapsed_s"]) for w in r.get("workers", ()) if w["inspected"] or w["embedded"]]
@@ -110,11 +110,10 @@ def preview_text(found: dict[str, Any]) -> str:
 
 def classify_text(result: dict[str, Any]) -> str:
     """A file of `indexer classify`: its genre, and a bar for each genre, the most probable first."""
-    undecided = f" (undecided{': ' + result['reason'] if result['reason'] else ''})"
+    sure = f"{result['genre']} ({result['confidence']:.0%})"
+    unsure = f"perhaps {sure}, undecided: {result['reason'] or 'under {:.0%}'.format(result['threshold'])}"
     also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
-    lines = [
-        f"{result['path']}: {result['genre']} {result['confidence']:.0%}{'' if result['decided'] else undecided}{also}"
-    ]
+    lines = [f"{result['path']}: {sure if result['decided'] else unsure}{also}"]
     if result["truncated"]:
         lines.append(f"  {result['truncated']}")
     width = max(len(label) for label in result["scores"])
@@ -170,8 +169,11 @@ def status_text(s: dict[str, Any]) -> str:
     lines += [_genre_line(g) for g in s["genres"][:SHOWN_GENRES]]
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
-    lines.append(f"tags       {s['tags_written']:,} written")
-    lines += [f"  {f['files']:5,} x {f['reason']}" for f in (*s["left_alone"], *s["failures"])]
+    lines.append(f"tags       {count(s['tags_written'], 'file')} with a genre of ours")
+    lines += [
+        f"  {f['files']:5,} x {f['reason']}" + (f", such as {f['example']}" if f["files"] > 1 else f": {f['example']}")
+        for f in (*s["left_alone"], *s["failures"])
+    ]
     if last := s["last_run"]:
         at = last["finished_at"] or last["started_at"]
         goes_on = "; `indexer scan` goes on" if last["state"] == "interrupted" else ""

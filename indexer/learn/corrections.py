@@ -4,6 +4,7 @@ Decides which texts are accepted as genres. The web pages change the library thr
 one small transaction under SQLite's own lock, so that it need not wait for a running scan to end.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from indexer.config import Settings
@@ -36,7 +37,11 @@ def label_for(reader: Reader, settings: Settings, genre: str, *, new: bool = Fal
         if label and not is_name(label):
             raise ConfigError(f"'{genre[:NAME_CHARS]}' is no genre: it is 1 to {NAME_CHARS} printable characters")
     if not label:
-        raise ConfigError(f"'{genre}' is no genre here ({', '.join(sorted(set(known.values())))}); --new makes it one")
+        close = get_close_matches(key(genre), known, 1)
+        meant = f"did you mean '{known[close[0]]}'? " if close else ""
+        raise ConfigError(
+            f"'{genre}' is no genre here; {meant}There are {', '.join(sorted(set(known.values())))}; --new makes it one"
+        )
     return label
 
 

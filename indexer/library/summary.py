@@ -5,6 +5,8 @@ Reads only. Imports the standard library only, so that it starts fast.
 
 import json
 import os
+import re
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from indexer.library.readonly import open_readonly
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.whose_word import GENRE_COUNTS
 
+MAX_KINDS = 20  # of reasons, listed
+_REASONS = "SELECT reason, count(*) AS files, min(path_text) AS path FROM files"
 # The recordings that some file holds: one that is there, or that is on a drive that is away. What remains of a file
 # that was replaced or deleted is none of them.
 _HELD = (
@@ -25,7 +29,8 @@ _HELD = (
 def status(db: Path) -> dict[str, Any]:
     """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason.
 
-    ``left_alone``: readable files into which no genre is written, by reason.
+    ``tags_written``: files that carry a genre of ours. ``failures``: files that could not be read, and ``left_alone``:
+    readable files into which no genre is written, by the kind of reason: {reason, files, example}.
     """
     conn = open_readonly(db)
 
@@ -47,7 +52,7 @@ def status(db: Path) -> dict[str, Any]:
         last = as_it_ended(last, db)
     found = {
         "db": str(db),
-        "db_bytes": db.stat().st_size,
+        "db_bytes": sum(path.stat().st_size for path in (db, Path(f"{db}-wal")) if path.exists()),
         "roots": rows("SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
         "files": {
             r["shown"]: r["n"]
@@ -75,20 +80,31 @@ def status(db: Path) -> dict[str, Any]:
             "AS decided_from FROM heads WHERE in_use = 1"
         ),
         "genres": rows(GENRE_COUNTS),
-        "tags_written": _count(one("SELECT count(*) AS n FROM tag_writes WHERE action = 'write' AND state = 'done'")),
-        "failures": rows(
-            "SELECT reason, count(*) AS files FROM files WHERE state IN ('unreadable', 'unsupported', 'deferred') "
-            "GROUP BY reason ORDER BY files DESC LIMIT 20"
+        "tags_written": _count(one("SELECT count(*) AS n FROM tags WHERE indexer_genre IS NOT NULL")),
+        "failures": _by_kind(
+            rows(f"{_REASONS} WHERE state IN ('unreadable', 'unsupported', 'deferred') GROUP BY reason ORDER BY path")
         ),
-        "left_alone": rows(
-            "SELECT CASE WHEN reason LIKE 'truncated:%' THEN 'truncated; what is there is heard, no genre is written"
-            " into it' ELSE reason END AS reason, count(*) AS files FROM files WHERE state = 'ready' AND reason IS NOT"
-            " NULL GROUP BY 1 ORDER BY files DESC LIMIT 20"
+        "left_alone": _by_kind(
+            rows(f"{_REASONS} WHERE state = 'ready' AND reason IS NOT NULL GROUP BY reason ORDER BY path")
         ),
         "last_run": last,
     }
     conn.close()
     return found
+
+
+def _by_kind(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reasons that differ in numbers and names only, as one with its files and the path of one of them."""
+    kinds: dict[str, dict[str, Any]] = {}
+    distinct: Counter[str] = Counter()
+    for row in reasons:
+        kind = re.split(r": | \(", row["reason"] or "not known", maxsplit=1)[0]
+        distinct[kind] += 1
+        found = kinds.setdefault(kind, {"reason": row["reason"], "files": 0, "example": row["path"]})
+        found["files"] += row["files"]
+        if distinct[kind] > 1:
+            found["reason"] = kind
+    return sorted(kinds.values(), key=lambda found: -found["files"])[:MAX_KINDS]
 
 
 def _count(row: dict[str, Any] | None) -> int:

@@ -42,7 +42,8 @@ WITHOUT_MODEL = (
 )
 WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
 WITHOUT_WEIGHTS = (
-    "no genres yet: {name}, the built-in encoder, has no head. Two ways to get them: label about ten tracks of each "
+    "no genres yet: {name}, the built-in encoder (sound to numbers), has no head (numbers to a genre). "
+    "Two ways to get them: label about ten tracks of each "
     "and run `indexer train`, or "
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
 )

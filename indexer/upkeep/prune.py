@@ -1,7 +1,7 @@
 """`indexer prune`: forgets missing files, and on demand embeddings and predictions of models that are not in use.
 
 Forgets missing files in roots that are online, or below named paths. Removes rows and never touches a file; a person's
-corrections stay in the files' own tags. No other command forgets anything.
+corrections stay in the files' own tags. Nothing but this and upkeep/forget.py forgets anything.
 """
 
 import os
