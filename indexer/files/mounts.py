@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from indexer.files.links import is_in
+
 Mode = Literal["events + scan", "scan only"]
 
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -66,18 +68,14 @@ def mount_of(path: bytes, mounts: Iterable[Mount]) -> Mount | None:
     """The mount of an absolute path without symbolic links: the longest matching mount point, the last if equal."""
     found: Mount | None = None
     for mount in mounts:
-        if _is_in(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
+        if is_in(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
             found = mount
     return found
 
 
 def mounts_below(path: bytes, mounts: Iterable[Mount]) -> list[Mount]:
     """The mounts at the path itself and at folders below it."""
-    return [m for m in mounts if _is_in(m.point, path)]
-
-
-def _is_in(path: bytes, folder: bytes) -> bool:
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+    return [m for m in mounts if is_in(m.point, path)]
 
 
 def why_silent(fs_type: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 from indexer.files.containers import AUDIO_SUFFIXES
+from indexer.files.links import is_folder, is_in, resolved
 from indexer.files.tags.write import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
@@ -65,6 +66,9 @@ def walk(
     counted in ``left_out``, by the reason.
     """
     names = Names(ignore)
+    if not is_folder(top):  # not there, or a link has taken the place of one of its folders
+        yield top, None
+        return
     stack: list[tuple[bytes, os.DirEntry[bytes] | None]] = [(top, None)]
     while stack:
         path, entry = stack.pop()
@@ -111,10 +115,19 @@ def folders_to_scan(paths: Sequence[Path], configured: Sequence[Path], known: Se
     """The folders and files to scan: those named, else those configured, else those the library knows.
 
     The paths are absolute, have their symbolic links resolved, and none lies inside another. Raises ConfigError when
-    there is nothing to scan.
+    there is nothing to scan, and as ``resolve_named`` does.
     """
-    chosen = [os.path.realpath(os.fsencode(p)) for p in (paths or configured)] or list(known)
+    chosen = resolve_named(paths, configured, known) or [resolved(p) for p in configured] or list(known)
     if not chosen:
         raise ConfigError("nothing to scan: name a folder (indexer scan FOLDER) or set 'roots' in the settings file")
     unique = sorted(set(chosen))
-    return [p for p in unique if not any(p.startswith(o.rstrip(b"/") + b"/") for o in unique if o != p)]
+    return [p for p in unique if not any(is_in(p, o) for o in unique if o != p)]
+
+
+def resolve_named(paths: Sequence[Path], configured: Sequence[Path], known: Sequence[bytes]) -> list[bytes]:
+    """What a person named, absolute and without symbolic links.
+
+    A music folder may be named through links. Raises ConfigError for a link inside a configured or known one.
+    """
+    folders = [*(resolved(p) for p in configured), *known] if paths else []
+    return [resolved(p, folders) for p in paths]

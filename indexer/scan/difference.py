@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from indexer.files.audio.identity import Stat, same_node, signed64
+from indexer.files.links import THROUGH_A_LINK, is_file, is_folder, look
 from indexer.files.mounts import LastingInodes
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
@@ -91,25 +92,26 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
         return True
     stat = row.stat
     known = (row.id, path, stat.dev, stat.ino, stat.size, stat.mtime_ns, row.state)
-    return _kind(known, os.stat(path), LastingInodes()) == "changed"  # noqa: PTH116 - bytes
+    return _kind(known, look(path), LastingInodes()) == "changed"
 
 
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
     """Return the new and changed files at or below a path, newest first, and mark rows of vanished files as missing.
 
-    Files in a folder that somebody is writing are left out: another event comes when the writing ends.
+    Files in a folder that somebody is writing are left out: another event comes when the writing ends. A link, and what
+    is reached through one, counts as vanished.
     """
     changed: dict[bytes, os.stat_result] = {}
     gone: list[int] = []
     back: list[tuple[int, bytes]] = []
     renumbered: list[tuple[int, bytes]] = []
     left_out: list[int] = []
-    if os.path.isdir(path):  # noqa: PTH112 - bytes
+    if is_folder(path):
         leaves_out = partial(Names(ignore).leave_out, folder=path)
         for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore), leaves_out):
             if kind in ("new", "changed"):
                 with contextlib.suppress(OSError):
-                    changed[found] = os.stat(found)  # noqa: PTH116 - bytes
+                    changed[found] = look(found)
             elif kind == "vanished":
                 gone.append(file_id)
             elif kind == "left out":
@@ -118,7 +120,7 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
                 back.append((file_id, found))
             elif kind == "renumbered":
                 renumbered.append((file_id, found))
-    elif os.path.isfile(path):  # noqa: PTH113 - bytes
+    elif is_file(path):
         return [path] if file_changed(store.file_at(path), path) else []
     else:
         row = store.file_at(path)
@@ -136,7 +138,7 @@ def _mark_back(store: Store, back: Sequence[tuple[int, bytes]], renumbered: Sequ
     store.mark_present([file_id for file_id, _ in back])
     for file_id, path in (*back, *renumbered):
         with contextlib.suppress(OSError):
-            store.set_node(file_id, Stat.of(path))
+            store.set_node(file_id, Stat.from_result(look(path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
     found: dict[bytes, os.stat_result] = {}
     for path, _ in changed:
         with contextlib.suppress(OSError):
-            found[path] = os.stat(path)  # noqa: PTH116 - bytes
+            found[path] = look(path)
     return being_written(found)
 
 
@@ -231,6 +233,8 @@ def why_offline(folder: bytes, difference: Difference, before: Before) -> str | 
     as well, it is another drive.
     """
     name = printable(folder)
+    if name in difference.unlisted and not is_folder(folder) and os.path.exists(folder):  # noqa: PTH110 - bytes
+        return f"{name}: {THROUGH_A_LINK}; scan the folder that it leads to: {printable(os.path.realpath(folder))}."
     if name in difference.unlisted:
         return f"{name} is not there or cannot be read: is the drive mounted?"
     if before.known and not difference.present and not difference.unlisted:

@@ -14,6 +14,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
+from indexer.files.links import is_file, is_folder
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.library.lock import library_lock
@@ -181,7 +182,7 @@ class Scan:
         healthy: list[tuple[int, int | None]] = []
         for target in targets:
             root = store.root_for(target)
-            if os.path.isfile(target):  # noqa: PTH113 - bytes
+            if is_file(target):
                 if force or file_changed(store.file_at(target), target):
                     store.spool_changed([(target, root["id"] if root else None)])
                 continue
@@ -197,7 +198,7 @@ class Scan:
                 for folder in difference.unlisted
                 if not (difference.offline and folder == printable(target))
             ]
-            if not os.path.isdir(target):  # noqa: PTH112 - bytes
+            if not is_folder(target):
                 store.mark_below_missing(target)
             if difference.offline:
                 result.notes.append(f"{difference.offline} Nothing was forgotten.")

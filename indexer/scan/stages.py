@@ -20,6 +20,7 @@ from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
+from indexer.files.links import is_file, look
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, discard, edit_to_json, remove_copies
@@ -144,7 +145,7 @@ def known_file(store: Store, file_id: int) -> KnownFile:
 def read(run: Run, item: Changed) -> Stage[KnownFile]:
     """Have the file inspected and store what was found."""
     try:
-        before = Stat.of(item.path)
+        before = Stat.from_result(look(item.path))
     except OSError as e:  # gone since the walk; the next scan notes it
         raise FileGoneError(noted=False) from e
     done = yield Wait(partial(run.executor.inspect, item.path, before))
@@ -188,7 +189,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             # The file may have been moved from a place that the walk has not reached yet. That row is marked missing,
             # so that this file takes it over.
             copies = store.files_of(recording_id, MAX_COPIES)
-            store.mark_missing([file_id for file_id, path in copies if not os.path.lexists(path)])
+            store.mark_missing([file_id for file_id, path in copies if not is_file(path)])
         file_id = store.put_file(
             item.path,
             stat,
@@ -216,7 +217,7 @@ def _not_read(
 
     A file that is gone is missing. A file that killed its reader is tried once more.
     """
-    if not os.path.lexists(path):
+    if not is_file(path):
         with run.store.transaction():
             run.store.mark_missing([row.id] if row else [])
         return FileGoneError(noted=True)
@@ -250,7 +251,7 @@ def unforeseen(run: Run, item: Changed | Backlog, reason: str) -> FileFailedErro
             with run.store.transaction():
                 run.store.put_file(
                     item.path,
-                    Stat.of(item.path),
+                    Stat.from_result(look(item.path)),
                     root_id=item.root_id,
                     state="deferred",
                     reason=reason,

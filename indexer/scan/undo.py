@@ -1,6 +1,5 @@
 """`indexer tags undo`: chooses files and undoes our writes in them, with the library locked."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,9 @@ from typing import Any
 from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.tags.correction import CORRECTION
+from indexer.files.walk import resolve_named
 from indexer.library.lock import library_lock
+from indexer.library.roots import known_roots
 from indexer.library.store import FileRow, Store
 from indexer.scan.journal import settle_open_writes, undo
 from indexer.wording import printable
@@ -29,9 +30,10 @@ def undo_files(
     """Undo our writes in the named files, in those of one run, in those since a time, or (nothing given) in all files.
 
     corrections: with all files, also the genres that a person gave. Returns {restored, nothing, refused}. Named files
-    need no library: the fields in the files are enough. Raises ConfigError for a time that cannot be read.
+    need no library: the fields in the files are enough. Raises ConfigError for a time that cannot be read, and as
+    ``resolve_named`` does.
     """
-    named = [os.path.realpath(os.fsencode(f)) for f in files]
+    named = resolve_named(files, settings.roots, known_roots(settings.db))
     if not settings.db.exists() and named:
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "library.db") as store:
             return asdict(undo(store, named, force=force, preserve_mtime=settings.preserve_mtime))

@@ -11,6 +11,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
+from indexer.files.walk import resolve_named
 from indexer.learn.corrections import label_for, open_for_corrections
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly, reading
@@ -53,7 +54,8 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
             busy = True  # SQLite's own lock is enough for the correction, one small transaction; the tags can wait
         store = stack.enter_context(open_for_corrections(settings.db))
         label = label_for(store.connection, settings, genre, new=new)
-        recordings = {recording_id for path in paths for recording_id in _recordings(store, path)}
+        named = resolve_named(paths, settings.roots, store.root_paths())
+        recordings = {recording_id for path in named for recording_id in _recordings(store, path)}
         for recording_id in sorted(recordings):
             store.correct(recording_id, label, by="command line")
         files = [path for recording_id in sorted(recordings) for _, path in store.files_of(recording_id)]
@@ -64,15 +66,13 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     return {"genre": label, "tags": tags, "files": [_entry(settings.db, path, problems) for path in files]}
 
 
-def _recordings(store: Store, path: Path) -> list[int]:
+def _recordings(store: Store, path: bytes) -> list[int]:
     """The recording in a file, or those in all readable files below a folder."""
-    exact = os.path.realpath(os.fsencode(path))
-    row = store.file_at(exact)
-    found = [row.recording_id] if row and row.recording_id is not None else store.recordings_below(exact)
+    row = store.file_at(path)
+    found = [row.recording_id] if row and row.recording_id is not None else store.recordings_below(path)
     if not found:
         raise ConfigError(
-            f"{printable(os.fsencode(path))}: the library does not hold it (or could not read it): "
-            "run `indexer scan` on it first"
+            f"{printable(path)}: the library does not hold it (or could not read it): run `indexer scan` on it first"
         )
     return found
 

@@ -19,6 +19,7 @@ from typing import TypeGuard
 from watchdog.events import FileSystemEvent
 from watchdog.observers.api import BaseObserver
 
+from indexer.files.links import look
 from indexer.files.mounts import mounts_below, read_mounts, why_silent
 from indexer.files.open_files import being_written
 from indexer.files.walk import SUFFIXES, Names
@@ -326,9 +327,9 @@ class FolderWatcher:
 
 
 def _look(path: bytes) -> os.stat_result | None:
-    """The stat of a file or folder; None for anything else, which a scan would not visit either."""
+    """The stat of a file or folder; None for a link and all else that a scan would not visit either."""
     try:
-        found = os.lstat(path)
+        found = look(path)
     except OSError:
         return None
     return found if stat_module.S_ISREG(found.st_mode) or stat_module.S_ISDIR(found.st_mode) else None
