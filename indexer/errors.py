@@ -1,15 +1,21 @@
 """Every error the program raises on purpose, each with the exit code the command line maps it to.
 
-File errors carry (path, reason); the reason is one line for a person. Nothing here imports anything of ours.
+File errors carry (path, reason); the reason is one line for a person. What an error says is escaped when it is made,
+because names, tags and answers of others are part of it.
 """
 
 import os
+
+from indexer.wording import escaped, printable
 
 
 class IndexerError(Exception):
     """Shown to the user as one line: what happened and what to do."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 class ConfigError(IndexerError):
@@ -47,12 +53,12 @@ class FileError(IndexerError):
     state = "unreadable"
 
     def __init__(self, path: str | bytes | os.PathLike[str], reason: str) -> None:
-        super().__init__(path, reason)
+        Exception.__init__(self, path, reason)  # the arguments of a copy
         self.path = os.fsdecode(path)
-        self.reason = reason
+        self.reason = escaped(reason)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(os.fsencode(self.path))}: {self.reason}"
 
 
 class ReadError(FileError):

@@ -140,6 +140,13 @@ def test_json_of_others_is_parsed_in_one_place():
     }  # fmt: skip
 
 
+def test_the_command_line_prints_in_one_place():
+    printing = re.compile(r"\bclick\.(echo|secho|echo_via_pager)\(|\bprint\(")
+    assert [m for m in MODULES if m.startswith("indexer.cli") and printing.search(MODULES[m].read_text())] == [
+        "indexer.cli.output"
+    ]
+
+
 SQL = re.compile(
     r"\b(SELECT |INSERT (OR \w+ )?INTO |UPDATE \w+ SET |DELETE FROM |PRAGMA \w|LEFT JOIN |ORDER BY "
     r"|(CREATE|DROP) (TEMP )?(TABLE|VIEW|INDEX|TRIGGER) |EXISTS \(|WHERE \w+[. ])"

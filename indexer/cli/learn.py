@@ -1,6 +1,5 @@
 """Commands that learn from labels: train, evaluate, suggest."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import click
 
 from indexer.cli.options import PATH, common, json_option, label_request, labelled
+from indexer.cli.output import note, show
 from indexer.config import Settings
+from indexer.wording import escaped
 
 
 @click.command()
@@ -53,9 +54,10 @@ def train(
                 lambda epoch: bar.update(epoch.number - bar.pos),
             )
         except KeyboardInterrupt:
-            click.echo("\nthe former head stays in use; the same command with --resume goes on from here", err=True)
+            note("")  # after the bar
+            note("the former head stays in use; the same command with --resume goes on from here")
             raise
-    click.echo(json.dumps(found) if as_json else report(found))
+    show(found, report, as_json=as_json)
 
 
 @click.command()
@@ -104,9 +106,9 @@ def evaluate(
         found = judge(
             settings,
             Request(label_request(labels, csv_file), **request),
-            lambda what, share: bar.update(round(1000 * share) - bar.pos, what),
+            lambda what, share: bar.update(round(1000 * share) - bar.pos, escaped(what)),
         )
-    click.echo(json.dumps(found) if as_json else f"{to_text(found)}\nreport: {found['report']}")
+    show(found, lambda found: f"{to_text(found)}\nreport: {found['report']}", as_json=as_json)
 
 
 @click.command()
@@ -120,4 +122,4 @@ def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count
     from indexer.learn.suggest import to_text
 
     found = ask(settings, label_request(labels, csv_file), count)
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)

@@ -1,6 +1,5 @@
 """Commands about the library as a whole: status, similar, doctor, prune, export, bench, serve, demo, cluster."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.cli.output import note, show
 from indexer.config import Settings
 from indexer.errors import ConfigError
 
@@ -34,7 +34,7 @@ def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_jso
         except OSError as e:
             raise ConfigError(f"{m3u}: cannot be written ({e.strerror})") from e
     if m3u is None or str(m3u) != "-":
-        click.echo(json.dumps(found) if as_json else to_text(found))
+        show(found, to_text, as_json=as_json)
 
 
 @click.command()
@@ -49,11 +49,7 @@ def demo(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> Non
     progress = Progress(verbosity)
     found = run(settings, folder.absolute(), progress, progress.line if verbosity >= 0 else lambda _: None)
     progress.clear()
-    click.echo(
-        json.dumps(found)
-        if as_json
-        else f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'"
-    )
+    show(found, text.demo_text, as_json=as_json)
     sys.exit(1 if found["failed"] else 0)
 
 
@@ -74,13 +70,13 @@ def prune(
 
     found = {"forgotten": 0, **plan(settings.db, paths, embeddings=embeddings)}
     if not as_json:
-        click.echo(text.prune_text(found))
+        show(found, text.prune_text, as_json=False)
     if found["files"] or found["embeddings"] or found["predictions"]:
         if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
             found |= forget(settings.db, paths, embeddings=embeddings)
         elif not dry_run and not yes:
-            click.echo("nothing was forgotten; --yes forgets without asking", err=True)
-    click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
+            note("nothing was forgotten; --yes forgets without asking")
+    show(found, lambda found: f"{found['forgotten']:,} files forgotten", as_json=as_json)
 
 
 @click.command()
@@ -96,12 +92,12 @@ def forget(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool
 
     found = {"forgotten": 0, **plan(settings.db, paths)}
     if not as_json:
-        click.echo(text.forget_text(found))
+        show(found, text.forget_text, as_json=False)
     if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
         found |= remove(settings.db, paths)
     elif not dry_run:
-        click.echo("nothing was forgotten; --yes forgets without asking", err=True)
-    click.echo(json.dumps(found) if as_json else f"{found['forgotten']:,} files forgotten")
+        note("nothing was forgotten; --yes forgets without asking")
+    show(found, lambda found: f"{found['forgotten']:,} files forgotten", as_json=as_json)
 
 
 @click.command()
@@ -113,7 +109,7 @@ def status(settings: Settings, as_json: bool) -> None:
     from indexer.watch.status import read_status
 
     found = {**look(settings.db), "watch": read_status(settings.db)}
-    click.echo(json.dumps(found) if as_json else text.status_text(found))
+    show(found, text.status_text, as_json=as_json)
 
 
 @click.command()
@@ -139,14 +135,14 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
         raise click.UsageError("--rebuild is about the library and takes no PATHS")
     if not paths:
         report = rebuild_library(settings) if rebuild else check(settings.db)
-        click.echo(json.dumps(report) if as_json else text.rebuild_text(report) if rebuild else text.check_text(report))
+        show(report, text.rebuild_text if rebuild else text.check_text, as_json=as_json)
         sys.exit(1 if report.get("problems") else 0)
     progress = Progress(verbosity)
     try:
         found = diagnose(settings, paths, progress)
     finally:
         progress.clear()
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)
     sys.exit(exit_code(found))
 
 
@@ -164,7 +160,7 @@ def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
     from indexer.upkeep.bench import to_text
 
     found = measure(settings, files)
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)
 
 
 @click.command()
@@ -191,17 +187,16 @@ def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> N
         length=0, label="exporting", width=0, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
     ) as bar:
 
-        def show(done: int, total: int) -> None:
+        def progressed(done: int, total: int) -> None:
             bar.length = total
             bar.update(done - bar.pos)
 
-        found = write(settings.db, folder, show)
-    click.echo(json.dumps(found) if as_json else text.export_text(found))
+        found = write(settings.db, folder, progressed)
+    show(found, text.export_text, as_json=as_json)
     if found["damaged"]:
-        click.echo(
+        note(
             f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force`"
-            " makes them again",
-            err=True,
+            " makes them again"
         )
         sys.exit(1)
 
@@ -218,7 +213,7 @@ def serve(settings: Settings, open_browser: bool) -> None:
     run(
         settings,
         open_browser=open_browser,
-        announce=lambda url: click.echo(f"the library is at {url} (Ctrl-C ends)", err=True),
+        announce=lambda url: note(f"the library is at {url} (Ctrl-C ends)"),
     )
 
 
@@ -240,5 +235,5 @@ def cluster_check(settings: Settings, paths: tuple[Path, ...], as_json: bool) ->
     from indexer.cluster.check import check
 
     found = check(settings, paths)
-    click.echo(json.dumps(found) if as_json else text.cluster_text(found))
+    show(found, text.cluster_text, as_json=as_json)
     sys.exit(0 if found["agree"] == len(found["workers"]) else 1)

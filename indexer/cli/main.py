@@ -10,6 +10,7 @@ import click
 
 from indexer import __version__
 from indexer.cli import learn, library, models, scan, service, tags
+from indexer.cli.output import note
 from indexer.errors import IndexerError
 from indexer.wording import escaped
 
@@ -20,11 +21,14 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as e:  # it may name an argument, which the shell may have made of a file's name
+            vars(e).update(message=escaped(e.message))
+            raise
         except IndexerError as e:
-            click.echo(f"indexer: {escaped(str(e))}", err=True)
+            note(f"indexer: {e}")
             ctx.exit(e.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("indexer: interrupted", err=True)
+            note("indexer: interrupted")
             ctx.exit(130)
         except BrokenPipeError:  # the program that reads our output has ended
             sys.stderr.close()

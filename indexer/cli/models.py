@@ -1,6 +1,5 @@
 """Commands about encoders: list, download, add, info, use."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import click
 
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option
+from indexer.cli.output import note, say, show
 from indexer.config import Settings
 
 
@@ -24,7 +24,7 @@ def models_list(settings: Settings, as_json: bool) -> None:
     from indexer.models.choice import overview
 
     found = overview(settings.models)
-    click.echo(json.dumps(found) if as_json else text.models_text(found))
+    show(found, text.models_text, as_json=as_json)
 
 
 @models.command("download")
@@ -37,19 +37,20 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
     from indexer.models import catalogue
 
     def accept(notice: str) -> bool:
-        click.echo(notice, err=True)
+        for line in notice.splitlines():
+            note(line)
         return accept_licence or (sys.stdin.isatty() and click.confirm("Do you accept this licence?", err=True))
 
     with click.progressbar(length=0, label=name, width=0, file=sys.stderr, show_pos=True, hidden=verbosity < 0) as bar:
 
-        def show(done: int, total: int | None) -> None:
+        def progressed(done: int, total: int | None) -> None:
             bar.length = total
             bar.update(done - bar.pos)
 
         path = catalogue.download(
-            name, settings.models, accept=accept, progress=show, base_url=base_url or catalogue.BASE_URL
+            name, settings.models, accept=accept, progress=progressed, base_url=base_url or catalogue.BASE_URL
         )
-    click.echo(f"installed {path.parent.name}")
+    say(f"installed {path.parent.name}")
 
 
 @models.command("add")
@@ -60,7 +61,7 @@ def models_add(settings: Settings, source: Path, name: str | None) -> None:
     """Install a checkpoint that is here already: .pth, .zip or folder."""
     from indexer.models import catalogue
 
-    click.echo(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
+    say(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
 
 
 @models.command("info")
@@ -72,7 +73,7 @@ def models_info(settings: Settings, name: str, as_json: bool) -> None:
     from indexer.models.choice import describe
 
     found = describe(settings, name)
-    click.echo(json.dumps(found) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+    show(found, lambda found: "\n".join(f"{key}: {value}" for key, value in found.items()), as_json=as_json)
 
 
 @models.command("use")
@@ -82,4 +83,4 @@ def models_use(settings: Settings, name: str) -> None:
     """Put a model in use for the library (and with --head its head): a name or a checkpoint's path."""
     from indexer.models.choice import use
 
-    click.echo(use(settings, name))
+    say(use(settings, name))

@@ -1,7 +1,7 @@
 """Shows the progress of long work on a terminal: one line that is rewritten, and lines that stay for problems.
 
-Everything goes to stderr; the moving line appears on a terminal only. Paths are printed with control characters
-escaped.
+Everything goes to stderr; the moving line appears on a terminal only. Everything is printed with
+control characters escaped.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from indexer.wording import duration, printable
+from indexer.cli.output import note
+from indexer.wording import duration, escaped, printable
 
 REDRAW_S = 0.1
 BAR_COLUMNS, SMALLEST_BAR_COLUMNS = 30, 5
@@ -54,7 +55,7 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         self.clear()
-        print(text, file=self._out, flush=True)
+        note(text, self._out)
 
     def clear(self) -> None:
         """Remove the moving line."""
@@ -70,7 +71,7 @@ class Progress:
         left = f", {duration(elapsed_s * (1 - share) / share)} left" if 0 < share < 1 else ""
         text = (
             f"{self._done:,}/{self._files:,} files, {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute"
-            f"{left}{self.tail()}"
+            f"{left}{escaped(self.tail())}"
         )
         width = min(BAR_COLUMNS, columns - len(f"{self._step} [] {text}"))
         filled = round(share * max(0, width))

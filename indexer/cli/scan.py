@@ -1,6 +1,5 @@
 """Commands that listen to music: scan, watch, classify, relabel, correct."""
 
-import json
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import click
 from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.cli.output import note, show
 from indexer.config import Settings
 
 
@@ -42,7 +42,7 @@ def scan(
 
     if dry_run:
         found = preview(settings, paths)
-        click.echo(json.dumps(found) if as_json else text.preview_text(found))
+        show(found, text.preview_text, as_json=as_json)
         return
     run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force)
 
@@ -74,10 +74,9 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
         progress.clear()
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    for note in result.notes:
-        click.echo(f"indexer: {note}", err=True)
-    found = result.to_json()
-    click.echo(json.dumps(found) if as_json else text.scan_text(found, verbose=verbosity > 0))
+    for line in result.notes:
+        note(f"indexer: {line}")
+    show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=as_json)
     sys.exit(result.exit_code)
 
 
@@ -114,11 +113,11 @@ def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None
     for result in look(settings, files):
         results.append(result)
         if "error" in result:
-            click.echo(f"{result['path']}: {result['error']}", err=True)
+            note(f"{result['path']}: {result['error']}")
         elif not as_json:
-            click.echo(text.classify_text(result))
+            show(result, text.classify_text, as_json=False)
     if as_json:
-        click.echo(json.dumps(results))
+        show(results, str, as_json=True)
     sys.exit(1 if any("error" in r for r in results) else 0)
 
 
@@ -130,18 +129,11 @@ def relabel(settings: Settings, as_json: bool) -> None:
     from indexer.scan.relabel import relabel as apply_head
 
     found = apply_head(settings)
-    click.echo(
-        json.dumps(found)
-        if as_json
-        else f"{found['classified']:,} recordings classified with {found['head']}"
-        f" in {found['elapsed_s']:.1f} s, {found['undecided']:,} undecided; tags follow with the next scan, or:"
-        " indexer tags apply"
-    )
+    show(found, text.relabel_text, as_json=as_json)
     if found["damaged"]:
-        click.echo(
+        note(
             f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan"
-            " --force` makes them again",
-            err=True,
+            " --force` makes them again"
         )
         sys.exit(1)
 
@@ -157,5 +149,5 @@ def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, 
     from indexer.upkeep.correct import correct as say
 
     found = say(settings, files, genre, new=new)
-    click.echo(json.dumps(found) if as_json else text.correct_text(found))
+    show(found, text.correct_text, as_json=as_json)
     sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)

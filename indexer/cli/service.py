@@ -1,11 +1,11 @@
 """Commands that run `indexer watch` as a systemd user service."""
 
-import json
 from pathlib import Path
 
 import click
 
 from indexer.cli.options import PATH, json_option
+from indexer.cli.output import show
 from indexer.config import load_settings
 
 
@@ -25,7 +25,7 @@ def service_install(roots: tuple[Path, ...], db: Path | None, config: Path | Non
 
     load_settings(config, {"db": db})  # reports a wrong setting here, not later in the journal
     found = install(config=config, db=db, roots=roots)
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)
 
 
 @service.command("remove")
@@ -35,7 +35,7 @@ def service_remove(as_json: bool) -> None:
     from indexer.watch.service import remove, to_text
 
     found = remove()
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)
 
 
 @service.command("status")
@@ -45,4 +45,4 @@ def service_status(as_json: bool) -> None:
     from indexer.watch.service import status, to_text
 
     found = status()
-    click.echo(json.dumps(found) if as_json else to_text(found))
+    show(found, to_text, as_json=as_json)

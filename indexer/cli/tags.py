@@ -1,6 +1,5 @@
 """Commands about the genres that we write into files: history, undo, apply."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option
+from indexer.cli.output import note, show
 from indexer.cli.scan import run_scan
 from indexer.config import Settings
 
@@ -27,17 +27,7 @@ def tags_history(settings: Settings, file: Path, as_json: bool) -> None:
     from indexer.library.summary import history
 
     rows = history(settings.db, file)
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        reason = f"  ({row['reason']})" if row["reason"] else ""
-        click.echo(
-            f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {text.genres(row['before'])} ->"
-            f" {text.genres(row['after'])}{reason}"
-        )
-    if not rows:
-        click.echo("nothing was written to this file")
+    show(rows, text.history_text, as_json=as_json)
 
 
 @tags.command("undo")
@@ -74,22 +64,17 @@ def tags_undo(
     if not files and (dry_run or asks):
         found = to_undo(settings, run_id=run_id, since=since, corrections=corrections or not everything)
         if dry_run:
-            click.echo(json.dumps({"dry_run": True, "files": found}) if as_json else "\n".join(found))
+            show({"dry_run": True, "files": found}, lambda plan: "\n".join(plan["files"]), as_json=as_json)
             return
         if not click.confirm(f"Put back the former genre in {wording.count(len(found), 'file')}?", err=True):
-            click.echo("nothing was undone", err=True)
+            note("nothing was undone")
             return
     done = undo_files(
         settings, files, run_id=run_id, since=since, force=force, corrections=corrections or not everything
     )
     for path, reason in done["refused"]:
-        click.echo(f"{path}: {reason}", err=True)
-    click.echo(
-        json.dumps(done)
-        if as_json
-        else f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours, "
-        f"{len(done['refused']):,} left alone"
-    )
+        note(f"{path}: {reason}")
+    show(done, text.undo_text, as_json=as_json)
     sys.exit(1 if done["refused"] else 0)
 
 
@@ -104,6 +89,6 @@ def tags_apply(settings: Settings, verbosity: int, paths: tuple[Path, ...], dry_
 
     if dry_run:
         found = preview(settings, paths, explicit_tags=True)
-        click.echo(json.dumps(found) if as_json else text.preview_text(found))
+        show(found, text.preview_text, as_json=as_json)
         return
     run_scan(settings, paths, verbosity=verbosity, as_json=as_json, explicit_tags=True)

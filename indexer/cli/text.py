@@ -13,6 +13,37 @@ def genres(values: list[str] | None) -> str:
     return "; ".join(values) if values else "(none)"
 
 
+def history_text(rows: list[dict[str, Any]]) -> str:
+    """The result of `indexer tags history`: a line for each write to a file."""
+    lines = [
+        f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {genres(row['before'])} -> {genres(row['after'])}"
+        + (f"  ({row['reason']})" if row["reason"] else "")
+        for row in rows
+    ]
+    return "\n".join(lines or ["nothing was written to this file"])
+
+
+def undo_text(done: dict[str, Any]) -> str:
+    """The summary of `indexer tags undo`."""
+    return (
+        f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours,"
+        f" {len(done['refused']):,} left alone"
+    )
+
+
+def relabel_text(found: dict[str, Any]) -> str:
+    """The summary of `indexer relabel`, and what to do next."""
+    return (
+        f"{found['classified']:,} recordings classified with {found['head']} in {found['elapsed_s']:.1f} s,"
+        f" {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply"
+    )
+
+
+def demo_text(found: dict[str, Any]) -> str:
+    """The end of `indexer demo`: where to look at the library."""
+    return f"done in {found['elapsed_s']:.0f} s; look at it: indexer serve --open --db '{found['folder']}/library.db'"
+
+
 def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
     """The summary of `indexer scan`: counts, time, and a line for each worker of a cluster; verbose: the bottleneck."""
     embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"

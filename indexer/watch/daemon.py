@@ -36,7 +36,7 @@ from indexer.watch.folders import FolderWatcher
 from indexer.watch.retries import Retries
 from indexer.watch.runner_handle import RunnerHandle
 from indexer.watch.status import status_path
-from indexer.wording import printable
+from indexer.wording import escaped, printable
 
 STOP_S = 90.0  # how long the working process may take to finish the file it is at
 STALL_S = 1800.0  # a working process silent for this long is killed; walking a slow network drive takes long
@@ -385,11 +385,11 @@ class Daemon:
 
 
 def speaker(verbosity: int) -> Say:
-    """A function that prints lines on stderr, with the time unless the journal adds it."""
+    """A function that prints lines on stderr, escaped, with the time unless the journal adds it."""
     dated = not notify.under_journald()
 
     def say(line: str, level: int) -> None:
         if level <= verbosity:
-            print(f"{now()} {line}" if dated else line, file=sys.stderr, flush=True)
+            print(escaped(f"{now()} {line}" if dated else line), file=sys.stderr, flush=True)
 
     return say
