@@ -108,7 +108,8 @@ def row(path, file_id, state="ready", dev=1, ino=1, size=1, mtime_ns=1):
         ({}, {}, "unchanged"),
         ({}, {"size": 2}, "changed"),
         ({}, {"mtime_ns": 2}, "changed"),
-        ({}, {"ino": 2}, "changed"),  # replaced by another file of the same size and time
+        ({}, {"ino": 2}, "replaced"),  # by another file of the same size and time
+        ({"state": "missing"}, {"ino": 2}, "changed"),
         ({}, {"dev": 2}, "unchanged"),  # the drive was mounted again
         ({}, {"dev": 2, "ino": 2}, "renumbered"),  # with new inode numbers, as FAT and network drives do
         ({"state": "missing"}, {}, "back"),
@@ -118,7 +119,7 @@ def row(path, file_id, state="ready", dev=1, ino=1, size=1, mtime_ns=1):
         ({"mtime_ns": LATE_NS - 2**64}, {"mtime_ns": LATE_NS}, "unchanged"),  # beyond SQLite's 64 bits
         ({"mtime_ns": LATE_NS - 2**64}, {"mtime_ns": LATE_NS + 1}, "changed"),
         ({"dev": -1, "ino": -1}, {"dev": 2**64 - 1, "ino": 2**64 - 1}, "unchanged"),
-        ({"ino": -1}, {"ino": 2**64 - 2}, "changed"),
+        ({"ino": -1}, {"ino": 2**64 - 2}, "replaced"),
     ],
 )
 def test_what_counts_as_changed(known, walked, kind):

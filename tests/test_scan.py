@@ -282,6 +282,21 @@ def test_an_error_that_nobody_foresaw_costs_one_file_and_nothing_of_its_neighbou
     assert quick_cli.json("status")["files"] == {"ready": 4}
 
 
+def test_a_drive_that_was_restored_is_not_read_again_and_a_file_that_was_replaced_is(quick_cli, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for n in range(3):
+        write_audio(folder / str(n), "wav", 2.0, seed=n)
+    quick_cli.json("scan", folder, "--no-tags")
+    for statement, cached in (
+        ("UPDATE files SET ino = ino + 9", 0),
+        ("UPDATE files SET ino = ino + 9 WHERE id = 1", 1),
+    ):
+        with contextlib.closing(sqlite3.connect(quick_cli.db)) as conn, conn:
+            conn.execute(statement)
+        assert quick_cli.json("scan", folder, "--no-tags")["cached"] == cached
+
+
 def test_a_stick_that_numbers_its_files_anew_is_not_read_again(quick_cli, tmp_path, monkeypatch):
     folder = tmp_path / "music"
     folder.mkdir()

@@ -300,6 +300,10 @@ class Store:
         """Add (path, root id) to the list of new and changed files."""
         self._many("INSERT OR IGNORE INTO changed (path, root_id) VALUES (?, ?)", rows)
 
+    def unspool_changed(self, paths: Iterable[bytes]) -> None:
+        """Take these files off the list of new and changed ones."""
+        self._many("DELETE FROM changed WHERE path = ?", [(path,) for path in paths])
+
     def spool_vanished(self, rows: Iterable[tuple[int]]) -> None:
         """Add (file id,) to the list of files that the walk did not find."""
         self._many("INSERT OR IGNORE INTO vanished (id) VALUES (?)", rows)

@@ -7,7 +7,7 @@ does not grow with the library.
 
 import contextlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from indexer.library.store import FileRow, Store, known_files
 from indexer.wording import printable
 
 _SPOOL_ROWS = 2000
+_TO_READ = frozenset({"new", "changed", "replaced"})
 KnownStat = tuple[int, bytes, int, int, int, int, str]  # id, path, dev, ino, size, mtime_ns, state of a row
 
 
@@ -46,7 +47,8 @@ def compare(
 ) -> Iterator[tuple[str, bytes, int]]:
     """Merge rows (id, path, dev, ino, size, mtime_ns, state) with a walk, both in path order.
 
-    Yields (kind, path, file id or 0): new, changed, unchanged, renumbered (unchanged under another inode number), back
+    Yields (kind, path, file id or 0): new, changed, unchanged, renumbered (unchanged under another inode number),
+    replaced (the same size and time, but another file of a drive whose inode numbers last), back
     (was missing, same content), vanished, left out (not seen, and ``leaves_out`` says that the walk passes it over),
     unlisted.
     """
@@ -79,8 +81,10 @@ def _kind(row: KnownStat, found: os.stat_result, lasting: LastingInodes) -> str:
     if (dev, ino, mtime_ns) != (found.st_dev, found.st_ino, found.st_mtime_ns):  # of nearly every file they are equal
         now = Stat.from_result(found)
         now_ino = now.ino
-        if mtime_ns != now.mtime_ns or not (same_node(dev, ino, now.dev, now.ino) or not lasting.at(path)):
+        if mtime_ns != now.mtime_ns:
             return "changed"
+        if not same_node(dev, ino, now.dev, now.ino) and lasting.at(path):
+            return "changed" if state == "missing" else "replaced"
     if state == "missing":
         return "back"
     return "unchanged" if ino == now_ino else "renumbered"
@@ -92,7 +96,7 @@ def file_changed(row: FileRow | None, path: bytes) -> bool:
         return True
     stat = row.stat
     known = (row.id, path, stat.dev, stat.ino, stat.size, stat.mtime_ns, row.state)
-    return _kind(known, look(path), LastingInodes()) == "changed"
+    return _kind(known, look(path), LastingInodes()) in _TO_READ
 
 
 def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes]:
@@ -109,7 +113,7 @@ def look_at(store: Store, path: bytes, ignore: Sequence[str] = ()) -> list[bytes
     if is_folder(path):
         leaves_out = partial(Names(ignore).leave_out, folder=path)
         for kind, found, file_id in compare(known_files(store.connection, path), walk(path, ignore), leaves_out):
-            if kind in ("new", "changed"):
+            if kind in _TO_READ:
                 with contextlib.suppress(OSError):
                     changed[found] = look(found)
             elif kind == "vanished":
@@ -152,6 +156,36 @@ class Before:
     offline: bool = False  # the folder is a root that was offline
 
 
+class _Spool:
+    """Stores what a walk found, some thousand files at a time."""
+
+    def __init__(self, store: Store, root_id: int | None, *, leave_busy: bool) -> None:
+        self._store, self._root_id, self._leave_busy = store, root_id, leave_busy
+        self._found: dict[str, list[tuple[int, bytes]]] = defaultdict(list)  # kind -> (file id, path)
+        self._count = 0
+
+    def add(self, kind: str, file_id: int, path: bytes) -> None:
+        """Take a file; one that is unchanged needs nothing."""
+        if kind == "unchanged":
+            return
+        self._found[kind].append((file_id, path))
+        self._count += 1
+        if self._count >= _SPOOL_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what was taken."""
+        changed = [path for _, path in self._found["changed"]]
+        busy = _being_written(changed) if self._leave_busy else set()
+        with self._store.transaction():
+            self._store.spool_changed([(path, self._root_id) for path in changed if path not in busy])
+            self._store.spool_vanished([(file_id,) for file_id, _ in self._found["vanished"]])
+            self._store.mark_left_out([file_id for file_id, _ in self._found["left out"]])
+            _mark_back(self._store, self._found["back"], self._found["renumbered"])
+        self._found.clear()
+        self._count = 0
+
+
 def spool_difference(
     store: Store,
     folder: bytes,
@@ -173,23 +207,9 @@ def spool_difference(
     )
     with contextlib.suppress(OSError):
         difference.dev = signed64(os.stat(folder).st_dev)  # noqa: PTH116 - bytes
-    changed: list[tuple[bytes, int | None]] = []
-    vanished: list[tuple[int]] = []
-    left_out: list[int] = []
-    back: list[tuple[int, bytes]] = []
-    renumbered: list[tuple[int, bytes]] = []
+    spool = _Spool(store, root_id, leave_busy=leave_busy)
+    replaced: list[tuple[int, bytes]] = []
     leftovers: list[bytes] = []
-
-    def flush() -> None:
-        busy = _being_written(changed) if leave_busy else set()
-        with store.transaction():
-            store.spool_changed([(path, root) for path, root in changed if path not in busy])
-            store.spool_vanished(vanished)
-            store.mark_left_out(left_out)
-            _mark_back(store, back, renumbered)
-        for spool in (changed, vanished, left_out, back, renumbered):
-            spool.clear()
-
     walked = walk(folder, ignore, leftovers, difference.left_out)
     leaves_out = partial(Names(ignore).leave_out, folder=folder)
     for kind, path, file_id in compare(known_files(store.connection, folder), walked, leaves_out):
@@ -197,19 +217,16 @@ def spool_difference(
             difference.unlisted.append(printable(path))
             continue
         difference.counts[kind] += 1
-        if kind in ("new", "changed") or (force and kind not in ("vanished", "left out")):
-            changed.append((path, root_id))
-        elif kind == "vanished":
-            vanished.append((file_id,))
-        elif kind == "left out":
-            left_out.append(file_id)
-        elif kind == "back":
-            back.append((file_id, path))
-        elif kind == "renumbered":
-            renumbered.append((file_id, path))
-        if len(changed) + len(vanished) + len(left_out) + len(back) + len(renumbered) >= _SPOOL_ROWS:
-            flush()
-    flush()
+        if kind == "replaced":
+            replaced.append((file_id, path))
+        is_there = kind not in ("vanished", "left out")
+        spool.add("changed" if kind in _TO_READ or (force and is_there) else kind, file_id, path)
+    spool.flush()
+    # Where no file kept its number and several have another, the drive was restored or numbers its files anew.
+    if len(replaced) > 1 and not difference.counts["unchanged"] and not force:
+        with store.transaction():
+            store.unspool_changed([path for _, path in replaced])
+            _mark_back(store, (), replaced)
     for parent in {os.path.dirname(path) for path in leftovers}:  # noqa: PTH120 - bytes
         with contextlib.suppress(OSError):  # we hold the library's lock, so nobody is about to rename one
             remove_leftovers(parent)
@@ -217,9 +234,9 @@ def spool_difference(
     return difference
 
 
-def _being_written(changed: list[tuple[bytes, int | None]]) -> set[bytes]:
+def _being_written(changed: list[bytes]) -> set[bytes]:
     found: dict[bytes, os.stat_result] = {}
-    for path, _ in changed:
+    for path in changed:
         with contextlib.suppress(OSError):
             found[path] = look(path)
     return being_written(found)

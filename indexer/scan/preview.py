@@ -41,7 +41,7 @@ def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = 
         for found, path, _ in compare(rows, walk(target, settings.ignore), leaves_out):
             if found == "left out":
                 continue
-            kind = "unchanged" if found == "renumbered" else found
+            kind = {"renumbered": "unchanged", "replaced": "changed"}.get(found, found)
             counts[kind] += 1
             if kind in listed and len(listed[kind]) < MAX_LISTED:
                 listed[kind].append(printable(path))
