@@ -20,6 +20,7 @@ from indexer.library.vectors.directions import open_directions
 from indexer.library.vectors.similar import encoder_of, nearest, to_m3u, to_text
 from indexer.web import neighbours
 from indexer.web.serve import make_datasette
+from tests.helpers.synth import write_audio
 from tests.helpers.vectors import WIDTH, fill, made
 
 
@@ -454,3 +455,25 @@ def test_what_the_pages_cannot_answer_is_said(library, maker):
         (404, "the library holds no such track, or could not read it"),
         (400, "n is a number from 1 to 1000"),
     ]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_file_outside_the_library_has_neighbours_too(cli, tmp_path, joined):
+    if joined:
+        cli.model = f"{cli.model}+rhythm"
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for n in range(4):
+        write_audio(folder / str(n), "wav", 13.0, seed=n)
+    cli("scan", folder, "--no-tags")
+    outside = write_audio(tmp_path / "outside", "flac", 13.0, seed=2)  # the sound of 2.wav in another container
+    before = cli.json("status")
+    found = cli.json("similar", outside, "-n", "3")
+    inside = cli.json("similar", folder / "2.wav", "-n", "3")
+    assert found["path"] == str(outside)
+    assert found["tracks"][0]["path"] == str(folder / "2.wav")
+    assert found["tracks"][0]["similarity"] > 0.999
+    assert [track["path"] for track in found["tracks"][1:]] == [track["path"] for track in inside["tracks"][:2]]
+    assert cli.json("status") == before
+    (tmp_path / "none.mp3").write_bytes(b"nothing")
+    assert "none.mp3: damaged, or not a sound file" in cli("similar", tmp_path / "none.mp3", code=1).stderr

@@ -20,13 +20,20 @@ from indexer.errors import ConfigError
 @json_option
 @common
 def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
-    """List the tracks of the library nearest to FILE by embedding."""
+    """List the tracks of the library nearest to FILE by embedding; the library need not hold FILE."""
+    from indexer.library.vectors.similar import NotHeldError, to_m3u, to_text
     from indexer.library.vectors.similar import similar as ask
-    from indexer.library.vectors.similar import to_m3u, to_text
 
     if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
         raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
-    found = ask(settings.db, file, count)
+    try:
+        found = ask(settings.db, file, count)
+    except NotHeldError:
+        if not file.is_file():
+            raise
+        from indexer.upkeep.similar_file import similar_file
+
+        found = similar_file(settings, file, count)
     if m3u is not None:
         try:
             with click.open_file(str(m3u), "wb") as out:

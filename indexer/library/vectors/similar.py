@@ -23,6 +23,10 @@ from indexer.wording import escaped, printable
 _SORTED_FIRST = 256
 
 
+class NotHeldError(ConfigError):
+    """The library holds no readable recording of this file."""
+
+
 class NotEmbeddedError(StoreError):
     """The encoder has no sound vector of this recording."""
 
@@ -31,7 +35,7 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
     """The recordings nearest to that of a file, one file of each, the nearest first; missing files are left out.
 
     {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, duration_s,
-    similarity}. Raises ConfigError for a file that the library does not hold, StoreError for one that is not embedded.
+    similarity}. Raises NotHeldError for a file that the library does not hold, StoreError for one that is not embedded.
     """
     started = time.monotonic()
     exact = os.path.realpath(os.fsencode(file))
@@ -44,7 +48,7 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
             (exact,),
         ).fetchone()
         if row is None or row["recording_id"] is None:
-            raise ConfigError(
+            raise NotHeldError(
                 f"{printable(exact)}: the library does not hold it (or could not read it): run `indexer scan` on"
                 " it first"
             )

@@ -1,0 +1,56 @@
+"""`indexer similar` for a file that the library does not hold: embeds it, stores nothing, and lists its neighbours."""
+
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.config import Settings
+from indexer.errors import FileError, ModelError, StoreError
+from indexer.files.tags.read import Tags
+from indexer.library.readonly import reading
+from indexer.library.registered import in_use_by
+from indexer.library.vectors.directions import open_directions
+from indexer.library.vectors.similar import encoder_of, parts_of, ranked, tracks_of
+from indexer.listen.classify import FileClassifier
+from indexer.models.choice import choose
+from indexer.wording import printable
+
+NO_RECORDING = -1  # of the library is left out
+
+
+def similar_file(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
+    """The recordings nearest to a file, as ``library.vectors.similar.similar`` gives them for one of the library.
+
+    Raises FileError for a file that cannot be heard, ModelError where the library's encoder is not installed,
+    StoreError where nothing is embedded.
+    """
+    started = time.monotonic()
+    exact = os.path.realpath(os.fsencode(file))
+    with reading(settings.db) as conn:
+        encoder = encoder_of(conn)
+        chosen = choose(settings, in_use_by(settings.db))
+        if chosen is None or chosen.info.encoder_id != encoder["id"]:
+            raise ModelError(f"{encoder['name']}, which embedded the library, is not the encoder in use here")
+        with FileClassifier(settings, chosen) as heard:
+            tags = Tags.from_json(heard.worker.call("read_tags", exact)["tags"])
+            fed = heard.feed(exact)
+            if isinstance(fed, FileError):
+                raise fed
+            try:
+                vector = np.concatenate([future.result().vector for future in fed]).astype(np.float32)
+            except ValueError as e:
+                raise StoreError(f"{printable(exact)}: {e}") from e
+        parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]
+        found = list(islice(tracks_of(conn, ranked(parts, vector, NO_RECORDING)), count))
+    return {
+        "path": printable(exact),
+        "title": tags.title,
+        "artist": tags.artist,
+        "encoder": encoder["name"],
+        "tracks": found,
+        "elapsed_ms": round(1000 * (time.monotonic() - started), 1),
+    }
