@@ -1,5 +1,5 @@
 # What one runs while working on indexer. `make` alone checks and tests.
-.PHONY: all check format test test-fast bench docs
+.PHONY: all check format test test-fast bench docs audit
 
 all: check test
 
@@ -22,6 +22,11 @@ bench:  ## what a change could make slower
 	python -m tests.benchmarks.bench_startup
 	python -m tests.benchmarks.bench_rescan
 	python -m tests.benchmarks.bench_relabel
+
+# Needs pypi.org; a registry that does not answer for a package fails it (--strict). Install it with pip --group audit.
+audit:  ## known holes in what is installed, and in the lowest versions that pyproject.toml allows
+	pip-audit --strict --skip-editable
+	python -m tests.lowest_versions | pip-audit --strict --disable-pip --no-deps --requirement /dev/stdin
 
 docs:  ## the generated parts of docs/
 	python -m tests.generate_docs
