@@ -7,16 +7,17 @@ it is asked for, so that commands which show information never import torch.
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from indexer.encoders.encoder import Encoder, EncoderInfo
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """An encoder that needs no download."""
+    """An encoder that needs no download. Importing its module and making the encoder must not import torch."""
 
-    module: str  # in indexer.encoders; importing it and making the encoder must not import torch
-    encoder: str  # its class, which takes no arguments
+    module: str  # in indexer.encoders, with a function encoder_id
+    encoder: str  # its class, which takes no arguments and has its other facts as class attributes
     use: str  # its purpose in one phrase, for `models list`
 
 
@@ -25,15 +26,19 @@ BUILT_IN = {
     "rhythm": BuiltIn(
         "rhythm", "RhythmEncoder", "no download: rhythm and loudness statistics, for training your own heads"
     ),
+    "musicnn": BuiltIn(
+        "musicnn.encoder", "MusicnnEncoder", "no download: trained to tag real music, for training your own heads"
+    ),
 }
 DEFAULT = "rhythm"  # used while no model is installed or chosen
 
 
 def built_in_info(name: str = DEFAULT) -> EncoderInfo:
-    """Describe a built-in encoder. Raises KeyError for a name that is not in ``BUILT_IN``."""
-    encoder = _make(name)
+    """Describe a built-in encoder, without its weights. Raises KeyError for a name that is not in ``BUILT_IN``."""
+    module = _module(name)
+    encoder = getattr(module, BUILT_IN[name].encoder)
     return EncoderInfo(
-        encoder.id, encoder.name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, name, built_in=True
+        module.encoder_id(), name, encoder.width, encoder.sample_rate_hz, encoder.unit_s, name, built_in=True
     )
 
 
@@ -45,13 +50,12 @@ def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "
     is damaged or not ours, an unknown option, or a missing device.
     """
     if isinstance(source, str) and source in BUILT_IN:
-        return _make(source)
+        encoder: Encoder = getattr(_module(source), BUILT_IN[source].encoder)()
+        return encoder
     from indexer.encoders.m2d.encoder import M2DEncoder
 
     return M2DEncoder(Path(source), device=device, precision=precision)
 
 
-def _make(name: str) -> Encoder:
-    entry = BUILT_IN[name]
-    encoder: Encoder = getattr(import_module(f"indexer.encoders.{entry.module}"), entry.encoder)()
-    return encoder
+def _module(name: str) -> Any:
+    return import_module(f"indexer.encoders.{BUILT_IN[name].module}")
