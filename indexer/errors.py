@@ -95,3 +95,7 @@ class WriteRefusedError(FileError):
     """The tag was not written and the file is untouched."""
 
     state = "refused"
+
+
+class ReadOnlyError(WriteRefusedError):
+    """The file, its folder or its drive cannot be written now; the next scan tries again."""

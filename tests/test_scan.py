@@ -739,6 +739,32 @@ def test_a_run_whose_process_was_killed_is_not_running(quick_cli, tmp_path):
     assert quick_cli.json("status")["last_run"]["state"] == "done"
 
 
+def test_what_cannot_be_written_now_is_counted_said_once_and_written_later(quick_cli, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    paths = [write_audio(folder / str(n), "wav", 2.0, seed=n) for n in range(3)]
+    for path in paths[:2]:
+        path.chmod(0o444)
+    result = quick_cli("scan", folder)
+    assert (
+        "2 decided genres are not in the files yet (read-only, or a full disk): `indexer tags apply`" in result.stdout
+    )
+    assert result.stderr.count("genre not written: read-only") == 2
+    assert quick_cli.json("status")["not_written"] == 2
+    assert "2 decided genres are not in the files yet" in quick_cli("status").stdout
+    assert "2 decided genres are not in the files yet" in Pages(quick_cli.db).get("/").text
+    again = quick_cli("scan", folder)
+    assert "2 decided genres are not" in again.stdout
+    assert "read-only" not in again.stderr
+    assert len(rows(quick_cli, "SELECT 1 FROM tag_writes WHERE state = 'refused'")) == 2
+    paths[0].chmod(0o644)
+    assert quick_cli.json("scan", folder)["tags_written"] == 1
+    paths[1].chmod(0o644)
+    assert quick_cli.json("scan", folder)["tags_written"] == 1
+    assert quick_cli.json("status")["not_written"] == 0
+    assert all(genre_of(path) for path in paths)
+
+
 def test_what_no_file_holds_any_more_counts_no_longer(quick_cli, tmp_path):
     """A file was replaced, another deleted; a drive that is away still counts."""
     folder = tmp_path / "music"

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from indexer import errors
 from indexer.errors import DeferredError, ReadError
-from indexer.files.children.worker import Worker
+from indexer.files.children.worker import FILE_ERRORS, Worker
 from tests.helpers.synth import write_audio
 
 
@@ -117,3 +118,16 @@ def test_what_is_no_regular_file_does_not_hang(worker, tmp_path, kind):
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     with pytest.raises(ReadError):
         worker.call("inspect", os.fsencode(path))
+
+
+def test_every_error_of_a_file_crosses_from_the_child():
+    """One that is not known on this side would be an unforeseen error."""
+
+    def below(kind):
+        return {kind, *(found for sub in kind.__subclasses__() for found in below(sub))}
+
+    made_here = {errors.FileError, errors.ReaderDiedError}
+    assert (
+        set(FILE_ERRORS.values())
+        == {kind for kind in below(errors.FileError) if kind.__module__ == errors.__name__} - made_here
+    )

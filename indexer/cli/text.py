@@ -5,6 +5,9 @@ from typing import Any
 from indexer.wording import count, duration
 
 _LEFT_OUT = {"hidden": "hidden", "system": "of the system", "ignored": "by the setting ignore"}
+NOT_WRITTEN = (
+    "{} {} not in the files yet (read-only, or a full disk): `indexer tags apply`, or the next scan, writes them"
+)
 SHOWN_GENRES = 20  # in the text of `status`
 
 
@@ -56,6 +59,10 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
         )
     if r["left_alone"]:
         lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
+    if r["not_written"]:
+        lines.append(
+            NOT_WRITTEN.format(count(r["not_written"], "decided genre"), "is" if r["not_written"] == 1 else "are")
+        )
     if r["left_out"]:
         lines.append(f"left out by name: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "truncated", "missing", "failed") if r[key]]
@@ -201,6 +208,8 @@ def status_text(s: dict[str, Any]) -> str:
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {count(s['tags_written'], 'file')} with a genre of ours")
+    if n := s["not_written"]:
+        lines.append("  " + NOT_WRITTEN.format(count(n, "decided genre"), "is" if n == 1 else "are"))
     lines += [
         f"  {f['files']:5,} x {f['reason']}" + (f", such as {f['example']}" if f["files"] > 1 else f": {f['example']}")
         for f in (*s["left_alone"], *s["failures"])

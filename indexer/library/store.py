@@ -150,7 +150,8 @@ def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None)
     yield from conn.execute(
         "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected,"
         " c.corrected_at,"
-        " t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.stat_before, w.written_at "
+        " t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.reason AS write_reason,"
+        " w.stat_before, w.written_at "
         "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? "
         "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "

@@ -19,6 +19,7 @@ class Counts:
     undecided: int = 0  # of these, under the threshold
     tags_written: int = 0
     tags_refused: int = 0
+    not_written: int = 0  # decided genres that are not in the files: read-only, or a full disk
     left_alone: int = 0  # files that were read, but whose tags or sizes are damaged: no genre is ever written there
     failed: int = 0  # files that could not be read, embedded, classified or written
     audio_s: float = 0.0  # seconds of audio that were embedded
@@ -76,6 +77,7 @@ class ScanResult:
             "undecided": c.undecided,
             "tags_written": c.tags_written,
             "tags_refused": c.tags_refused,
+            "not_written": c.not_written,
             "left_alone": c.left_alone,
             "unreadable": self.unreadable,
             "unsupported": self.unsupported,

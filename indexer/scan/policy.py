@@ -14,6 +14,7 @@ from indexer.files.audio.identity import Stat
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
+from indexer.files.tags.write import READ_ONLY
 from indexer.heads.head import Head
 from indexer.library.store import parse_stat
 
@@ -80,7 +81,13 @@ def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -
 
 
 def held_back(
-    action: str | None, state: str | None, stat_before: str | None, written_at: str | None, stat: Stat, label: Label
+    action: str | None,
+    state: str | None,
+    reason: str | None,
+    stat_before: str | None,
+    written_at: str | None,
+    stat: Stat,
+    label: Label,
 ) -> bool:
     """Whether a file's newest journal entry keeps its tag from being written: an undo, or a refusal of the same file.
 
@@ -89,6 +96,8 @@ def held_back(
     if label.corrected_at and written_at and label.corrected_at > written_at:
         return False
     if state == "refused":
+        if (reason or "").startswith(READ_ONLY):
+            return False
         return stat_before is not None and parse_stat(stat_before).same_content(stat)
     return action == "undo" and state == "done"
 

@@ -63,7 +63,7 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
             continue
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
         if not explicit and held_back(
-            row["action"], row["write_state"], row["stat_before"], row["written_at"], stat, label
+            row["action"], row["write_state"], row["write_reason"], row["stat_before"], row["written_at"], stat, label
         ):
             continue
         found = Tags(

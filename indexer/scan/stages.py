@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
-from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, WriteRefusedError
+from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
 from indexer.files.links import is_file, look
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import Prepared, discard, edit_to_json, remove_copies
+from indexer.files.tags.write import READ_ONLY, Prepared, discard, edit_to_json, read_only, remove_copies
 from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model
@@ -392,6 +392,9 @@ def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
     is_settled = file.row.tag_policy == run.tag_policy and not run.explicit_tags
     if label is None or run.tag_policy is None or is_settled:
         return
+    if not run.explicit_tags and _still_read_only(run, file):
+        run.counts.not_written += 1
+        return
     if file.tags is None:
         done = yield Wait(partial(run.readers.submit, partial(Worker.call, op="read_tags", path=file.row.path)))
         try:
@@ -410,8 +413,20 @@ def _edit_to_write(run: Run, file: KnownFile, found: Tags, label: Label) -> Genr
     last = run.store.last_write(file.row.id)
     if last is None or run.explicit_tags:
         return edit
-    held = held_back(last["action"], last["state"], last["stat_before"], last["written_at"], file.row.stat, label)
+    held = held_back(
+        last["action"], last["state"], last["reason"], last["stat_before"], last["written_at"], file.row.stat, label
+    )
     return None if held else edit
+
+
+def _still_read_only(run: Run, file: KnownFile) -> bool:
+    """Whether an earlier run said that the file cannot be written, and that has not changed."""
+    last = run.store.last_write(file.row.id)
+    if last is None or last["state"] != "refused" or not last["reason"].startswith(READ_ONLY):
+        return False
+    with suppress(OSError):
+        return read_only(file.row.path) is not None
+    return False
 
 
 def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage[None]:
@@ -436,6 +451,7 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
             return
         commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=edit.describe())
     except DeferredError as e:
+        run.counts.not_written += 1
         raise FileFailedError(f"genre not written: {e.reason}") from e
     except FileError as e:
         _refuse(run, file, tag_policy, e)
@@ -446,7 +462,10 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
 
 
 def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> None:
-    """Store that the tag is not written until the file or the settings change, or `tags apply` asks for it."""
+    """Store that the tag is not written until the file or the settings change, or `tags apply` asks for it.
+
+    What cannot be written now (read-only) stays to be done: the next scan tries again, and does not say so again.
+    """
     with suppress(OSError):
         remove_copies(file.row.path)  # left by a reader that was killed
     with run.store.transaction():
@@ -458,7 +477,11 @@ def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> Non
             stat=file.row.stat,
             reason=error.reason,
         )
-        run.store.settle_tags(file.row.id, tag_policy)
-    run.counts.tags_refused += 1
+        if not isinstance(error, ReadOnlyError):
+            run.store.settle_tags(file.row.id, tag_policy)
+    if isinstance(error, ReadOnlyError):
+        run.counts.not_written += 1
+    else:
+        run.counts.tags_refused += 1
     if not file.reported:
         run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")

@@ -11,7 +11,7 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.library.states import SHOWN_STATE, TRUNCATED
-from indexer.library.summary import as_it_ended
+from indexer.library.summary import LAST_SCAN, as_it_ended, not_written
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
 from indexer.web.context import page, rows, settings_of
@@ -67,6 +67,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
         ],
         "other_genres": len(others[SHOWN_OTHERS:]),
         "undecided": sum(row["recordings"] - row["decided"] for row in counted.values()),
+        "not_written": not_written(await rows(datasette, LAST_SCAN)),
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
         "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),
         "looked_at": LOOKED_AT,

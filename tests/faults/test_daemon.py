@@ -565,7 +565,7 @@ def read_only_drive(folder: Path) -> None:
         assert first.read_bytes() == before
         mount("-o", "remount,bind,rw", music)
         shutil.move(second, music / "second.flac")
-        watch.until(lambda: writes(watch, "done") == 1, "what comes when it can be written is written")
+        watch.until(lambda: writes(watch, "done") == 2, "both are written when they can be")
 
 
 def test_a_drive_that_is_unmounted_loses_nothing(cli, folder, tmp_path):

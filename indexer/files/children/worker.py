@@ -34,6 +34,7 @@ FILE_ERRORS = {
         errors.UnsupportedError,
         errors.DeferredError,
         errors.WriteRefusedError,
+        errors.ReadOnlyError,
     )
 }
 

@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from indexer.errors import DeferredError, IndexerError, WriteRefusedError
+from indexer.errors import DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.open_files import lease_is_refused
 from indexer.files.tags.genre import (
@@ -56,6 +56,7 @@ COPY_BLOCK = 4 << 20
 SYNC_EVERY = 64 << 20
 MARGIN = 1 << 20  # free bytes required beyond one copy
 FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
+READ_ONLY = "read-only"  # how the reason of a ReadOnlyError begins
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
@@ -278,11 +279,19 @@ def check_replaceable(name: str) -> tuple[Stat, int]:
         raise WriteRefusedError(name, "it is not a regular file")
     if found.st_nlink > 1:
         raise WriteRefusedError(name, f"it has {found.st_nlink} hard links: the others would keep the old tags")
-    if not found.st_mode & 0o222 or not os.access(name, os.W_OK):
-        raise WriteRefusedError(name, "read-only file or file system")
-    if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
-        raise WriteRefusedError(name, "read-only folder")
+    if reason := read_only(name):
+        raise ReadOnlyError(name, reason)
     return _now(name)
+
+
+def read_only(path: str | bytes) -> str | None:
+    """Why a file cannot be replaced now; None where it can. Raises OSError."""
+    name = os.fsdecode(path)
+    if not os.lstat(name).st_mode & 0o222 or not os.access(name, os.W_OK):
+        return f"{READ_ONLY} file or file system"
+    if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
+        return f"{READ_ONLY} folder"
+    return None
 
 
 def _now(name: str) -> tuple[Stat, int]:
@@ -308,7 +317,7 @@ def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Ite
         if error.errno in _FULL:
             raise DeferredError(name, f"disk full: {what}") from error
         if error.errno in _READ_ONLY:
-            raise WriteRefusedError(name, f"read-only: {what}") from error
+            raise ReadOnlyError(name, f"{READ_ONLY}: {what}") from error
         if error.errno in (errno.ENOENT, errno.ESTALE):
             raise DeferredError(name, "vanished while its tag was written") from error
         raise DeferredError(name, f"{doubt}: {what}") from error
