@@ -8,6 +8,7 @@ from typing import Any
 
 from datasette import hookimpl
 
+from indexer.learn import sql_process
 from indexer.web import (
     classify,
     guard,
@@ -16,7 +17,6 @@ from indexer.web import (
     neighbours,
     overview,
     playlist,
-    questions,
     review,
     sound,
     track,
@@ -70,9 +70,9 @@ def render_cell(row: Any, value: Any, column: str, datasette: Any) -> Any:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def prepare_connection(conn: Any, datasette: Any) -> None:
-    """Add the function that our queries use; a Datasette without our settings has no aliases."""
+    """Add the functions that our queries use; a Datasette without our settings has no aliases."""
     settings = settings_of(datasette)
-    questions.add_functions(conn, settings.aliases if settings else {})
+    sql_process.add_functions(conn, settings.aliases if settings else {})
 
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]

@@ -52,7 +52,7 @@ async def posted(request: Any) -> dict[str, Any]:
 
 async def rows(datasette: Any, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
     """All rows of a query, under Datasette's time limit. Raises datasette.database.QueryInterrupted beyond it."""
-    found = await library(datasette).execute(sql, values)
+    found = await library(datasette).execute_here(sql, values)
     return [dict(row) for row in found.rows]
 
 

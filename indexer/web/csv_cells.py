@@ -6,6 +6,7 @@ OWASP's page on CSV injection advises this. Numbers stay numbers. Works on a str
 import csv
 import io
 
+csv.field_size_limit(1 << 30)  # Python's own is 128 kB; what a cell may hold is limited where it is read
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -24,24 +25,28 @@ class HarmlessCsv:
     """Takes pieces of a UTF-8 CSV and returns them with harmless cells."""
 
     def __init__(self) -> None:
-        self._rest = b""  # of a row that has not ended yet
+        self._rest: list[bytes] = []  # of a row that has not ended yet
+        self._is_quoted = False  # whether the rest ends inside quotes
 
     def push(self, piece: bytes, *, last: bool = False) -> bytes:
         """Take a piece and return the rows that are complete; with ``last``, all that is left."""
-        text = self._rest + piece
-        end = len(text) if last else _end_of_rows(text)
-        self._rest = text[end:]
+        end = len(piece) if last else self._end_of_rows(piece)
+        if not end and not last:
+            self._rest.append(piece)
+            return b""
+        text = b"".join([*self._rest, piece[:end]]).decode("utf-8", "replace")
+        self._rest = [piece[end:]]
         out = io.StringIO()
-        csv.writer(out).writerows(
-            [harmless(cell) for cell in row]
-            for row in csv.reader(io.StringIO(text[:end].decode("utf-8", "replace"), newline=""))
-        )
+        csv.writer(out).writerows([harmless(cell) for cell in row] for row in csv.reader(io.StringIO(text, newline="")))
         return out.getvalue().encode()
 
-
-def _end_of_rows(text: bytes) -> int:
-    """Where the last whole row ends: a line break outside quotes."""
-    end = text.rfind(b"\n") + 1
-    while end and text.count(b'"', 0, end) % 2:
-        end = text.rfind(b"\n", 0, end - 1) + 1
-    return end
+    def _end_of_rows(self, piece: bytes) -> int:
+        """Where the last whole row of a piece ends: a line break outside quotes. Each byte is looked at once."""
+        end = at = 0
+        for part in piece.split(b'"'):
+            if not self._is_quoted and b"\n" in part:
+                end = at + part.rindex(b"\n") + 1
+            at += len(part) + 1
+            self._is_quoted = not self._is_quoted
+        self._is_quoted = not self._is_quoted  # behind the last part no quotation mark stands
+        return end

@@ -1,9 +1,5 @@
-"""SQL that pages share, and the SQL function that we add to SQLite's own. Runs no query itself."""
+"""SQL that pages share. Runs no query itself."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from indexer.learn.labels import Aliases
 from indexer.library.whose_word import NOBODY_SAID, USERS_TAG
 
 # Tracks without a correction whose own tag names another genre than the decided one.
@@ -20,16 +16,3 @@ FROM_PREDICTIONS = (
     " +f.state = 'ready'"
     " LEFT JOIN tags t ON t.file_id = f.id WHERE h.in_use = 1 AND "
 )
-
-
-def add_functions(conn: Any, aliases: Mapping[str, str]) -> None:
-    """``tag_disagrees(tag text, genre)``: 1 when the tag names genres but not this one, by the user's aliases."""
-    known = Aliases(aliases)
-
-    def tag_disagrees(tag: str | None, genre: str | None) -> int:
-        if not tag or not genre:
-            return 0
-        labels, unknown = known.of_tag(tag)
-        return int((bool(labels) or bool(unknown)) and genre not in labels)
-
-    conn.create_function("tag_disagrees", 2, tag_disagrees, deterministic=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
-from indexer.library.readonly import connect_readonly, open_readonly
+from indexer.library.readonly import open_readonly
 
 # The limits keep one page from holding the library, and one open reader from holding its write-ahead log for long.
 DATASETTE_SETTINGS = {
@@ -41,24 +41,14 @@ def metadata(db: Path) -> dict[str, Any]:
 def make_datasette(settings: Settings) -> Any:
     """The Datasette for a library, with indexer's pages. Raises ConfigError for a public address without password."""
     from datasette.app import Datasette
-    from datasette.database import Database
 
+    from indexer.web.database import LibraryDatabase
     from indexer.web.guard import is_loopback
 
     class Library(Datasette):  # type: ignore[misc]  # datasette ships no types
         """A Datasette that carries the settings; its metadata is published, so it must not hold the password."""
 
         indexer_settings = settings
-
-    class LibraryDatabase(Database):  # type: ignore[misc]
-        """Connects as all of indexer does: Datasette takes % and ? in a path for parts of an address."""
-
-        def connect(self, write: bool = False) -> Any:
-            """A connection that cannot write; the pages never ask for another."""
-            assert not write
-            conn = connect_readonly(settings.db, check_same_thread=False)
-            self._all_file_connections.append(conn)
-            return conn
 
     here = is_loopback(settings.host)
     if not here and not settings.password:
@@ -75,7 +65,7 @@ def make_datasette(settings: Settings) -> Any:
         settings={**DATASETTE_SETTINGS, "default_allow_sql": ask_sql},
     )
     found.remove_database(settings.db.stem)
-    found.add_database(LibraryDatabase(found, path=str(settings.db)), name=settings.db.stem)
+    found.add_database(LibraryDatabase(found, settings), name=settings.db.stem)
     return found
 
 
