@@ -22,7 +22,7 @@ import soxr
 
 from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
-from indexer.files.audio.payload.excerpt import TAIL_BYTES, Excerpt, excerpt
+from indexer.files.audio.payload.excerpt import Excerpt, excerpt
 from indexer.files.audio.payload.source import ByteSource
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 
@@ -36,6 +36,7 @@ _FORMATS = (
 )
 
 _READ_BYTES = 1 << 16
+_WINDOW_BYTES = 1 << 12  # read at once to find the end of the sound, which needs a head and a tail
 _PROBE_PACKETS = 100  # decoded at most where the header, behind junk, does not tell the channels
 _PROBE_BYTES = 1 << 20  # enough for every sound file, and a limit for hostile ones
 _MIX_FRAMES = 1 << 16  # source frames mixed before resampling; also at most one second
@@ -477,7 +478,7 @@ def _opened(path: AnyPath) -> Iterator[_SoundFile]:
         file = _SoundFile(fd)
         if not file.size:
             raise ReadError(path, "no audio: the file is empty")
-        file.show(excerpt(ByteSource(file, path, window_bytes=TAIL_BYTES)))
+        file.show(excerpt(ByteSource(file, path, window_bytes=_WINDOW_BYTES)))
         _check_disk(path, file)
         yield file
     finally:

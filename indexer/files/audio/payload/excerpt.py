@@ -14,6 +14,7 @@ from indexer.files.audio.payload.ogg import walk_ogg
 from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, is_chunk_name, wav_kind
 from indexer.files.audio.payload.source import ByteSource, Part, Span, before_trailing_tags
 
+USUAL_TAIL_BYTES = 1 << 13  # an Ogg page as encoders make them
 TAIL_BYTES = 1 << 17  # two Ogg pages, or sixteen frames of ADTS AAC, at least
 MAX_WALK_BYTES = 1 << 30  # ten seconds of a slow disk
 _UNKNOWN = b"\xff\xff\xff\xff"  # a size of 32 bits, for which FFmpeg goes on to the end
@@ -102,8 +103,9 @@ def _au(source: ByteSource) -> Excerpt:
 
 def _ogg(source: ByteSource) -> Excerpt:
     """All of it where a page begins near its end, else up to the last page."""
-    if b"OggS" in source.at(max(0, source.size - TAIL_BYTES), TAIL_BYTES):
-        return Excerpt(source.size)
+    for tail in (USUAL_TAIL_BYTES, TAIL_BYTES):
+        if b"OggS" in source.at(max(0, source.size - tail), tail):
+            return Excerpt(source.size)
     return _up_to_sound(source, walk_ogg(source))
 
 

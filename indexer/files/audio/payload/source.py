@@ -53,7 +53,7 @@ class ByteSource:
         heartbeat: Callable[[], None] = lambda: None,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        """``window_bytes``: how much is read at once, and the most that ``at`` gives."""
+        """``window_bytes``: how much is read at once, at least."""
         self.path = path
         self._window_bytes = window_bytes
         self.size = file.seek(0, os.SEEK_END)
@@ -76,7 +76,7 @@ class ByteSource:
         return self._buffer, self._start
 
     def at(self, position: int, count: int) -> bytes:
-        """Up to ``count`` bytes (at most one window) at ``position``: fewer at the end of the file, none outside."""
+        """Up to ``count`` bytes at ``position``: fewer at the end of the file, none outside."""
         if not 0 <= position < self.size:
             return b""
         count = min(count, self.size - position)
@@ -91,7 +91,7 @@ class ByteSource:
         """Make the window with these bytes the current one; if neither holds them, read a new one over the older."""
         if not self._recall(position, count):
             self._before = self._start, self._buffer
-            self._start, self._buffer = position, self._read(position, self._window_bytes)
+            self._start, self._buffer = position, self._read(position, max(count, self._window_bytes))
 
     def _recall(self, position: int, count: int) -> bool:
         """Whether a window holds these bytes; if so, it becomes the current one."""
