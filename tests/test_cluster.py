@@ -5,7 +5,6 @@ Also admission, paths, and that Dask is not imported where no cluster is asked f
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from indexer import __version__
 from indexer.cluster.admission import Admission
 from indexer.cluster.settings import PathMap, is_open, resources, scheduler_address, security
+from indexer.cluster.wire import pack, unpack
 from indexer.cluster.worker import prove, same_content, work
 from indexer.config import Settings, from_json, load_settings, to_json
 from indexer.errors import ConfigError
@@ -173,7 +173,7 @@ def test_a_worker_says_why_it_does_not_agree(changes, reason):
 
 @needs_dask
 def test_work_without_a_proof_is_not_done():
-    assert pickle.loads(work("made up", "inspect", pickle.dumps([(b"/x", 1, 1, None)]))) == {"unknown": True}
+    assert unpack(work("made up", "inspect", pack([(b"/x", 1, 1, None)]))) == {"unknown": True}
 
 
 @pytest.mark.parametrize(

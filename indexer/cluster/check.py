@@ -28,7 +28,7 @@ def check(settings: Settings, paths: Sequence[Path]) -> dict[str, Any]:
     roots = folders_to_scan(paths, settings.roots, known) if paths or settings.roots or known else []
     executor = ClusterExecutor(
         settings,
-        {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {},
+        chosen.info.parts if chosen else (),
         [root for root in roots if os.path.exists(root)],  # noqa: PTH110 - bytes
     )
     try:

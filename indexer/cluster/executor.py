@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import logging
 import os
-import pickle
 import threading
 import time
 import uuid
@@ -24,10 +23,12 @@ from typing import Any
 from indexer.cluster import settings as cluster_settings
 from indexer.cluster import worker as cluster_worker
 from indexer.cluster.admission import Admission
+from indexer.cluster.answers import Outcome, WrongAnswerError, checked_outcomes, checked_proof
 from indexer.cluster.assignment import Assignment, Batch, File, Worker
 from indexer.cluster.outcome import to_error
+from indexer.cluster.wire import pack
 from indexer.config import Settings
-from indexer.encoders.encoder import Part
+from indexer.encoders.encoder import EncoderInfo, Part
 from indexer.errors import ClusterError, ClusterLostError, ConfigError, DeferredError
 from indexer.files.audio.identity import Stat
 from indexer.listen.executor import Embedded, Engine
@@ -95,8 +96,8 @@ class _Candidate:
 class ClusterExecutor:
     """An Executor on a Dask cluster. The connection has a thread of its own, with an event loop."""
 
-    def __init__(self, settings: Settings, encoders: Mapping[str, str], roots: Sequence[bytes]) -> None:
-        """``encoders``: id to name of the encoders that the scan needs. ``roots``: folders that every worker must see.
+    def __init__(self, settings: Settings, encoders: Sequence[EncoderInfo], roots: Sequence[bytes]) -> None:
+        """``encoders``: those that the scan needs. ``roots``: folders that every worker must see.
 
         Connects when the first file comes, or at ``open``. Raises ConfigError for settings that cannot work.
         """
@@ -106,9 +107,12 @@ class ClusterExecutor:
         self._map = cluster_settings.PathMap(settings.map)
         self._resources = cluster_settings.resources(settings)
         self._wait_s = settings.cluster_wait_s
-        self._encoders = dict(encoders)
+        self._widths = {info.encoder_id: info.width for info in encoders}
         self._admission = Admission(
-            encoders, [self._map.there(root) for root in roots], precision=settings.precision, device=settings.device
+            {info.encoder_id: info.name for info in encoders},
+            [self._map.there(root) for root in roots],
+            precision=settings.precision,
+            device=settings.device,
         )
         self._assignment = Assignment()
         self._candidates: dict[str, _Candidate] = {}
@@ -328,7 +332,7 @@ class ClusterExecutor:
         for address, found in seen.items():
             if address not in self._candidates:
                 offers = found.get("resources") or {}
-                embeds = all(offers.get(name, 0) >= amount for name, amount in self._resources.items())
+                embeds = all(_amount(offers, name) >= amount for name, amount in self._resources.items())
                 candidate = self._candidates[address] = _Candidate(
                     address, str(found.get("name") or address), embeds, time.monotonic(), time.monotonic()
                 )
@@ -350,10 +354,7 @@ class ClusterExecutor:
         self._candidates.pop(candidate.address, None)
         if candidate.proof:
             candidate.proof.cancel()
-        batches = self._assignment.lost(candidate.address, blame=blame)
-        for batch in batches:
-            if task := self._tasks.pop(batch.number, None):
-                task.cancel()
+        batches = self._take_back(candidate, blame=blame)
         if candidate.worker and (batches or candidate.busy):
             candidate.state = "gone"
             self._departed.append(candidate)
@@ -362,12 +363,26 @@ class ClusterExecutor:
             had = f"the {files:,} file{'s' if files > 1 else ''} that it had go to others, one by one"
             self._news.append((candidate.title, f"is gone; {had}"))
 
+    def _take_back(self, candidate: _Candidate, *, blame: bool) -> list[Batch]:
+        """Give the files of a worker to the others; returns the batches that it had."""
+        batches = self._assignment.lost(candidate.address, blame=blame)
+        for batch in batches:
+            task = self._tasks.pop(batch.number, None)
+            if task and task is not asyncio.current_task():
+                task.cancel()
+        return batches
+
+    def _expel(self, candidate: _Candidate, reason: str) -> None:
+        """A worker that was admitted gets no more work, and its files go to the others."""
+        self._refuse(candidate, reason)
+        self._take_back(candidate, blame=False)
+
     def _check_for_workers(self) -> None:
         """Raise ClusterError when no worker can work and waiting longer makes no sense."""
         ready = [
             candidate
             for candidate in self._candidates.values()
-            if candidate.state == "ready" and (candidate.embeds or not self._encoders)
+            if candidate.state == "ready" and (candidate.embeds or not self._widths)
         ]
         if ready:
             self._was_ready, self._without_s, self._said_waiting = True, None, False
@@ -406,12 +421,16 @@ class ClusterExecutor:
             future = client.submit(
                 cluster_worker.prove, self._admission.wanted(embeds=candidate.embeds), **self._how("prove", candidate)
             )
-            candidate.answer = await future
+            candidate.answer = checked_proof(await future, self._widths if candidate.embeds else {})
             reason = candidate.answer["refused"]
         except concurrent.futures.CancelledError:  # the connection broke; our own cancelling raises asyncio's
             self._broken.set()
             return
-        except Exception as e:
+        except asyncio.CancelledError:
+            raise
+        except WrongAnswerError as e:
+            reason = f"answers what it should not: {e}"
+        except BaseException as e:  # even SystemExit, which a worker can send: it ends its part, not the scan
             reason = _why_not(e)
         finally:
             _release(future)
@@ -494,8 +513,8 @@ class ClusterExecutor:
     async def _do(self, batch: Batch) -> None:
         """Have a worker process a batch, and take its answer."""
         client, candidate = self._client, self._candidates[batch.worker.address]
-        # Pickled: Dask would inspect every element of a list, which costs more than sending it.
-        items = pickle.dumps(
+        # Packed: Dask would inspect every element of a list, which costs more than sending it.
+        items = pack(
             [(file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files]
         )
         future = None
@@ -503,17 +522,22 @@ class ClusterExecutor:
             future = client.submit(
                 cluster_worker.work, candidate.answer["token"], batch.op, items, **self._how(batch.op, candidate)
             )
-            answer = pickle.loads(await future)  # noqa: S301 - Dask unpickles what workers send anyway
+            answer = checked_outcomes(await future, batch.files, self._widths)
         except concurrent.futures.CancelledError:
             self._broken.set()
-        except Exception as e:
-            if client.status != "running":  # the connection failed, not the batch
+        except asyncio.CancelledError:
+            raise
+        except WrongAnswerError as e:
+            self._expel(candidate, f"answers what it should not: {e}")
+        except BaseException as e:  # even SystemExit, which a worker can send: it ends its part, not the scan
+            if not isinstance(e, Exception):
+                self._expel(candidate, f"answers what it should not: {type(e).__name__}")
+            elif client.status != "running":  # the connection failed, not the batch
                 self._broken.set()
             elif type(e).__name__ == "KilledWorker":
                 self._remove(candidate, blame=True)
             elif batch.number in batch.worker.batches and self._assignment.broken(batch, _one_line(e)):
-                self._refuse(candidate, f"fails: {_one_line(e)}")
-                self._assignment.lost(candidate.address, blame=False)
+                self._expel(candidate, f"fails: {_one_line(e)}")
         else:
             self._answered(candidate, batch, answer)
         finally:
@@ -533,18 +557,20 @@ class ClusterExecutor:
             "resources": shares or None,
         }
 
-    def _answered(self, candidate: _Candidate, batch: Batch, answer: Mapping[str, Any]) -> None:
+    def _answered(
+        self, candidate: _Candidate, batch: Batch, answer: tuple[dict[str, float], list[Outcome]] | None
+    ) -> None:
         if batch.number not in batch.worker.batches:
             return
-        if answer.get("unknown"):  # a new process at the same address, which must answer ``prove`` first
+        if answer is None:  # a new process at the same address, which must answer ``prove`` first
             self._remove(candidate, blame=True)
             return
-        candidate.busy = answer["busy"]
+        candidate.busy, outcomes = answer
         moment_s = time.monotonic()
-        self._assignment.finished(batch, moment_s, sum(kind != "ok" for kind, _ in answer["outcomes"]))
+        self._assignment.finished(batch, moment_s, sum(kind != "ok" for kind, _ in outcomes))
         if self._assignment.idle or moment_s - self._published_s > PUBLISH_S:
             self._publish()  # before the last file has its result and the scan ends
-        for file, (kind, value) in zip(batch.files, answer["outcomes"], strict=True):
+        for file, (kind, value) in zip(batch.files, outcomes, strict=True):
             if not file.done:
                 self._settle(candidate, file, kind, value)
 
@@ -569,10 +595,16 @@ class ClusterExecutor:
 
 def refuse_wrong_settings(settings: Settings, paths: Sequence[Path]) -> None:
     """Raise ConfigError for settings that cannot work, without connecting."""
-    ClusterExecutor(settings, {}, [os.fsencode(path.absolute()) for path in paths or settings.roots])
+    ClusterExecutor(settings, (), [os.fsencode(path.absolute()) for path in paths or settings.roots])
 
 
-def _why_not(error: Exception) -> str:
+def _amount(offers: object, resource: str) -> float:
+    """How much of a resource a worker offers; what it says of itself may be anything."""
+    amount = offers.get(resource) if isinstance(offers, Mapping) else None
+    return amount if isinstance(amount, int | float) else 0.0
+
+
+def _why_not(error: BaseException) -> str:
     """Why ``worker.prove`` could not run on a worker."""
     text = _one_line(error)
     if "deserializ" in text.lower() and "graph" in text.lower():
@@ -583,7 +615,10 @@ def _why_not(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    try:
+        return " ".join(str(error)[:1000].split())[:300] or type(error).__name__
+    except Exception:  # an error that a worker made up
+        return type(error).__name__
 
 
 def _resources_text(resources: Mapping[str, float]) -> str:

@@ -20,21 +20,30 @@ _OTHER_ERRORS: dict[str, type[Exception]] = {
 }
 
 
+KINDS = frozenset({*_FILE_ERRORS, *_OTHER_ERRORS, "ReaderDiedError", "Exception"})  # of an outcome that is no result
+REASON_CHARS = 2_000  # of a reason, at most
+
+
 def to_plain(future: "Future[Any]") -> tuple[str, Any]:
     """Wait for a file: ("ok", the result in plain types), or (an error's class, (reason, deaths))."""
     try:
         value = future.result()
     except FileError as e:
-        return type(e).__name__, (e.reason, e.deaths if isinstance(e, ReaderDiedError) else 0)
+        return _kind_of(e), (e.reason[:REASON_CHARS], e.deaths if isinstance(e, ReaderDiedError) else 0)
     except (CancelledError, InterruptedError):
         return "DeferredError", ("the worker was ending", 0)
     except (ValueError, ArithmeticError, ModelError) as e:
-        return type(e).__name__, (str(e), 0)
+        return _kind_of(e), (str(e)[:REASON_CHARS], 0)
     except Exception as e:  # of the encoder; its class may not exist on the other machine
-        return "Exception", (str(e) or type(e).__name__, 0)
+        return "Exception", ((str(e) or type(e).__name__)[:REASON_CHARS], 0)
     if isinstance(value, dict):
-        return "ok", value
+        return "ok", {**value, "damage": value["damage"] and value["damage"][:REASON_CHARS]}
     return "ok", (value.vector, value.units, value.trajectory, value.duration_s, value.truncated)
+
+
+def _kind_of(error: Exception) -> str:
+    """The name of the class that it has at the coordinator: its own, or the nearest that is known there."""
+    return next((c.__name__ for c in type(error).__mro__ if c.__name__ in KINDS), "Exception")
 
 
 def to_error(worker: str, file: File, kind: str, reason: str, deaths: int) -> Exception:

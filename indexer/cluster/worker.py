@@ -6,7 +6,6 @@ the network. Knows neither database nor heads, and writes to no file.
 """
 
 import os
-import pickle
 import threading
 import time
 import uuid
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from indexer import __version__
-from indexer.cluster.outcome import CANNOT_OPEN, to_plain
+from indexer.cluster.outcome import CANNOT_OPEN, REASON_CHARS, to_plain
+from indexer.cluster.wire import pack, unpack
 from indexer.config import Settings, load_settings
 from indexer.encoders.encoder import Encoder, Part, Variant
 from indexer.errors import DeferredError, IndexerError, ModelError
@@ -111,9 +111,9 @@ def prove(wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         return {**about, **_prove(wanted)}
     except IndexerError as e:
-        return {**about, "refused": str(e)}
+        return {**about, "refused": str(e)[:REASON_CHARS]}
     except Exception as e:  # a missing library, a broken device: whatever it is, this worker cannot take part
-        return {**about, "refused": f"{type(e).__name__}: {e}"}
+        return {**about, "refused": f"{type(e).__name__}: {e}"[:REASON_CHARS]}
 
 
 def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,12 +149,12 @@ def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def work(token: str, op: str, items: bytes) -> bytes:
-    """Inspect or embed files: {"outcomes": one an item, in order, "busy": ...}.
+    """Inspect or embed files: {"outcomes": (path, kind, value) for each item, in order, "busy": ...}.
 
-    {"unknown": True} for a token that ``prove`` of this process did not give. Items and answer are pickled here and in
-    the executor, because Dask would inspect every element of them.
+    {"unknown": True} for a token that ``prove`` of this process did not give. Items and answer are packed
+    (indexer.cluster.wire), because Dask would pickle them, and inspect every element.
     """
-    return pickle.dumps(_work(token, op, pickle.loads(items)))  # noqa: S301 - a Dask client can run any code here anyway
+    return pack(_work(token, op, unpack(items)))
 
 
 def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def _work(token: str, op: str, items: Sequence[Item]) -> dict[str, Any]:
     try:
         secede()  # lets other tasks begin, so that their files share the encoder's batches; the readers limit the work
         begun = [session.begin(op, item) for item in items]
-        return {"outcomes": [to_plain(future) for future in begun], "busy": session.busy()}
+        outcomes = [(item[0], *to_plain(future)) for item, future in zip(items, begun, strict=True)]
+        return {"outcomes": outcomes, "busy": session.busy()}
     finally:
         with _lock:
             session.used_s = time.monotonic()

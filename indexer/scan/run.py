@@ -147,7 +147,7 @@ class Scan:
         from indexer.cluster.executor import ClusterExecutor
 
         roots = targets or [os.fsencode(root) for root in self._settings.roots]
-        encoders = {part.encoder_id: part.name for part in chosen.info.parts} if chosen else {}
+        encoders = chosen.info.parts if chosen else ()
         return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
 
     def _place(self, store: Store, chosen: Chosen) -> None:

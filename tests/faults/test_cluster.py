@@ -72,6 +72,23 @@ def test_three_workers_killed_at_random_make_the_library_of_a_local_scan(quick_c
     assert_sound(quick_cli)
 
 
+LIES = {"l0": "no proof", "l1": "too few", "l2": "exit", "l3": "no bytes", "l4": "swapped"}
+
+
+def test_a_worker_that_answers_wrongly_loses_its_place_and_the_scan_goes_on(quick_cli, tracks, tmp_path):
+    quick_cli("scan", tracks, "--no-tags", "--db", tmp_path / "local.db")
+    with DaskCluster(tmp_path / "cluster", 1, bend={"lies": LIES, "delay_s": 0.1}) as cluster:
+        for name in LIES:
+            cluster.start_worker(name)
+        logs = [tmp_path / "cluster" / f"{name}.log" for name in ("w0", *LIES)]
+        until(lambda: all("Registered to" in log.read_text() for log in logs))
+        found = quick_cli("scan", tracks, "--no-tags", "--json", "--cluster", cluster.address)
+        states = {w["name"]: w["state"] for w in json.loads(found.stdout)["workers"]}
+    assert states == {"w0": "ready", **dict.fromkeys(LIES, "refused")}
+    assert found.stderr.count("answers what it should not") == 5
+    assert_same(quick_cli.db, tmp_path / "local.db")
+
+
 def test_a_file_that_kills_its_worker_twice_is_quarantined_and_no_other_is_blamed(quick_cli, tracks, tmp_path):
     (tracks / "05.flac").rename(tracks / "05 killer.flac")
     with DaskCluster(tmp_path / "cluster", 2, nanny=True, bend={"kill": "killer"}) as cluster:

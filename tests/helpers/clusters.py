@@ -2,7 +2,7 @@
 
 Loaded by a worker (`dask worker --preload`) this module changes its sessions by CLUSTER_TEST: {"delay_s": before every
 file, "kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep
-in a reader}.
+in a reader, "lies": {name of a worker: what it answers instead of the truth}}.
 """
 
 import hashlib
@@ -16,6 +16,15 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.encoders.load import built_in_info
+from indexer.encoders.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import distributed
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT_S = 60.0
@@ -195,11 +204,13 @@ def until(condition, limit_s: float = LIMIT_S) -> None:
         time.sleep(0.05)
 
 
-def dask_setup(_worker: object) -> None:
+def dask_setup(worker: "distributed.Worker") -> None:
     """Called by a worker that loads this module."""
     from indexer.cluster.worker import Item, Session
 
     bend = json.loads(os.environ["CLUSTER_TEST"])
+    if lie := bend.get("lies", {}).get(worker.name):
+        tell(lie)
     begin = Session.begin
 
     def bent(self: Session, op: str, item: Item) -> "Future[object]":
@@ -215,7 +226,49 @@ def dask_setup(_worker: object) -> None:
     Session.begin = bent  # type: ignore[method-assign]
 
 
-WIDTH, TRAJECTORY = 3840, bytes(33_000)  # as of ViT-Base
+WIDTH, SEGMENTS = built_in_info().width, 200  # the coordinator refuses a vector of another width
+
+
+TRAJECTORY = Trajectory(6.0, np.ones((SEGMENTS, 8), np.float32), np.ones((8, WIDTH), np.float32)).to_bytes()
+
+
+class ExitOnArrivalError(Exception):
+    """An error that is SystemExit once it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return SystemExit, (3,)
+
+
+def tell(lie: str) -> None:
+    """Have this worker lie from now on."""
+    from indexer.cluster import wire
+    from indexer.cluster import worker as ours
+
+    prove, work = ours.prove, ours.work
+
+    def lying_proof(wanted: dict) -> object:
+        return 5 if lie == "no proof" else prove(wanted)
+
+    def lying_work(token: str, op: str, items: bytes) -> object:
+        if lie == "exit":
+            raise ExitOnArrivalError
+        if lie == "no bytes":
+            return {"outcomes": 5}
+        found = wire.unpack(work(token, op, items))
+        if lie == "too few":
+            found["outcomes"].pop()
+        if lie == "swapped":
+            for one in found["outcomes"]:
+                one[0] += b"x"
+        return wire.pack(found)
+
+    ours.prove, ours.work = lying_proof, lying_work  # type: ignore[assignment]
+
+
+def vector_of(path: bytes) -> bytes:
+    """A vector (WIDTH,) of float16 that the path alone decides."""
+    digest = np.frombuffer(hashlib.sha256(path).digest(), np.uint8)
+    return np.resize(digest, WIDTH).astype("<f2").tobytes()
 
 
 def instant(op: str, item: tuple) -> "Future[object]":
@@ -237,5 +290,5 @@ def instant(op: str, item: tuple) -> "Future[object]":
             }
         )
     else:
-        future.set_result(Embedded(hashlib.sha256(path).digest() * (2 * WIDTH // 32), 50, TRAJECTORY, 300.0))
+        future.set_result(Embedded(vector_of(path), 50, TRAJECTORY, 300.0))
     return future
