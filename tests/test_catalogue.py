@@ -1,6 +1,8 @@
 """The models folder against a real HTTP server that misbehaves, and the names, digests and paths it keeps."""
 
+import contextlib
 import errno
+import gzip
 import hashlib
 import http.server
 import io
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -475,6 +478,78 @@ def test_https_is_never_left_for_http():
     request = urllib.request.Request("https://example.org/a")
     with pytest.raises(ModelError, match="redirects to a http address"):
         download._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://example.org/a")
+
+
+def test_the_body_of_a_redirect_is_not_read(get, server):
+    """urllib reads it to its end, which would never come."""
+
+    def endless(handler: Handler) -> None:
+        handler.reply(302, {"Location": "/elsewhere"})
+        with contextlib.suppress(OSError):
+            while not handler.server.closing.is_set():
+                handler.push(bytes(1 << 16))
+
+    server.files["/elsewhere"] = server.files[URL_PATH]
+    server.script = [endless]
+    began_s = time.monotonic()
+    get()
+    assert time.monotonic() - began_s < 20
+    assert server.body_bytes < 64 << 20
+
+
+def test_the_head_of_an_answer_comes_in_time(get, server):
+    """A byte now and then meets the timeout of each read, and so do interim answers for ever."""
+
+    def trickle(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.flush_headers()
+        with contextlib.suppress(OSError):
+            while not handler.server.closing.wait(0.05):
+                handler.wfile.write(b"X")
+
+    def interim(handler: Handler) -> None:
+        with contextlib.suppress(OSError):
+            while not handler.server.closing.wait(0.01):
+                handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    server.script = [trickle, interim, trickle, interim, trickle]
+    assert "took longer than 0.6 s to answer" in get.fails()
+    assert len(server.seen) == download.TRIES
+
+
+@pytest.mark.parametrize("headers", [{f"X-{n}": "x" for n in range(200)}, {"X": "x" * 100_000}])
+def test_a_head_without_end_is_refused(get, server, headers):
+    server.script = [lambda handler: serve(handler, **headers)] * 20
+    assert "broke the connection off" in get.fails()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip", "GZIP", "x"])
+def test_a_compressed_body_is_never_unpacked(get, server, encoding):
+    bomb = gzip.compress(bytes(50_000_000))
+    server.script = [answer(200, {"Content-Encoding": encoding}, bomb)]
+    assert "does not say how large" in get.fails()
+    assert not get.steps
+
+
+def test_the_rest_of_a_part_is_never_unpacked_either(get, server):
+    bomb = gzip.compress(bytes(50_000_000))
+    whole = len(server.files[URL_PATH])
+    rest = {"Content-Range": f"bytes 300000-{whole - 1}/{whole}", "Content-Encoding": "gzip"}
+    server.script = [cut(300_000), answer(206, rest, bomb[: whole - 300_000])]
+    assert get().read_bytes() == b"weights one"
+    assert "range" not in server.seen[-1]  # from the beginning
+
+
+def test_chunks_without_end_are_read_to_the_stated_length_only(get, server):
+    def endless(handler: Handler) -> None:
+        handler.reply(200, {"Content-Length": 100_000, "Transfer-Encoding": "chunked"})
+        with contextlib.suppress(OSError):
+            while not handler.server.closing.is_set():
+                handler.push(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    server.script = [endless]
+    get.fails()
+    assert get.steps[-1] == (100_000, 100_000)
 
 
 def test_a_length_that_is_too_large_ends_as_broken_off(get, server):

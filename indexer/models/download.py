@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -45,6 +46,58 @@ class _RetryError(Exception):
         self.wait_s = wait_s
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose head (status, headers, what comes before) arrives within twice the timeout; raises _RetryError.
+
+    The socket's own timeout is for each read, so a server that sends a byte now and then, or interim answers for ever,
+    would never meet it.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._socket = sock
+        self._late = False
+
+    def begin(self) -> None:
+        limit_s = 2 * (self._socket.gettimeout() or 0.0)
+        timer = threading.Timer(limit_s, self._break_off)
+        timer.start()
+        try:
+            super().begin()
+        except (OSError, http.client.HTTPException):
+            if not self._late:
+                raise
+        finally:
+            timer.cancel()
+        if self._late:  # http.client takes the end of the connection for the end of the headers
+            raise _RetryError(f"took longer than {limit_s:g} s to answer")
+
+    def _break_off(self) -> None:
+        self._late = True
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown: that takes the connection away from under the thread that reads.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _punctual(connection_class: Callable[..., http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
+    def connect(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
+        connection = connection_class(*args, **kwargs)
+        connection.response_class = _Response
+        return connection
+
+    return connect
+
+
+class _Http(urllib.request.HTTPHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **arguments: Any) -> Any:
+        return super().do_open(_punctual(http_class), req, **arguments)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **arguments: Any) -> Any:
+        return super().do_open(_punctual(http_class), req, **arguments)
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows at most ten redirects, to http(s) only and never from https to http."""
 
@@ -54,6 +107,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
             raise ModelError(f"{req.full_url} redirects to a {scheme or 'strange'} address, which is not followed")
+        fp.close()  # urllib would read the body to its end, and it may have none
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -62,8 +116,8 @@ def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
+        _Http,
+        _Https,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPErrorProcessor,
         urllib.request.UnknownHandler,
@@ -148,7 +202,7 @@ class _Transfer:
         try:
             response = self._open(have, record)
         except urllib.error.HTTPError as error:
-            with error:
+            with contextlib.closing(error):  # entering a closed one raises
                 if error.code == 416 and have and self._is_whole(error.headers, have, record):
                     return
                 self._refused(error, have)
@@ -225,16 +279,17 @@ class _Transfer:
         headers = response.headers
         if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ModelError(f"{self.url} is a web page, not a checkpoint (a sign-in page of this network?)")
+        plain = headers.get("Content-Encoding", "identity") == "identity"
         if response.status == 206:
             found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             first, last, total = (int(number) for number in found.groups()) if found else (-1, -1, 0)
             fits = first == have > 0 and last == total - 1 and record.get("total") == total
-            if not fits or _changed(headers, record):
+            if not fits or not plain or _changed(headers, record):
                 discard(self.part)
                 raise _RetryError("has another file now than the part that is there", wait_s=0.0)
         elif response.status == 200:
             length = headers.get("Content-Length", "")
-            if not re.fullmatch(r"[0-9]{1,19}", length) or headers.get("Content-Encoding", "identity") != "identity":
+            if not plain or not re.fullmatch(r"[0-9]{1,19}", length):
                 raise ModelError(
                     f"{self.url} does not say how large the file is: download it elsewhere and "
                     "run `indexer models add FILE`"
