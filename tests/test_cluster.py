@@ -11,6 +11,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from indexer import __version__
 from indexer.cluster.admission import Admission
@@ -53,6 +55,51 @@ def test_paths_are_translated_by_the_innermost_mapped_folder(path, there):
 def test_a_path_outside_the_mapped_roots_is_refused(path):
     with pytest.raises(ConfigError, match="outside the folders"):
         PathMap({"/mnt/music": "/data/music"}).there(path)
+
+
+PARTS = [
+    b"",
+    b".",
+    b"..",
+    b"...",
+    b"music",
+    b"musical",
+    b"inner",
+    b"a b",
+    b"a=b",
+    b"\xff",
+    b"\n",
+    b"~",
+    b"$HOME",
+    b"data",
+]
+
+
+@given(
+    st.sampled_from([b"/mnt/music", b"/mnt/music/inner", b"/", b"//mnt/music", b"mnt/music", b""]),
+    st.lists(st.sampled_from(PARTS), max_size=8),
+)
+def test_no_path_leads_out_of_the_mapped_folders(start, parts):
+    """Whatever stands in a path, what the workers are asked for lies in a folder that --map names for them."""
+    paths = PathMap({"/mnt/music": "/data/music", "/mnt/music/inner": "/fast"})
+    path = b"/".join([start, *parts])
+    try:
+        there = paths.there(path)
+    except ConfigError:
+        return
+    assert os.path.normpath(there) == there
+    assert there in (b"/data/music", b"/fast") or there.startswith((b"/data/music/", b"/fast/"))
+    here = os.path.normpath(path)
+    assert os.path.relpath(there, b"/fast" if there.startswith(b"/fast") else b"/data/music") == os.path.relpath(
+        here, b"/mnt/music/inner" if there.startswith(b"/fast") else b"/mnt/music"
+    )
+
+
+def test_the_root_can_be_mapped_from_and_to():
+    assert PathMap({"/": "/data"}).there(b"/a/../b") == b"/data/b"
+    assert PathMap({"/mnt": "/"}).there(b"/mnt/a") == b"/a"
+    assert PathMap({"/": "/"}).there(b"/a") == b"/a"
+    assert PathMap({"/mnt": "/data/../other"}).there(b"/mnt") == b"/other"
 
 
 def test_a_map_goes_from_absolute_to_absolute():

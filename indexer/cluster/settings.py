@@ -117,7 +117,7 @@ class PathMap:
         plain = os.path.normpath(path)
         for here, there in self._pairs:
             if plain == here or plain.startswith(here.rstrip(b"/") + b"/"):
-                return os.path.normpath(there + b"/" + plain[len(here) :])
+                return os.path.normpath(there.rstrip(b"/") + b"/" + plain[len(here) :].lstrip(b"/"))
         mapped = ", ".join(printable(here) for here, _ in self._pairs)
         raise ConfigError(
             f"{printable(path)}: lies outside the folders that --map names ({mapped}), so no worker may read it"

@@ -204,7 +204,10 @@ def test_a_scan_that_is_killed_leaves_a_sound_library_and_the_next_one_goes_on(q
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """An authority, and one certificate for everybody, made as docs/cluster.md says."""
+    """An authority, and one certificate for everybody, made as docs/cluster.md says: of a host that is none of these.
+
+    Also a stranger's, with the right host in the certificate.
+    """
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -212,53 +215,15 @@ def certificates(tmp_path_factory):
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
-    for name in ("", "stranger-"):
-        openssl(
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "3650",
-            "-subj",
-            f"/CN={name}authority",
-            "-keyout",
-            f"{name}ca.key",
-            "-out",
-            f"{name}ca.pem",
-        )
-        openssl(
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            "/CN=indexer",
-            "-keyout",
-            f"{name}node.key",
-            "-out",
-            f"{name}node.csr",
-        )
-        openssl(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}node.csr",
-            "-CA",
-            f"{name}ca.pem",
-            "-CAkey",
-            f"{name}ca.key",
-            "-CAcreateserial",
-            "-days",
-            "825",
-            "-out",
-            f"{name}node.pem",
-        )
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name, where in (("", "DNS:elsewhere.example"), ("stranger-", "IP:127.0.0.1")):
+        authority = ("-CA", f"{name}ca.pem", "-CAkey", f"{name}ca.key", "-CAcreateserial")
+        openssl("req", "-x509", *key, "-days", "3650", "-subj", f"/CN={name}authority",
+                "-keyout", f"{name}ca.key", "-out", f"{name}ca.pem")  # fmt: skip
+        openssl("req", *key, "-subj", "/CN=indexer", "-addext", f"subjectAltName={where}",
+                "-keyout", f"{name}node.key", "-out", f"{name}node.csr")  # fmt: skip
+        openssl("x509", "-req", "-in", f"{name}node.csr", *authority, "-days", "825", "-copy_extensions", "copy",
+                "-out", f"{name}node.pem")  # fmt: skip
     return folder
 
 
@@ -273,8 +238,9 @@ def tls(folder, name=""):
     )
 
 
-def dask_tls(folder):
-    return ("--tls-ca-file", f"{folder}/ca.pem", "--tls-cert", f"{folder}/node.pem", "--tls-key", f"{folder}/node.key")
+def dask_tls(folder, name=""):
+    files = {"--tls-ca-file": "ca.pem", "--tls-cert": "node.pem", "--tls-key": "node.key"}
+    return tuple(part for flag, file in files.items() for part in (flag, f"{folder}/{name}{file}"))
 
 
 def test_with_tls_only_who_has_a_certificate_gets_in(quick_cli, music_folder, tmp_path, certificates):
@@ -289,3 +255,15 @@ def test_with_tls_only_who_has_a_certificate_gets_in(quick_cli, music_folder, tm
         assert "no scheduler answers" in stranger.stderr
         plain = quick_cli("scan", music_folder, "--cluster", cluster.address.replace("tls", "tcp"), code=2, env=wait)
         assert "no scheduler answers" in plain.stderr
+
+
+def test_the_authority_counts_and_the_host_in_a_certificate_does_not(quick_cli, music_folder, tmp_path, certificates):
+    """docs/cluster.md says so: a wrong name of our authority gets in, and a stranger with the right name does not."""
+    wait = {"INDEXER_CLUSTER_WAIT_S": "1"}
+    for name, expected in (("", "no worker is connected"), ("stranger-", "no scheduler answers")):
+        security = dask_tls(certificates, name)
+        with DaskCluster(tmp_path / f"{name}cluster", 0, protocol="tls", security=security) as cluster:
+            log = tmp_path / f"{name}cluster" / "scheduler.log"
+            until(lambda log=log: "Scheduler at" in log.read_text())
+            found = quick_cli("scan", music_folder, "--cluster", cluster.address, *tls(certificates), code=2, env=wait)
+        assert expected in found.stderr
