@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, DeferredError
+from indexer.files.audio.identity import Stat
+from indexer.files.children.worker import Worker
 from indexer.files.links import THROUGH_A_LINK, is_file, is_folder, look, open_file, open_folder, resolved
+from indexer.files.tags.genre import GenreEdit
+from indexer.files.tags.write import commit, edit_to_json, prepare, remove_copies, remove_leftovers, settle
 from indexer.files.walk import walk
 from indexer.library.store import Store
 from indexer.scan.difference import look_at
@@ -151,3 +155,74 @@ def test_a_music_folder_that_has_become_a_link_is_offline_until_it_is_named_anew
     assert {Path(os.fsdecode(r["path"])).is_relative_to(moved) for r in rows(quick_cli, "SELECT path FROM files")} == {
         True
     }
+
+
+# ---- a folder that is swapped for a link after it was scanned
+
+EDIT = GenreEdit(("House",), "house", 0.9, "m")
+
+
+def swap(folder: Path, away: Path) -> Path:
+    """Move a folder away and put a link to it in its place; returns the folder where it is now."""
+    folder.rename(away)
+    return link(folder, away).readlink()
+
+
+def test_an_undo_leads_to_nothing_outside(quick_cli, music_folder, secret):
+    quick_cli("scan", music_folder)
+    outside = swap(music_folder / "album", secret / "album")
+    tagged = contents(outside)
+    done = quick_cli.json("tags", "undo", "--all", code=1)
+    assert [reason for _, reason in done["refused"]] == [THROUGH_A_LINK]
+    assert len(done["restored"]) == 5
+    assert contents(outside) == tagged
+
+
+def test_a_reader_works_in_no_folder_behind_a_link(music_folder, secret):
+    path = os.fsencode(swap(music_folder / "album", secret / "album").parent.parent / "music" / "album" / "wav.wav")
+    before = contents(secret)
+    worker = Worker()
+    try:
+        for call in (
+            lambda: worker.call("inspect", path),
+            lambda: worker.call("read_tags", path),
+            lambda: worker.call("examine", path),
+            lambda: list(worker.decode(path, sample_rate_hz=16_000)),
+            lambda: worker.call("prepare_write", path, container="wav", edit=edit_to_json(EDIT), preserve_mtime=False),
+        ):
+            with pytest.raises(DeferredError, match=THROUGH_A_LINK):
+                call()
+        assert worker.call("inspect", os.fsencode(secret / "a.flac"))["container"] == "flac"
+        assert worker._child
+        assert Path(f"/proc/{worker._child.pid}/cwd").readlink() == Path("/")  # an idle reader keeps no drive busy
+    finally:
+        worker.close()
+    assert contents(secret) == before
+
+
+def test_a_copy_that_was_prepared_is_not_put_in_place_behind_a_link(music_folder, secret):
+    path = music_folder / "album" / "wav.wav"
+    before = path.read_bytes()
+    prepared = prepare(str(path), "wav", EDIT)
+    dropped = []
+    outside = swap(path.parent, secret / "album")
+    with pytest.raises(DeferredError, match=THROUGH_A_LINK):
+        commit(prepared, intend=lambda _: 7, done=lambda _: None, drop=lambda *why: dropped.append(why))
+    assert dropped == [(7, THROUGH_A_LINK)]
+    assert (outside / "wav.wav").read_bytes() == before
+
+
+def test_nothing_is_cleaned_up_behind_a_link(music_folder, secret):
+    path = music_folder / "album" / "wav.wav"
+    prepared = prepare(str(path), "wav", EDIT)
+    outside = swap(path.parent, secret / "album")
+    there = contents(outside)
+    assert settle(str(path), prepared.before, prepared.after) is None  # not known until the folder is back
+    for clean in (lambda: remove_copies(str(path)), lambda: remove_leftovers(path.parent)):
+        with pytest.raises(OSError, match=THROUGH_A_LINK):
+            clean()
+    assert contents(outside) == there
+    path.parent.unlink()
+    outside.rename(path.parent)
+    assert settle(str(path), prepared.before, prepared.after) == "dropped"
+    assert Stat.of(path) == prepared.before

@@ -399,7 +399,7 @@ def test_a_name_that_is_not_text_is_no_obstacle(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n-rf.flac"))
     shutil.copyfile(write_audio(tmp_path / "a", "flac", 0.3), path)
     prepared = prepare(os.fsencode(path), "flac", EDIT)
-    assert Prepared.from_json(json.loads(json.dumps(prepared.to_json()))) == prepared
+    assert Prepared.from_json(json.loads(json.dumps(prepared.to_json())), prepared.path) == prepared
     assert Journal().commit(prepared)
 
 
@@ -411,7 +411,7 @@ def test_the_order_is_copy_sync_intent_rename_sync_done(tmp_path: Path, monkeypa
     journal = Journal(lambda: order.append("intend"))
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (order.append(name), real(*a))[1])
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real, **o: (order.append(name), real(*a, **o))[1])
     prepared = prepare(str(write_audio(tmp_path / "a", "flac", 0.3)), "flac", EDIT)
     journal.commit(prepared)
     assert [*order, *journal.calls[1:]] == ["fsync", "intend", "replace", "fsync", "done 7"]
@@ -510,9 +510,11 @@ def _die_at(number: int, path: Path, container: str, journal: Path) -> None:
 
         return call
 
-    for name in ("open", "write", "fsync", "replace", "utime"):
+    for name in ("write", "fsync", "replace", "unlink", "utime", "fchmod"):
         setattr(os, name, counted(getattr(os, name)))
-    shutil.copystat = counted(shutil.copystat)
+    opened = os.open
+    created = counted(opened)
+    os.open = lambda path, flags, *args, **how: (created if flags & os.O_CREAT else opened)(path, flags, *args, **how)
     Block.write = counted(Block.write)  # type: ignore[method-assign]
 
     def intend(prepared: Prepared) -> int:
@@ -549,7 +551,7 @@ def test_killed_at_any_step_the_file_is_wholly_old_or_wholly_new(tmp_path: Path,
         assert code in (0, 77)
         assert path.read_bytes() in (before, after)
         if journal.exists():
-            prepared = Prepared.from_json(json.loads(journal.read_text()))
+            prepared = Prepared.from_json(json.loads(journal.read_text()), str(path))
             state = settle(prepared.path, prepared.before, prepared.after)
             assert (state == "done") == (path.read_bytes() == after)
             ends.append(state)

@@ -45,7 +45,7 @@ class Session:
         self.used_s = time.monotonic()
         self._began_s = time.monotonic()
         self._parts = parts
-        self._readers = Readers(jobs)
+        self._readers = Readers(jobs, follows_links=True)
         self._executor = LocalExecutor(self._readers)
         self._lock = threading.Lock()  # the executor takes one caller at a time
         self.at_work = 0  # tasks in progress

@@ -57,6 +57,16 @@ def folder_of(path: str | bytes) -> Iterator[tuple[int, bytes]]:
         os.close(folder)
 
 
+@contextmanager
+def listable(folder: int) -> Iterator[int]:
+    """An open folder, opened once more so that it can be listed and synced. Raises OSError."""
+    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def look(path: str | bytes) -> os.stat_result:
     """The stat of what stands at a path, which may itself be a link. Raises as ``open_folder`` does."""
     with folder_of(path) as (folder, name):

@@ -17,16 +17,17 @@ def being_written(files: Mapping[bytes, os.stat_result]) -> set[bytes]:
     return {path for path in files if refused[path] or doubtful.get(path) in open_now}
 
 
-def lease_is_refused(path: bytes) -> bool | None:
+def lease_is_refused(path: bytes, folder: int | None = None) -> bool | None:
     """Whether some process has the file open for writing: the kernel then refuses a read lease (fcntl(2), F_SETLEASE).
 
-    None where leases say nothing: not Linux, a file of another user, or a file system without leases.
+    ``folder``: an open folder that the path begins at. None where leases say nothing: not Linux, a file of another
+    user, or a file system without leases.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     fd = -1
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         # The kernel signals us when a process opens the file; the default, SIGIO, would kill us.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)

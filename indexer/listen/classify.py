@@ -32,7 +32,7 @@ class FileClassifier:
         """``chosen``: as ``chosen_model`` gives it. Raises ModelError when a file of the model is damaged."""
         self.chosen = chosen
         self._settings = settings
-        self.worker = Worker()
+        self.worker = Worker(follows_links=True)
         self._embedders = [Embedder(part.load(), part.units) for part in pipeline_model(self.chosen, settings).parts]
 
     @property

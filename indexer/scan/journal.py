@@ -144,7 +144,8 @@ def _undo_one(
         prepared = Prepared.from_json(
             worker.call(
                 "prepare_write", path, container=inspected["container"], edit=None, preserve_mtime=preserve_mtime
-            )
+            ),
+            name,
         )
         commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)
         result.restored.append(name)

@@ -265,4 +265,4 @@ class Pipeline:
             done = finished.done
             # A copy that was finished after the stop will not be used.
             if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
-                discard(Prepared.from_json(done.result()))
+                discard(Prepared.from_json(done.result(), finished.file.name))

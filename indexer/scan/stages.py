@@ -445,7 +445,7 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
     )
     done = yield Wait(partial(run.readers.submit, prepare), alone=True)
     try:
-        prepared = Prepared.from_json(done.result())
+        prepared = Prepared.from_json(done.result(), os.fsdecode(file.row.path))
         if run.stopped():
             discard(prepared)
             return

@@ -122,7 +122,7 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
             raise ConfigError(str(e)) from e
         return frames / sample_rate_hz, np.concatenate(kept)[: round(AUDIO_S * sample_rate_hz)]
 
-    worker = Worker()
+    worker = Worker(follows_links=True)
     try:
         one(worker, paths[0])  # starts the child
         started = time.perf_counter()
@@ -142,7 +142,7 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
 
 def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> float:
     """The rate of decoding while every child process decodes all files."""
-    workers = [Worker() for _ in range(jobs)]
+    workers = [Worker(follows_links=True) for _ in range(jobs)]
     try:
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda worker: one(worker, paths[0]), workers))
@@ -207,7 +207,7 @@ def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.nd
 def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
     """Measure from files to embeddings, as in a scan; the time to load the models does not count."""
     embedders = [Embedder(part.load(), part.units) for part in (part_of(info, settings) for info in info.parts)]
-    workers = [Worker() for _ in range(settings.worker_count())]
+    workers = [Worker(follows_links=True) for _ in range(settings.worker_count())]
     audio_s = 0.0
     started = time.perf_counter()
     try:

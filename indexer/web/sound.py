@@ -7,12 +7,12 @@ Nothing else of the web opens one.
 import asyncio
 import os
 import re
-import stat as stat_module
 from typing import Any
 
 from datasette.utils.asgi import Response
 
 from indexer.files.containers import media_type
+from indexer.files.links import is_in, open_file
 from indexer.web.context import number, rows
 
 PIECE_BYTES = 1 << 18
@@ -79,25 +79,10 @@ async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
 
 
 def open_inside(root: bytes, path: bytes) -> int:
-    """Open a file below a root, name by name, so that no symbolic link leads out. Raises OSError otherwise."""
-    if not path.startswith(root.rstrip(b"/") + b"/"):
+    """Open a file below a root, without following any link. Raises OSError otherwise."""
+    if not is_in(path, root) or b".." in path.split(b"/"):
         raise FileNotFoundError(path)
-    *folders, name = path[len(root.rstrip(b"/")) + 1 :].split(b"/")
-    if b".." in folders or name in (b"", b".."):
-        raise FileNotFoundError(path)
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in folders:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat_module.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise FileNotFoundError(path)
-    return handle
+    return open_file(path)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

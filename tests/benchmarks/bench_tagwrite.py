@@ -138,7 +138,7 @@ def large(folder: Path) -> None:
                 edit=edit_to_json(EDIT),
                 preserve_mtime=False,
             )
-            commit(Prepared.from_json(answer), intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+            commit(Prepared.from_json(answer, str(path)), intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
             result = "written"
         except FileError as error:
             result = error.reason

@@ -248,7 +248,7 @@ class Case:
         data = self.path.read_bytes()
         try:
             prepared = Prepared.from_json(
-                self.call("prepare_write", container=container, edit=edit, preserve_mtime=False)
+                self.call("prepare_write", container=container, edit=edit, preserve_mtime=False), str(self.path)
             )
         finally:
             if self.path.read_bytes() != data:

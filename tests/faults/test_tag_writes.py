@@ -27,6 +27,7 @@ import pytest
 
 from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
+from indexer.files.tags import write
 from indexer.files.tags.read import read_tags
 from indexer.files.tags.write import TEMP_SUFFIX, prepare, remove_copies, remove_leftovers, settle
 from indexer.library.store import Store
@@ -219,11 +220,11 @@ def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_don
     def noted(name: str) -> None:
         real = getattr(os, name)
 
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             on_folder = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
             states = [state for (state,) in looking.execute("SELECT state FROM tag_writes")]
             order.append(f"{name}{' of the folder' if on_folder else ''}, journal {states}")
-            return real(*args)
+            return real(*args, **options)
 
         monkeypatch.setattr(os, name, call)
 
@@ -348,6 +349,34 @@ def test_what_another_program_does_meanwhile_stands(
         assert store.db.execute("SELECT genre FROM tags").fetchone()["genre"] is None
     assert others is None or b"INDEXER_GENRE" not in others
     assert list(library.folder.glob(".*")) == []
+
+
+@pytest.mark.parametrize("put", [os.symlink, os.link])
+@pytest.mark.parametrize("step", ["copy_file", "changed_fields"])
+def test_what_is_put_in_the_place_of_our_copy_is_neither_edited_nor_given_rights(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, put: Callable[..., None]
+) -> None:
+    """Before the edit, and before the copy gets the file's rights and times."""
+    victim = tmp_path / "victim.flac" if put is os.symlink else library.folder.with_name("victim.flac")
+    shutil.copyfile(library.path, victim)
+    victim.chmod(0o600)
+    before, old = victim.read_bytes(), library.path.read_bytes()
+    real = getattr(write, step)
+
+    def swap_after(*args: Any) -> Any:
+        result = real(*args)
+        copy = next(library.folder.glob(".*"))
+        copy.unlink()
+        put(victim, copy)
+        return result
+
+    monkeypatch.setattr(write, step, swap_after)
+    with pytest.raises((DeferredError, WriteRefusedError)):
+        prepare(str(library.path), "flac", EDIT)
+    assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (before, 0o600)
+    assert library.path.read_bytes() == old
+    assert list(library.folder.glob(".*")) == []
+    victim.unlink()
 
 
 def test_a_hard_link_made_meanwhile_is_not_parted(library: Library, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ the store, and writes to no file but the copy that files/tags/write.py makes.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -21,7 +22,8 @@ from indexer.files.audio.decode import probe
 from indexer.files.audio.identity import Stat, sniff
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
-from indexer.files.children.worker import HEADER, pack
+from indexer.files.children.worker import FOLLOWS_LINKS, HEADER, pack
+from indexer.files.links import THROUGH_A_LINK, folder_of
 from indexer.files.tags.write import edit_from_json, prepare
 
 
@@ -117,6 +119,25 @@ OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def go_to(path: str) -> str:
+    """Go into the folder of a file and return its name there: whatever the path leads to later, this is the folder.
+
+    Raises DeferredError where the path holds a link or leads nowhere.
+    """
+    try:
+        with folder_of(path) as (folder, name):
+            os.fchdir(folder)
+    except FileNotFoundError:
+        raise DeferredError(path, "it vanished while it was read") from None
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise ReadError(path, f"cannot be read ({e.strerror})") from e
+        raise DeferredError(path, THROUGH_A_LINK) from None
+    if os.path.islink(name):  # noqa: PTH114 - bytes
+        raise DeferredError(path, THROUGH_A_LINK)
+    return os.fsdecode(name)
+
+
 def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
     """Yield the parent's requests until it closes the pipe."""
     while len(header := stream.read(HEADER.size)) == HEADER.size:
@@ -138,12 +159,13 @@ def limit_resources(memory_limit_bytes: int) -> None:
 def main() -> None:
     """Read requests from stdin and answer on the original stdout; what libraries print goes to stderr."""
     limit_resources(int(sys.argv[1]))
+    find = str if FOLLOWS_LINKS in sys.argv else go_to
     channel = Channel(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     for request in requests(sys.stdin.buffer):
         path = request.pop("path")
         try:
-            channel.send("result", OPERATIONS[request.pop("op")](path, channel, **request))
+            channel.send("result", OPERATIONS[request.pop("op")](find(path), channel, **request))
         except FileError as e:
             channel.send("error", {"class": type(e).__name__, "reason": e.reason})
         except MemoryError:
@@ -152,6 +174,8 @@ def main() -> None:
             )
         except Exception as e:  # damaged input makes libraries raise anything; the next file must go on
             channel.send("error", {"class": "ReadError", "reason": f"cannot be read ({type(e).__name__}: {e})"})
+        if find is go_to:
+            os.chdir("/")  # a drive can be unmounted while nobody reads from it
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ _T = TypeVar("_T")
 class Readers:
     """A pool of readers (``Worker``), one for each of ``count`` threads."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, follows_links: bool = False) -> None:
+        """``follows_links``: see ``Worker``."""
         self.count = count
+        self._follows_links = follows_links
         self._busy_s = 0.0
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -49,7 +51,7 @@ class Readers:
     def _run(self, task: Callable[[Worker], _T]) -> _T:
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = Worker()
+            worker = self._local.worker = Worker(follows_links=self._follows_links)
             self._workers.append(worker)
         started_s = time.monotonic()
         try:

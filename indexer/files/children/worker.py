@@ -24,6 +24,7 @@ from indexer.errors import FileError, ReaderDiedError
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # of address space; the child's libraries take about 600 MB
 STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at work sends a beat every few MB
+FOLLOWS_LINKS = "--follows-links"  # option of the child
 HEADER = struct.Struct("<II")  # length of the JSON part, length of the raw part
 
 FILE_ERRORS = {
@@ -48,7 +49,17 @@ def pack(message: dict[str, Any], raw_length: int = 0) -> bytes:
 class Worker:
     """One child process, used by one thread at a time."""
 
-    def __init__(self, *, stall_limit_s: float = STALL_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        follows_links: bool = False,
+        stall_limit_s: float = STALL_LIMIT_S,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    ) -> None:
+        """``follows_links``: a person or another machine names the files. Otherwise the paths are resolved, as the
+        library holds them, and a link that stands in one is not followed.
+        """
+        self._options = [FOLLOWS_LINKS] if follows_links else []
         self._stall_limit_s = stall_limit_s
         self._memory_limit_bytes = memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None
@@ -137,7 +148,7 @@ class Worker:
         if self._child is None or self._child.poll() is not None:
             self.kill()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "indexer.files.children.child", str(self._memory_limit_bytes)],
+                [sys.executable, "-m", "indexer.files.children.child", str(self._memory_limit_bytes), *self._options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

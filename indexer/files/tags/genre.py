@@ -7,6 +7,7 @@ whether to write.
 
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -344,7 +345,7 @@ def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterato
     if kind is None or not kind.places:
         raise UnsupportedError(path, f"tags of {container} files cannot be written")
     try:
-        with Path(os.fsdecode(path)).open(mode) as file:
+        with Path(os.fsdecode(path)).open(mode) if mode == "rb" else _own_copy(path) as file:
             yield file, kind
     except UnwritableError as error:
         raise WriteRefusedError(path, str(error)) from error
@@ -352,6 +353,20 @@ def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterato
         raise ReadError(path, f"the tag is damaged: {error}") from error
     except (EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError) as error:
         raise ReadError(path, f"the tag cannot be read: {error or type(error).__name__}") from error
+
+
+def _own_copy(path: FilePath) -> BinaryIO:
+    """Open a copy to be edited. Raises WriteRefusedError where something else has taken its place."""
+
+    def open_it(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    file = open(os.fsdecode(path), "r+b", opener=open_it)  # noqa: SIM115 - the caller closes it
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        file.close()
+        raise WriteRefusedError(path, "something else has taken the place of its copy")
+    return file
 
 
 def _compact(data: object) -> str:

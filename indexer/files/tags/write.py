@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from indexer.errors import DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
 from indexer.files.open_files import lease_is_refused
 from indexer.files.tags.genre import (
     GenreEdit,
@@ -57,8 +58,10 @@ SYNC_EVERY = 64 << 20
 MARGIN = 1 << 20  # free bytes required beyond one copy
 FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
 READ_ONLY = "read-only"  # how the reason of a ReadOnlyError begins
+COPY_CHANGED = "its edited copy was changed by another program"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_ATTRIBUTES = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENODATA, errno.EINVAL)
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -86,16 +89,22 @@ class Prepared:
     evidence: dict[str, str]  # digests of what was compared
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for another process (paths may hold surrogate escapes)."""
-        return asdict(self)
+        """Plain values for another process (names may hold surrogate escapes)."""
+        return asdict(self) | {"path": Path(self.path).name, "temp_path": Path(self.temp_path).name}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Prepared":
-        """The inverse of ``to_json``."""
+    def from_json(cls, data: dict[str, Any], path: str) -> "Prepared":
+        """The inverse of ``to_json``, whose values hold names only: a reader works inside the folder of ``path``."""
         return cls(
-            data["path"], data["temp_path"], Stat(**data["before"]), data["before_ctime_ns"], Stat(**data["after"]),
-            tuple(data["before_genres"]), tuple(data["after_genres"]), dict(data["evidence"]),
-        )  # fmt: skip
+            path,
+            str(Path(path).with_name(data["temp_path"])),
+            Stat(**data["before"]),
+            data["before_ctime_ns"],
+            Stat(**data["after"]),
+            tuple(data["before_genres"]),
+            tuple(data["after_genres"]),
+            dict(data["evidence"]),
+        )
 
 
 def temp_path_of(path: str | bytes) -> str:
@@ -146,7 +155,7 @@ def prepare(
         check_space(name, before.size)
         Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process
         try:
-            copy_file(name, temp, heartbeat)
+            made = copy_file(name, temp, heartbeat)
             if edit is None:
                 restore_genre(temp, container)
             else:
@@ -162,7 +171,7 @@ def prepare(
                     raise WriteRefusedError(name, "the edited copy would not hold the same audio")
             if _now(name) != (before, ctime_ns):
                 raise DeferredError(name, "changed while its copy was edited")
-            after = _finish(name, temp, preserve_mtime=preserve_mtime)
+            after = _finish(name, temp, made, preserve_mtime=preserve_mtime)
             if before.size - after.size > tag_room:
                 raise WriteRefusedError(name, "the edited copy would be shorter than the tag can explain")
         except BaseException:
@@ -195,25 +204,29 @@ def commit(
         discard(prepared)
         raise
     try:
-        with _plain_errors(prepared.path):
-            _check_unchanged(prepared)
-            os.replace(prepared.temp_path, prepared.path)  # noqa: PTH105  # one system call, visible to fault tests
+        with _plain_errors(prepared.path), folder_of(prepared.path) as (folder, name):
+            temp = os.fsencode(Path(prepared.temp_path).name)
+            _check_unchanged(prepared, folder, name, temp)
+            os.replace(temp, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException as error:
         discard(prepared)
         if isinstance(error, IndexerError):
             drop(write_id, str(getattr(error, "reason", error)))
         raise
     # If this fails, the next start settles the open intent.
-    with _plain_errors(prepared.path, "its new tag may not be on the disk yet"):
-        _sync_folder(prepared.path)
+    with (
+        _plain_errors(prepared.path, "its new tag may not be on the disk yet"),
+        folder_of(prepared.path) as (folder, _name),
+    ):
+        _sync(folder)
     done(write_id)
     return True
 
 
 def discard(prepared: Prepared) -> None:
     """Remove a copy that will not be used."""
-    with suppress(OSError):
-        Path(prepared.temp_path).unlink(missing_ok=True)
+    with suppress(OSError), folder_of(prepared.temp_path) as (folder, temp):
+        os.unlink(temp, dir_fd=folder)
 
 
 def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"] | None:
@@ -222,23 +235,26 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
     Returns done, dropped, or superseded (another program changed the file); None if that is not known yet, because the
     drive is missing or cannot make the rename durable.
     """
-    name = os.fsdecode(path)
     try:
-        now = Stat.of(name)
-    except FileNotFoundError:
-        now = None
-    except OSError:
-        return None
-    try:
-        if now is None and Stat.of(os.path.dirname(name) or ".").dev != before.dev:  # noqa: PTH120
-            return None  # an empty mount point: the drive is missing
-        if now and _same_file(now, after):
-            _sync_folder(name)
-            return "done"
-        remove_copies(path)
+        with folder_of(path) as (folder, name):
+            now = _stat_in(folder, name)
+            if now is None and Stat.of(folder).dev != before.dev:
+                return None  # an empty mount point: the drive is missing
+            if now and _same_file(now, after):
+                _sync(folder)
+                return "done"
+            _remove_copies(folder, name)
     except OSError:
         return None
     return "dropped" if now and _same_file(now, before) else "superseded"
+
+
+def _stat_in(folder: int, name: bytes) -> Stat | None:
+    """The Stat of what has this name in an open folder; None where nothing has. Links are not followed."""
+    try:
+        return Stat.from_result(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 def _same_file(now: Stat, then: Stat) -> bool:
@@ -248,22 +264,36 @@ def _same_file(now: Stat, then: Stat) -> bool:
 
 def remove_copies(path: str | bytes) -> None:
     """Remove the copies of one file that killed processes left behind. Raises OSError."""
-    folder, start = _copies_begin(path)
-    copy = re.compile(re.escape(start) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
-    with os.scandir(folder or b".") as entries:
-        for entry in entries:
-            if copy.fullmatch(entry.name):
-                Path(os.fsdecode(entry.path)).unlink(missing_ok=True)
+    with folder_of(path) as (folder, name):
+        _remove_copies(folder, name)
+
+
+def _remove_copies(folder: int, name: bytes) -> None:
+    copy = re.compile(re.escape(_copies_begin(name)[1]) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
+    for other in _names_in(folder):
+        if copy.fullmatch(other):
+            with suppress(FileNotFoundError):
+                os.unlink(other, dir_fd=folder)
+
+
+def _names_in(folder: int) -> list[bytes]:
+    with listable(folder) as handle:
+        return [os.fsencode(name) for name in os.listdir(handle)]  # noqa: PTH208
 
 
 def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
     """Remove all copies in one folder and return their paths; call it once every open intent is settled."""
     removed = []
-    with os.scandir(os.fsdecode(folder)) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-                removed.append(entry.path)
+    handle = open_folder(os.fsencode(folder))
+    try:
+        for name in _names_in(handle):
+            if not (name.startswith(b".") and name.endswith(TEMP_SUFFIX.encode())):
+                continue
+            if stat_module.S_ISREG(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=handle)
+                removed.append(os.fsdecode(os.path.join(os.fsencode(folder), name)))  # noqa: PTH118 - bytes
+    finally:
+        os.close(handle)
     return removed
 
 
@@ -318,6 +348,8 @@ def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Ite
             raise DeferredError(name, f"disk full: {what}") from error
         if error.errno in _READ_ONLY:
             raise ReadOnlyError(name, f"{READ_ONLY}: {what}") from error
+        if error.errno == errno.ELOOP:
+            raise DeferredError(name, THROUGH_A_LINK) from error
         if error.errno in (errno.ENOENT, errno.ESTALE):
             raise DeferredError(name, "vanished while its tag was written") from error
         raise DeferredError(name, f"{doubt}: {what}") from error
@@ -326,8 +358,8 @@ def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Ite
 # --- the copy ------------------------------------------------------------
 
 
-def copy_file(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
-    """Copy the file to a new one, sharing blocks where the file system can."""
+def copy_file(name: str, temp: str, heartbeat: Callable[[], None]) -> os.stat_result:
+    """Copy the file to a new one, sharing blocks where the file system can; return the new one's stat."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -335,6 +367,7 @@ def copy_file(name: str, temp: str, heartbeat: Callable[[], None]) -> None:
         try:
             if not share_blocks(source, target):
                 copy_blocks(source, target, heartbeat)
+            return os.fstat(target)
         finally:
             os.close(target)
     finally:
@@ -366,24 +399,52 @@ def copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> None
         heartbeat()
 
 
-def _finish(name: str, temp: str, *, preserve_mtime: bool) -> Stat:
-    """Give the copy the original's permissions, owner, extended attributes and times, and make it durable."""
-    original, now = Path(name).stat(), Path(temp).stat().st_mtime_ns
-    shutil.copystat(name, temp)  # mode, times, extended attributes, flags
-    fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _finish(name: str, temp: str, made: os.stat_result, *, preserve_mtime: bool) -> Stat:
+    """Give the copy the original's permissions, owner, extended attributes and times, and make it durable.
+
+    ``made``: the stat of the copy when it was made. Raises DeferredError where something else has taken its place.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    source = os.open(name, flags)
     try:
-        copied = os.fstat(fd)
-        if (copied.st_uid, copied.st_gid) != (original.st_uid, original.st_gid):
-            try:
-                os.fchown(fd, original.st_uid, original.st_gid)
-            except PermissionError as error:
-                raise WriteRefusedError(name, "it belongs to another user, who would lose it") from error
-            os.fchmod(fd, stat_module.S_IMODE(original.st_mode))  # a change of owner clears set-id bits
-        os.utime(fd, ns=(original.st_atime_ns, original.st_mtime_ns if preserve_mtime else now))
-        os.fsync(fd)
-        return Stat.of(fd)
+        fd = os.open(temp, flags)
+        try:
+            original, copied = os.fstat(source), os.fstat(fd)
+            if not os.path.samestat(made, copied) or copied.st_nlink != 1:
+                raise DeferredError(name, COPY_CHANGED)
+            _copy_attributes(source, fd)
+            if (copied.st_uid, copied.st_gid) != (original.st_uid, original.st_gid):
+                try:
+                    os.fchown(fd, original.st_uid, original.st_gid)
+                except PermissionError as error:
+                    raise WriteRefusedError(name, "it belongs to another user, who would lose it") from error
+            os.fchmod(fd, stat_module.S_IMODE(original.st_mode))  # last: a change of owner clears set-id bits
+            mtime_ns = original.st_mtime_ns if preserve_mtime else copied.st_mtime_ns
+            os.utime(fd, ns=(original.st_atime_ns, mtime_ns))
+            os.fsync(fd)
+            return Stat.of(fd)
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.close(source)
+
+
+def _copy_attributes(source: int, target: int) -> None:
+    """Copy the extended attributes that the file system and our rights allow, as shutil.copystat does."""
+    if not hasattr(os, "listxattr"):
+        return
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+        return
+    for name in names:
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTES:
+                raise
 
 
 def _reads_back(edit: GenreEdit, new: Tags) -> bool:
@@ -399,25 +460,24 @@ def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
 # --- the rename ------------------------------------------------------------
 
 
-def _check_unchanged(prepared: Prepared) -> None:
-    if Stat.of(prepared.temp_path) != prepared.after:
-        raise DeferredError(prepared.path, "its edited copy was changed by another program")
+def _check_unchanged(prepared: Prepared, folder: int, name: bytes, temp: bytes) -> None:
+    copy = os.stat(temp, dir_fd=folder, follow_symlinks=False)
+    if Stat.from_result(copy) != prepared.after or copy.st_nlink != 1:  # with that inode it is the file that we made
+        raise DeferredError(prepared.path, COPY_CHANGED)
     # NFS refuses a lease on any file without a delegation: if it also refuses one on the copy, which nobody has open,
     # the refusal means nothing.
-    if lease_is_refused(os.fsencode(prepared.path)) and not lease_is_refused(os.fsencode(prepared.temp_path)):
+    if lease_is_refused(name, folder) and not lease_is_refused(temp, folder):
         raise DeferredError(prepared.path, "another program has it open for writing")
-    if _now(prepared.path) != (prepared.before, prepared.before_ctime_ns):
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if (Stat.from_result(found), found.st_ctime_ns) != (prepared.before, prepared.before_ctime_ns):
         raise DeferredError(prepared.path, "changed while its tag was written")
 
 
-def _sync_folder(name: str) -> None:
+def _sync(folder: int) -> None:
     """Make the rename durable. Folders that cannot be opened or synced are passed over; other OSErrors are raised."""
     try:
-        fd = os.open(os.path.dirname(name) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with listable(folder) as handle:
+            os.fsync(handle)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
