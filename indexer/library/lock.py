@@ -1,11 +1,15 @@
 """Lock files: at most one process writes a library, one watches folders for it, and one exports to a folder.
 
-The operating system frees a lock when its holder dies.
+The operating system frees a lock when its holder dies. A lock file is only believed where it is a file of our own, and
+a process gets a signal only when the system says that it holds the lock.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import signal
+import stat as stat_module
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +52,67 @@ def working_process(db_path: Path) -> int | None:
     return _holder(_lock_path(db_path, "lock"))
 
 
+def signal_watching_process(db_path: Path, number: signal.Signals) -> bool:
+    """Send a signal to the process that watches for a library; False when none does, or it cannot be proven.
+
+    The proof: it has the lock file open, and locked, at a moment after which its number can mean no other process.
+    """
+    lock_path = _lock_path(db_path, "watch.lock")
+    pid = _holder(lock_path)
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _has_locked(pid, lock_path):
+            return False
+        signal.pidfd_send_signal(process, number)
+    except OSError:
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
+def _has_locked(pid: int, lock_path: Path) -> bool:
+    """Whether a process has this very file open and holds a lock on it, as /proc tells. Raises OSError."""
+    lock = lock_path.lstat()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.path.samestat(descriptor.stat(), lock):
+                told = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()
+                return any(line.startswith("lock:") and "FLOCK" in line for line in told.splitlines())
+    return False
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file that only we write, and create it for us alone where ``flags`` say so.
+
+    Raises OSError for a link, for anything but a regular file with one name, and for a file of another user (except
+    where we are root): somebody else put it there.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, which we did not make; remove it", str(path)) from e
+        raise
+    found = os.fstat(handle)
+    if not stat_module.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        reason = "it is no regular file with one name"
+    elif os.geteuid() not in (0, found.st_uid):
+        reason = "it belongs to another user"
+    else:
+        return handle
+    os.close(handle)
+    raise OSError(errno.EPERM, f"{reason}, so we did not make it; remove it", str(path))
+
+
 def _holder(lock_path: Path) -> int | None:
     try:
-        handle = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = open_own(lock_path, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -69,9 +131,9 @@ def _lock_path(db_path: Path, ending: str) -> Path:
 
 @contextlib.contextmanager
 def _held(lock_path: Path, taken: str) -> Iterator[None]:
-    lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = open_own(lock_path, os.O_RDWR | os.O_CREAT)
     except OSError as e:
         raise StoreError(f"{lock_path}: cannot be opened ({e.strerror})") from e
     try:
@@ -108,6 +170,6 @@ def _take(handle: int) -> None:
 
 def _names(path: Path, handle: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:
         return False

@@ -15,6 +15,7 @@ from typing import Any
 
 from indexer.errors import ModelError
 from indexer.foreign import parse_json
+from indexer.library.lock import open_own
 
 
 def megabytes(size_bytes: float) -> str:
@@ -42,7 +43,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write ``value`` to ``path``; a crash leaves the old or the new record. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # new: what stands there may be a link
             file.write(json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -55,7 +57,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def writing(models_dir: Path) -> Iterator[None]:
     """Create the models folder, and turn an OSError of the body into a ModelError for the user."""
     try:
-        models_dir.mkdir(parents=True, exist_ok=True)
+        models_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield
     except OSError as error:
         raise write_problem(Path(error.filename) if isinstance(error.filename, str) else models_dir, error) from error
@@ -69,11 +71,11 @@ def locked(models_dir: Path, name: str, *, wait: bool = False) -> Iterator[None]
     """
     path = models_dir / f".{name}.lock"
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # If the former holder removed the file that was opened here, the lock is worthless: try again.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), path.lstat()):
                 break
         except BlockingIOError as error:
             os.close(descriptor)

@@ -380,7 +380,9 @@ class Daemon:
         path = status_path(self._settings.db)
         with suppress(OSError):  # a full disk must not end the watch
             temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+            temporary.unlink(missing_ok=True)
+            with temporary.open("x", encoding="utf-8") as file:  # new: what stands there may be a link
+                file.write(json.dumps(content))
             temporary.replace(path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.foreign import parse_json
-from indexer.library.lock import watching_process
+from indexer.library.lock import open_own, signal_watching_process, watching_process
 
 
 def status_path(db: Path) -> Path:
@@ -23,10 +23,15 @@ def read_status(db: Path) -> dict[str, Any] | None:
     if pid is None:
         return None
     try:
-        found = parse_json(status_path(db).read_bytes())
+        found = parse_json(_read_own(status_path(db)))
     except (OSError, ValueError):
         found = None
     return found if _is_status(found) else {"pid": pid, "state": "starting"}
+
+
+def _read_own(path: Path) -> bytes:
+    with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def _is_status(found: Any) -> bool:
@@ -47,11 +52,4 @@ def _is_status(found: Any) -> bool:
 
 def ask_for_scan(db: Path) -> bool:
     """Ask the daemon of a library to scan within seconds; False when none runs, or another user's."""
-    pid = watching_process(db)
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, signal.SIGUSR1)
-    except OSError:
-        return False
-    return True
+    return signal_watching_process(db, signal.SIGUSR1)
