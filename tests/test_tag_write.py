@@ -19,6 +19,7 @@ import pytest
 
 from indexer.errors import DeferredError, FileError, ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.tags import write as writer
 from indexer.files.tags.blocks.blocks import Block
 from indexer.files.tags.blocks.id3 import tag_size, to_synchsafe
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, changed_fields, other_fields, set_genre
@@ -409,12 +410,12 @@ def test_a_name_that_is_not_text_is_no_obstacle(tmp_path: Path) -> None:
 def test_the_order_is_copy_sync_intent_rename_sync_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     journal = Journal(lambda: order.append("intend"))
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, real=real, **o: (order.append(name), real(*a, **o))[1])
+    for module, name in ((os, "fsync"), (writer, "exchange")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real, **o: (order.append(name), real(*a, **o))[1])
     prepared = prepare(str(write_audio(tmp_path / "a", "flac", 0.3)), "flac", EDIT)
     journal.commit(prepared)
-    assert [*order, *journal.calls[1:]] == ["fsync", "intend", "replace", "fsync", "done 7"]
+    assert [*order, *journal.calls[1:]] == ["fsync", "intend", "exchange", "fsync", "done 7"]
 
 
 @pytest.mark.parametrize("when", ["prepared", "announced"])
@@ -512,6 +513,7 @@ def _die_at(number: int, path: Path, container: str, journal: Path) -> None:
 
     for name in ("write", "fsync", "replace", "unlink", "utime", "fchmod"):
         setattr(os, name, counted(getattr(os, name)))
+    writer.exchange = counted(writer.exchange)
     opened = os.open
     created = counted(opened)
     os.open = lambda path, flags, *args, **how: (created if flags & os.O_CREAT else opened)(path, flags, *args, **how)

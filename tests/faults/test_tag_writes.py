@@ -27,6 +27,7 @@ import pytest
 
 from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
+from indexer.files.links import folder_of
 from indexer.files.tags import write
 from indexer.files.tags.read import read_tags
 from indexer.files.tags.write import TEMP_SUFFIX, prepare, remove_copies, remove_leftovers, settle
@@ -100,11 +101,17 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.mark.parametrize(
-    ("library", "undo"),
-    [*((name, False) for name in ALL), *((name, True) for name in ("mp3 with tags", "flac", "m4a", "wav"))],
+    ("library", "undo", "exchanges"),
+    [
+        *((name, False, True) for name in ALL),
+        *((name, True, True) for name in ("mp3 with tags", "flac", "m4a", "wav")),
+        ("flac", False, False),
+    ],
     indirect=["library"],
 )
-def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library, nursery: Nursery, undo: bool) -> None:
+def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(
+    library: Library, nursery: Nursery, undo: bool, exchanges: bool
+) -> None:
     """After a crash at any instant each file is wholly old or wholly new; the next start settles the rest."""
     if undo:
         library.write()
@@ -116,7 +123,7 @@ def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library,
     seen: set[str | None] = set()
     for kill_at in range(1, 200):
         library.put_back(kept)
-        status, calls = nursery.write(library, kill_at=kill_at, undo=undo)
+        status, calls = nursery.write(library, kill_at=kill_at, undo=undo, exchanges=exchanges)
         data = library.path.read_bytes()
         assert data in (old, new), f"killed at call {kill_at}: neither old nor new"
         state = library.settle("undo" if undo else "write")
@@ -127,7 +134,8 @@ def test_killed_at_any_call_the_file_is_the_old_or_the_new_one(library: Library,
             break
         assert status == -9
     assert {None, "dropped", "done"} <= seen
-    assert {"write", "half a write", "fsync", "INSERT", "replace", "BEGIN", "UPDATE", "COMMIT"} <= set(calls)
+    assert {"write", "half a write", "fsync", "INSERT", "unlink", "BEGIN", "UPDATE", "COMMIT"} <= set(calls)
+    assert ("exchange" in calls, "replace" in calls) == (exchanges, not exchanges)
 
 
 # --- full, read-only --------------------------------------------------------------------------------------------------
@@ -217,8 +225,8 @@ def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_don
     order: list[str] = []
     looking = sqlite3.connect(library.db)
 
-    def noted(name: str) -> None:
-        real = getattr(os, name)
+    def noted(module: Any, name: str) -> None:
+        real = getattr(module, name)
 
         def call(*args: Any, **options: Any) -> Any:
             on_folder = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
@@ -226,12 +234,12 @@ def test_copy_and_intent_are_durable_before_the_rename_and_the_folder_before_don
             order.append(f"{name}{' of the folder' if on_folder else ''}, journal {states}")
             return real(*args, **options)
 
-        monkeypatch.setattr(os, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    for name in ("fsync", "replace"):
-        noted(name)
+    noted(os, "fsync")
+    noted(write, "exchange")
     library.write()
-    assert order == ["fsync, journal []", "replace, journal ['intended']", "fsync of the folder, journal ['intended']"]
+    assert order == ["fsync, journal []", "exchange, journal ['intended']", "fsync of the folder, journal ['intended']"]
     assert looking.execute("SELECT state FROM tag_writes").fetchall() == [("done",)]
     looking.close()
     with Store(library.db) as store:
@@ -349,6 +357,100 @@ def test_what_another_program_does_meanwhile_stands(
         assert store.db.execute("SELECT genre FROM tags").fetchone()["genre"] is None
     assert others is None or b"INDEXER_GENRE" not in others
     assert list(library.folder.glob(".*")) == []
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def _open_to_append(path: Path) -> Any:
+    return path.open("ab")
+
+
+BETWEEN: dict[str, Callable[[Path], object]] = {
+    "appends": _append,
+    "opens it to append": _open_to_append,
+    "replaces": _replace,
+    "swaps it for a link": _swap_for_a_link,
+    "links it": lambda path: os.link(path, path.with_name("second.flac")),
+}
+
+
+@pytest.mark.parametrize("what", BETWEEN)
+def test_what_another_program_does_between_the_check_and_the_rename_stands(
+    library: Library, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    real, held, expected = write.exchange, [], []
+
+    def too_late(one: bytes, other: bytes, folder: int) -> bool:
+        if not held:
+            held.append(BETWEEN[what](library.path))
+            expected.append(library.path.read_bytes())
+        return real(one, other, folder)
+
+    monkeypatch.setattr(write, "exchange", too_late)
+    with pytest.raises(DeferredError, match="changed while its tag was written"):
+        library.write()
+    if what == "opens it to append":
+        with held[0] as file:  # it has the file itself, not one that is gone
+            file.write(b"more")
+        expected[0] += b"more"
+    assert library.path.read_bytes() == expected[0]
+    assert list(library.folder.glob(".*")) == []
+
+
+def test_a_file_that_is_deleted_between_the_check_and_the_rename_stays_deleted(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = write.exchange
+    monkeypatch.setattr(write, "exchange", lambda *names: (library.path.unlink(), real(*names))[1])
+    with pytest.raises(DeferredError, match="vanished"):
+        library.write()
+    assert os.listdir(library.folder) == []
+
+
+def test_a_file_that_was_replaced_since_the_exchange_is_not_taken_back(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two other programs: one appended before the exchange, one saved anew after it. What came last stands."""
+    real = write.exchange
+
+    def between_two(*names: Any) -> bool:
+        _append(library.path)
+        done = real(*names)
+        (library.folder / "new").write_bytes(b"saved anew")
+        (library.folder / "new").replace(library.path)
+        return done
+
+    monkeypatch.setattr(write, "exchange", between_two)
+    with pytest.raises(DeferredError, match="changed while"):
+        library.write()
+    assert library.path.read_bytes() == b"saved anew"
+    assert os.listdir(library.folder) == [library.path.name]
+
+
+def test_where_files_cannot_be_exchanged_the_copy_is_renamed(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT, NFS and SMB, and systems other than Linux: there the window between check and rename is left."""
+    monkeypatch.setattr(write, "exchange", lambda *_: False)
+    for edit in (EDIT, None):
+        library.write(edit)
+        assert library.settle("write" if edit else "undo") == "done"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_crash_after_the_exchange_loses_nothing_of_the_file_that_came_out(library: Library, changed: bool) -> None:
+    prepared = prepare(str(library.path), "flac", EDIT)
+    before = library.path.read_bytes()
+    if changed:
+        _append(library.path)
+    with folder_of(str(library.path)) as (folder, name):
+        assert write.exchange(os.fsencode(Path(prepared.temp_path).name), name, folder)
+    write.discard(prepared)  # as a signal would have it: what has the copy's name now is the file itself
+    assert len(os.listdir(library.folder)) == 2
+    assert settle(str(library.path), prepared.before, prepared.after) == ("superseded" if changed else "done")
+    assert os.listdir(library.folder) == [library.path.name]
+    assert (library.path.read_bytes() == before + b"more") == changed
 
 
 @pytest.mark.parametrize("put", [os.symlink, os.link])

@@ -162,6 +162,7 @@ class Fuse:
         for name in ("fsync", "fdatasync", "replace", "rename", "unlink", "remove", "truncate", "ftruncate", "utime",
                      "chmod", "fchmod", "chown", "fchown", "setxattr", "copy_file_range", "sendfile"):  # fmt: skip
             setattr(os, name, self.counted(name, getattr(os, name)))
+        write.exchange = self.counted("exchange", write.exchange)
         fcntl.ioctl = self.counted("ioctl", fcntl.ioctl)
         os_open, os_write, io_open = os.open, os.write, io.open
         raw_file = _raw_file(self)
@@ -230,14 +231,22 @@ class Nursery:
             cwd=REPOSITORY,
         )
 
-    def write(self, library: Library, *, kill_at: int, undo: bool = False) -> tuple[int, list[str]]:
-        """One write in a child that dies at call ``kill_at``.
+    def write(
+        self, library: Library, *, kill_at: int, undo: bool = False, exchanges: bool = True
+    ) -> tuple[int, list[str]]:
+        """One write in a child that dies at call ``kill_at``, as on a system that ``exchanges`` files or does not.
 
         Returns its exit status, negative for a signal, and, if it lived, the names of its calls.
         """
         assert self._process.stdin
         assert self._process.stdout
-        request = {"path": str(library.path), "db": str(library.db), "kill_at": kill_at, "undo": undo}
+        request = {
+            "path": str(library.path),
+            "db": str(library.db),
+            "kill_at": kill_at,
+            "undo": undo,
+            "exchanges": exchanges,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -275,6 +284,8 @@ def _victim(request: dict[str, Any], report: int) -> None:
         library = Library(path.parent, path, Path(request["db"]))
         with Store(library.db) as store:
             fuse.arm()
+            if not request["exchanges"]:
+                write.exchange = lambda *_: False
             library.write_in(store, None if request["undo"] else EDIT)
         os_write(report, "".join(f"{name}\n" for name in fuse.calls).encode())
         status = 0

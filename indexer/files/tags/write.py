@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from indexer.errors import DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
+from indexer.files.exchange import exchange
 from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
 from indexer.files.open_files import lease_is_refused
 from indexer.files.tags.genre import (
@@ -58,6 +59,7 @@ SYNC_EVERY = 64 << 20
 MARGIN = 1 << 20  # free bytes required beyond one copy
 FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
 READ_ONLY = "read-only"  # how the reason of a ReadOnlyError begins
+CHANGED = "changed while its tag was written"
 COPY_CHANGED = "its edited copy was changed by another program"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -194,6 +196,9 @@ def commit(
 ) -> bool:
     """Announce the write, check that the file is unchanged, rename the copy over it, confirm; returns True.
 
+    What is changed between the check and the rename is noticed where the two can be exchanged: then what came out is
+    looked at, and put back.
+
     The callbacks keep the journal: ``intend`` returns the number of the write, which ``done`` or ``drop`` (with the
     reason) settles. Raises DeferredError (file changed, open elsewhere, disk full) or WriteRefusedError (read-only);
     the copy is removed then.
@@ -207,7 +212,10 @@ def commit(
         with _plain_errors(prepared.path), folder_of(prepared.path) as (folder, name):
             temp = os.fsencode(Path(prepared.temp_path).name)
             _check_unchanged(prepared, folder, name, temp)
-            os.replace(temp, name, src_dir_fd=folder, dst_dir_fd=folder)
+            if exchange(temp, name, folder):
+                _keep_or_put_back(prepared, folder, name, temp)
+            else:
+                os.replace(temp, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException as error:
         discard(prepared)
         if isinstance(error, IndexerError):
@@ -224,9 +232,11 @@ def commit(
 
 
 def discard(prepared: Prepared) -> None:
-    """Remove a copy that will not be used."""
+    """Remove a copy that will not be used, unless the file itself has its name since they were exchanged."""
     with suppress(OSError), folder_of(prepared.temp_path) as (folder, temp):
-        os.unlink(temp, dir_fd=folder)
+        found = _stat_in(folder, temp)
+        if found and found.ino == prepared.after.ino:
+            os.unlink(temp, dir_fd=folder)
 
 
 def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dropped", "superseded"] | None:
@@ -241,12 +251,25 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
             if now is None and Stat.of(folder).dev != before.dev:
                 return None  # an empty mount point: the drive is missing
             if now and _same_file(now, after):
-                _sync(folder)
-                return "done"
+                if _put_changed_back(folder, name, before):
+                    now = None
+                else:
+                    _sync(folder)
             _remove_copies(folder, name)
     except OSError:
         return None
+    if now and _same_file(now, after):
+        return "done"
     return "dropped" if now and _same_file(now, before) else "superseded"
+
+
+def _put_changed_back(folder: int, name: bytes, before: Stat) -> bool:
+    """Whether a crash came between an exchange and the look at what came out, which was changed; puts it back."""
+    for copy in _copies_in(folder, name):
+        found = _stat_in(folder, copy)
+        if found and found.ino == before.ino and not _same_file(found, before):
+            return exchange(copy, name, folder)
+    return False
 
 
 def _stat_in(folder: int, name: bytes) -> Stat | None:
@@ -269,11 +292,14 @@ def remove_copies(path: str | bytes) -> None:
 
 
 def _remove_copies(folder: int, name: bytes) -> None:
+    for copy in _copies_in(folder, name):
+        with suppress(FileNotFoundError):
+            os.unlink(copy, dir_fd=folder)
+
+
+def _copies_in(folder: int, name: bytes) -> list[bytes]:
     copy = re.compile(re.escape(_copies_begin(name)[1]) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
-    for other in _names_in(folder):
-        if copy.fullmatch(other):
-            with suppress(FileNotFoundError):
-                os.unlink(other, dir_fd=folder)
+    return [other for other in _names_in(folder) if copy.fullmatch(other)]
 
 
 def _names_in(folder: int) -> list[bytes]:
@@ -464,13 +490,36 @@ def _check_unchanged(prepared: Prepared, folder: int, name: bytes, temp: bytes) 
     copy = os.stat(temp, dir_fd=folder, follow_symlinks=False)
     if Stat.from_result(copy) != prepared.after or copy.st_nlink != 1:  # with that inode it is the file that we made
         raise DeferredError(prepared.path, COPY_CHANGED)
-    # NFS refuses a lease on any file without a delegation: if it also refuses one on the copy, which nobody has open,
-    # the refusal means nothing.
-    if lease_is_refused(name, folder) and not lease_is_refused(temp, folder):
+    if _is_open_for_writing(name, temp, folder):
         raise DeferredError(prepared.path, "another program has it open for writing")
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if (Stat.from_result(found), found.st_ctime_ns) != (prepared.before, prepared.before_ctime_ns):
-        raise DeferredError(prepared.path, "changed while its tag was written")
+        raise DeferredError(prepared.path, CHANGED)
+
+
+def _is_open_for_writing(original: bytes, copy: bytes, folder: int) -> bool:
+    # NFS refuses a lease on any file without a delegation: if it also refuses one on the copy, which nobody has open,
+    # the refusal means nothing.
+    return bool(lease_is_refused(original, folder)) and not lease_is_refused(copy, folder)
+
+
+def _keep_or_put_back(prepared: Prepared, folder: int, name: bytes, temp: bytes) -> None:
+    """Look at what an exchange brought out: remove the original that was checked; put back whatever else it is.
+
+    Nobody can open the original by its name now, so a program that changed it, or is about to, opened it before. Raises
+    DeferredError where it was put back.
+    """
+    is_open = _is_open_for_writing(temp, name, folder)  # first: who has closed it by now has changed it by now
+    out = os.stat(temp, dir_fd=folder, follow_symlinks=False)
+    if not is_open and Stat.from_result(out) == prepared.before and out.st_nlink == 1:
+        os.unlink(temp, dir_fd=folder)
+        return
+    placed = _stat_in(folder, name)
+    if placed and placed.ino == prepared.after.ino:
+        exchange(temp, name, folder)
+    else:  # replaced or deleted since: that came last and stands
+        os.unlink(temp, dir_fd=folder)
+    raise DeferredError(prepared.path, CHANGED)
 
 
 def _sync(folder: int) -> None:
