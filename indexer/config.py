@@ -29,22 +29,34 @@ MAX_UNITS = 256  # that can be asked for of a recording
 
 def data_dir() -> Path:
     """Where library.db lives unless told otherwise."""
-    import platformdirs
-
-    return platformdirs.user_data_path(APP)
+    return _user_folder("data")
 
 
 def config_file() -> Path:
     """The settings file that is read when it exists; INDEXER_CONFIG or --config name another."""
-    import platformdirs
-
-    return platformdirs.user_config_path(APP) / "config.toml"
+    return _user_folder("config") / "config.toml"
 
 
 def _models_dir() -> Path:
+    return _user_folder("cache") / "models"
+
+
+def _user_folder(kind: Literal["data", "config", "cache"]) -> Path:
     import platformdirs
 
-    return platformdirs.user_cache_path(APP) / "models"
+    try:
+        found: Path = getattr(platformdirs, f"user_{kind}_path")(APP)
+    except RuntimeError as error:
+        raise ConfigError("this user has no home folder: set HOME to a folder that can be written") from error
+    return found
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with a leading ``~`` or ``~user`` resolved. Raises ConfigError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{os.fspath(path)}: there is no such user, or none with a home folder") from error
 
 
 def _doc(help_text: str, **kwargs: Any) -> Any:
@@ -257,7 +269,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if kind is Path:
         if not isinstance(value, (str, os.PathLike)):
             raise wrong
-        return Path(value).expanduser()
+        return expanded(value)
     if kind is tuple:
         if (
             isinstance(value, str)
@@ -266,7 +278,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         ):
             raise wrong
         is_path = typing.get_args(hint)[0] is Path
-        return tuple(Path(v).expanduser() if is_path else str(v) for v in value)
+        return tuple(expanded(v) if is_path else str(v) for v in value)
     if kind is Mapping:
         if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
             raise wrong

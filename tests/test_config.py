@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,17 @@ def test_a_named_settings_file_must_exist(tmp_path):
 )
 def test_a_label_without_a_text_is_written_in_title_case(label, text):
     assert Settings(db=Path("x.db"), models=Path("m")).text_for(label) == text
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    """As in a container that runs as a user number of its own."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(ConfigError, match="no home folder: set HOME"):
+        load_settings(None, {}, {})
+
+
+def test_a_path_of_a_user_who_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match=r"~no-such-user/x\.db: there is no such user"):
+        load_settings(None, {}, {"INDEXER_DB": "~no-such-user/x.db"})

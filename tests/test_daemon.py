@@ -3,6 +3,7 @@
 Whatever happens to the folders, to the process, or to its helper.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from indexer.config import load_settings
 from indexer.learn import corrections
 from indexer.library.lock import watching_process
 from indexer.watch.status import ask_for_scan
+from tests.helpers.contents import genre_of
 from tests.helpers.daemons import Watching
 from tests.helpers.synth import write_audio
 
@@ -258,6 +260,32 @@ def test_a_locked_library_is_waited_for(cli, folder):
         watch.until(lambda: watch.said("tried again in"), "it is said")
     with Watching(cli, folder) as watch:
         watch.until(lambda: len(watch.embeddings()) == 1, "and goes on")
+
+
+def test_it_goes_on_when_nobody_reads_its_lines_any_more(quick_cli, tmp_path):
+    """As in `indexer watch 2>&1 | head -1`: its own lines, and those of all its processes, go nowhere."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    process = quick_cli.process("watch", "-v", folder, env_extra={"INDEXER_SETTLE_S": "0.3"}, start_new_session=True)
+    try:
+        process.stderr.readline()
+        process.stderr.close()
+        paths = []
+        for number in range(2):  # the first one's line breaks the pipe, the second one comes after
+            paths.append(audio(folder / f"{number}.flac", number))
+            deadline = time.monotonic() + 40
+            while genre_of(paths[-1]) is None:
+                assert process.poll() is None, "the watch has ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        process.send_signal(signal.SIGPIPE)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def test_settings_are_read_again_and_wrong_ones_change_nothing(cli, folder, tmp_path):

@@ -124,3 +124,12 @@ def test_the_locks_and_records_of_models_are_written_through_no_link(tmp_path, v
     (models / f".record.json.{os.getpid()}.tmp").symlink_to(victim)
     write_json(models / "record.json", {"a": 1})
     assert victim.read_bytes() == b"not to be touched"
+
+
+def test_a_place_where_no_library_can_be_made_is_one_line(tmp_path):
+    (tmp_path / "home").write_bytes(b"no folder")
+    with (
+        pytest.raises(StoreError, match=r"cannot be made \(Not a directory\); name a place .* --db or INDEXER_DB"),
+        library_lock(tmp_path / "home" / ".local" / "library.db"),
+    ):
+        pass

@@ -133,6 +133,11 @@ def _lock_path(db_path: Path, ending: str) -> Path:
 def _held(lock_path: Path, taken: str) -> Iterator[None]:
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise StoreError(
+            f"{lock_path.parent}: cannot be made ({e.strerror}); name a place for the library with --db or INDEXER_DB"
+        ) from e
+    try:
         handle = open_own(lock_path, os.O_RDWR | os.O_CREAT)
     except OSError as e:
         raise StoreError(f"{lock_path}: cannot be opened ({e.strerror})") from e

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from indexer.config import Settings
+from indexer.config import Settings, expanded
 from indexer.encoders.encoder import EncoderInfo, Part, Variant, join
 from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect
@@ -80,7 +80,7 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
         return None
     info = info.varied(_variant(settings, info, library.encoder))
     if settings.head and settings.head != "audioset":
-        head, source = load_head(Path(settings.head).expanduser()), Path(settings.head).expanduser()
+        head, source = load_head(expanded(settings.head)), expanded(settings.head)
         if info.variant_of(head.encoder_id) is None:
             raise ModelError(
                 f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder"
@@ -139,7 +139,7 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
 
     Raises ModelError for an encoder that is not installed, or is named twice.
     """
-    specs = [spec] if Path(spec).expanduser().exists() else [part.strip() for part in spec.split("+")]
+    specs = [spec] if expanded(spec).exists() else [part.strip() for part in spec.split("+")]
     parts = [
         built_in_info(part) if part in BUILT_IN else _checkpoint_info(catalogue.resolve(part, models_dir))
         for part in specs

@@ -387,11 +387,17 @@ class Daemon:
 
 
 def speaker(verbosity: int) -> Say:
-    """A function that prints lines on stderr, escaped, with the time unless the journal adds it."""
+    """A function that prints lines on stderr, escaped, with the time unless the journal adds it.
+
+    When the program that read them has ended, the lines go nowhere, and the watch goes on.
+    """
     dated = not notify.under_journald()
 
     def say(line: str, level: int) -> None:
         if level <= verbosity:
-            print(escaped(f"{now()} {line}" if dated else line), file=sys.stderr, flush=True)
+            try:
+                print(escaped(f"{now()} {line}" if dated else line), file=sys.stderr, flush=True)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
 
     return say

@@ -36,9 +36,12 @@ class Channel:
 
     def send(self, kind: str, message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
         """Send one message; blocks until the parent takes it."""
-        self._out.write(pack({"kind": kind, **message}, len(raw)))
-        self._out.write(raw)
-        self._out.flush()
+        try:
+            self._out.write(pack({"kind": kind, **message}, len(raw)))
+            self._out.write(raw)
+            self._out.flush()
+        except BrokenPipeError:  # the parent is gone; not a signal, which a stderr that nobody reads would bring too
+            os._exit(1)
 
     def beat(self) -> None:
         """Tell the parent that work goes on. Called by work loops, never by a timer, so that a hang is silent."""
@@ -149,7 +152,6 @@ def limit_resources(memory_limit_bytes: int) -> None:
     """Limit the memory, write no core dumps, and die with the parent."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: end silently
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h
