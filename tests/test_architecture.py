@@ -202,6 +202,13 @@ def test_the_child_process_never_imports_torch():
     assert out.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_process_is_started_that_imports_from_the_folder_it_is_started_in(module):
+    """That may be a music folder, and a file called numpy.py lies there: -P leaves it out of what is imported from."""
+    calls = re.findall(r'"(-P|)",?\s*"-m"|\[sys\.executable,\s*"-m"', MODULES[module].read_text())
+    assert set(calls) <= {"-P"}
+
+
 def test_every_module_opens_with_what_it_owns():
     for name, path in MODULES.items():
         if path.read_text().strip():

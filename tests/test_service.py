@@ -451,6 +451,6 @@ def test_status_where_nothing_is_installed(memory, systemctl):
 
 def test_the_program_of_this_python_is_what_gets_started(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert service.own_command() == [str(tmp_path / "python"), "-m", "indexer"]
+    assert service.own_command() == [str(tmp_path / "python"), "-P", "-m", "indexer"]
     (tmp_path / "indexer").touch(mode=0o755)
     assert service.own_command() == [str(tmp_path / "indexer")]

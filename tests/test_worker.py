@@ -131,3 +131,17 @@ def test_every_error_of_a_file_crosses_from_the_child():
         set(FILE_ERRORS.values())
         == {kind for kind in below(errors.FileError) if kind.__module__ == errors.__name__} - made_here
     )
+
+
+def test_a_reader_imports_nothing_from_the_folder_it_is_started_in(tmp_path, monkeypatch):
+    """Somebody puts a module that the reader needs beside the music, and `indexer scan .` is run there."""
+    path = write_audio(tmp_path / "a", "flac", 0.1)
+    for name in ("av", "mutagen", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker()
+    try:
+        assert worker.call("inspect", os.fsencode(path))["container"] == "flac"
+    finally:
+        worker.close()
+    assert not (tmp_path / "ran").exists()

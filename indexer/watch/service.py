@@ -101,7 +101,7 @@ WantedBy=default.target
 def own_command() -> list[str]:
     """The command that starts this program: the script beside the running Python, else `python -m indexer`."""
     script = Path(sys.executable).with_name("indexer")
-    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "indexer"]
+    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "indexer"]
 
 
 def unit_text(

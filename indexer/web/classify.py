@@ -102,6 +102,7 @@ class Classifier:
                     return
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
+                    "-P",
                     "-m",
                     "indexer.listen.classify_process",
                     stdin=asyncio.subprocess.PIPE,

@@ -212,7 +212,7 @@ async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "indexer", "tags", "undo", "--json", "--", *paths],
+            [sys.executable, "-P", "-m", "indexer", "tags", "undo", "--json", "--", *paths],
             env=environ,
             capture_output=True,
             text=True,

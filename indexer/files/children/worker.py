@@ -148,7 +148,14 @@ class Worker:
         if self._child is None or self._child.poll() is not None:
             self.kill()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "indexer.files.children.child", str(self._memory_limit_bytes), *self._options],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "indexer.files.children.child",
+                    str(self._memory_limit_bytes),
+                    *self._options,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
