@@ -18,7 +18,7 @@ import pytest
 
 from indexer.errors import FileError
 from indexer.listen import classify_process
-from indexer.web import classify
+from indexer.web import bodies, classify
 from tests.helpers.synth import write_audio
 from tests.helpers.uploads import post, post_all, with_server
 
@@ -146,13 +146,13 @@ def test_only_so_many_at_a_time(scanned, track, monkeypatch):
 
 
 def test_an_upload_that_stalls_is_dropped(monkeypatch):
-    monkeypatch.setattr(classify, "STALL_LIMIT_S", 0.05)
+    monkeypatch.setattr(bodies, "FREE_S", 0.05)
 
     async def never():
         await asyncio.sleep(10)
 
-    with pytest.raises(classify.UploadError, match="nothing came") as dropped:
-        asyncio.run(classify.receive_upload({}, never, io.BytesIO()))
+    with pytest.raises(bodies.BodyError, match="slowly") as dropped:
+        asyncio.run(classify.receive_upload({}, bodies.paced(never), io.BytesIO()))
     assert dropped.value.status == 408
 
 

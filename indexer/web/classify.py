@@ -25,6 +25,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from indexer import config
 from indexer.config import Settings
 from indexer.errors import IndexerError
+from indexer.web.bodies import BodyError
 from indexer.web.context import page, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.wording import printable
@@ -33,19 +34,13 @@ MAX_UPLOAD_BYTES = 500 * 1024 * 1024
 MAX_UPLOADS = 8  # received, waiting or being classified at once, in the whole server
 RETRY_AFTER_S = 20
 UPLOAD_PREFIX = ".indexer-upload-"
-# An upload that brings fewer bytes in this time is dropped, so that a slow trickle does not hold a place.
-STALL_LIMIT_S, STALL_BYTES = 60.0, 64 * 1024
 # The classifying process is killed after this silence with an order; it may load a large model from a slow disk.
 SILENCE_LIMIT_S = 300.0
 _STATUS = {"file": 422, "model": 409, "cancelled": 499, "died": 500}
 
 
-class UploadError(Exception):
+class UploadError(BodyError):
     """An upload that is refused: HTTP status and a line for a person."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 class Classifier:
@@ -158,7 +153,7 @@ def classifier_of(datasette: Any) -> Classifier:
 
 
 async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
-    """Write an upload (part ``file`` of a form, or the whole body) to a file; return its name. Raises UploadError."""
+    """Write an upload (part ``file`` of a form, or the whole body) to a file; return its name. Raises BodyError."""
     kind, options = parse_options_header(headers.get("content-type", ""))
     try:
         sink = (
@@ -168,21 +163,13 @@ async def receive_upload(headers: Any, receive: Any, out: IO[bytes]) -> str:
         )
     except FormParserError:
         raise UploadError(400, "the form cannot be read") from None
-    received = counted = 0
-    until_s = time.monotonic() + STALL_LIMIT_S
+    received = 0
     more = True
     while more:
-        try:
-            message = await asyncio.wait_for(receive(), until_s - time.monotonic())
-        except TimeoutError:
-            raise UploadError(
-                408, f"nothing came for {STALL_LIMIT_S:.0f} s, or next to nothing; the upload was dropped"
-            ) from None
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise UploadError(499, "the client went away")
         received += len(message.get("body", b""))
-        if received - counted >= STALL_BYTES:
-            counted, until_s = received, time.monotonic() + STALL_LIMIT_S
         if received > MAX_UPLOAD_BYTES + (1 << 20):  # the form around the file counts too
             raise UploadError(413, f"larger than {MAX_UPLOAD_BYTES >> 20} MB")
         more = message.get("more_body", False)
@@ -313,7 +300,7 @@ async def classify_json(request: Any, datasette: Any, receive: Any, send: Any) -
                 return None
             received = [message async for message in messages]
             return _answer(received[-1] if received else {"error": "the client went away", "kind": "cancelled"})
-    except UploadError as e:
+    except BodyError as e:
         return Response.json(
             {"error": e.reason},
             status=e.status,

@@ -1,7 +1,6 @@
 """Checks every request: host name, password, and from which site it comes. Sets the headers of every answer.
 
-Stands before everything that is served, Datasette's own pages too. Never reads a request's body and never looks into
-the library.
+Stands before everything that is served, Datasette's own pages too. Never looks into a request's body or the library.
 """
 
 import base64
@@ -13,6 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from indexer.config import Settings
+from indexer.web import bodies
+from indexer.web.attempts import EVERY_S, Attempts
 from indexer.web.csv_cells import HarmlessCsv
 
 Scope = dict[str, Any]
@@ -61,6 +62,7 @@ def host_of(header: str) -> str:
 
 def guarded(settings: Settings) -> Callable[[App], App]:
     """Wrap an application so that only permitted requests reach it."""
+    attempts = Attempts()
 
     def wrap(app: App) -> App:
         async def checked(scope: Scope, receive: Any, send: Send) -> None:
@@ -69,7 +71,14 @@ def guarded(settings: Settings) -> Callable[[App], App]:
                 return
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             target = scope["path"] + ("?" if scope["query_string"] else "")
-            refusal = why_refused(settings, scope["method"], target, headers)
+            client = scope["client"][0] if scope.get("client") else ""
+            tries_password = bool(settings.password) and "authorization" in headers
+            if tries_password and not attempts.may_try(client):
+                refusal: tuple[int, str] | None = (429, "There were too many wrong passwords; try again in a while.")
+            else:
+                refusal = why_refused(settings, scope["method"], target, headers)
+                if tries_password and refusal is not None and refusal[0] == 401:
+                    attempts.was_wrong(client)
             if refusal is None and any(
                 map(_LONG_GAP.search, parse_qs(scope["query_string"].decode("latin-1")).get("sql", ()))
             ):
@@ -78,7 +87,11 @@ def guarded(settings: Settings) -> Callable[[App], App]:
                 await _refuse(send, *refusal)
                 return
             try:
+                if scope["method"] not in SAFE_METHODS:
+                    receive = await bodies.received(scope["path"], headers, receive)
                 await app(scope, receive, _with_headers(scope, send))
+            except bodies.BodyError as e:
+                await _refuse(send, e.status, f"The request was dropped: {e.reason}.")
             except (ValueError, TypeError, LookupError):
                 if scope["method"] in SAFE_METHODS:
                     raise
@@ -174,5 +187,9 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="indexer", charset="UTF-8"'))
+    if status == 429:
+        headers.append((b"retry-after", b"%d" % EVERY_S))
+    if status == 408:
+        headers.append((b"connection", b"close"))  # nobody waits for the rest; a body that is too large is read on
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{reason}\n".encode()})

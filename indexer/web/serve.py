@@ -5,6 +5,7 @@ Owns Datasette's settings, and who may run SQL. The pages themselves are Dataset
 
 import asyncio
 import json
+import logging
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -77,9 +78,12 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     import uvicorn
     from datasette.cli import check_databases
 
+    from indexer.web.connections import MAX_CONNECTIONS, BoundedProtocol, SparingFilter, raise_file_limit
+
     open_readonly(settings.db).close()
     datasette = make_datasette(settings)
     asyncio.run(check_databases(datasette))
+    BoundedProtocol.at_most = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listener = _listen(settings.host, settings.port)
     shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
@@ -87,9 +91,20 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     if open_browser:
         webbrowser.open(url)
     # An upload that is being classified when the server ends is dropped: nothing of it would be stored.
-    uvicorn.Server(uvicorn.Config(datasette.app(), log_level="warning", timeout_graceful_shutdown=2)).run(
-        sockets=[listener]
+    config = uvicorn.Config(
+        datasette.app(),
+        http=BoundedProtocol,
+        ws="none",
+        timeout_keep_alive=5,
+        h11_max_incomplete_event_size=16 * 1024,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
     )
+    sparing = SparingFilter()
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(sparing)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
