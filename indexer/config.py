@@ -86,6 +86,10 @@ class Settings:
         default=None,
     )
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)
+    max_audio_s: float = _doc("seconds of sound from which a file is left alone", default=24 * 3600.0)
+    max_read_cpu_s: float = _doc(
+        "seconds of computing that reading a file may take, without the encoder's", default=900.0
+    )
     cluster: str | None = _doc(
         "Dask scheduler whose workers read and embed, such as tcp://127.0.0.1:8786; see docs/cluster.md", default=None
     )
@@ -138,6 +142,9 @@ class Settings:
         for key in ("settle_s", "scan_interval_s", "unload_after_s", "cluster_wait_s"):
             if not 0 <= getattr(self, key) < 1e9:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be 0 or more seconds")
+        for key in ("max_audio_s", "max_read_cpu_s"):
+            if not 0 < getattr(self, key) < 1e9:
+                raise ConfigError(f"{key} is {getattr(self, key)}: must be more than 0 seconds")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
 

@@ -85,6 +85,10 @@ class UnsupportedError(FileError):
     state = "unsupported"
 
 
+class LimitError(UnsupportedError):
+    """Reading the file takes more computing, or it has more sound, than the settings allow."""
+
+
 class DeferredError(FileError):
     """Not now: the file changed while it was read, or the disk is full. Tried again by the next scan."""
 

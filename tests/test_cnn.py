@@ -16,6 +16,7 @@ from indexer.heads import cnn, evaluation
 from indexer.heads.cnn import CnnSettings, train_cnn
 from indexer.learn import spectrograms
 from indexer.learn.spectrograms import CLIP_FRAMES, CLIPS, load, make, make_all
+from tests.helpers.limits import LIMITS
 from tests.helpers.synth import music, write_audio
 
 KEY, OTHER, THIRD = "ab" * 32, "cd" * 32, "ef" * 32
@@ -26,7 +27,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def worker():
-    child = Worker()
+    child = Worker(LIMITS)
     yield child
     child.close()
 
@@ -134,7 +135,7 @@ def test_a_write_that_fails_leaves_nothing_and_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(IndexerError, match=r"cannot be kept there \(No space left on device\); make room"):
-        make_all({KEY: os.fsencode(write_audio(tmp_path / "a.wav"))}, tmp_path / "cache", 1)
+        make_all({KEY: os.fsencode(write_audio(tmp_path / "a.wav"))}, tmp_path / "cache", 1, LIMITS)
     assert list((tmp_path / "cache").iterdir()) == []
     with pytest.raises(IndexerError, match="cannot be kept there"):
         make(b"a.wav", KEY, tmp_path / "a.wav", Played(tone(1)))  # a file where the folder should be
@@ -152,12 +153,12 @@ def test_many_files_some_broken(tmp_path):
     (tmp_path / "broken.mp3").write_bytes(b"\xff\xfb\x90\x00" + bytes(3000))
     paths = {KEY: os.fsencode(tmp_path / "broken.mp3"), OTHER: os.fsencode(good), THIRD: b"/nowhere.mp3"}
     done = []
-    keys, failures = make_all(paths, tmp_path / "cache", 2, lambda: done.append(1))
+    keys, failures = make_all(paths, tmp_path / "cache", 2, LIMITS, lambda: done.append(1))
     assert (keys, list(failures), len(done)) == ([OTHER], [KEY, THIRD], 3)
     assert all(isinstance(error, FileError) for error in failures.values())
     assert [error.path for error in failures.values()] == [os.fsdecode(paths[key]) for key in failures]
     assert [array.shape for array in load(tmp_path / "cache", keys)] == [(1, 80, 608)]
-    assert make_all({}, tmp_path / "cache", 2) == ([], {})
+    assert make_all({}, tmp_path / "cache", 2, LIMITS) == ([], {})
 
 
 # ---- the network
@@ -301,7 +302,7 @@ def test_synthetic_genres_are_told_apart_from_their_audio(tmp_path):
             path = tmp_path / f"{genre}-{seed}.wav"
             soundfile.write(path, make_track(genre, seed, 6.2), SAMPLE_RATE_HZ)
             paths[f"{len(paths):064x}"] = os.fsencode(path)
-    keys, _ = make_all(paths, tmp_path / "cache", 2)
+    keys, _ = make_all(paths, tmp_path / "cache", 2, LIMITS)
     y = np.arange(8) // 4
     clips, judged = load(tmp_path / "cache", keys), np.arange(8) % 4 == 0
     train, validation = np.flatnonzero(~judged), np.flatnonzero(judged)

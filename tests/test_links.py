@@ -19,6 +19,7 @@ from indexer.library.store import Store
 from indexer.scan.difference import look_at
 from tests.helpers.contents import contents, genre_of, rows
 from tests.helpers.daemons import Watching
+from tests.helpers.limits import LIMITS
 from tests.helpers.synth import write_audio
 
 
@@ -182,7 +183,7 @@ def test_an_undo_leads_to_nothing_outside(quick_cli, music_folder, secret):
 def test_a_reader_works_in_no_folder_behind_a_link(music_folder, secret):
     path = os.fsencode(swap(music_folder / "album", secret / "album").parent.parent / "music" / "album" / "wav.wav")
     before = contents(secret)
-    worker = Worker()
+    worker = Worker(LIMITS)
     try:
         for call in (
             lambda: worker.call("inspect", path),

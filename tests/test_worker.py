@@ -10,12 +10,13 @@ import pytest
 from indexer import errors
 from indexer.errors import DeferredError, ReadError
 from indexer.files.children.worker import FILE_ERRORS, Worker
+from tests.helpers.limits import LIMITS
 from tests.helpers.synth import write_audio
 
 
 @pytest.fixture
 def worker():
-    worker = Worker()
+    worker = Worker(LIMITS)
     yield worker
     worker.close()
 
@@ -44,8 +45,8 @@ child.OPERATIONS["act"] = act
 child.main()
 """)
     real = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), args[-1]], **k))
-    worker = Worker(stall_limit_s=1.5)
+    monkeypatch.setattr(subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), *args[4:]], **k))
+    worker = Worker(LIMITS, stall_limit_s=1.5)
     yield worker
     worker.close()
 
@@ -139,7 +140,7 @@ def test_a_reader_imports_nothing_from_the_folder_it_is_started_in(tmp_path, mon
     for name in ("av", "mutagen", "numpy"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    worker = Worker()
+    worker = Worker(LIMITS)
     try:
         assert worker.call("inspect", os.fsencode(path))["container"] == "flac"
     finally:

@@ -1,8 +1,8 @@
 """The code that runs inside a Dask worker: answers whether it can take part in a scan, then inspects and embeds files.
 
 Owns the sessions: a local executor with its readers and encoders. The weights come from the worker machine's models
-folder, the number of readers from its settings. Dask imports this module by name on workers; only plain values cross
-the network. Knows neither database nor heads, and writes to no file.
+folder, the number of readers and the limits of a file from its settings. Dask imports this module by name on workers;
+only plain values cross the network. Knows neither database nor heads, and writes to no file.
 """
 
 import os
@@ -23,6 +23,7 @@ from indexer.config import Settings, load_settings
 from indexer.encoders.encoder import Encoder, Part, Variant
 from indexer.errors import DeferredError, IndexerError, ModelError
 from indexer.files.audio.identity import Stat
+from indexer.files.children.limits import Limits
 from indexer.files.children.pool import Readers
 from indexer.listen.executor import LocalExecutor
 from indexer.models.choice import known, named, part_of
@@ -39,13 +40,13 @@ _lock = threading.Lock()
 class Session:
     """Readers and encoders for all scans with the same encoders, device and precision."""
 
-    def __init__(self, jobs: int, parts: Mapping[str, Part]) -> None:
+    def __init__(self, jobs: int, parts: Mapping[str, Part], limits: Limits) -> None:
         self.token = uuid.uuid4().hex
         self.jobs = jobs
         self.used_s = time.monotonic()
         self._began_s = time.monotonic()
         self._parts = parts
-        self._readers = Readers(jobs, follows_links=True)
+        self._readers = Readers(jobs, limits, follows_links=True)
         self._executor = LocalExecutor(self._readers)
         self._lock = threading.Lock()  # the executor takes one caller at a time
         self.at_work = 0  # tasks in progress
@@ -221,7 +222,7 @@ def _session(settings: Settings, encoders: Mapping[str, str]) -> Session:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 os.environ[name] = str(threads)
             parts = {encoder_id: _part(settings, encoder_id, name) for encoder_id, name in encoders.items()}
-            session = _sessions[key] = Session(settings.jobs or threads, parts)
+            session = _sessions[key] = Session(settings.jobs or threads, parts, Limits.of(settings))
             threading.Thread(target=_close_when_unused, args=(key, session), name="indexer-idle", daemon=True).start()
         session.used_s = time.monotonic()
         return session

@@ -15,6 +15,7 @@ import numpy as np
 from indexer import __version__
 from indexer.config import Settings
 from indexer.errors import ConfigError, IndexerError, ModelError
+from indexer.files.children.limits import Limits
 from indexer.learn import report
 from indexer.learn.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
 from indexer.learn.train import check_numbers
@@ -131,7 +132,7 @@ def _with_spectrograms(
         done += 1
         progress("spectrograms", SPECTROGRAMS_SHARE * done / len(paths))
 
-    made, _ = spectrograms.make_all(paths, folder, settings.worker_count(), step)
+    made, _ = spectrograms.make_all(paths, folder, settings.worker_count(), Limits.of(settings), step)
     keep = np.flatnonzero(np.isin(dataset.keys, made))
     if len(keep) < len(dataset.keys):
         notes.append(

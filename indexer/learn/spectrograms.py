@@ -21,6 +21,7 @@ from indexer.encoders.encoder import Unit
 from indexer.encoders.m2d.frontend import LogMel, M2DCutter
 from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import FileError, IndexerError, ReadError, TruncatedError
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 
 CLIPS = 6  # at most, a recording: 36 s of audio and 584 kB
@@ -45,15 +46,15 @@ _RECIPE = hashlib.sha256(repr((FRONT_END, CLIPS, CLIP_FRAMES)).encode()).hexdige
 
 
 def make_all(
-    paths: Mapping[str, bytes], folder: Path, jobs: int, on_done: Callable[[], None] = lambda: None
+    paths: Mapping[str, bytes], folder: Path, jobs: int, limits: Limits, on_done: Callable[[], None] = lambda: None
 ) -> tuple[list[str], dict[str, FileError]]:
     """Make the missing clips; return (keys that have clips now, error of each other key), in the order of ``paths``.
 
-    ``paths``: audio_sha256 -> a file of this recording (the hash is not checked). ``jobs``: reader processes.
-    ``on_done`` is called after each recording, in the calling thread. Raises IndexerError when the folder cannot be
-    written.
+    ``paths``: audio_sha256 -> a file of this recording (the hash is not checked). ``jobs``: reader processes, with
+    ``limits``. ``on_done`` is called after each recording, in the calling thread. Raises IndexerError when the folder
+    cannot be written.
     """
-    workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
+    workers = [Worker(limits) for _ in range(max(1, min(jobs, len(paths))))]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for worker in workers:
         free.put(worker)

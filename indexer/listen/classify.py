@@ -8,6 +8,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 from indexer.files.walk import walk
 from indexer.heads.decide import decide
@@ -32,7 +33,7 @@ class FileClassifier:
         """``chosen``: as ``chosen_model`` gives it. Raises ModelError when a file of the model is damaged."""
         self.chosen = chosen
         self._settings = settings
-        self.worker = Worker(follows_links=True)
+        self.worker = Worker(Limits.of(settings), follows_links=True)
         self._embedders = [Embedder(part.load(), part.units) for part in pipeline_model(self.chosen, settings).parts]
 
     @property

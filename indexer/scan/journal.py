@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from indexer.errors import FileError, WriteRefusedError
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 from indexer.files.tags.genre import joined
 from indexer.files.tags.read import Tags
@@ -105,7 +106,12 @@ class Undone:
 
 
 def undo(
-    store: Store, targets: Iterable[FileRow | bytes], *, force: bool = False, preserve_mtime: bool = False
+    store: Store,
+    targets: Iterable[FileRow | bytes],
+    limits: Limits,
+    *,
+    force: bool = False,
+    preserve_mtime: bool = False,
 ) -> Undone:
     """Restore the former genre and remove our fields, file by file.
 
@@ -113,7 +119,7 @@ def undo(
     ``force``.
     """
     result = Undone()
-    worker = Worker()
+    worker = Worker(limits)
     try:
         for target in targets:
             row = target if isinstance(target, FileRow) else store.file_at(target)

@@ -17,6 +17,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import FileError, IndexerError
+from indexer.files.children.limits import Limits
 from indexer.files.children.pool import Readers
 from indexer.files.tags.write import Prepared, discard
 from indexer.library.store import Lacking, Store
@@ -73,7 +74,7 @@ class Pipeline:
         threshold = settings.threshold(head.threshold) if head else 1.0
         writes = write_tags and settings.write_tags != "off"
         self._stop = threading.Event()
-        readers = Readers(settings.worker_count())
+        readers = Readers(settings.worker_count(), Limits.of(settings))
         self._run = Run(
             store,
             settings,

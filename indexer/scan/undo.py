@@ -9,6 +9,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
+from indexer.files.children.limits import Limits
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.walk import resolve_named
 from indexer.library.lock import library_lock
@@ -36,11 +37,11 @@ def undo_files(
     named = resolve_named(files, settings.roots, known_roots(settings.db))
     if not settings.db.exists() and named:
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "library.db") as store:
-            return asdict(undo(store, named, force=force, preserve_mtime=settings.preserve_mtime))
+            return asdict(undo(store, named, Limits.of(settings), force=force, preserve_mtime=settings.preserve_mtime))
     with library_lock(settings.db), Store(settings.db) as store:
         settle_open_writes(store)
         targets = named or _written(store, run_id, since, corrections=corrections)
-        return asdict(undo(store, targets, force=force, preserve_mtime=settings.preserve_mtime))
+        return asdict(undo(store, targets, Limits.of(settings), force=force, preserve_mtime=settings.preserve_mtime))
 
 
 def to_undo(

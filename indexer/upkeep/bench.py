@@ -21,6 +21,7 @@ from indexer.config import Settings
 from indexer.encoders.encoder import PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError, FileError, ModelError
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
@@ -122,7 +123,8 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
             raise ConfigError(str(e)) from e
         return frames / sample_rate_hz, np.concatenate(kept)[: round(AUDIO_S * sample_rate_hz)]
 
-    worker = Worker(follows_links=True)
+    limits = Limits.of(settings)
+    worker = Worker(limits, follows_links=True)
     try:
         one(worker, paths[0])  # starts the child
         started = time.perf_counter()
@@ -136,13 +138,13 @@ def _decode(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> t
         "jobs": jobs,
         "audio_s": round(audio_s, 1),
         "one_job": round(audio_s / alone_s, 1),
-        "all_jobs": round(_all_jobs(jobs, paths, one, audio_s), 1),
+        "all_jobs": round(_all_jobs(jobs, limits, paths, one, audio_s), 1),
     }
 
 
-def _all_jobs(jobs: int, paths: Sequence[Path], one: Any, audio_s: float) -> float:
+def _all_jobs(jobs: int, limits: Limits, paths: Sequence[Path], one: Any, audio_s: float) -> float:
     """The rate of decoding while every child process decodes all files."""
-    workers = [Worker(follows_links=True) for _ in range(jobs)]
+    workers = [Worker(limits, follows_links=True) for _ in range(jobs)]
     try:
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda worker: one(worker, paths[0]), workers))
@@ -207,7 +209,7 @@ def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.nd
 def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
     """Measure from files to embeddings, as in a scan; the time to load the models does not count."""
     embedders = [Embedder(part.load(), part.units) for part in (part_of(info, settings) for info in info.parts)]
-    workers = [Worker(follows_links=True) for _ in range(settings.worker_count())]
+    workers = [Worker(Limits.of(settings), follows_links=True) for _ in range(settings.worker_count())]
     audio_s = 0.0
     started = time.perf_counter()
     try:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from indexer.config import Settings
 from indexer.errors import FileError
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 from indexer.files.tags.read import Tags, clean
 from indexer.files.walk import folders_to_scan, walk
@@ -68,7 +69,7 @@ def diagnose(settings: Settings, paths: Sequence[Path], listener: Listener) -> d
     counts = Counter(report["verdict"] for report in reports)
     contradicting = 0
     listener.begin("examining", len(named) + len(inside), 0)
-    for number, report in enumerate(_reports([*named, *inside], settings.worker_count())):
+    for number, report in enumerate(_reports([*named, *inside], settings)):
         counts[report["verdict"]] += 1
         contradicting += bool(report["contradictions"])
         if number < len(named) or report["verdict"] != "writable" or report["contradictions"]:
@@ -89,9 +90,10 @@ def exit_code(found: dict[str, Any]) -> int:
     return 1 if any(found["verdicts"].get(verdict) for verdict in FAILING) else 0
 
 
-def _reports(paths: Sequence[bytes], jobs: int) -> Iterator[Report]:
+def _reports(paths: Sequence[bytes], settings: Settings) -> Iterator[Report]:
     """Yield a report of every file, in order; several child processes examine them."""
-    workers = [Worker() for _ in range(max(1, min(jobs, len(paths))))]
+    jobs = max(1, min(settings.worker_count(), len(paths)))
+    workers = [Worker(Limits.of(settings)) for _ in range(jobs)]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for worker in workers:
         free.put(worker)

@@ -26,6 +26,7 @@ from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.write import Prepared, commit, edit_to_json, prepare
+from tests.helpers.limits import LIMITS
 from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("Drum & Bass",), "drum and bass", 0.93, "linear@12345678")
@@ -128,7 +129,7 @@ def large(folder: Path) -> None:
     ):
         path = folder / "large.wav"
         sparse_wav(path, size, tag_first=tag_first)
-        worker = Worker()
+        worker = Worker(LIMITS)
         started = time.perf_counter()
         try:
             answer = worker.call(

@@ -36,6 +36,7 @@ from indexer.files.audio.identity import sniff
 from indexer.files.children.worker import Worker
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.write import Prepared, commit, edit_to_json
+from tests.helpers.limits import LIMITS
 from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"
@@ -348,7 +349,7 @@ class Fuzzer:
 
     def run(self, numbers: Sequence[int], folder: Path) -> None:
         """These cases, with a child of their own."""
-        worker = Worker(stall_limit_s=STALL_LIMIT_S)
+        worker = Worker(LIMITS, stall_limit_s=STALL_LIMIT_S)
         try:
             for number in numbers:
                 self._run_one(worker, number, folder)

@@ -22,16 +22,19 @@ from indexer.files.audio.decode import probe
 from indexer.files.audio.identity import Stat, sniff
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
+from indexer.files.children.limits import Budget, Limits
 from indexer.files.children.worker import FOLLOWS_LINKS, HEADER, pack
 from indexer.files.links import THROUGH_A_LINK, folder_of
 from indexer.files.tags.write import edit_from_json, prepare
 
 
 class Channel:
-    """Sends messages to the parent, and signs of life (beats) at most five times a second."""
+    """Sends messages to the parent, and signs of life (beats) at most five times a second; counts what a file takes."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: BinaryIO, limits: Limits) -> None:
         self._out = out
+        self._limits = limits
+        self.begin("")
         self._last_beat = 0.0
 
     def send(self, kind: str, message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
@@ -43,8 +46,16 @@ class Channel:
         except BrokenPipeError:  # the parent is gone; not a signal, which a stderr that nobody reads would bring too
             os._exit(1)
 
-    def beat(self) -> None:
-        """Tell the parent that work goes on. Called by work loops, never by a timer, so that a hang is silent."""
+    def begin(self, path: str) -> None:
+        """Begin to count for an operation on a file."""
+        self._path, self._budget = path, Budget(self._limits)
+
+    def beat(self, heard_s: float = 0.0, /) -> None:
+        """Tell the parent that work goes on. Called by work loops, never by a timer, so that a hang is silent.
+
+        ``heard_s``: the seconds of sound so far. Raises LimitError where the operation takes more than it may.
+        """
+        self._budget.check(self._path, heard_s)
         at = time.monotonic()
         if at - self._last_beat > 0.2:
             self._last_beat = at
@@ -89,6 +100,7 @@ def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any
     frames = 0
     for block in decode_audio(path, sample_rate_hz=sample_rate_hz):
         frames += len(block)
+        channel.beat(frames / sample_rate_hz)
         channel.send("block", {}, block.data.cast("B"))
     return {"frames": frames}
 
@@ -162,10 +174,11 @@ def main() -> None:
     """Read requests from stdin and answer on the original stdout; what libraries print goes to stderr."""
     limit_resources(int(sys.argv[1]))
     find = str if FOLLOWS_LINKS in sys.argv else go_to
-    channel = Channel(os.fdopen(os.dup(1), "wb"))
+    channel = Channel(os.fdopen(os.dup(1), "wb"), Limits(float(sys.argv[2]), float(sys.argv[3])))
     os.dup2(2, 1)
     for request in requests(sys.stdin.buffer):
         path = request.pop("path")
+        channel.begin(path)
         try:
             channel.send("result", OPERATIONS[request.pop("op")](find(path), channel, **request))
         except FileError as e:

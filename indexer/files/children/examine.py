@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import FileError, ReadError, TruncatedError, WriteRefusedError
-from indexer.files.audio.decode import decode, probe
+from indexer.files.audio.decode import probe
 from indexer.files.audio.identity import fingerprint, sniff
-from indexer.files.children.lenient import all_tags, identify
+from indexer.files.children.lenient import all_tags, identify, play
+from indexer.files.children.limits import Heartbeat, no_heartbeat
 from indexer.files.containers import CONTAINERS, Loader
 from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
@@ -41,7 +42,7 @@ _NAMES = {
 _DAMAGED = (TagDamagedError, EOFError, struct.error, IndexError, ValueError, AssertionError, OverflowError)
 
 
-def examine(path: str, *, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def examine(path: str, *, heartbeat: Heartbeat = no_heartbeat) -> dict[str, Any]:
     """The facts of one file as plain values: container, places, tags, and why it cannot be read or written.
 
     Raises ReadError where the file cannot be opened.
@@ -68,15 +69,14 @@ def _complaint(attempt: Callable[..., None], *arguments: Any) -> dict[str, str] 
     return None
 
 
-def _read(path: str, _container: str, heartbeat: Callable[[], None]) -> None:
+def _read(path: str, _container: str, heartbeat: Heartbeat) -> None:
     """Read the sound as a scan does, in the same order; raises the error that a scan would report."""
     with Path(path).open("rb") as file:
         _, damage = identify(file, path, heartbeat=heartbeat)
     truncated = damage if damage and damage.startswith("truncated") else None
     probe(path)
     try:
-        for _ in decode(path):
-            heartbeat()
+        play(path, heartbeat)
     except ReadError as error:
         if truncated and error.reason.startswith("truncated"):  # told in bytes, as the writer tells it
             raise type(error)(path, truncated) from error
@@ -85,7 +85,7 @@ def _read(path: str, _container: str, heartbeat: Callable[[], None]) -> None:
         raise TruncatedError(path, truncated)
 
 
-def _write(path: str, container: str, heartbeat: Callable[[], None]) -> None:
+def _write(path: str, container: str, heartbeat: Heartbeat) -> None:
     """Make the checks that come before a copy is made; raises the error that refuses the write."""
     check_replaceable(path)
     refuse_damaged(path, container)

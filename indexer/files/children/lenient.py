@@ -6,27 +6,27 @@ such a file.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from indexer.errors import FileError, ReadError
+from indexer.errors import FileError, LimitError, ReadError
 from indexer.files.audio.decode import decode, metadata
 from indexer.files.audio.identity import Fingerprint, fingerprint, fingerprint_of_all
+from indexer.files.children.limits import Heartbeat, no_heartbeat
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.read import Tags, completed, read_tags
 
-TAGS_LIMIT_S = 10.0  # of computing; a reader process is killed after 30 s of silence
+TAGS_LIMIT_S = 5.0  # of computing; a reader process is killed after 30 s of silence, and the machine may be busy
+PLAY_RATE_HZ = 16_000
 
 
-def identify(
-    file: BinaryIO, path: str, *, heartbeat: Callable[[], None] = lambda: None
-) -> tuple[Fingerprint, str | None]:
+def identify(file: BinaryIO, path: str, *, heartbeat: Heartbeat = no_heartbeat) -> tuple[Fingerprint, str | None]:
     """Container and audio identity, and what is damaged in a file that can be heard all the same.
 
     Only files of a known container are tried: FFmpeg takes some noise for a few frames of MP3. ``heartbeat`` is called
-    at least once for every MiB read and every 10 s of sound decoded. Raises as ``fingerprint`` does where the file
-    cannot be decoded either.
+    at least once for every MiB read and every 10 s of sound decoded, and may raise. Raises as ``fingerprint`` does
+    where the file cannot be decoded either.
     """
     try:
         found = fingerprint(file, path, heartbeat=heartbeat)
@@ -38,13 +38,22 @@ def identify(
         return found, refusal.reason
 
 
-def _plays(path: str, heartbeat: Callable[[], None]) -> bool:
+def _plays(path: str, heartbeat: Heartbeat) -> bool:
     try:
-        for _ in decode(path):
-            heartbeat()
+        play(path, heartbeat)
+    except LimitError:
+        raise
     except FileError:
         return False
     return True
+
+
+def play(path: str, heartbeat: Heartbeat) -> None:
+    """Decode a file to its end. Raises as ``decode`` and ``heartbeat`` do."""
+    heard_s = 0.0
+    for block in decode(path, sample_rate_hz=PLAY_RATE_HZ):
+        heard_s += len(block) / PLAY_RATE_HZ
+        heartbeat(heard_s)
 
 
 def all_tags(path: str, container: str) -> Tags:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 
 _T = TypeVar("_T")
@@ -17,9 +18,10 @@ _T = TypeVar("_T")
 class Readers:
     """A pool of readers (``Worker``), one for each of ``count`` threads."""
 
-    def __init__(self, count: int, *, follows_links: bool = False) -> None:
-        """``follows_links``: see ``Worker``."""
+    def __init__(self, count: int, limits: Limits, *, follows_links: bool = False) -> None:
+        """``limits``, ``follows_links``: see ``Worker``."""
         self.count = count
+        self._limits = limits
         self._follows_links = follows_links
         self._busy_s = 0.0
         self._lock = threading.Lock()
@@ -51,7 +53,7 @@ class Readers:
     def _run(self, task: Callable[[Worker], _T]) -> _T:
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = Worker(follows_links=self._follows_links)
+            worker = self._local.worker = Worker(self._limits, follows_links=self._follows_links)
             self._workers.append(worker)
         started_s = time.monotonic()
         try:

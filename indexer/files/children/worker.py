@@ -21,6 +21,7 @@ import numpy as np
 
 from indexer import errors
 from indexer.errors import FileError, ReaderDiedError
+from indexer.files.children.limits import Limits
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # of address space; the child's libraries take about 600 MB
 STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at work sends a beat every few MB
@@ -33,6 +34,7 @@ FILE_ERRORS = {
         errors.ReadError,
         errors.TruncatedError,
         errors.UnsupportedError,
+        errors.LimitError,
         errors.DeferredError,
         errors.WriteRefusedError,
         errors.ReadOnlyError,
@@ -51,15 +53,16 @@ class Worker:
 
     def __init__(
         self,
+        limits: Limits,
         *,
         follows_links: bool = False,
         stall_limit_s: float = STALL_LIMIT_S,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     ) -> None:
         """``follows_links``: a person or another machine names the files. Otherwise the paths are resolved, as the
-        library holds them, and a link that stands in one is not followed.
+        library holds them, and a link that stands in one is not followed. ``limits``: of each operation.
         """
-        self._options = [FOLLOWS_LINKS] if follows_links else []
+        self._options = [str(limits.audio_s), str(limits.cpu_s), *([FOLLOWS_LINKS] if follows_links else [])]
         self._stall_limit_s = stall_limit_s
         self._memory_limit_bytes = memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None

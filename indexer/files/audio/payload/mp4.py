@@ -17,6 +17,7 @@ from indexer.files.audio.payload.source import ByteSource, Part, Span
 MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
 MAX_BOXES = 1_000_000
 MAX_EDITS = 10_000
+RUN_ENTRIES = 1 << 15  # of a trun box, read at a time
 # Edits count in steps of this length. Half of it, 0.25 s, is more than any encoder's delay and padding: HE-AAC at
 # 22.05 kHz delays by about 0.19 s, AAC-LC at 44.1 kHz by 2,112 samples, 0.05 s.
 EDIT_STEP_S = 0.5
@@ -80,11 +81,17 @@ class _Walker:
         length = min(count * entry_bytes, (box.end - start) // entry_bytes * entry_bytes)
         if length > MAX_TABLE_BYTES:
             raise self.source.error("damaged: an MP4 table is too large")
-        for position in range(start, start + max(0, length), 1 << 19):
-            values.frombytes(self.source.at(position, min(1 << 19, start + length - position)))
-        if sys.byteorder == "little":
-            values.byteswap()
+        for part in self.parts(start, length, 1 << 19, typecode):
+            values.extend(part)
         return values
+
+    def parts(self, start: int, length: int, step: int, typecode: str) -> "Iterator[array[int]]":
+        """Yield the bytes from ``start`` on as unsigned numbers, ``step`` bytes at a time."""
+        for position in range(start, start + length, step):
+            values = array(typecode, self.source.at(position, min(step, start + length - position)))
+            if sys.byteorder == "little":
+                values.byteswap()
+            yield values
 
 
 @dataclass(slots=True)
@@ -306,5 +313,6 @@ def _run(walker: _Walker, run: _Box, base: int, after: int, default_size: int) -
         return start, start + count * default_size
     before = 4 * bool(flags & 0x100)
     entry_bytes = before + 4 + 4 * bool(flags & 0x400) + 4 * bool(flags & 0x800)
-    count = min(count, max(0, run.end - position) // entry_bytes)
-    return start, start + sum(walker.number(position + index * entry_bytes + before) for index in range(count))
+    length = min(count, max(0, run.end - position) // entry_bytes) * entry_bytes
+    parts = walker.parts(position, length, RUN_ENTRIES * entry_bytes, "I")
+    return start, start + sum(sum(part[before // 4 :: entry_bytes // 4]) for part in parts)
