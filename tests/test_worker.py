@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,13 @@ def test_one_child_serves_many_files_and_ends_with_its_parent(misbehaving):
     misbehaving.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pids.pop(), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no_new_privs is Linux's")
+def test_a_reader_gains_no_rights_by_running_a_program(worker, tmp_path):
+    worker.call("inspect", os.fsencode(write_audio(tmp_path / "a", "wav", 0.5)))
+    status = Path(f"/proc/{worker._child.pid}/status").read_text().splitlines()
+    assert "NoNewPrivs:\t1" in status
 
 
 def test_inspecting_a_file_tells_stat_identity_tags_and_audio(worker, tmp_path):

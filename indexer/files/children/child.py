@@ -161,13 +161,15 @@ def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def limit_resources(memory_limit_bytes: int) -> None:
-    """Limit the memory, write no core dumps, and die with the parent."""
+    """Limit the memory, write no core dumps, gain no rights by running a program, and die with the parent."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        pr_set_pdeathsig, pr_set_no_new_privs = 1, 38  # linux/prctl.h
+        prctl, on, zero = ctypes.CDLL(None).prctl, ctypes.c_ulong(1), ctypes.c_ulong(0)
+        prctl(pr_set_pdeathsig, signal.SIGKILL)
+        prctl(pr_set_no_new_privs, on, zero, zero, zero)
 
 
 def main() -> None:
