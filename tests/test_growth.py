@@ -11,9 +11,9 @@ from indexer.errors import DeferredError
 from indexer.files.audio.identity import Stat
 from indexer.files.audio.payload import source
 from indexer.files.audio.payload.source import ByteSource, leading_tags
+from indexer.learn.sql_process import add_functions
 from indexer.library.store import Lacking, Store
 from indexer.web import library_map, overview, review
-from indexer.web.questions import add_functions
 
 
 @pytest.fixture

@@ -553,7 +553,7 @@ def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(
     assert in_use(cli) == ["small"]
     assert cli("models", "use", "rhythm").stdout == "in use: rhythm, no head: genres need one (--head FILE)\n"
     assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
-    assert in_use(cli) == ["rhythm"]
+    assert in_use(cli) == ["rhythm", "musicnn"]
     assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
 
 
@@ -596,7 +596,7 @@ def test_a_recording_too_short_for_the_built_in_encoder_is_indexed_with_the_reas
 
 
 def test_the_built_in_encoder_is_listed_and_described(cli):
-    assert [m["name"] for m in cli.json("models", "list")["built_in"]] == ["rhythm"]
+    assert [m["name"] for m in cli.json("models", "list")["built_in"]] == ["rhythm", "musicnn"]
     text = cli("models", "list").stdout
     assert text.startswith("built in:\n  rhythm")
     assert "no download" in text

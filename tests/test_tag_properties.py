@@ -682,6 +682,6 @@ def test_a_slice_of_the_fuzzer(tmp_path):
         (counts for counts in fuzzer.result.counts.values()), start=type(next(iter(fuzzer.result.counts.values())))()
     )
     assert total["cases"] == 300
-    assert min(total["written"], total["refused"], total["unreadable"]) > 25
+    assert min(total["written"], total["refused"], total["unreadable"]) > 10
     assert total["child died"] == 0
     assert [reason for reason in fuzzer.result.reasons if "DIED" in reason] == []
