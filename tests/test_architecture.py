@@ -120,6 +120,9 @@ def test_each_dangerous_library_has_one_owner():
     assert {m for m in users_of("sqlite3") if not m.startswith("indexer.library.")} == set()
     assert {m for m in users_of("torch") if not m.startswith(("indexer.encoders.m2d", "indexer.encoders.musicnn"))} == {
         "indexer.heads.training",
+        "indexer.heads.paper",
+        "indexer.heads.pooled",
+        "indexer.heads.logistic",
         "indexer.heads.cnn",
         "indexer.learn.spectrograms",
     }

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.heads.crossvalidation import Fold, cross_validate, figures, hold_out, make_folds
+from indexer.heads.crossvalidation import Fold, cross_validate, figures
+from indexer.heads.evaluation import hold_out, make_folds
 from tests.helpers.labelled import WIDTH, sql
 
 
@@ -90,8 +91,9 @@ def test_coverage_and_precision_are_those_at_each_folds_own_threshold():
 def test_the_report_tells_how_well_heads_know_the_library(library):
     before = sql(library.db, "SELECT name, in_use FROM heads")
     found = library.json("evaluate")
-    (row,) = found["learners"]
+    row, paper = found["learners"]
     assert (found["best"], row["encoder"], row["width"], row["kind"]) == ("made + linear", "made", WIDTH, "linear")
+    assert (paper["name"], row["recipe"], paper["recipe"]) == ("made + paper's recipe", "best", "paper")
     assert row["recordings"] == 90
     assert 0.6 < row["accuracy"] < 1
     low, high = row["accuracy_95"]
@@ -122,7 +124,7 @@ def test_labels_that_say_nothing_are_judged_by_chance(library):
     rng = np.random.default_rng(0)
     for i, genre in enumerate(rng.permutation([g for g in ("House", "Techno", "Trance") for _ in range(30)])):
         sql(library.db, "UPDATE tags SET genre = ? WHERE file_id = ?", str(genre), i + 1)
-    (row,) = library.json("evaluate")["learners"]
+    row = library.json("evaluate")["learners"][0]
     assert row["accuracy"] < 0.5
     assert row["coverage"] < 0.5  # the head is rightly unsure
 

@@ -6,7 +6,7 @@ import pytest
 from indexer.encoders.rhythm import SAMPLE_RATE_HZ, RhythmEncoder
 from indexer.errors import ModelError
 from indexer.heads import novelty
-from indexer.heads.novelty import Novelty, fit
+from indexer.heads.novelty import Novelty, fit, fit_apart
 from tests.helpers.synth import music
 
 WIDTH, RANK = 300, 6
@@ -171,6 +171,25 @@ def test_the_same_rows_in_any_order_give_the_same_bits():
     other = fit(train[rng.permutation(90)], held_out[rng.permutation(30)], seed=3).arrays()
     for key, array in one.items():
         np.testing.assert_array_equal(other[key], array)
+
+
+def test_a_limit_from_every_row_serves_as_one_from_rows_held_back():
+    rows, fold = manifold(100, seed=1), np.arange(100) % 5
+    found, distances = fit_apart(rows, fold, seed=0)
+    assert distances.shape == (100,)
+    assert (distances > 1).sum() <= 1
+    assert (found.distance(manifold(400, seed=2)) > 1).mean() < 0.03
+    strangers = manifold(100, seed=3, world=1)
+    assert (found.distance(strangers) > 1).mean() >= (fit(rows[:75], rows[75:], seed=0).distance(strangers) > 1).mean()
+
+
+def test_every_row_of_few_counts_and_of_many_a_fold_is_held_back(monkeypatch):
+    rows, fold = manifold(60, seed=1), np.arange(60) % 5
+    assert len(fit_apart(rows, fold, seed=0)[1]) == 60
+    monkeypatch.setattr(novelty, "ROWS", 48)
+    found, distances = fit_apart(rows, fold, seed=0)
+    np.testing.assert_array_equal(distances, fit(rows[fold != 0], rows[fold == 0], seed=0).distance(rows[fold == 0]))
+    np.testing.assert_array_equal(found.distance(rows[fold == 0]), distances)
 
 
 def test_of_many_rows_a_sample_is_looked_at_whatever_their_order(monkeypatch):

@@ -10,10 +10,11 @@ import torch
 
 from indexer.errors import ModelError
 from indexer.files.audio.identity import Stat
-from indexer.heads import training
+from indexer.heads import paper, pooled, recipes
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
 from indexer.heads.training import Data, TrainingSettings
+from indexer.learn.train import RECIPES
 from indexer.library.facts import files
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
@@ -42,12 +43,21 @@ def data(n=240, labels=("a", "b", "c"), seed=0, **changes):
     return Data(**numbers | changes)
 
 
+def train(d, settings=None, *, recipe="best", **options):
+    settings = dataclasses.replace(settings or TrainingSettings(), recipe=recipe)
+    return recipes.train(d, settings, **{"name": "x"} | options)
+
+
 def bits(head):
     return head.id, head.weight.tobytes(), head.bias.tobytes()
 
 
-def test_it_learns_what_there_is_to_learn():
-    trained = training.train(data(600), TrainingSettings(), name="x")
+both = pytest.mark.parametrize("recipe", RECIPES)
+
+
+@both
+def test_it_learns_what_there_is_to_learn(recipe):
+    trained = train(data(600), recipe=recipe)
     test = data(3000, seed=1)
     scores = trained.head.scores(test.vectors)
     correct = scores.argmax(axis=1) == test.y
@@ -66,11 +76,11 @@ def test_it_learns_what_there_is_to_learn():
 
 def test_the_folded_head_scores_as_the_standardised_one():
     d = data()
-    parts = training.split(d, TrainingSettings())
-    mean, scale = training._standardisation(d.vectors[parts.train], 0)
-    run = training._Run(d, parts, TrainingSettings(epochs=5), mean, scale, torch.device("cpu"))
+    parts = paper.split(d, TrainingSettings())
+    mean, scale = paper._standardisation(d.vectors[parts.train], 0)
+    run = paper._Run(d, parts, TrainingSettings(epochs=5), mean, scale, torch.device("cpu"))
     run.work(None, lambda _: None)
-    head = training._finish(run, d, parts, TrainingSettings(epochs=5), "x", {}, (mean, scale)).head
+    head = paper._finish(run, d, parts, TrainingSettings(epochs=5), "x", {}, (mean, scale)).head
     z = (d.vectors.astype(np.float64) - mean) * scale
     logits = (z @ run.best["weight"].double().numpy().T + run.best["bias"].double().numpy()) / head.training[
         "settings"
@@ -83,101 +93,108 @@ def test_standardisation_by_hand():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((500, 6)) * [1, 1, 1, 1, 100, 0]
     z[:, 1] = z[:, 0]
-    mean, scale = training._standardisation((z + 3).astype(np.float16), 0)
+    mean, scale = paper._standardisation((z + 3).astype(np.float16), 0)
     standard = (z + 3 - mean) * scale
     assert scale[5] == 0  # it never varies
     np.testing.assert_allclose(standard[:, :5].std(axis=0), standard[:, 0].std(), rtol=1e-3)
-    assert np.linalg.eigvalsh(np.cov(standard.T))[-1] == pytest.approx(training.LARGEST_VARIANCE, rel=0.01)
+    assert np.linalg.eigvalsh(np.cov(standard.T))[-1] == pytest.approx(paper.LARGEST_VARIANCE, rel=0.01)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not():
-    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) == bits(
-        training.train(data(), TrainingSettings(seed=3), name="y").head
-    )
-    assert bits(training.train(data(), TrainingSettings(seed=3), name="x").head) != bits(
-        training.train(data(), TrainingSettings(seed=4), name="x").head
-    )
+@both
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(recipe):
+    first, again, other = (train(data(), TrainingSettings(seed=seed), recipe=recipe).head for seed in (3, 3, 4))
+    assert bits(first) == bits(again) != bits(other)
 
 
-@pytest.mark.parametrize("epoch", [1, 7, 12])
-def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path, epoch):
-    options = TrainingSettings(epochs=15)
-    whole = training.train(data(), options, name="x").head
+@both
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path, number, recipe):
+    options, steps, seen = TrainingSettings(epochs=15), [], []
+    whole = train(data(), options, recipe=recipe, on_step=lambda step: steps.append(step.number)).head
     checkpoint = tmp_path / "state"
 
-    def interrupt(report):
-        if report.number == epoch:
+    def interrupt(step):
+        if step.number == number:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.train(data(), options, name="x", checkpoint=checkpoint, on_epoch=interrupt)
+        train(data(), options, recipe=recipe, checkpoint=checkpoint, on_step=interrupt)
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
-    seen = []
-    again = training.train(
+    again = train(
         data(),
         options,
-        name="x",
+        recipe=recipe,
         checkpoint=checkpoint,
         resume=True,
-        on_epoch=lambda report: seen.append(report.number),
+        on_step=lambda step: seen.append(step.number),
     )
-    assert seen == list(range(epoch + 1, 16))
+    assert seen == steps[steps.index(number) + 1 :]
     assert bits(again.head) == bits(whole)
     assert again.head.training == whole.training
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_are_written_while_it_runs(tmp_path, monkeypatch):
+@both
+def test_checkpoints_are_written_while_it_runs(tmp_path, monkeypatch, recipe):
     """A killed process cannot write any more; what it left must do."""
-    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(paper, "CHECKPOINT_S", 0.0)
     copies = []
-    whole = training.train(
+    whole = train(
         data(),
         TrainingSettings(epochs=6),
-        name="x",
+        recipe=recipe,
         checkpoint=tmp_path / "state",
-        on_epoch=lambda report: copies.append((tmp_path / "state").read_bytes()),
+        on_step=lambda report: copies.append((tmp_path / "state").read_bytes()),
     )
     (tmp_path / "state").write_bytes(copies[2])
-    again = training.train(data(), TrainingSettings(epochs=6), name="x", checkpoint=tmp_path / "state", resume=True)
+    again = train(data(), TrainingSettings(epochs=6), recipe=recipe, checkpoint=tmp_path / "state", resume=True)
     assert bits(again.head) == bits(whole.head)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 16}, {"target_precision": 0.8}])
-def test_a_state_of_another_training_is_refused(tmp_path, change):
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("best", {"seed": 1}),
+        ("best", {"target_precision": 0.8}),
+        ("paper", {"seed": 1}),
+        ("paper", {"epochs": 16}),
+        ("paper", {"target_precision": 0.8}),
+    ],
+)
+def test_a_state_of_another_training_is_refused(tmp_path, recipe, change):
+    options, state = TrainingSettings(epochs=15), tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        training.train(
-            data(), TrainingSettings(epochs=15), name="x", checkpoint=tmp_path / "state", on_epoch=_interrupt
-        )
-    for d, options in (
-        (data(), TrainingSettings(**{"epochs": 15} | change)),
-        (data(seed=9), TrainingSettings(epochs=15)),
+        train(data(), options, recipe=recipe, checkpoint=state, on_step=_interrupt)
+    other = next(one for one in RECIPES if one != recipe)
+    for d, settings, by in (
+        (data(), dataclasses.replace(options, **change), recipe),
+        (data(seed=9), options, recipe),
+        (data(), options, other),
     ):
         with pytest.raises(ModelError, match="not those of the interrupted training"):
-            training.train(d, options, name="x", checkpoint=tmp_path / "state", resume=True)
-    whole = (tmp_path / "state").read_bytes()
+            train(d, settings, recipe=by, checkpoint=state, resume=True)
+    whole = state.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"\x80\x04cos\nsystem\n(S'touch /tmp/x'\ntR."):
-        (tmp_path / "state").write_bytes(damaged)
+        state.write_bytes(damaged)
         with pytest.raises(ModelError, match="damaged: train without --resume"):
-            training.train(data(), TrainingSettings(epochs=15), name="x", checkpoint=tmp_path / "state", resume=True)
+            train(data(), options, recipe=recipe, checkpoint=state, resume=True)
 
 
-def _interrupt(_report):
+def _interrupt(_step):
     raise KeyboardInterrupt
 
 
 def test_training_stops_when_validation_stops_improving():
     rng = np.random.default_rng(0)
     noise = data(120, vectors=rng.standard_normal((120, WIDTH)).astype(np.float16))
-    metrics = training.train(noise, TrainingSettings(epochs=500, patience=5), name="x").head.training["metrics"]
+    metrics = train(noise, TrainingSettings(epochs=500, patience=5), recipe="paper").head.training["metrics"]
     assert metrics["epochs"] == metrics["best_epoch"] + 5 < 500
 
 
-def test_rare_labels_count_as_much_as_common_ones():
+def test_rare_labels_count_as_much_as_common_ones_by_the_papers_recipe():
     y = np.repeat([0, 1], [900, 60])
-    head = training.train(
-        data(960, ("a", "b"), y=y, vectors=vectors(y, spread=3), groups=np.arange(960)), TrainingSettings(), name="x"
-    ).head
+    d = data(960, ("a", "b"), y=y, vectors=vectors(y, spread=3), groups=np.arange(960))
+    head = train(d, recipe="paper").head
     test = np.repeat([0, 1], 1000)
     right = head.scores(vectors(test, 1, spread=3)).argmax(axis=1) == test
     assert right[1000:].mean() > 0.6  # without class weights nearly everything is "a"
@@ -187,7 +204,7 @@ def test_rare_labels_count_as_much_as_common_ones():
 def test_artists_are_never_split_and_both_parts_hold_every_label():
     for seed in range(10):
         d = data(90, groups=np.random.default_rng(seed).integers(15, size=90))
-        parts = training.split(d, TrainingSettings(seed=seed))
+        parts = paper.split(d, TrainingSettings(seed=seed))
         assert not set(d.groups[parts.train]) & set(d.groups[parts.validation])
         assert set(d.y[parts.train]) == set(d.y[parts.validation]) == {0, 1, 2}
         assert sorted([*parts.train, *parts.validation]) == list(range(90))
@@ -198,20 +215,20 @@ def test_artists_are_never_split_and_both_parts_hold_every_label():
 def test_a_label_of_one_artist_is_split_all_the_same_and_named():
     d = data(60)
     groups = np.where(d.y == 1, 99, d.groups)
-    parts = training.split(dataclasses.replace(d, groups=groups), TrainingSettings())
+    parts = paper.split(dataclasses.replace(d, groups=groups), TrainingSettings())
     assert parts.not_separated == ("b",)
     assert set(d.y[parts.train]) == set(d.y[parts.validation]) == {0, 1, 2}
-    one = training.split(dataclasses.replace(d, groups=np.zeros(60, np.int64)), TrainingSettings())
+    one = paper.split(dataclasses.replace(d, groups=np.zeros(60, np.int64)), TrainingSettings())
     assert one.not_separated == ("a", "b", "c")
 
 
 def test_a_device_that_is_not_there():
     with pytest.raises(ModelError, match="cannot train on 'mps'"):
-        training.train(data(), TrainingSettings(), name="x", device="mps")
+        train(data(), device="mps")
 
 
 def test_the_file_holds_what_it_learned_from_and_shows_an_edit(tmp_path):
-    head = training.train(data(), TrainingSettings(), name="x", about={"sources": ["tags"]}).head
+    head = train(data(), about={"sources": ["tags"]}).head
     path = tmp_path / "x.safetensors"
     head.save(path)
     again = load_head(path)
@@ -376,14 +393,16 @@ def test_an_interrupted_command_keeps_the_former_head_and_resumes(library, monke
     sql(library.db, "UPDATE heads SET in_use = 0")
     sql(library.db, "UPDATE heads SET in_use = 1 WHERE name = 'first'")
     os.remove(whole["file"])
-    run_epoch = training._Run._run_epoch
+    fit = pooled.Problems.fit
+    fits = []
 
-    def interrupted(self):
-        if self.epoch == 5:
+    def interrupted(self, *args):
+        fits.append(1)
+        if len(fits) == 3:
             raise KeyboardInterrupt
-        return run_epoch(self)
+        return fit(self, *args)
 
-    monkeypatch.setattr(training._Run, "_run_epoch", interrupted)
+    monkeypatch.setattr(pooled.Problems, "fit", interrupted)
     result = library("train", "--seed", 7, code=130)
     assert "--resume goes on from here" in result.stderr
     assert in_use(library.db) == before

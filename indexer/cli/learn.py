@@ -20,9 +20,22 @@ from indexer.wording import escaped
     type=int,
     default=0,
     show_default=True,
-    help="Decides the split and the order; the same seed gives the same head.",
+    help="Decides how recordings are dealt; the same seed gives the same head.",
 )
-@click.option("--epochs", type=int, default=100, show_default=True, help="Passes over all recordings, at most.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["best", "paper"]),
+    default="best",
+    show_default=True,
+    help="best: learns from every label; paper: SGD, a quarter held back, to compare with.",
+)
+@click.option(
+    "--epochs",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Passes over all recordings, at most, of the paper's recipe.",
+)
 @click.option(
     "--target-precision",
     type=float,
@@ -40,18 +53,20 @@ def train(
     from indexer.learn.train import Request, report
     from indexer.learn.train import train as learn
 
+    bar: Any
     with click.progressbar(
-        length=request["epochs"],
+        length=1000,
         label="training",
         width=0,
         file=sys.stderr,
         hidden=verbosity < 0 or not sys.stderr.isatty(),
+        item_show_func=lambda step: f"{step.kind} {step.number}" if step else None,
     ) as bar:
         try:
             found = learn(
                 settings,
                 Request(label_request(labels, csv_file), **request),
-                lambda epoch: bar.update(epoch.number - bar.pos),
+                lambda step: bar.update(round(1000 * step.number / step.total) - bar.pos, step),
             )
         except KeyboardInterrupt:
             note("")  # after the bar
@@ -75,7 +90,13 @@ def train(
     "--cnn", is_flag=True, help="Also train a convolutional network on spectrograms of the same tracks (decodes them)."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the folds and the training.")
-@click.option("--epochs", type=int, default=100, show_default=True, help="Passes over all recordings, at most.")
+@click.option(
+    "--epochs",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Passes over all recordings, at most, of the paper's recipe.",
+)
 @click.option(
     "--target-precision",
     type=float,

@@ -1,7 +1,7 @@
-"""Cross-validation: folds that divide no artist, pooled predictions of recordings not learned from, figures.
+"""Cross-validation: pooled predictions of recordings not learned from, figures.
 
-Owns the folds and what is computed from the pooled predictions. A learner is a function; which ones there are, and what
-they learn from, is the caller's business.
+Owns what is computed from the pooled predictions; the folds are evaluation's. A learner is a function; which ones there
+are, and what they learn from, is the caller's business.
 """
 
 import time
@@ -13,7 +13,8 @@ import numpy as np
 
 from indexer.heads import evaluation
 from indexer.heads.head import softmax
-from indexer.heads.training import Data, TrainingSettings, train
+from indexer.heads.recipes import train
+from indexer.heads.training import Data, TrainingSettings
 
 CURVE_SHARES = (0.125, 0.25, 0.5)  # of the recordings to learn from; all of them are the figures themselves
 
@@ -43,34 +44,6 @@ class Pooled:
     elapsed_s: float
 
 
-def make_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, list[int]]:
-    """(fold (n,) of every row, labels that could not be separated by artist).
-
-    Every label is in two folds at least: the recordings of one that a single artist made are parted one by one.
-    """
-    return _separated(y, groups, lambda g: evaluation.grouped_folds(y, g, folds, seed))
-
-
-def hold_out(y: np.ndarray, groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, list[int]]:
-    """As ``make_folds``: fold 0 is to be judged, -1 only learned from."""
-    fold, loose = _separated(y, groups, lambda g: evaluation.grouped_parts(y, g, [1 - share, share], seed))
-    return fold - 1, loose
-
-
-def _separated(
-    y: np.ndarray, groups: np.ndarray, divide: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, list[int]]:
-    groups, loose = groups.copy(), set[int]()
-    while True:
-        fold = divide(groups)
-        lacking = {int(label) for label in np.unique(y) if len(np.unique(fold[y == label])) < 2} - loose
-        if not lacking:
-            return fold, sorted(loose)
-        rows = np.isin(y, list(lacking))
-        groups[rows] = groups.max() + 1 + np.arange(rows.sum())
-        loose |= lacking
-
-
 def cross_validate(learner: Learner, fold: np.ndarray, on_fold: Callable[[], None] = lambda: None) -> Pooled:
     """Judge every fold from 0 on by a learner that learned from all other rows."""
     started = time.monotonic()
@@ -97,7 +70,7 @@ def cross_validate(learner: Learner, fold: np.ndarray, on_fold: Callable[[], Non
 
 
 def linear(data: Data, settings: TrainingSettings, device: str = "auto") -> Learner:
-    """The linear head, trained as `indexer train` does: its validation part comes from the rows to learn from."""
+    """The linear head, trained as `indexer train` does: all that decides it comes from the rows to learn from."""
 
     def learn(learned: np.ndarray, judged: np.ndarray) -> Fold:
         head = train(data.rows(learned), settings, name="fold", device=device).head

@@ -44,6 +44,35 @@ def grouped_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> n
     return grouped_parts(y, groups, [1 / folds] * folds, seed)
 
 
+def make_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, list[int]]:
+    """(fold (n,) of every row, labels that could not be separated by artist).
+
+    Every label is in two folds at least: the recordings of one that a single artist made are parted one by one.
+    """
+    return separated(y, groups, lambda g: grouped_folds(y, g, folds, seed))
+
+
+def hold_out(y: np.ndarray, groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, list[int]]:
+    """As ``make_folds``: fold 0 is to be judged, -1 only learned from."""
+    fold, loose = separated(y, groups, lambda g: grouped_parts(y, g, [1 - share, share], seed))
+    return fold - 1, loose
+
+
+def separated(
+    y: np.ndarray, groups: np.ndarray, divide: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, list[int]]:
+    """(part (n,) of every row by ``divide``, labels whose rows had to be parted one by one to lie in two parts)."""
+    groups, loose = groups.copy(), set[int]()
+    while True:
+        fold = divide(groups)
+        lacking = {int(label) for label in np.unique(y) if len(np.unique(fold[y == label])) < 2} - loose
+        if not lacking:
+            return fold, sorted(loose)
+        rows = np.isin(y, list(lacking))
+        groups[rows] = groups.max() + 1 + np.arange(rows.sum())
+        loose |= lacking
+
+
 def near_duplicates(vectors: np.ndarray, cosine: float = NEAR_DUPLICATE_COSINE) -> np.ndarray:
     """Return (n,): for every row of vectors (n, width) the first row that it nearly repeats, which may be itself.
 

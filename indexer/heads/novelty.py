@@ -10,7 +10,7 @@ part is therefore taken from held-out rows, of artists that the components do no
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,18 +100,67 @@ def fit(train: np.ndarray, held_out: np.ndarray, *, seed: int) -> Novelty:
     shapes = train.shape, held_out.shape
     if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][1] or 0 in shapes[0] + shapes[1]:
         raise ValueError(f"training rows {shapes[0]} and held-out rows {shapes[1]} do not fit together")
+    basis = _basis(train, seed)
+    return _limited(basis, basis.squares(_sample(held_out, seed)))
+
+
+def fit_apart(vectors: np.ndarray, fold: np.ndarray, *, seed: int) -> tuple[Novelty, np.ndarray]:
+    """Fit the distance on all vectors (n, width), its limit on each fold (n,) beside what the others hold.
+
+    Also returns the distances (m,) that decided the limit. No row is held back, unless a fold leaves so many that fewer
+    are looked at anyway: then the first is. Folds count from 0 and none is empty.
+    """
+    if (fold != 0).sum() >= ROWS:
+        held_out = vectors[fold == 0]
+        found = fit(vectors[fold != 0], held_out, seed=seed)
+        return found, found.distance(held_out)
+    parts = [fold == number for number in range(int(fold.max()) + 1)]
+    bases = [_basis(vectors[~part], seed) for part in parts]
+    k = min(len(basis.components) for basis in bases)
+    squares = np.concatenate(
+        [basis.first(k).squares(vectors[part]) for basis, part in zip(bases, parts, strict=True)]
+    )  # (n, k + 1)
+    found = _limited(_basis(vectors, seed).first(k), squares)
+    return found, np.sqrt(squares @ found.weights.astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Basis:
+    """What is usual among training rows, without a limit."""
+
+    mean: np.ndarray  # (width,)
+    scale: np.ndarray  # (width,)
+    components: np.ndarray  # (k, width)
+    variances: np.ndarray  # (k,)
+
+    def first(self, k: int) -> "_Basis":
+        """With the leading k components only."""
+        return replace(self, components=self.components[:k], variances=self.variances[:k])
+
+    def squares(self, rows: np.ndarray) -> np.ndarray:
+        """Squared lengths (n, k + 1) of rows (n, width)."""
+        return _squares(_standardised(rows, self.mean, self.scale), self.components)
+
+
+def _basis(train: np.ndarray, seed: int) -> _Basis:
     rows = _sample(train, seed)
     mean, scale = _standardisation(rows)
     z = _standardised(rows, mean, scale)
-    components, variances = _principal(z, min(COMPONENTS, max(1, len(z) // ROWS_PER_COMPONENT), z.shape[1]), seed)
-    squares = _squares(_standardised(_sample(held_out, seed), mean, scale), components)  # (m, k + 1)
-    smallest = z.shape[1] * RESOLUTION**2
+    components = min(COMPONENTS, max(1, len(z) // ROWS_PER_COMPONENT), z.shape[1])
+    return _Basis(mean, scale, *_principal(z, components, seed))
+
+
+def _limited(basis: _Basis, squares: np.ndarray) -> Novelty:
+    """The distance with the limit that held-out rows' squares (m, k + 1) set."""
+    width = len(basis.mean)
+    smallest = width * RESOLUTION**2
     outside = max(float(squares[:, -1].mean()), smallest)
-    weights = np.maximum(variances, outside / z.shape[1]) ** -WHITENING
+    weights = np.maximum(basis.variances, outside / width) ** -WHITENING
     inside = max(float((squares[:, :-1] @ weights).mean()), smallest * float(weights.mean()))
     weights = np.append(weights / inside, 1 / outside) / 2  # both parts of a usual row together: 1
     weights /= _limit(np.sqrt(squares @ weights)) ** 2
-    return Novelty(*(array.astype(np.float32) for array in (mean, scale, components, weights)))
+    arrays = (basis.mean, basis.scale, basis.components, weights)
+    return Novelty(*(array.astype(np.float32) for array in arrays))
 
 
 def _sample(rows: np.ndarray, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ Decides which learners are compared, on which recordings, and what the report co
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from indexer.config import Settings
 from indexer.errors import ConfigError, IndexerError, ModelError
 from indexer.files.children.limits import Limits
 from indexer.learn import report
-from indexer.learn.dataset import MIN_RECORDINGS, Dataset, LabelRequest, collect
+from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.learn.train import check_numbers
 from indexer.library.facts import one_file_of_each
 from indexer.library.readonly import Reader, now, open_readonly
@@ -151,19 +151,21 @@ def _measure(
     progress: Progress,
 ) -> dict[str, Any]:
     """Cross-validate every learner: {learners, best, learning_curve, notes}."""
-    from indexer.heads import crossvalidation
+    from indexer.heads import crossvalidation, evaluation
     from indexer.heads.training import Data, TrainingSettings
 
     options = TrainingSettings(seed=request.seed, epochs=request.epochs, target_precision=request.target_precision)
     y, groups = dataset.y, dataset.groups
     if request.held_out is None:
-        fold, loose = crossvalidation.make_folds(y, groups, request.folds, request.seed)
+        fold, loose = evaluation.make_folds(y, groups, request.folds, request.seed)
     else:
-        fold, loose = crossvalidation.hold_out(y, groups, request.held_out, request.seed)
+        fold, loose = evaluation.hold_out(y, groups, request.held_out, request.seed)
     notes += _notes(dataset, loose)
     folds = int(fold.max()) + 1
     begun = SPECTROGRAMS_SHARE if clips else 0.0
-    steps = folds * len(dataset.features) + len(crossvalidation.CURVE_SHARES) + (CNN_STEPS * folds if clips else 0)
+    steps = (
+        folds * (len(dataset.features) + 1) + len(crossvalidation.CURVE_SHARES) + (CNN_STEPS * folds if clips else 0)
+    )
     done = 0
 
     def step(what: str, size: int = 1) -> None:
@@ -171,42 +173,43 @@ def _measure(
         done += size
         progress(what, begun + (1 - begun) * done / steps)
 
-    def judged(learner: "Learner", name: str, kind: str, encoder: str | None, width: int | None) -> dict[str, Any]:
-        pooled = crossvalidation.cross_validate(learner, fold, lambda: step(name, CNN_STEPS if kind == "cnn" else 1))
+    def judged(learner: "Learner", name: str, features: Features | None, recipe: str | None) -> dict[str, Any]:
+        pooled = crossvalidation.cross_validate(learner, fold, lambda: step(name, 1 if features else CNN_STEPS))
         return {
             "name": name,
-            "kind": kind,
-            "encoder": encoder,
-            "width": width,
+            "kind": "linear" if features else "cnn",
+            "encoder": features.name if features else None,
+            "width": features.vectors.shape[1] if features else None,
+            "recipe": recipe,
             **crossvalidation.figures(pooled, y, groups, dataset.names, request.seed),
         }
 
     data = [Data(f.encoder_id, dataset.names, dataset.keys, f.vectors, y, groups) for f in dataset.features]
-    learners = {
-        f"{f.name} + linear": crossvalidation.linear(d, options, settings.device)
-        for f, d in zip(dataset.features, data, strict=True)
-    }
-    rows = [
-        judged(learner, name, "linear", f.name, f.vectors.shape[1])
-        for (name, learner), f in zip(learners.items(), dataset.features, strict=True)
+    learners = [crossvalidation.linear(d, options, settings.device) for d in data]
+    judgements = [
+        judged(learner, f"{f.name} + linear", f, options.recipe)
+        for learner, f in zip(learners, dataset.features, strict=True)
     ]
-    rows.sort(key=lambda row: -row["balanced_accuracy"])
-    best = rows[0]["name"]
+    order = sorted(range(len(data)), key=lambda n: -judgements[n]["balanced_accuracy"])
+    rows, best = [judgements[n] for n in order], order[0]
     curve = crossvalidation.learning_curve(
         learners[best], y, groups, fold, request.seed, lambda: step("learning curve")
     )
     learned = round(float(np.mean([(fold != number).sum() for number in range(folds)])))
     curve.append({"recordings": learned, **{key: rows[0][key] for key in ("accuracy", "accuracy_95")}})
+    paper = crossvalidation.linear(data[best], replace(options, recipe="paper"), settings.device)
+    features = dataset.features[best]
+    rows.append(judged(paper, f"{features.name} + paper's recipe", features, "paper"))
     if clips:
-        rows.append(judged(_cnn(clips, data[0], options, settings.device), "CNN", "cnn", None, None))
-    return {"learners": rows, "best": best, "learning_curve": curve, "notes": notes}
+        rows.append(judged(_cnn(clips, data[0], options, settings.device), "CNN", None, None))
+    return {"learners": rows, "best": rows[0]["name"], "learning_curve": curve, "notes": notes}
 
 
 def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", device: str) -> "Learner":
     """A learner that trains the CNN, with the same validation recordings as the linear heads."""
     from indexer.heads import cnn, evaluation
     from indexer.heads.crossvalidation import Fold
-    from indexer.heads.training import split
+    from indexer.heads.paper import split
 
     def learn(learned: np.ndarray, judged: np.ndarray) -> Fold:
         parts = split(data.rows(learned), options)

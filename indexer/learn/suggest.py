@@ -99,12 +99,12 @@ def _directions(vectors: np.ndarray) -> np.ndarray:
 
 def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, seed: int) -> list[dict[str, Any]]:
     """Labels contradicted by a head that was trained without the recording's artist, the surest first."""
-    from indexer.heads import crossvalidation
+    from indexer.heads import crossvalidation, evaluation
     from indexer.heads.training import Data, TrainingSettings
 
     features = dataset.features[0]
     data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
-    fold, _ = crossvalidation.make_folds(dataset.y, dataset.groups, FOLDS, seed)
+    fold, _ = evaluation.make_folds(dataset.y, dataset.groups, FOLDS, seed)
     pooled = crossvalidation.cross_validate(
         crossvalidation.linear(data, TrainingSettings(seed=seed), settings.device), fold
     )

@@ -23,15 +23,19 @@ from indexer.library.store import Store
 from indexer.wording import escaped
 
 if TYPE_CHECKING:
-    from indexer.heads.training import Epoch, Trained, TrainingSettings
+    from indexer.heads.training import Step, Trained, TrainingSettings
 
 DEFAULT_NAME = "trained"
 HEADS_FOLDER = "heads"  # beside the database
 SHOWN_UNMAPPED = 50  # unknown texts that the result lists for each source
-HONEST = (
-    "These recordings were held out from learning, but they chose when to stop, the temperature and the threshold: "
-    "expect somewhat less on music that decided nothing."
-)
+RECIPES = ("best", "paper")  # of heads/recipes.py, which needs torch
+HONEST = {
+    "best": "Each recording was judged by what did not learn from its artist; then the head learned from all of them. "
+    "The judgements also chose the penalty, the temperature and the threshold: expect somewhat less on music that "
+    "decided nothing.",
+    "paper": "These recordings were held out from learning, but they chose when to stop, the temperature and the "
+    "threshold: expect somewhat less on music that decided nothing.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Request:
 
     labels: LabelRequest = LabelRequest()
     name: str | None = None
+    recipe: str = RECIPES[0]
     seed: int = 0
     epochs: int = 100
     target_precision: float = 0.9
@@ -74,18 +79,18 @@ class _Learned:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The metrics on the validation recordings."""
+        """The metrics on the recordings that were judged."""
         found: dict[str, Any] = self.trained.head.training["metrics"]
         return found
 
 
 def train(
-    settings: Settings, request: Request, on_epoch: Callable[["Epoch"], None] = lambda _epoch: None
+    settings: Settings, request: Request, on_step: Callable[["Step"], None] = lambda _step: None
 ) -> dict[str, Any]:
     """Train a head on the library's labels, save it, and put it in use; returns what `train --json` prints.
 
     Where the settings name no encoder and several have embedded the library, a head is trained for each on the same
-    recordings, and for each joined with the built-in one; the one with the lowest log loss on validation is used.
+    recordings, and for each joined with the built-in one; the one with the lowest log loss is used.
     Raises ConfigError, ModelError, StoreError or LockedError; then the former head is still in use.
     """
     started = time.monotonic()
@@ -95,7 +100,7 @@ def train(
         if request.name and (folder / f"{request.name}.safetensors").exists():
             raise ConfigError(f"--name: there is a head '{request.name}' already; choose another name")
         dataset = collect(store.connection, settings, request.labels)
-        learned, options = _learn(settings, request, dataset, folder, on_epoch)
+        learned, options = _learn(settings, request, dataset, folder, on_step)
         best = min(learned, key=lambda one: one.metrics["log_loss"])
         trained, path = _save(store, best.trained, folder, request.name)
         _put_in_use(store, replace(best, trained=trained), path)
@@ -105,12 +110,16 @@ def train(
 
 
 def _learn(
-    settings: Settings, request: Request, dataset: Dataset, folder: Path, on_epoch: Callable[["Epoch"], None]
+    settings: Settings, request: Request, dataset: Dataset, folder: Path, on_step: Callable[["Step"], None]
 ) -> tuple[list[_Learned], "TrainingSettings"]:
-    from indexer.heads import training
+    from indexer.heads.recipes import train as by_recipe
+    from indexer.heads.training import Data, TrainingSettings
 
-    options = training.TrainingSettings(
-        seed=request.seed, epochs=request.epochs, target_precision=request.target_precision
+    options = TrainingSettings(
+        seed=request.seed,
+        target_precision=request.target_precision,
+        recipe=request.recipe,
+        epochs=request.epochs,
     )
     base = request.name or DEFAULT_NAME
     about = {"sources": list(request.labels.chosen())}
@@ -120,14 +129,12 @@ def _learn(
         raise ModelError(f"cannot make {folder}: {e.strerror}") from e
     learned = []
     for features in dataset.features:
-        data = training.Data(
-            features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups
-        )
+        data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
         checkpoint = folder / f".{base}.{features.encoder_id[:8]}.training"
         learned.append(
             _Learned(
                 features,
-                training.train(
+                by_recipe(
                     data,
                     options,
                     name=base,
@@ -135,7 +142,7 @@ def _learn(
                     checkpoint=checkpoint,
                     resume=request.resume,
                     about=about,
-                    on_epoch=on_epoch,
+                    on_step=on_step,
                 ),
             )
         )
@@ -209,6 +216,7 @@ def _result(
         "id": head.id,
         "file": str(path),
         "encoder": best.features.name,
+        "recipe": options.recipe,
         "labels": head.training["recordings"],
         "recordings": len(dataset.y),
         "artists": len(np.unique(dataset.groups)),
@@ -255,7 +263,7 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
         notes.append(
             f"recordings of {', '.join(repr(label) for label in trained.not_separated)} come from too few artists "
             "(or from one folder of unknown artists) to part them, "
-            "so learning and validation share an artist there: the figures flatter"
+            "so what learns and what is judged share an artist there: the figures flatter"
         )
     if not trained.target_reached:
         notes.append(
@@ -292,7 +300,8 @@ def report(found: dict[str, Any]) -> str:
     lines.append(
         f"validation: {v['accuracy']:.1%} right (95 %: {low:.0%} to {high:.0%}), "
         f"balanced {v['balanced_accuracy']:.1%}, on {v['recordings']:,} recordings "
-        f"of {v['artists']:,} artists; best of {v['epochs']} epochs: {v['best_epoch']}"
+        f"of {v['artists']:,} artists; "
+        + (f"best of {v['epochs']} epochs: {v['best_epoch']}" if v["epochs"] else f"in {v['folds']} folds")
     )
     lines += [
         f"  {label:15} recall {_percent(m['recall'])}  precision {_percent(m['precision'])}  of {m['recordings']:,}"
@@ -302,7 +311,7 @@ def report(found: dict[str, Any]) -> str:
         f"  decided from {found['threshold']:.1%} confidence: {_percent(v['coverage'])} of them, "
         f"{_percent(v['precision_decided'])} of those right"
     )
-    lines.append(f"  {HONEST}")
+    lines.append(f"  {HONEST[found['recipe']]}")
     if len(found["compared"]) > 1:
         lines.append(
             "compared on the same recordings: "

@@ -20,7 +20,8 @@ from indexer.encoders.load import DEFAULT, load_encoder
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.files.audio.decode import decode
-from indexer.heads.training import Data, TrainingSettings, train
+from indexer.heads.recipes import train
+from indexer.heads.training import Data, TrainingSettings
 from indexer.listen.units import spread
 from tests.helpers import checkpoints
 
