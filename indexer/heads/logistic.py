@@ -6,7 +6,6 @@ the recipe (pooled). Imports torch: import it where training begins.
 The problems share the rows x and differ in which of them they learn from, so one product with x serves all of them.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +22,14 @@ HALVINGS = 30
 # first guess at the inverse Hessian therefore knows so many leading directions.
 DIRECTIONS = 32
 SKETCH_ROWS = 2000  # rows that they are taken from
-LEAST_VARIANCE = 0.01  # of all rows' variance: what hardly varies in one problem must not shout in its held-out rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """The weights of every problem, in the scale of x as it was handed in."""
+    """The weights of every problem."""
 
     weight: torch.Tensor  # (problems, labels, width) float32
     bias: torch.Tensor  # (problems, labels) float32
-    inner: torch.Tensor  # (problems, labels * (width + 1)) in the problems' own scales: where a next fit may start
 
     def logits(self, x: torch.Tensor, problem: torch.Tensor) -> np.ndarray:
         """(rows, labels) float64: each row of x by the problem that ``problem`` (rows,) names."""
@@ -44,68 +41,59 @@ class Fitted:
 
 
 class Problems:
-    """Softmax regressions on the same rows, each on those that its mask admits, standardised by these alone.
+    """Softmax regressions on the same rows, each on those that its mask admits.
 
-    Of problem p this is the least of: the sum of log losses over its rows + strength / 2 * |weights|^2; the weights are
-    those of numbers that were standardised and divided by the square root of the width, so that a strength means alike
-    for every encoder. The bias is free.
+    Of each problem this is the least of: the sum of log losses over its rows + strength / 2 * width * |weights|^2. The
+    bias is free. With the width a strength means alike for vectors of every width, when numbers are standardised.
     """
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, labels: int, admitted: torch.Tensor) -> None:
         """Take rows x (rows, width) float32, about standardised; y (rows,) labels; admitted (problems, rows) bool."""
-        self._x, self._labels = x, labels
+        self._labels, self._width = labels, x.shape[1]
+        # The weights lie in the span of the rows, so few rows need few numbers: of a basis of it.
+        self._basis = torch.linalg.qr(x.T).Q if 2 * len(x) <= self._width else None  # (width, rows)
+        self._x = x if self._basis is None else x @ self._basis
         self._share = admitted.float() / admitted.sum(dim=1, keepdim=True)  # (problems, rows), sums to 1
         self._rows = admitted.sum(dim=1).double()  # (problems,)
         self._y = y[:, None, None].expand(-1, len(admitted), 1)  # (rows, problems, 1)
         self._one_hot = functional.one_hot(y, labels).float()[:, None]  # (rows, 1, labels)
-        self._mean, self._scale = self._standardisation()
-        self._directions, self._variances, self._variance_beyond = _leading(x)
+        self._directions, self._variances, self._variance_beyond = _leading(self._x)
 
-    def _standardisation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and factors (problems, 1, width)."""
-        mean = self._share @ self._x
-        variance = torch.stack([share @ self._x.sub(m).square_() for share, m in zip(self._share, mean, strict=True)])
-        scale = variance.clamp_min(LEAST_VARIANCE).rsqrt() / math.sqrt(self._x.shape[1])
-        return mean[:, None], scale[:, None]
+    def fit(self, strength: float, start: Fitted | None = None) -> Fitted:
+        """The least of every problem, looked for from ``start`` or from zero."""
+        problems, width = len(self._rows), self._x.shape[1]
+        w = self._x.new_zeros(problems, self._labels * (width + 1))
+        if start is not None:
+            weight = start.weight if self._basis is None else start.weight @ self._basis
+            w = torch.cat([weight.reshape(problems, -1), start.bias], dim=1)
+        w = self._minimise(w, (strength * self._width / self._rows).float())
+        weight, bias = self._parts(w)
+        return Fitted(weight if self._basis is None else weight @ self._basis.T, bias)
 
-    def fit(self, strength: float, start: torch.Tensor | None = None) -> Fitted:
-        """The least of every problem, from ``start`` (the ``inner`` of a former fit on problems alike) or from zero."""
-        labels, width = self._labels, self._x.shape[1]
-        w = start if start is not None else self._x.new_zeros(len(self._rows), labels * (width + 1))
-        w = self._minimise(w, (strength / self._rows).float())
-        weight, bias = self._outer(w)
-        return Fitted(weight, bias, w)
-
-    def _outer(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (problems, labels, width) and bias (problems, labels) on x, from those on each problem's own scale."""
-        labels, width = self._labels, self._x.shape[1]
-        weight = w[:, : labels * width].view(-1, labels, width) * self._scale
-        return weight, w[:, labels * width :] - (weight * self._mean).sum(dim=2)
+    def _parts(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight (problems, labels, numbers) and bias (problems, labels)."""
+        size = w.shape[1] - self._labels
+        return w[:, :size].view(len(w), self._labels, -1), w[:, size:]
 
     def _loss(self, w: torch.Tensor, penalty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss (problems,) float64 with its penalty, and its gradient, shaped as w."""
-        labels, width, problems = self._labels, self._x.shape[1], len(w)
-        weight, bias = self._outer(w)
-        logits = (self._x @ weight.view(problems * labels, width).T).view(-1, problems, labels) + bias
+        weight, bias = self._parts(w)
+        logits = (self._x @ weight.flatten(0, 1).T).view(-1, *bias.shape) + bias
         log_p = torch.log_softmax(logits, dim=2)  # (rows, problems, labels)
-        own = w[:, : labels * width]
         loss = -(log_p.gather(2, self._y)[:, :, 0].double() * self._share.T).sum(dim=0)
-        loss += penalty / 2 * own.double().square().sum(dim=1)
+        loss += penalty / 2 * weight.double().square().sum(dim=(1, 2))
         error = (log_p.exp_() - self._one_hot).mul_(self._share.T[:, :, None])
-        by_bias = error.sum(dim=0)  # (problems, labels)
-        by_weight = (error.view(-1, problems * labels).T @ self._x).view(problems, labels, width)
-        by_weight = (by_weight - by_bias[:, :, None] * self._mean) * self._scale
-        return loss, torch.cat([by_weight.view(problems, -1) + penalty[:, None] * own, by_bias], dim=1)
+        by_weight = (error.flatten(1).T @ self._x).view_as(weight) + penalty[:, None, None] * weight
+        return loss, torch.cat([by_weight.flatten(1), error.sum(dim=0)], dim=1)
 
     def _guess(self, gradient: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
         """A step along the gradient by a rough inverse Hessian: a row's loss curves by at most 1/4 along a logit."""
-        labels, width = self._labels, self._x.shape[1]
-        g = gradient[:, : labels * width].reshape(-1, width)  # (problems * labels, width)
-        p = penalty.repeat_interleave(labels)[:, None]
-        along = g @ self._directions.T
-        step = (g - along @ self._directions) / (self._variance_beyond / 4 + p)
+        weight, bias = self._parts(gradient)
+        p = penalty[:, None, None]
+        along = weight @ self._directions.T
+        step = (weight - along @ self._directions) / (self._variance_beyond / 4 + p)
         step += (along / (self._variances / 4 + p)) @ self._directions
-        return torch.cat([step.view(len(gradient), -1), gradient[:, labels * width :] * 4], dim=1)
+        return torch.cat([step.flatten(1), bias * 4], dim=1)
 
     def _minimise(self, w: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
         """L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4), step lengths by halving, all at once.
@@ -162,8 +150,7 @@ class Problems:
 def _leading(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The leading directions (k, width) of x, the variances (k,) along them, and the mean one beyond them.
 
-    In the scale of a problem: the variances of all numbers add up to 1. By subspace iteration, as in novelty; a rough
-    answer only costs steps.
+    By subspace iteration, as in novelty; a rough answer only costs steps.
     """
     rows = x[:: max(1, len(x) // SKETCH_ROWS)]
     k = min(DIRECTIONS, *rows.shape)
@@ -171,7 +158,6 @@ def _leading(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
     for _ in range(3):
         basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
     _, values, turn = torch.linalg.svd(rows @ basis, full_matrices=False)
-    variances = values.square() / (len(rows) * x.shape[1])
-    total = float(rows.square().sum()) / (len(rows) * x.shape[1])
-    beyond = max(total - float(variances.sum()), 1e-6) / max(1, min(rows.shape) - k)
-    return turn @ basis.T, variances, beyond
+    variances = values.square() / len(rows)
+    beyond = float(rows.square().sum()) / len(rows) - float(variances.sum())
+    return turn @ basis.T, variances, max(beyond, 1e-6) / max(1, min(rows.shape) - k)

@@ -17,7 +17,7 @@ import torch
 from indexer.heads import evaluation, novelty
 from indexer.heads.head import softmax
 from indexer.heads.linear import LinearHead
-from indexer.heads.logistic import Problems
+from indexer.heads.logistic import Fitted, Problems
 from indexer.heads.training import (
     Data,
     Judged,
@@ -113,8 +113,12 @@ class _Run:
         about = [settings.recipe, settings.seed, settings.target_precision, device.type]
         self._identity = f"{data.digest()} {json.dumps(about)}"
         self._losses: list[float] = []  # of the strengths so far
-        self._inner: torch.Tensor | None = None  # of the last of them
-        self._best: dict[str, Any] = {}  # logits and inner weights of the one with the lowest loss
+        problems = sum(int(fold.max()) + 1 for fold in self._folds)
+        zero = Fitted(
+            self._x.new_zeros(problems, self._labels, self._x.shape[1]), self._x.new_zeros(problems, self._labels)
+        )
+        self._last = self._best = zero  # of the last of them, and of the one with the lowest loss
+        self._logits = np.empty((0, self._labels))  # of that one: every choosing row by who did not learn from it
 
     @property
     def strength(self) -> float:
@@ -124,7 +128,8 @@ class _Run:
     def load(self, path: Path) -> None:
         """Take up the state after the last whole fit; raises ModelError as ``read_state``."""
         state = read_state(path, self._identity, self._device)
-        self._losses, self._inner, self._best = state["losses"], state["inner"], state["best"]
+        self._losses, self._logits = state["losses"], state["logits"].cpu().numpy()
+        self._last, self._best = Fitted(*state["last"]), Fitted(*state["best"])
 
     def choose(self) -> None:
         """Fit the strengths one after the other, until weaker ones are no better."""
@@ -134,21 +139,22 @@ class _Run:
         while len(self._losses) < len(STRENGTHS) and min(self._losses[:-PATIENCE], default=np.inf) > min(
             self._losses[-PATIENCE:], default=0
         ):
-            fitted = problems.fit(STRENGTHS[len(self._losses)], self._inner)
+            fitted = problems.fit(STRENGTHS[len(self._losses)], self._last)
             logits = np.concatenate([fitted.logits(x, of) for of in problem_of])
             loss = _log_loss(logits, y)
             if loss < min(self._losses, default=np.inf):
-                self._best = {"logits": torch.from_numpy(logits[: len(x)]), "inner": fitted.inner}
+                self._best, self._logits = fitted, logits[: len(x)]
             self._losses.append(loss)
-            self._inner = fitted.inner
+            self._last = fitted
             self._done(len(self._losses))
 
     def judge(self) -> np.ndarray:
         """(n, labels): what regressions of the chosen strength say of the fold that they did not learn from."""
         if len(self._choosing) == len(self._x):
-            return np.asarray(self._best["logits"].cpu().numpy())
+            return self._logits
         problems, (problem_of,) = self._problems(np.arange(len(self._x)), self._folds[:1])
-        start = self._best["inner"][: int(self.fold.max()) + 1]  # of the first deal; each knows rows of its own only
+        folds = int(self.fold.max()) + 1
+        start = Fitted(self._best.weight[:folds], self._best.bias[:folds])  # each knows rows of its own problem only
         return problems.fit(self.strength, start).logits(self._x, problem_of)
 
     def learn(self) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +162,8 @@ class _Run:
         self._done(len(STRENGTHS) + 1)
         whole = torch.ones(1, len(self._x), dtype=torch.bool, device=self._device)
         problem = Problems(self._x, torch.from_numpy(self._y).to(self._device), self._labels, whole)
-        fitted = problem.fit(self.strength, self._best["inner"].mean(dim=0, keepdim=True))
+        best = self._best
+        fitted = problem.fit(self.strength, Fitted(best.weight.mean(dim=0)[None], best.bias.mean(dim=0)[None]))
         self._done(len(STRENGTHS) + 2)
         return fitted.weight[0].double().cpu().numpy(), fitted.bias[0].double().cpu().numpy()
 
@@ -173,11 +180,13 @@ class _Run:
 
     def _done(self, number: int) -> None:
         if self._checkpoint:
-            write_state(
-                self._checkpoint,
-                self._identity,
-                {"losses": self._losses, "inner": self._inner, "best": self._best},
-            )
+            state = {
+                "losses": self._losses,
+                "logits": torch.from_numpy(self._logits),
+                "last": (self._last.weight, self._last.bias),
+                "best": (self._best.weight, self._best.bias),
+            }
+            write_state(self._checkpoint, self._identity, state)
         self._on_step(Step("fit", number, len(STRENGTHS) + 2))
 
 

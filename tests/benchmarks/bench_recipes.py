@@ -36,8 +36,11 @@ FOLDS = 5
 STRENGTHS_C = 10.0 ** np.arange(-4.5, 0.1, 0.5)
 
 
-def from_folders(folders: list[Path], encoder_name: str, units: int) -> Data:
-    """A row a track, its folder the label; nearly the same recordings share a group."""
+def from_folders(folders: list[Path], encoder_name: str, units: int, kept: Path | None) -> Data:
+    """A row a track, its folder the label; nearly the same recordings share a group. ``kept``: as --vectors."""
+    if kept and kept.exists():
+        found = np.load(kept)
+        return _grouped(found["vectors"], found["y"], tuple(map(str, found["labels"])))
     encoder = load_encoder(encoder_name, device="cpu", precision="fp32")
     rows, y = [], []
     for label, folder in enumerate(folders):
@@ -47,9 +50,15 @@ def from_folders(folders: list[Path], encoder_name: str, units: int) -> Data:
                 rows.append(track_vector(encoder.encode(some), np.asarray([unit.weight for unit in some])))
                 y.append(label)
     vectors = np.stack(rows).astype(np.float16)
-    names = tuple(folder.name for folder in folders)
+    names = tuple(map(str, folders))
+    if kept:
+        np.savez(kept, vectors=vectors, y=y, labels=names)
+    return _grouped(vectors, np.asarray(y), names)
+
+
+def _grouped(vectors: np.ndarray, y: np.ndarray, names: tuple[str, ...]) -> Data:
     keys = tuple(map(str, range(len(y))))
-    return Data("0" * 64, names, keys, vectors, np.asarray(y), evaluation.near_duplicates(vectors))
+    return Data("0" * 64, names, keys, vectors, y, evaluation.near_duplicates(vectors))
 
 
 def from_demo(encoder_name: str, units: int) -> Data:
@@ -121,17 +130,19 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--encoder", default="rhythm")
     parser.add_argument("--units", type=int, default=12, help="units of a track that stand for all")
+    parser.add_argument("--vectors", type=Path, help="where the tracks' vectors are kept for the next time (.npz)")
     parser.add_argument("--seeds", type=int, default=3, help="how often the tracks are dealt into folds")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    real = bool(options.folders or options.vectors)
     data = (
-        from_folders(options.folders, options.encoder, options.units)
-        if options.folders
+        from_folders(options.folders, options.encoder, options.units, options.vectors)
+        if real
         else from_demo(options.encoder, options.units)
     )
     largest = np.bincount(data.y).max() / len(data.y)
     print(
-        f"{'real' if options.folders else 'SYNTHETIC'} tracks by {options.encoder}: {len(data.y)} of"
+        f"{'real' if real else 'SYNTHETIC'} tracks by {options.encoder}: {len(data.y)} of"
         f" {len(data.labels)} labels; the most frequent label is right for {largest:.1%}"
     )
     last = 0
