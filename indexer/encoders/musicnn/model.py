@@ -1,8 +1,8 @@
-"""MusiCNN's arithmetic in torch, on one core and one unit at a time, from log-mel frames to the penultimate layer.
+"""MusiCNN's arithmetic in torch on a processor, from log-mel frames to the penultimate layer.
 
 Pons, Serra: musicnn: pre-trained convolutional neural networks for music audio tagging (ISMIR 2019, late breaking).
 Nearly all of the published 2.8 GFLOP a unit are convolutions with one input channel and large kernels, of which only
-the maximum over frequency is kept. So here, for 1.0 GFLOP:
+the maximum over frequency is kept. So here, for 1.2 GFLOP:
 
 - The timbre kernels (7 x 38, 7 x 67) are multiplied in the Fourier domain over frequency: a product of 14 numbers for
   each frame and frequency, and two matrix products back, one for the even and one for the odd part around the middle
@@ -25,7 +25,7 @@ BLOCK = 17  # frames; divides FRAMES, and what lies between two products stays i
 
 
 class Network:
-    """One network, for one thread at a time. ``weights``: arrays by TensorFlow's names, not needed afterwards."""
+    """One network, for any number of threads. ``weights``: arrays by TensorFlow's names, not needed afterwards."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         given = _Given(weights)

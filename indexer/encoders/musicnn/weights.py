@@ -12,9 +12,8 @@ from indexer.encoders import tensorfile
 from indexer.errors import ModelError
 
 FILE = Path(__file__).with_name("weights.safetensors")
-WEIGHTS_SHA256 = (
-    "cc51ba87982cbcfca317e274a7cf7d1d8641c540736902f832b65847082aee3b"  # of all arrays, see tensorfile.digest
-)
+# Of all arrays, see tensorfile.digest.
+WEIGHTS_SHA256 = "cc51ba87982cbcfca317e274a7cf7d1d8641c540736902f832b65847082aee3b"
 
 NETWORKS = ("MSD", "MTT")  # trained on the Million Song Dataset with tags of Last.fm, and on MagnaTagATune
 # Kernels as height, width, in, out; and the channels of each batch norm. Both in TensorFlow's order.
