@@ -553,7 +553,7 @@ def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(
     assert in_use(cli) == ["small"]
     assert cli("models", "use", "rhythm").stdout == "in use: rhythm, no head: genres need one (--head FILE)\n"
     assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
-    assert in_use(cli) == ["rhythm", "musicnn"]
+    assert in_use(cli) == ["rhythm"]
     assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
 
 

@@ -78,10 +78,11 @@ def test_without_a_folder_for_temporary_files_they_go_beside_the_library(tmp_pat
     folder = tmp_path / "it's here"
     folder.mkdir()
     Store(folder / "library.db").close()
-    # The test's own folder may lie in /tmp, too: only the library's stays writable, under another name.
+    # The test's own folder and the interpreter may lie in /tmp, too: only the library's stays writable, elsewhere.
     mounts = (
         f'mount -t tmpfs none /mnt; mkdir /mnt/kept; mount --bind "{folder}" /mnt/kept;'
-        " for place in /var/tmp /usr/tmp /tmp; do if [ -d $place ]; then mount -t tmpfs -o ro none $place; fi; done;"
+        " for place in /var/tmp /usr/tmp /tmp; do if [ -d $place ]; then"
+        " mount --bind $place $place; mount -o remount,bind,ro $place; fi; done;"
         " unset TMPDIR SQLITE_TMPDIR; cd /proc"
     )
     done = run_with_mounts(mounts, sys.executable, "-c", SPOOL, "/mnt/kept/library.db")
