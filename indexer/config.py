@@ -71,7 +71,7 @@ class Settings:
     db: Path = _doc("the library's database", default_factory=lambda: data_dir() / "library.db")
     models: Path = _doc("folder of installed models", default_factory=_models_dir)
     encoder: str | None = _doc(
-        "model to embed with: a built-in one such as rhythm, an installed name, or a checkpoint's path", default=None
+        "model to embed with: a built-in one such as musicnn, an installed name, or a checkpoint's path", default=None
     )
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")

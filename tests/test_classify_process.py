@@ -240,24 +240,6 @@ def test_a_form_with_an_impossible_boundary_is_refused(scanned):
     assert (answer.status_code, answer.json()) == (400, {"error": "the form cannot be read"})
 
 
-def test_a_byte_now_and_then_holds_no_place(monkeypatch, tmp_path):
-    monkeypatch.setattr(classify, "STALL_LIMIT_S", 0.2)
-
-    def received(size):
-        async def receive():
-            await asyncio.sleep(0.05)
-            return {"type": "http.request", "body": b"\0" * size, "more_body": next(pieces) < 9}
-
-        pieces = iter(range(10))
-        with (tmp_path / "out").open("wb") as out:
-            return asyncio.run(classify.receive_upload({}, receive, out))
-
-    with pytest.raises(classify.UploadError) as dropped:
-        received(1)
-    assert dropped.value.status == 408
-    assert received(classify.STALL_BYTES) == "upload"  # as slow, but it brings something
-
-
 def test_named_files_of_a_killed_server_are_removed_by_the_next(tmp_path, monkeypatch):
     """Where an upload needs a name, which no system with /proc does."""
     monkeypatch.setattr(classify.Path, "exists", lambda self: False)

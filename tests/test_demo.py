@@ -47,7 +47,8 @@ def test_the_demo_runs_the_whole_program(cli, tmp_path, monkeypatch):
     cli.model = None
     folder = tmp_path / "demo"
     found = cli.json("demo", folder)
-    assert (found["tracks"], found["embedded"], found["failed"], found["encoder"]) == (24, 24, 0, "rhythm")
+    assert (found["tracks"], found["embedded"], found["failed"]) == (24, 24, 0)
+    assert found["encoder"] in {"rhythm", "musicnn", "rhythm+musicnn"}
     assert found["accuracy"] >= 0.75  # of 12 synthetic tracks; chance is one half
     cli.folder = folder
     with (folder / "truth.csv").open(newline="") as file:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,9 @@ def test_the_process_that_holds_the_lock_gets_the_signal(tmp_path):
         assert not signal_watching_process(db, signal.SIGUSR2)
         with watch_lock(db):
             assert signal_watching_process(db, signal.SIGUSR2)
+        deadline = time.monotonic() + 10  # another thread may take it, a moment later
+        while not heard and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert heard == [1]
     finally:
         signal.signal(signal.SIGUSR2, before)

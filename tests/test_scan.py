@@ -518,10 +518,10 @@ def test_without_a_model_the_built_in_encoder_embeds_and_one_line_says_how_to_ge
     assert "indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly" in line
     assert len(rows(cli, "SELECT 1 FROM tracks WHERE state = 'ready' AND duration_s > 0 AND genre IS NULL")) == 6
     stored = rows(cli, "SELECT vector, name FROM embeddings JOIN encoders ON encoders.id = encoder_id")
-    assert {(len(r["vector"]), r["name"]) for r in stored} == {(2 * 1668, "rhythm")}
+    assert {(len(r["vector"]), r["name"]) for r in stored} == {(2 * 400, "musicnn")}
     assert contents(music_folder) == before
     found = cli.json("status")
-    assert (found["embedded"], found["encoder"]["name"], found["head"]) == (6, "rhythm", None)
+    assert (found["embedded"], found["encoder"]["name"], found["head"]) == (6, "musicnn", None)
     summary = cli.json("scan", music_folder)
     assert (summary["embedded"], summary["cached"], summary["failed"]) == (0, 0, 0)
 
@@ -551,10 +551,22 @@ def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(
     cli("models", "add", checkpoint, "--name", "small")
     assert cli.json("scan", file)["embedded"] == 1
     assert in_use(cli) == ["small"]
-    assert cli("models", "use", "rhythm").stdout == "in use: rhythm, no head: genres need one (--head FILE)\n"
+    assert cli("models", "use", "musicnn").stdout == "in use: musicnn, no head: genres need one (--head FILE)\n"
     assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
-    assert in_use(cli) == ["rhythm"]
+    assert in_use(cli) == ["musicnn"]
     assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
+
+
+def test_a_library_that_another_built_in_encoder_embedded_by_default_keeps_it(quick_cli, music_folder):
+    quick_cli.head = None
+    quick_cli("scan", music_folder / "mp3.mp3")
+    assert in_use(quick_cli) == ["rhythm"]
+    quick_cli.model = None
+    with sqlite3.connect(quick_cli.db) as library:  # as the version left it whose default was rhythm
+        library.execute("UPDATE encoders SET in_use = 0")
+    assert quick_cli.json("scan", music_folder)["embedded"] == 5
+    assert {r["name"] for r in rows(quick_cli, "SELECT name FROM encoders")} == {"rhythm"}
+    assert "no recording has a label" in quick_cli("train", code=2).stderr  # it looks for labels of these embeddings
 
 
 def test_a_head_for_the_built_in_encoder_gives_genres_and_keeps_it_in_use(cli, music_folder, tmp_path):
@@ -698,7 +710,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
 def test_classify_without_a_head_says_what_is_missing(cli, music_folder):
     cli.model = None
     (line,) = cli("classify", music_folder / "mp3.mp3", code=2).stderr.splitlines()
-    assert "rhythm, the built-in encoder (sound to numbers), has no head (numbers to a genre)" in line
+    assert "musicnn, a built-in encoder (sound to numbers), has no head (numbers to a genre)" in line
     assert "indexer models download" in line
 
 

@@ -47,7 +47,7 @@ child.main()
 """)
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda args, **k: real([sys.executable, str(script), *args[4:]], **k))
-    worker = Worker(LIMITS, stall_limit_s=1.5)
+    worker = Worker(LIMITS, stall_limit_s=5.0)
     yield worker
     worker.close()
 
@@ -55,7 +55,7 @@ child.main()
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hang", "hung for 2 s and was stopped"),
+        ("hang", "hung for 5 s and was stopped"),
         ("crash", "SIGSEGV"),
         ("exit", "exit code 3"),
         ("eat", "needs more memory"),

@@ -20,7 +20,7 @@ COMMON = [
     click.option(
         "--encoder",
         metavar="NAME|PATH",
-        help="Model to embed with: a built-in one such as rhythm, an installed name, or a checkpoint's path.",
+        help="Model to embed with: a built-in one such as musicnn, an installed name, or a checkpoint's path.",
     ),
     click.option("--head", metavar="NAME|PATH", help="Head to classify with: 'audioset', or a head file's path."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where the encoder runs."),

@@ -30,7 +30,7 @@ BUILT_IN = {
         "musicnn.encoder", "MusicnnEncoder", "no download: trained to tag real music, for training your own heads"
     ),
 }
-DEFAULT = "rhythm"  # used while no model is installed or chosen
+DEFAULT = "musicnn"  # used while no model is installed or chosen
 
 
 def built_in_info(name: str = DEFAULT) -> EncoderInfo:

@@ -7,6 +7,7 @@ training and test. Changes nothing in the library; never imports torch.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from indexer.heads import evaluation
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts
 from indexer.library.readonly import Reader
-from indexer.library.registered import RegisteredEncoder, encoders
+from indexer.library.registered import RegisteredEncoder, encoders, in_use
 from indexer.models.choice import choose, known
 from indexer.wording import escaped
 
@@ -180,7 +181,7 @@ def _encoders(reader: Reader, settings: Settings) -> tuple[list[RegisteredEncode
     registered = {encoder.id: encoder for encoder in encoders(reader)}
     main = None if settings.encoder else next((one for one in registered.values() if one.in_use), None)
     if main is None:
-        chosen = choose(replace(settings, head=None))
+        chosen = choose(replace(settings, head=None), in_use(reader))
         wanted = [part.encoder_id for part in chosen.info.parts] if chosen else []
         if not wanted or not set(wanted) <= set(registered):
             name = chosen.info.name if chosen else "any encoder"
@@ -216,7 +217,7 @@ def _vectors(
 
 
 def _compared(parts: list[Features], main: int, only_main: bool) -> list[Features]:
-    """The features to compare: the main encoder's first, each other encoder's, and each joined with a built-in one.
+    """The features to compare: the main encoder's first, each other encoder's, and the pairs with a built-in one.
 
     ``main``: how many of the first parts make up the main encoder. ``only_main``: compare no others, because the user
     named the encoder.
@@ -224,8 +225,7 @@ def _compared(parts: list[Features], main: int, only_main: bool) -> list[Feature
     own = parts[0] if main == 1 else Features.joined(parts[:main])
     if only_main:
         return [own]
-    built_in = [part for part in parts if part.name in BUILT_IN]
-    pairs = [Features.joined([part, other]) for part in parts for other in built_in if part.name not in BUILT_IN]
+    pairs = [Features.joined(pair) for pair in combinations(parts, 2) if any(part.name in BUILT_IN for part in pair)]
     return [own, *(f for f in [*parts, *pairs] if f.encoder_id != own.encoder_id)]
 
 

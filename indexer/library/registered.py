@@ -58,6 +58,7 @@ class InUse:
 
     encoder: EncoderInUse | None = None
     head: HeadInUse | None = None
+    embedded_by: tuple[str, ...] = ()  # ids of encoders that have embedded, where none is in use
 
 
 NOTHING_IN_USE = InUse()
@@ -102,9 +103,11 @@ def in_use(reader: Reader) -> InUse:
         " JOIN encoders o ON o.id = p.value WHERE o.changes > 0) AS embedded FROM encoders e WHERE e.in_use = 1"
     ).fetchone()
     head = reader.execute("SELECT kind, encoder_id, source FROM heads WHERE in_use = 1").fetchone()
+    embedded_by = reader.execute("SELECT id FROM encoders WHERE parts IS NULL AND changes > 0 ORDER BY id").fetchall()
     return InUse(
         EncoderInUse(encoder["id"], _ids(encoder["parts"]), bool(encoder["embedded"])) if encoder else None,
         HeadInUse(head["kind"], head["encoder_id"], head["source"]) if head else None,
+        () if encoder else tuple(row["id"] for row in embedded_by),
     )
 
 

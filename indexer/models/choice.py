@@ -42,7 +42,7 @@ WITHOUT_MODEL = (
 )
 WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
 WITHOUT_WEIGHTS = (
-    "no genres yet: {name}, the built-in encoder (sound to numbers), has no head (numbers to a genre). "
+    "no genres yet: {name}, a built-in encoder (sound to numbers), has no head (numbers to a genre). "
     "Two ways to get them: label about ten tracks of each "
     "and run `indexer train`, or "
     "`indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly`"
@@ -75,7 +75,7 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
     None, because no other encoder may replace it silently. ``library``: the model in use, as a scan, `train` or `models
     use` stored it. Raises ModelError.
     """
-    info, by_default = _encoder(settings, library.encoder)
+    info, by_default = _encoder(settings, library)
     if info is None:
         return None
     info = info.varied(_variant(settings, info, library.encoder))
@@ -120,18 +120,25 @@ def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None)
     return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
-def _encoder(settings: Settings, in_use: EncoderInUse | None) -> tuple[EncoderInfo | None, bool]:
-    """The encoder, and whether it is the built-in one because there is no other."""
+def _encoder(settings: Settings, library: InUse) -> tuple[EncoderInfo | None, bool]:
+    """The encoder, and whether it is a built-in one because there is no other.
+
+    A library that a built-in encoder has embedded by default keeps that one, whatever the default is now.
+    """
     if settings.encoder:
         return named(settings.encoder, settings.models), False
-    if in_use is not None:
+    if (in_use := library.encoder) is not None:
         return known(in_use.joins or (in_use.id,), settings.models), False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
     if len(usable) > 1:
         raise ModelError(
             f"several models are installed ({', '.join(m.name for m in usable)}): choose with `indexer models use NAME`"
         )
-    return (_checkpoint_info(usable[0].path), False) if usable else (built_in_info(), True)
+    if usable:
+        return _checkpoint_info(usable[0].path), False
+    built_in = [built_in_info(name) for name in BUILT_IN]
+    former = [info for info in built_in if any(info.variant_of(made_by) for made_by in library.embedded_by)]
+    return former[0] if former else built_in_info(), True
 
 
 def named(spec: str, models_dir: Path) -> EncoderInfo:

@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from indexer.config import Settings
+from indexer.encoders.load import BUILT_IN
 from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.errors import ConfigError, StoreError
 from indexer.learn.dataset import LabelRequest
@@ -27,6 +28,7 @@ from indexer.learn.evaluate import evaluate
 from indexer.learn.train import Request, train
 from indexer.library.readonly import open_readonly
 from indexer.library.tracks import classified_by_path
+from indexer.models.choice import choose
 from indexer.scan.outcome import Listener
 from indexer.scan.relabel import relabel
 from indexer.scan.run import Scan
@@ -143,10 +145,14 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
     with (folder / "truth.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "genre"), *((t.path, t.genre) for t in tracks)])
     settings = replace(settings, db=folder / "library.db", roots=(), head=None, min_confidence=None, write_tags="fill")
+    chosen = choose(settings)
+    scanned = replace(settings, encoder="+".join(BUILT_IN)) if chosen and chosen.by_default else settings
     say("indexer scan: reading tags, decoding, embedding")
-    found = Scan(settings, listener).run([music], write_tags=False)
+    found = Scan(scanned, listener).run([music], write_tags=False)
     say(f"indexer train: a linear head from the genres in the tags of {sum(t.labelled for t in tracks)} tracks")
     trained = train(settings, Request(LabelRequest(("tags",))))
+    if len(trained["compared"]) > 1:
+        say(f"compared by what they know of these tracks: {_ranking(trained['compared'])}; the first is in use")
     judged = evaluate(settings, EvaluationRequest(LabelRequest(("tags",)), report=folder / "evaluation.html"))
     best = judged["learners"][0]
     say(
@@ -174,6 +180,11 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
         "failed": found.counts.failed,
         "elapsed_s": round(time.monotonic() - started, 1),
     }
+
+
+def _ranking(compared: list[dict[str, Any]]) -> str:
+    best_first = sorted(compared, key=lambda one: one["log_loss"])
+    return ", ".join(f"{one['encoder']} {one['accuracy']:.0%} (log loss {one['log_loss']:.3f})" for one in best_first)
 
 
 def _compare(db: Path, tracks: list[Track]) -> tuple[float, float]:
