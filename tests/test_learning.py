@@ -291,3 +291,37 @@ def test_evaluate_shows_every_encoder_and_the_cnn_side_by_side(two_genres, monke
     found = cli.json("evaluate", "--cnn", "--folds", 2, "--encoder", "rhythm")
     assert [row["recordings"] for row in found["learners"]] == [11, 11, 11]
     assert any("1 recordings have no file" in note for note in found["notes"])
+
+
+# ---- from learning to the files
+
+
+def test_before_relabel_suggest_does_not_claim_that_all_is_labelled(labelled):
+    labelled("train")
+    found = labelled.json("suggest")
+    assert (found["label"], found["unclassified"]) == ([], 90)
+    printed = labelled("suggest").stdout
+    assert "has not classified 90 recordings yet: `indexer relabel` first" in printed
+    assert "every recording has a label" not in printed
+    labelled("relabel")
+    assert labelled.json("suggest")["unclassified"] == 0
+    assert "every recording has a label" in labelled("suggest").stdout
+
+
+def test_train_applied_classifies_everything_and_writes_the_genres(two_genres):
+    cli, folder = two_genres
+    make(folder / "new.flac", "ambient", 99, labelled=False)
+    applied = cli.json("train", "--labels", "tags", "--apply")["applied"]
+    assert applied["relabel"]["classified"] == 12
+    assert (applied["scan"]["embedded"], applied["scan"]["tags_written"]) == (1, 1)
+    assert rows(cli, "SELECT count(*) FROM tags WHERE indexer_genre IS NOT NULL") == [(1,)]
+    printed = cli("train", "--labels", "tags", "--apply", env={"INDEXER_WRITE_TAGS": "off"}).stdout
+    assert printed.splitlines()[-1].startswith("13 recordings classified with ")  # and no scan
+
+
+def test_train_and_relabel_say_what_comes_next_and_why_nothing_is_decided(labelled):
+    assert "next: `indexer relabel`" in labelled("train").stdout
+    assert "next: `indexer scan --dry-run`" in labelled("relabel").stdout
+    printed = labelled("relabel", env={"INDEXER_MIN_CONFIDENCE": "1"}).stdout
+    assert "nothing is decided: the surest is" in printed
+    assert "next:" not in printed

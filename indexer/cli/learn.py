@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option, label_request, labelled
-from indexer.cli.output import note, show
+from indexer.cli.output import note, say, show
+from indexer.cli.scan import apply_head
 from indexer.config import Settings
 from indexer.wording import escaped
 
@@ -44,12 +46,25 @@ from indexer.wording import escaped
     help="Share of decided genres that should be right.",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
+@click.option(
+    "--apply",
+    "apply_now",
+    is_flag=True,
+    help="Then classify everything with the head and write the genres, as `relabel` and `scan` do; else a terminal is"
+    " asked.",
+)
 @json_option
 @common
 def train(
-    settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
+    settings: Settings,
+    verbosity: int,
+    labels: str | None,
+    csv_file: Path | None,
+    apply_now: bool,
+    as_json: bool,
+    **request: Any,
 ) -> None:
-    """Learn a head from your own labels and cached embeddings, and put it in use; no file is opened."""
+    """Learn a head from your own labels and cached embeddings, and put it in use; opens files only to write genres."""
     from indexer.learn.train import Request, report
     from indexer.learn.train import train as learn
 
@@ -72,7 +87,20 @@ def train(
             note("")  # after the bar
             note("the former head stays in use; the same command with --resume goes on from here")
             raise
-    show(found, report, as_json=as_json)
+    if not as_json:
+        show(found, report, as_json=False)
+        asks = not apply_now and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
+        apply_now = apply_now or (asks and click.confirm(text.apply_question(settings.write_tags), err=True))
+    if not apply_now:
+        if as_json:
+            show(found, str, as_json=True)
+        else:
+            say(text.NEXT_RELABEL)
+        return
+    applied, exit_code = apply_head(settings, verbosity=verbosity, as_json=as_json)
+    if as_json:
+        show({**found, "applied": applied}, str, as_json=True)
+    sys.exit(exit_code)
 
 
 @click.command()

@@ -4,15 +4,18 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, json_option
-from indexer.cli.output import note, show
+from indexer.cli.output import note, say, show
 from indexer.config import Settings
+
+if TYPE_CHECKING:
+    from indexer.scan.outcome import ScanResult
 
 
 @click.command()
@@ -49,6 +52,13 @@ def scan(
 
 def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:
     """Scan with progress, Ctrl-C and summary; leaves with the scan's exit code."""
+    result = scanned(settings, paths, verbosity=verbosity, **how)
+    show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=as_json)
+    sys.exit(result.exit_code)
+
+
+def scanned(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, **how: bool) -> "ScanResult":
+    """Scan with progress, Ctrl-C and notes; returns what the summary is made of."""
     from indexer.cli.progress import Progress
     from indexer.models.choice import Chosen, without_genres
     from indexer.scan.run import Scan
@@ -76,8 +86,36 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
             signal.signal(signum, handler)
     for line in result.notes:
         note(f"indexer: {line}")
-    show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=as_json)
-    sys.exit(result.exit_code)
+    return result
+
+
+def apply_head(settings: Settings, *, verbosity: int, as_json: bool) -> tuple[dict[str, Any], int]:
+    """Classify everything with the head in use, then write what is decided: ({relabel, scan}, exit code).
+
+    ``scan`` is None where nothing is to be written.
+    """
+    found = relabelled(settings, as_json=as_json)
+    if settings.write_tags == "off" or found["undecided"] == found["classified"]:
+        return {"relabel": found, "scan": None}, int(bool(found["damaged"]))
+    result = scanned(settings, (), verbosity=verbosity)
+    if not as_json:
+        show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=False)
+    return {"relabel": found, "scan": result.to_json()}, result.exit_code or int(bool(found["damaged"]))
+
+
+def relabelled(settings: Settings, *, as_json: bool) -> dict[str, Any]:
+    """Classify all cached embeddings with the head in use; the summary is printed here unless it goes into JSON."""
+    from indexer.scan.relabel import relabel as classify_all
+
+    found = classify_all(settings)
+    if not as_json:
+        show(found, text.relabel_text, as_json=False)
+    if found["damaged"]:
+        note(
+            f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan"
+            " --force` makes them again"
+        )
+    return found
 
 
 @click.command()
@@ -126,16 +164,12 @@ def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None
 @common
 def relabel(settings: Settings, as_json: bool) -> None:
     """Apply the head in use to all cached embeddings; no file is opened."""
-    from indexer.scan.relabel import relabel as apply_head
-
-    found = apply_head(settings)
-    show(found, text.relabel_text, as_json=as_json)
-    if found["damaged"]:
-        note(
-            f"indexer: {wording.count(found['damaged'], 'embedding')} could not be used (damaged); `indexer scan"
-            " --force` makes them again"
-        )
-        sys.exit(1)
+    found = relabelled(settings, as_json=as_json)
+    if as_json:
+        show(found, str, as_json=True)
+    elif found["undecided"] < found["classified"]:
+        say(text.NEXT_WRITE)
+    sys.exit(1 if found["damaged"] else 0)
 
 
 @click.command()

@@ -8,6 +8,14 @@ _LEFT_OUT = {"hidden": "hidden", "system": "of the system", "ignored": "by the s
 NOT_WRITTEN = (
     "{} {} not in the files yet (read-only, or a full disk): `indexer tags apply`, or the next scan, writes them"
 )
+NEXT_RELABEL = "next: `indexer relabel` classifies everything with it (`train --apply` does that, and writes the tags)"
+NEXT_WRITE = "next: `indexer scan --dry-run` lists the genres that would be written, `indexer scan` writes them"
+_INTO_FILES = {
+    "off": "",
+    "fill": ", and write the decided genres into files that have none",
+    "replace": ", and write the decided genres into the files in place of theirs",
+    "append": ", and write the decided genres into the files beside theirs",
+}
 SHOWN_GENRES = 20  # in the text of `status`
 
 
@@ -34,11 +42,26 @@ def undo_text(done: dict[str, Any]) -> str:
     )
 
 
+def apply_question(write_tags: str) -> str:
+    """What `indexer train` asks on a terminal, under a setting of ``write_tags``."""
+    return f"Classify the library with it now{_INTO_FILES[write_tags]}?"
+
+
 def relabel_text(found: dict[str, Any]) -> str:
-    """The summary of `indexer relabel`, and what to do next."""
+    """The summary of `indexer relabel`; where nothing is decided, why and what to do."""
+    line = (
+        f"{count(found['classified'], 'recording')} classified with {found['head']} in {found['elapsed_s']:.1f} s,"
+        f" {found['undecided']:,} undecided"
+    )
+    if found["undecided"] < found["classified"] or not found["classified"]:
+        return line
+    if found["unlike"] == found["classified"]:
+        why = "each is unlike everything that the head learned from"
+    else:
+        why = f"the surest is {found['surest']:.1%} sure, and a genre counts from {found['threshold']:.1%} on"
     return (
-        f"{found['classified']:,} recordings classified with {found['head']} in {found['elapsed_s']:.1f} s,"
-        f" {found['undecided']:,} undecided; tags follow with the next scan, or: indexer tags apply"
+        f"{line}\nnothing is decided: {why}; more labels help (`indexer suggest` lists the most useful tracks),"
+        " or a lower min_confidence in the settings"
     )
 
 

@@ -16,6 +16,7 @@ from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import in_use
 from indexer.library.tracks import track_of
 from indexer.models.choice import choose, without_genres
+from indexer.wording import count as count_of
 from indexer.wording import printable
 
 CONSIDERED = 5000  # the least certain unlabelled recordings, from which to choose
@@ -23,10 +24,11 @@ FOLDS = 5
 
 
 def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: int = 0) -> dict[str, Any]:
-    """At most ``count`` recordings to label and to check, the most useful first: {head, label, check, notes}.
+    """At most ``count`` recordings to label and to check, the most useful first.
 
-    label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled recordings,
-    {path, title, artist, label, source, genre, confidence, reason}. Raises ConfigError, ModelError or StoreError.
+    Returns {head, label, check, unclassified, notes}. label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled recordings,
+    {path, title, artist, label, source, genre, confidence, reason}; unclassified: how many recordings the head has not
+    classified yet, which are not among them. Raises ConfigError, ModelError or StoreError.
     """
     request.check()
     conn = open_readonly(settings.db)
@@ -35,7 +37,8 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
         if chosen is None or chosen.head is None:
             raise ModelError(str(without_genres(chosen)))
         parts = [part.encoder_id for part in chosen.info.parts]
-        found: dict[str, Any] = {"head": chosen.head.name, "notes": []}
+        unclassified = facts.unclassified(conn, chosen.head.id, parts[0])
+        found: dict[str, Any] = {"head": chosen.head.name, "unclassified": unclassified, "notes": []}
         labelled = request.gather(conn, settings).label_of
         found["label"] = _to_label(conn, chosen.head, parts, set(labelled), count)
         try:
@@ -137,7 +140,11 @@ def _track(reader: Reader, recording: int) -> dict[str, Any]:
 
 def to_text(found: dict[str, Any]) -> str:
     """The result of ``suggest`` as text."""
-    lines = ["most worth a label (indexer correct FILE GENRE):"] if found["label"] else ["every recording has a label"]
+    lines = ["most worth a label (indexer correct FILE GENRE):"] if found["label"] else []
+    if n := found["unclassified"]:
+        lines.insert(0, f"{found['head']} has not classified {count_of(n, 'recording')} yet: `indexer relabel` first")
+    elif not found["label"]:
+        lines.append("every recording has a label")
     lines += [f"  {entry['path']}\n      {entry['reason']}" for entry in found["label"]]
     if found["check"]:
         lines.append("labels that look wrong:")

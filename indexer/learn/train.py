@@ -319,7 +319,7 @@ def report(found: dict[str, Any]) -> str:
             + f"; the lowest log loss is taken: {found['encoder']}"
         )
     lines += [f"note: {note}" for note in found["notes"]]
-    lines.append(f"in use: {found['file']} ({found['elapsed_s']:.1f} s); next: indexer relabel")
+    lines.append(f"in use: {found['file']} ({found['elapsed_s']:.1f} s)")
     return "\n".join(lines)
 
 

@@ -18,7 +18,8 @@ COMMIT_ROWS = 1000
 def relabel(settings: Settings) -> dict[str, Any]:
     """Classify all cached recordings anew. Raises ModelError without a head.
 
-    Returns {head, classified, undecided, damaged, elapsed_s}.
+    Returns {head, threshold, classified, undecided, unlike, surest, damaged, elapsed_s}. ``unlike``: recordings unlike
+    everything the head learned from. ``surest``: the highest confidence of the others, 0 to 1.
     """
     started = time.monotonic()
     with library_lock(settings.db), Store(settings.db) as store:
@@ -27,21 +28,28 @@ def relabel(settings: Settings) -> dict[str, Any]:
             raise ModelError(str(without_genres(chosen)))
         head = chosen.head
         threshold = settings.threshold(head.threshold)
-        classified = undecided = damaged = 0
+        classified = undecided = unlike = damaged = 0
+        surest = 0.0
         cached_recordings = store.embeddings([part.encoder_id for part in chosen.info.parts])
         while page := list(islice(cached_recordings, COMMIT_ROWS)):
             with store.transaction():
                 for recording_id, cached in page:
                     try:
-                        undecided += not classify_recording(store, recording_id, head, threshold, cached).decided
+                        found = classify_recording(store, recording_id, head, threshold, cached)
+                        undecided += not found.decided
+                        unlike += found.reason is not None
+                        surest = max(surest, 0.0 if found.reason else found.confidence)
                         classified += 1
                     except ModelError:
                         damaged += 1
         update_genre_labels(store, settings)
     return {
         "head": head.name,
+        "threshold": threshold,
         "classified": classified,
         "undecided": undecided,
+        "unlike": unlike,
+        "surest": round(surest, 4),
         "damaged": damaged,
         "elapsed_s": round(time.monotonic() - started, 3),
     }
