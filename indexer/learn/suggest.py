@@ -26,9 +26,10 @@ FOLDS = 5
 def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: int = 0) -> dict[str, Any]:
     """At most ``count`` recordings to label and to check, the most useful first.
 
-    Returns {head, label, check, unclassified, notes}. label: recordings without a label, {path, title, artist, genre, confidence, reason}; check: labelled recordings,
-    {path, title, artist, label, source, genre, confidence, reason}; unclassified: how many recordings the head has not
-    classified yet, which are not among them. Raises ConfigError, ModelError or StoreError.
+    Returns {head, label, check, unclassified, notes}. label: recordings without a label, {path, title, artist, genre,
+    confidence, reason}; check: labelled recordings, {path, title, artist, label, source, genre, confidence, reason};
+    unclassified: how many recordings the head has not classified yet, which are not among them. Raises ConfigError,
+    ModelError or StoreError.
     """
     request.check()
     conn = open_readonly(settings.db)
