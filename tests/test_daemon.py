@@ -205,7 +205,7 @@ def test_a_working_process_that_dies_is_replaced(cli, folder):
     for n in range(10):
         audio(folder / f"{n}.flac", n)
     with Watching(cli, folder, jobs=1) as watch:
-        watch.until(watch.embeddings, "it is at work")
+        watch.until(watch.runner_pids, "it is at work")
         os.kill(watch.runner_pids()[0], signal.SIGKILL)
         watch.until(lambda: watch.said("the working process ended unexpectedly (SIGKILL)"))
         assert watch.status["state"] == "waiting"

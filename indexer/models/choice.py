@@ -75,12 +75,13 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
     None, because no other encoder may replace it silently. ``library``: the model in use, as a scan, `train` or `models
     use` stored it. Raises ModelError.
     """
-    info, by_default = _encoder(settings, library)
+    source = expanded(settings.head) if settings.head and settings.head != "audioset" else None
+    head = load_head(source) if source else None
+    info, by_default = _encoder(settings, library, head)
     if info is None:
         return None
     info = info.varied(_variant(settings, info, library.encoder))
-    if settings.head and settings.head != "audioset":
-        head, source = load_head(expanded(settings.head)), expanded(settings.head)
+    if head is not None:
         if info.variant_of(head.encoder_id) is None:
             raise ModelError(
                 f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder"
@@ -120,15 +121,18 @@ def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None)
     return Variant(units, former.int8 if settings.precision == "auto" else settings.precision == "int8")
 
 
-def _encoder(settings: Settings, library: InUse) -> tuple[EncoderInfo | None, bool]:
+def _encoder(settings: Settings, library: InUse, head: Head | None) -> tuple[EncoderInfo | None, bool]:
     """The encoder, and whether it is a built-in one because there is no other.
 
-    A library that a built-in encoder has embedded by default keeps that one, whatever the default is now.
+    Where none is chosen yet, a head that was named brings the encoder it was trained for. A library that a built-in
+    encoder has embedded by default keeps that one, whatever the default is now.
     """
     if settings.encoder:
         return named(settings.encoder, settings.models), False
     if (in_use := library.encoder) is not None:
         return known(in_use.joins or (in_use.id,), settings.models), False
+    if head is not None and (own := _with_id(head.encoder_id, settings.models)) is not None:
+        return own, False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
     if len(usable) > 1:
         raise ModelError(
