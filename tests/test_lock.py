@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,22 +83,27 @@ def test_a_process_whose_number_somebody_wrote_into_a_lock_gets_no_signal(tmp_pa
     assert process.returncode == 0
 
 
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from indexer.library.lock import watch_lock
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+with watch_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    print(signal.sigwait({signal.SIGUSR2}).name)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are proven by Linux's /proc")
 def test_the_process_that_holds_the_lock_gets_the_signal(tmp_path):
     db = tmp_path / "library.db"
-    heard = []
-    before = signal.signal(signal.SIGUSR2, lambda *_: heard.append(1))
-    try:
-        assert not signal_watching_process(db, signal.SIGUSR2)
-        with watch_lock(db):
-            assert signal_watching_process(db, signal.SIGUSR2)
-        deadline = time.monotonic() + 10  # another thread may take it, a moment later
-        while not heard and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert heard == [1]
-    finally:
-        if heard:  # a signal still on its way would end the process under its default
-            signal.signal(signal.SIGUSR2, before)
+    assert not signal_watching_process(db, signal.SIGUSR2)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, db], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        assert signal_watching_process(db, signal.SIGUSR2)
+        assert holder.communicate()[0] == "SIGUSR2\n"
+    assert not signal_watching_process(db, signal.SIGUSR2)
 
 
 def test_the_status_file_is_written_and_read_through_no_link(quick_cli, tmp_path, victim):
