@@ -60,7 +60,7 @@ CREATE TABLE files (
   size INTEGER NOT NULL,             -- bytes
   mtime_ns INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('ready', 'missing', 'unreadable', 'unsupported', 'deferred')),
-  reason TEXT,                       -- one line for a person, where state is not ready
+  reason TEXT,                       -- one line: why it is not ready, or why no genre is ever written into it
   tag_policy TEXT,                   -- digest of head and write settings under which the genre tag was last settled
   first_seen TEXT NOT NULL,
   last_seen TEXT NOT NULL            -- when a scan last found it new, changed or, for the last time, there

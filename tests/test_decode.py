@@ -28,7 +28,9 @@ from indexer.files.audio.decode import (
     probe,
     sound_decoders,
 )
+from indexer.files.audio.identity import fingerprint
 from indexer.files.audio.stated_length import ASF_ENCRYPTED
+from tests.benchmarks.fuzz_tags import repair
 from tests.helpers.synth import CONTAINERS, music, write_audio
 from tests.helpers.vorbis import refused_by_ffmpeg
 
@@ -469,6 +471,95 @@ def test_a_file_that_is_150_bytes_short_is_heard(tmp_path, tracks, container):
     size = tracks[container].stat().st_size
     samples, _ = heard(cut(tracks[container], tmp_path, (size - 150) / size))
     assert len(samples) > 5.4 * 16_000
+
+
+@pytest.fixture(scope="module")
+def stating_bytes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A maker of six seconds in formats whose header states its length in bytes alone."""
+    folder = tmp_path_factory.mktemp("bytes")
+
+    def make(name: str) -> Path:
+        path = folder / name
+        kind, data = path.suffix[1:], tone(6.0, 48_000, 1)
+        if kind in {"mka", "webm"}:
+            codec, fmt, muxer = ("flac", "s16", "matroska") if kind == "mka" else ("libopus", "s16", "webm")
+            return encode(path, data, 48_000, codec, "mono", fmt, muxer)
+        if kind == "dff":
+            return dsdiff(path)
+        subtype = "PCM_16" if path.stem == "plain" else path.stem.upper()
+        soundfile.write(path, data, 48_000, format=kind.upper(), subtype=subtype)
+        return path
+
+    return make
+
+
+def dsdiff(path: Path) -> Path:
+    """Six seconds of DSD in the container DSDIFF 1.5."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack(">Q", len(data)) + data
+
+    facts = chunk(b"FS  ", struct.pack(">I", 2_822_400)) + chunk(b"CHNL", struct.pack(">H", 1) + b"C000")
+    facts += chunk(b"CMPR", b"DSD \x0enot compressed\0")
+    sound = chunk(b"DSD ", random.Random(1).randbytes(2_822_400 // 8 * 6))
+    body = b"DSD " + chunk(b"FVER", struct.pack(">I", 0x01050000)) + chunk(b"PROP", b"SND " + facts) + sound
+    path.write_bytes(chunk(b"FRM8", body))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain.au", "ulaw.au", "plain.caf", "plain.w64", "ulaw.w64", "ulaw.wav", "ms_adpcm.wav", "ulaw.aiff", "x.mka",
+        "x.webm", "x.dff",
+    ],
+)  # fmt: skip
+def test_a_file_that_states_its_length_in_bytes_and_lost_its_end_is_noticed(tmp_path, stating_bytes, name):
+    path = stating_bytes(name)
+    size = path.stat().st_size
+    assert heard(path)[1] is None
+    for missing, kind in ((150, TruncatedError), (size * 3 // 100, TruncatedError), (size * 4 // 5, ReadError)):
+        short = cut(path, tmp_path, (size - missing) / size)
+        samples, error = heard(short)
+        assert type(error) is kind, missing
+        assert error.reason.startswith("truncated: ")
+        assert len(samples) == pytest.approx(6 * 16_000 * (size - missing) / size, abs=8_000)
+        with short.open("rb") as file:
+            assert fingerprint(file, short).truncated.startswith("truncated: ")
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_header_that_knows_no_size_claims_none(tmp_path, stating_bytes, size):
+    data = bytearray(stating_bytes("plain.au").read_bytes())
+    data[8:12] = struct.pack(">I", size)
+    (tmp_path / "piped.au").write_bytes(data[: len(data) // 10])
+    assert heard(tmp_path / "piped.au")[1] is None
+
+
+def test_a_matroska_file_that_was_piped_claims_nothing(tmp_path, stating_bytes):
+    data = bytearray(stating_bytes("x.mka").read_bytes())
+    at = data.index(b"\x18\x53\x80\x67") + 4
+    assert data[at] == 1, "the size takes eight bytes"
+    data[at : at + 8] = b"\x01" + b"\xff" * 7
+    (tmp_path / "piped.mka").write_bytes(data[: len(data) // 2])
+    assert heard(tmp_path / "piped.mka")[1] is None
+
+
+def test_a_flac_file_that_lost_a_little_is_noticed(tmp_path, tracks):
+    size = tracks["flac"].stat().st_size
+    with pytest.raises(TruncatedError, match=r"truncated: the last 0\.\d\d s are missing"):
+        whole(cut(tracks["flac"], tmp_path, (size - 150) / size))
+
+
+def test_an_ogg_flac_file_states_its_length_in_its_first_packet(tmp_path):
+    path = write_audio(tmp_path / "b", "oggflac", 6.0)
+    data = bytearray(path.read_bytes())
+    data[58] = data[58] & 0xF0
+    data[59:63] = struct.pack(">I", 6 * 44_100)  # STREAMINFO's number of samples; FFmpeg leaves it open
+    path.write_bytes(repair(bytes(data)))
+    assert len(whole(path)) == 6 * 16_000
+    assert isinstance(heard(cut(path, tmp_path, 0.8))[1], TruncatedError)
+    assert type(heard(cut(path, tmp_path, 0.2))[1]) is ReadError
 
 
 def test_half_a_minute_is_enough_of_any_length(tmp_path):

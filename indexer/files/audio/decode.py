@@ -23,7 +23,8 @@ import soxr
 from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
 from indexer.files.audio.payload.excerpt import Excerpt, excerpt
-from indexer.files.audio.payload.source import ByteSource
+from indexer.files.audio.payload.source import ByteSource, shorter
+from indexer.files.audio.payload.stated_end import missing_end
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
@@ -51,6 +52,9 @@ _ENOUGH_S, _ENOUGH_SHARE = 30.0, 1 / 3
 # Full scale of FFmpeg's sample formats, without the p of the planar ones; u8 is centred on 128. 24 bits come in s32.
 _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
+_EXACT = {"flac"}  # formats whose header states the number of samples, and whose frames tell their place
+_EXACT_S = 0.001
 
 _LOUDEST = 1e6  # times full scale; float files with unscaled 16-bit numbers stay below
 
@@ -172,6 +176,7 @@ def _heard(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
                 libsndfile.stated_s(file, sound),
                 cut_page=sound.format == "OGG" and last_page_is_cut(file),
             )
+            tally.present_bytes, tally.stated_bytes = file.size, file.stated_bytes
         if frames == before:
             raise
 
@@ -269,6 +274,9 @@ class _Tally:
     stated_s: float | None = None
     cut_page: bool = False  # its last Ogg page is incomplete
     cut_frame: bool = False  # its last frame is incomplete, in a format that states no length
+    exact: bool = False  # its stated length is exact
+    present_bytes: int = 0
+    stated_bytes: int = 0  # 0 where the file is as long as it states, or states nothing
 
     def libsndfile(self, decoded_s: float, stated_s: float | None, *, cut_page: bool) -> None:
         """Begin anew with what libsndfile found: FFmpeg's packets say nothing about it."""
@@ -283,6 +291,8 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
         stream = _sound_stream(path, file, container)
         tally.stated_s = _claimed_s(file, container, stream)
         tally.cut_page = container.format.name == "ogg" and last_page_is_cut(file)
+        tally.present_bytes, tally.stated_bytes = file.size, file.stated_bytes
+        tally.exact = container.format.name in _EXACT
         context = stream.codec_context
         context.thread_count, context.thread_type = 1, "NONE"  # threads would use an unknown amount of memory
         broken = False
@@ -336,6 +346,8 @@ def _judge(path: AnyPath, tally: _Tally) -> None:
     reason = _early_end(path, tally)
     if reason is None:
         return
+    if tally.stated_bytes:  # a header may state bytes only, or FFmpeg count what is there
+        stated_s = max(stated_s or 0.0, heard_s * tally.stated_bytes / tally.present_bytes)
     if stated_s is not None and heard_s < min(_ENOUGH_S, _ENOUGH_SHARE * stated_s):
         raise ReadError(path, reason)
     raise TruncatedError(path, reason)
@@ -350,6 +362,10 @@ def _early_end(path: AnyPath, tally: _Tally) -> str | None:
         if not _is_short(tally.reached_s, tally.stated_s):
             raise ReadError(path, f"damaged: {end} of {_clock(tally.stated_s)} can be decoded")
         return f"truncated: ends at {end} of {_clock(tally.stated_s)}"
+    if tally.exact and tally.stated_s is not None and tally.stated_s - tally.reached_s > _EXACT_S:
+        return f"truncated: the last {tally.stated_s - tally.reached_s:.2f} s are missing"
+    if tally.stated_bytes:
+        return shorter("the file", tally.stated_bytes, tally.present_bytes)
     return f"truncated: the last frame, at {end}, is incomplete" if tally.cut_frame else None
 
 
@@ -407,6 +423,7 @@ class _SoundFile:
         self._start = leading_id3_bytes(fd)
         self._position = 0
         self.size = os.fstat(fd).st_size - self._start
+        self.stated_bytes = 0  # what a file that lost its end states
         self.failure: OSError | None = None
         self._patches: tuple[tuple[int, bytes], ...] = ()
 
@@ -478,7 +495,9 @@ def _opened(path: AnyPath) -> Iterator[_SoundFile]:
         file = _SoundFile(fd)
         if not file.size:
             raise ReadError(path, "no audio: the file is empty")
-        file.show(excerpt(ByteSource(file, path, window_bytes=_WINDOW_BYTES)))
+        source = ByteSource(file, path, window_bytes=_WINDOW_BYTES)
+        file.stated_bytes = missing_end(source) or 0
+        file.show(excerpt(source))
         _check_disk(path, file)
         yield file
     finally:

@@ -22,6 +22,7 @@ from indexer.files.audio.payload.source import (
     after_leading_tags,
     before_trailing_tags,
 )
+from indexer.files.audio.payload.stated_end import missing_end
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
 # Formats without a walker that FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten,
@@ -192,6 +193,8 @@ def _walk_other(source: ByteSource) -> Iterator[Part]:
     start = min(after_leading_tags(source), source.size)
     head = source.at(start, 4096)
     if head.startswith(_OTHER_AUDIO):
+        if end := missing_end(source):
+            yield source.cut("the file", end, source.size)
         yield Span(0, source.size)
         return
     if not head and start:

@@ -44,7 +44,7 @@ def claimed_s(file: Source, names: Set[str], header_s: float | None) -> float | 
     elif "asf" in names:
         claimed = _asf_claimed_s(file)
     elif "ogg" in names:
-        claimed = header_s if _is_one_stream(file) else None
+        claimed = _ogg_flac_claimed_s(file) or (header_s if _is_one_stream(file) else None)
     return claimed if claimed is not None and claimed > 0 else None
 
 
@@ -106,6 +106,15 @@ def _asf_claimed_s(file: Source) -> float | None:
     size, _created, _packets, play, _send, preroll_ms, flags = struct.unpack("<QQQQQQI", head[at + 40 : at + 92])
     # Some programs write a play time that is seconds too long, so it counts only if bytes are missing too.
     return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
+
+
+def _ogg_flac_claimed_s(file: Source) -> float | None:
+    """The samples over the rate that the STREAMINFO of an Ogg FLAC file states, if any (RFC 9639, 8.2 and 10.1)."""
+    streaminfo = file.at(28 + 17, 18)
+    if file.at(28, 5) != b"\x7fFLAC" or len(streaminfo) < 18:
+        return None
+    rate_hz, samples = int.from_bytes(streaminfo[10:13]) >> 4, int.from_bytes(streaminfo[13:18]) & 0xFFFFFFFFF
+    return samples / rate_hz if rate_hz else None
 
 
 def _is_one_stream(file: Source) -> bool:

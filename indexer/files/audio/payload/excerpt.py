@@ -11,15 +11,14 @@ from typing import NamedTuple
 from indexer.errors import ReadError
 from indexer.files.audio.payload.mpeg import frames_follow, walk_mpeg
 from indexer.files.audio.payload.ogg import walk_ogg
-from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, is_chunk_name, wav_kind
+from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, wav_kind
 from indexer.files.audio.payload.source import ByteSource, Part, Span, before_trailing_tags
+from indexer.files.audio.payload.stated_end import UNKNOWN_32, W64_MAGIC, stated_end, w64_sound
 
 USUAL_TAIL_BYTES = 1 << 13  # an Ogg page as encoders make them
 TAIL_BYTES = 1 << 17  # two Ogg pages, or sixteen frames of ADTS AAC, at least
 MAX_WALK_BYTES = 1 << 30  # ten seconds of a slow disk
-_UNKNOWN = b"\xff\xff\xff\xff"  # a size of 32 bits, for which FFmpeg goes on to the end
 _NEEDED = frozenset({b"fmt ", b"fact", b"data", b"FVER", b"COMM", b"SSND"})
-_W64_MAGIC, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"
 
 
 class Excerpt(NamedTuple):
@@ -48,7 +47,7 @@ def _wav(source: ByteSource) -> Excerpt:
         if chunk.name in _NEEDED:
             end = min(chunk.begin + chunk.size, source.size)
         if chunk.size != chunk.stated:
-            patches = [(form.start, b"RIFF"), (chunk.begin - 4, _UNKNOWN)]
+            patches = [(form.start, b"RIFF"), (chunk.begin - 4, UNKNOWN_32)]
     return Excerpt(end, tuple(patches))
 
 
@@ -65,40 +64,38 @@ def _aiff(source: ByteSource) -> Excerpt:
 
 
 def _caf(source: ByteSource) -> Excerpt:
-    """Up to the last chunk with a name; sound may state -1, or nothing behind the 4 bytes of its edit count."""
-    position = 8
-    for _ in range(MAX_CHUNKS):
-        head = source.at(position, 12)
-        if len(head) < 12 or not is_chunk_name(head[:4]):
-            break
-        size = int.from_bytes(head[4:], signed=True)
-        if size < 0 or (head[:4] == b"data" and size <= 4):
-            return Excerpt(source.size)
-        position += 12 + size
-    return Excerpt(min(position, source.size))
+    """Up to the last chunk with a name, if the size of the sound is stated."""
+    end = stated_end(source)
+    return Excerpt(source.size if end is None else min(end, source.size))
 
 
 def _w64(source: ByteSource) -> Excerpt:
-    """Up to the end of the sound; where its chunk states nothing (a size with its head of 24 bytes), to the end."""
-    position = 40
-    for _ in range(MAX_CHUNKS):
-        head = source.at(position, 24)
-        if len(head) < 24:
-            break
-        size = int.from_bytes(head[16:], "little")
-        if head.startswith(_W64_DATA):
-            if 24 < size <= source.size - position:
-                return Excerpt(position + size)
-            return Excerpt(source.size, ((position + 16, (source.size - position).to_bytes(8, "little")),))
-        if size < 24:
-            break
-        position += size + -size % 8
-    return Excerpt(source.size)
+    """Up to the end of the sound; where its chunk states nothing, to the end, with that size."""
+    end = stated_end(source)
+    if end is not None:
+        return Excerpt(min(end, source.size))
+    sound = w64_sound(source, 0)
+    patches = ((sound.at + 16, (source.size - sound.at).to_bytes(8, "little")),) if sound else ()
+    return Excerpt(source.size, patches)
 
 
 def _au(source: ByteSource) -> Excerpt:
     """All of it; a size of 0 is shown as not known."""
-    return Excerpt(source.size, () if any(source.at(8, 4)) else ((8, _UNKNOWN),))
+    return Excerpt(source.size, () if any(source.at(8, 4)) else ((8, UNKNOWN_32),))
+
+
+def _dsdiff(source: ByteSource) -> Excerpt:
+    """All of it; a chunk that ends behind the end of the file is shown as ending there."""
+    position = 16
+    for _ in range(MAX_CHUNKS):
+        head = source.at(position, 12)
+        if len(head) < 12:
+            break
+        size, rest = int.from_bytes(head[4:]), source.size - position - 12
+        if size > rest:
+            return Excerpt(source.size, ((position + 4, (rest - rest % 2).to_bytes(8)),))
+        position += 12 + size + size % 2
+    return Excerpt(source.size)
 
 
 def _ogg(source: ByteSource) -> Excerpt:
@@ -128,4 +125,4 @@ def _up_to_sound(source: ByteSource, parts: Iterator[Part]) -> Excerpt:
 
 
 _KINDS = ((wav_kind, _wav), (aiff_kind, _aiff))
-_MAGIC = {b"caff": _caf, _W64_MAGIC: _w64, b".snd": _au, b"OggS": _ogg, b"\xff": _mpeg}
+_MAGIC = {b"caff": _caf, W64_MAGIC: _w64, b".snd": _au, b"FRM8": _dsdiff, b"OggS": _ogg, b"\xff": _mpeg}

@@ -132,11 +132,11 @@ class ByteSource:
 
     def truncated(self, what: str, needed: int, present: int) -> ReadError:
         """A ReadError for a file that is shorter than it states, and of which nothing can be heard."""
-        return self.error(_shorter(what, needed, present))
+        return self.error(shorter(what, needed, present))
 
     def cut(self, what: str, needed: int, present: int) -> Cut:
         """The part that says that the file is shorter than it states."""
-        return self.cut_for(_shorter(what, needed, present))
+        return self.cut_for(shorter(what, needed, present))
 
     def cut_for(self, reason: str) -> Cut:
         """As ``cut``, with a reason of its own."""
@@ -148,7 +148,8 @@ class ByteSource:
         return self.error(self._cut.reason if self._cut else "no audio data")
 
 
-def _shorter(what: str, needed: int, present: int) -> str:
+def shorter(what: str, needed: int, present: int) -> str:
+    """Say that a file lost its end."""
     return f"truncated: {escaped(what)} needs {needed:,} bytes, {max(0, present):,} are there"
 
 
