@@ -311,7 +311,7 @@ def test_a_scan_that_was_asked_for_comes_within_seconds(cli, folder):
     with Watching(cli, folder) as watch:
         watch.until_idle()
         settings = load_settings(None, {"db": cli.db}, {})
-        corrections.say(settings, watch.rows("SELECT recording_id FROM files")[0][0], "techno", by="test")
+        corrections.say(settings, watch.rows("SELECT recording_id FROM files")[0], "techno", by="test")
         started = time.monotonic()
         for _ in range(5):  # whoever labels many tracks asks often
             assert ask_for_scan(cli.db)

@@ -145,6 +145,19 @@ def test_a_word_is_taken_back_from_the_library_and_from_the_tags(pages, cli, mus
     assert pages.json(f"/library/tracks/{track}.json")["tag_genre"] is None
 
 
+def test_a_word_on_several_tracks_is_said_and_taken_back_at_once(pages, cli):
+    ids = [id_of(cli, name) for name in ("flac.flac", "mp3.mp3", "wav.wav")]
+    pages.post("/-/correct", {"id": ids[0], "genre": "house"})
+    answer = pages.post("/-/correct", {"ids": [*ids, ids[1]], "genre": "trance"}).json()
+    assert (answer["genre"], answer["recordings"]) == ("trance", 3)
+    assert one(cli.db, "SELECT count(*) FROM corrections WHERE genre = 'trance'") == 3
+    assert pages.post("/-/correct", {"ids": ids, "genre": None}).json()["genre"] is None
+    assert one(cli.db, "SELECT genre FROM corrections") == "house"  # what was said before counts again
+    for nonsense in ([], ["x"], [ids[0], None], "1,2", [1] * 1001):
+        assert pages.post("/-/correct", {"ids": nonsense, "genre": "trance"}).status_code == 400
+    assert one(cli.db, "SELECT count(*) FROM corrections") == 1
+
+
 def test_a_form_goes_back_to_the_tracks_page(pages, cli):
     track = id_of(cli, "flac.flac")
     answer = pages.ask("POST", "/-/correct", data={"id": track, "genre": "techno"}, follow_redirects=False)

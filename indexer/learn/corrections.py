@@ -4,6 +4,7 @@ Decides which texts are accepted as genres. The web pages change the library thr
 one small transaction under SQLite's own lock, so that it need not wait for a running scan to end.
 """
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -54,16 +55,20 @@ def open_for_corrections(db: Path) -> Store:
     return Store(db)
 
 
-def say(settings: Settings, recording_id: int, genre: str, *, by: str) -> str:
-    """Store the genre that a person gives a recording; returns its label. The next scan writes it into the tags."""
+def say(settings: Settings, recording_ids: Sequence[int], genre: str, *, by: str) -> str:
+    """Store the genre that a person gives recordings; returns its label. The next scan writes it into the tags."""
     with open_for_corrections(settings.db) as store:
         label = label_for(store.connection, settings, genre)
-        store.correct(recording_id, label, by=by)
+        with store.transaction():
+            for recording_id in recording_ids:
+                store.correct(recording_id, label, by=by)
         return label
 
 
-def withdraw(db: Path, recording_id: int) -> list[Path]:
-    """Delete the newest correction of a recording; returns the files whose tags contain a correction already."""
+def withdraw(db: Path, recording_ids: Sequence[int]) -> list[Path]:
+    """Delete the newest correction of each recording; returns the files whose tags contain a correction already."""
     with open_for_corrections(db) as store:
-        store.withdraw_correction(recording_id)
-        return [Path(path) for path in store.files_with_tag_of(recording_id, CORRECTION)]
+        with store.transaction():
+            for recording_id in recording_ids:
+                store.withdraw_correction(recording_id)
+        return [Path(path) for found in recording_ids for path in store.files_with_tag_of(found, CORRECTION)]

@@ -11,6 +11,7 @@ from datasette import hookimpl
 from indexer.learn import sql_process
 from indexer.web import (
     classify,
+    correct,
     guard,
     library_map,
     mistakes,
@@ -24,7 +25,7 @@ from indexer.web import (
 from indexer.web.context import settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
-PAGES = (overview, review, library_map, classify, track, sound, neighbours, playlist)
+PAGES = (overview, review, library_map, classify, track, correct, sound, neighbours, playlist)
 MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 
 # datasette ships no types, so its decorator is unknown to mypy

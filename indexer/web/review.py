@@ -1,6 +1,6 @@
 """The review page: asks about one track after the other that is undecided, or whose tag and model disagree.
 
-Owns which tracks are asked about and in what order. Corrections go to `/-/correct` (indexer.web.track).
+Owns which tracks are asked about and in what order. Corrections go to `/-/correct` (indexer.web.correct).
 """
 
 import json

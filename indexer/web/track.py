@@ -1,29 +1,19 @@
-"""The page of one track: its file, prediction, tags and journal; adding and withdrawing a correction.
+"""The page of one track: its file, prediction, tags and journal.
 
-Owns the data of a track, as page and JSON, and the POST routes that correct. Reads the library; changes go through
-indexer.learn.corrections, and tags are undone by a process of its own.
+Owns the data of a track, as page and JSON. Reads the library; what a person says goes to indexer.web.correct.
 """
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 from datasette.utils import tilde_decode
-from datasette.utils.asgi import Forbidden, NotFound, Response
+from datasette.utils.asgi import NotFound, Response
 from markupsafe import Markup, escape
 
-from indexer.config import Settings
-from indexer.errors import IndexerError
 from indexer.learn import corrections
-from indexer.watch.status import ask_for_scan
-from indexer.web.context import ask, library, number, page, posted, rows, settings_of
+from indexer.web.context import ask, library, number, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
-
-UNDO_LIMIT_S = 120.0
 
 _TRACK = """
 SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
@@ -143,99 +133,4 @@ def address(datasette: Any, file_id: int) -> str:
     return str(datasette.urls.path(f"{datasette.urls.database(library(datasette).name)}/tracks/{file_id}"))
 
 
-# ---- corrections and undo
-
-
-async def correct(request: Any, datasette: Any) -> Any:
-    """POST `/-/correct` {id, genre} as JSON or form: a correction; genre null withdraws the last. Returns the state."""
-    if request.method != "POST":
-        return Response.json({"error": "POST {id, genre}"}, status=405, headers={"allow": "POST"})
-    settings = _settings(datasette)
-    values = await posted(request)
-    file_id, genre = number(values.get("id")), values.get("genre")
-    if file_id is None:
-        return Response.json({"error": "id is the number of a track"}, status=400)
-    found = await rows(datasette, "SELECT recording_id FROM files WHERE id = ?", [file_id])
-    if not found or found[0]["recording_id"] is None:
-        return Response.json({"error": "the library holds no such track, or could not read it"}, status=404)
-    recording_id = found[0]["recording_id"]
-    undone: dict[str, Any] = {}
-    try:
-        if genre:
-            label = await asyncio.to_thread(corrections.say, settings, recording_id, str(genre), by="web page")
-        else:
-            label = None
-            tagged = await asyncio.to_thread(corrections.withdraw, settings.db, recording_id)
-            undone = await _undo(settings, [os.fspath(path) for path in tagged]) if tagged else {}
-    except IndexerError as e:
-        return Response.json({"error": str(e)}, status=400)
-    tags = "off" if settings.write_tags == "off" else "soon" if ask_for_scan(settings.db) else "with the next scan"
-    return _done(request, datasette, file_id, {"id": file_id, "genre": label, "tags": tags, **undone})
-
-
-async def undo_tags(request: Any, datasette: Any) -> Any:
-    """POST `/-/undo` {id}: take back what we wrote into the track's tags, as `indexer tags undo` does."""
-    if request.method != "POST":
-        return Response.json({"error": "POST {id}"}, status=405, headers={"allow": "POST"})
-    values = await posted(request)
-    file_id = number(values.get("id"))
-    if file_id is None:
-        return Response.json({"error": "id is the number of a track"}, status=400)
-    found = await rows(datasette, "SELECT path FROM files WHERE id = ? AND state = 'ready'", [file_id])
-    if not found:
-        return Response.json({"error": "the library holds no such file just now"}, status=404)
-    result = await _undo(_settings(datasette), [os.fsdecode(found[0]["path"])])
-    return _done(request, datasette, file_id, result, failed="error" in result)
-
-
-def _settings(datasette: Any) -> Settings:
-    settings = settings_of(datasette)
-    if settings is None:
-        raise Forbidden("this server does not serve a library")
-    return settings
-
-
-def _done(request: Any, datasette: Any, file_id: int, result: dict[str, Any], *, failed: bool = False) -> Any:
-    """JSON for a program; a form goes back to the track's page."""
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded") and not failed:
-        return Response.redirect(address(datasette, file_id))
-    return Response.json(result, status=409 if failed else 200)
-
-
-async def _undo(settings: Settings, paths: list[str]) -> dict[str, Any]:
-    """Run `indexer tags undo` as a process, because the server never writes into a file: {undone} or {error}."""
-    environ = {
-        **os.environ,
-        "INDEXER_DB": os.fspath(settings.db),
-        "INDEXER_PRESERVE_MTIME": str(settings.preserve_mtime).lower(),
-    }
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "indexer", "tags", "undo", "--json", "--", *paths],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=UNDO_LIMIT_S,
-            errors="replace",
-        )
-
-    try:
-        done = await asyncio.to_thread(run)
-    except subprocess.TimeoutExpired:
-        return {"error": f"the undo took longer than {UNDO_LIMIT_S:.0f} s and was stopped; nothing is half written"}
-    if done.returncode == 0:
-        return {"undone": len(json.loads(done.stdout)["restored"])}
-    return {
-        "error": done.stderr.strip().removeprefix("indexer: ").splitlines()[-1]
-        if done.stderr.strip()
-        else "the undo failed"
-    }
-
-
-ROUTES = [
-    (r"/(?P<database>[^/]+)/tracks/(?P<id>[^/]+?)(?P<format>\.json)?$", track_page),
-    (r"/-/correct$", correct),
-    (r"/-/undo$", undo_tags),
-]
+ROUTES = [(r"/(?P<database>[^/]+)/tracks/(?P<id>[^/]+?)(?P<format>\.json)?$", track_page)]
