@@ -85,14 +85,6 @@ def test_nobody_who_listens_is_no_traceback(process, long_file):
     assert (process.wait(10), process.stderr.read()) == (0, b"")
 
 
-def test_ctrl_c_is_no_traceback(process, long_file):
-    """A terminal sends it to the server and to this process, so that the server need not wait for what is in work."""
-    tell(process, {"id": 1, "path": str(long_file), "name": "x"})
-    assert heard(process)["id"] == 1
-    process.send_signal(signal.SIGINT)
-    assert (process.wait(10), process.stderr.read()) == (-signal.SIGINT, b"")
-
-
 def test_it_leaves_by_itself_without_a_word(quick_cli):
     process = start(load_settings(None, {"unload_after_s": 0.1}, quick_cli.environ))
     with process:

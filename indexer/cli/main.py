@@ -3,7 +3,9 @@
 No SQL, no mutagen, and torch only in the commands that embed, so that `indexer --help` and `indexer status` start fast.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,23 +18,33 @@ from indexer.wording import escaped
 
 
 class _Group(click.Group):
-    """Turns our errors into one line on stderr and the exit code that they carry."""
+    """Turns our errors, and Ctrl-C, into one line on stderr and the exit code that they carry."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _told():
             return super().invoke(ctx)
-        except click.ClickException as e:  # it may name an argument, which the shell may have made of a file's name
-            vars(e).update(message=escaped(e.message))
-            raise
-        except IndexerError as e:
-            note(f"indexer: {e}")
-            ctx.exit(e.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            note("indexer: interrupted")
-            ctx.exit(130)
-        except BrokenPipeError:  # the program that reads our output has ended
-            sys.stderr.close()
-            ctx.exit(1)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as e:  # it may name an argument, which the shell may have made of a file's name
+        vars(e).update(message=escaped(e.message))
+        raise
+    except IndexerError as e:
+        note(f"indexer: {e}")
+        sys.exit(e.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        note("indexer: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # the program that reads our output has ended
+        sys.stderr.close()
+        sys.exit(1)
 
 
 @click.group(cls=_Group)

@@ -9,7 +9,6 @@ orders {id, path, name} and cancellations {cancel: id}. On stdout: {id, progress
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -53,8 +52,6 @@ class _Orders:
 
 def main() -> None:
     """Classify until stdin ends, or until no order has come for ``unload_after_s``."""
-    # Ctrl-C on a terminal reaches this process as well as the server: end at once, without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = from_json(json.loads(sys.stdin.readline()))
     orders = _Orders()
     classifier: FileClassifier | None = None

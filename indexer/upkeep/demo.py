@@ -22,6 +22,7 @@ from indexer.config import Settings
 from indexer.encoders.load import BUILT_IN
 from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 from indexer.errors import ConfigError, StoreError
+from indexer.files.children.start import without_interrupts
 from indexer.learn.dataset import LabelRequest
 from indexer.learn.evaluate import Request as EvaluationRequest
 from indexer.learn.evaluate import evaluate
@@ -140,7 +141,9 @@ def demo(settings: Settings, folder: Path, listener: Listener, say: Callable[[st
     say(f"synthesising {len(tracks)} tracks of {', '.join(GENRES)} in {music}")
     listener.begin("synthesising", len(tracks), 0)
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        for path in pool.map(write_track, tracks):
+        with without_interrupts():
+            written = pool.map(write_track, tracks)
+        for path in written:
             listener.advance(str(path), "written")
     with (folder / "truth.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "genre"), *((t.path, t.genre) for t in tracks)])

@@ -91,8 +91,8 @@ class _Orders:
 
 def main() -> None:
     """Work until stdin ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which closes stdin
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they reach the parent too, which closes stdin
     settings = from_json(json.loads(sys.stdin.readline()))
     teller = _Teller()
     orders = _Orders(teller)

@@ -13,18 +13,20 @@ from typing import Any
 
 from indexer import config
 from indexer.config import Settings
+from indexer.files.children.start import without_interrupts
 
 
 class RunnerHandle:
     """A running working process (indexer.watch.runner)."""
 
     def __init__(self, settings: Settings) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "indexer.watch.runner"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
+        with without_interrupts():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "indexer.watch.runner"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin = self._process.stdin

@@ -25,6 +25,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from indexer import config
 from indexer.config import Settings
 from indexer.errors import IndexerError
+from indexer.files.children.start import without_interrupts
 from indexer.web.bodies import BodyError
 from indexer.web.context import page, settings_of
 from indexer.web.guard import STRICT_POLICY
@@ -95,15 +96,16 @@ class Classifier:
             if self._process is None:
                 if "cancel" in message:
                     return
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "indexer.listen.classify_process",
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    limit=1 << 26,
-                )
+                with without_interrupts():
+                    self._process = await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "indexer.listen.classify_process",
+                        stdin=asyncio.subprocess.PIPE,
+                        stdout=asyncio.subprocess.PIPE,
+                        limit=1 << 26,
+                    )
                 self._reader = asyncio.create_task(self._read(self._process))
                 self._write(config.to_json(self._settings))
             self._write(message)

@@ -164,7 +164,6 @@ def limit_resources(memory_limit_bytes: int) -> None:
     """Limit the memory, write no core dumps, gain no rights by running a program, and die with the parent."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
     if sys.platform == "linux":
         pr_set_pdeathsig, pr_set_no_new_privs = 1, 38  # linux/prctl.h
         prctl, on, zero = ctypes.CDLL(None).prctl, ctypes.c_ulong(1), ctypes.c_ulong(0)

@@ -22,6 +22,7 @@ import numpy as np
 from indexer import errors
 from indexer.errors import FileError, ReaderDiedError
 from indexer.files.children.limits import Limits
+from indexer.files.children.start import without_interrupts
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # of address space; the child's libraries take about 600 MB
 STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at work sends a beat every few MB
@@ -150,21 +151,16 @@ class Worker:
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
             self.kill()
-            self._child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "indexer.files.children.child",
-                    str(self._memory_limit_bytes),
-                    *self._options,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                # One thread each: several children already run in parallel, and a thread pool costs address space.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            )
+            program = [sys.executable, "-P", "-m", "indexer.files.children.child"]
+            with without_interrupts():
+                self._child = subprocess.Popen(
+                    [*program, str(self._memory_limit_bytes), *self._options],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    # One thread each: several children already run in parallel, and a thread pool costs address space.
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                )
         return self._child
 
     def _receive(self, child: "subprocess.Popen[bytes]", name: str) -> tuple[dict[str, Any], bytearray]:
