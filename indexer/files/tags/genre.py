@@ -1,8 +1,8 @@
 """Writes a genre into the tags of a file and restores the original one, byte for byte.
 
-INDEXER_ORIGINAL_GENRE records for every tag the bytes of the original genre, their position, the room of the tag and
-its Ogg pages, so that undo needs only the file. Edits in place: files/tags/write.py passes it a copy. Never decides
-whether to write.
+INDEXER_ORIGINAL_GENRE records for every tag the bytes of the original genre, their position, the room of the tag, its
+Ogg pages and an odd end of the file, so that undo needs only the file. Edits in place: files/tags/write.py passes it a
+copy. Never decides whether to write.
 """
 
 import json
@@ -134,6 +134,10 @@ def restore_genre(path: FilePath, container: str) -> None:
             block = place.load(file)
             if block.exists:
                 _restore_block(file, block, record, is_main=number == main)
+        for block in blocks:
+            state = record.get(block.kind)
+            if isinstance(state, dict) and "ending" in state:
+                block.restore_ending(file, state["ending"])
 
 
 def lesser_tags_alone(blocks: list[Block], further: list[Further]) -> bool:
@@ -236,7 +240,7 @@ def _record(blocks: list[Block]) -> dict[str, Any]:
     values = [block.text_of(GENRE) for block in _as_read(blocks) if block.kind not in earlier]
     if blocks[0].kind == "asf":  # one field in two places
         values = [[value for found in values for value in found]]
-    record: dict[str, Any] = {"genre": next(filter(None, values), [])}
+    record: dict[str, Any] = {"genre": next(filter(any, values), [])}
     return record | {block.kind: earlier.get(block.kind) or _state(block) for block in blocks}
 
 
@@ -249,6 +253,8 @@ def _state(block: Block) -> dict[str, Any]:
         state["form"] = block.rest["version"]
     if block.layout:
         state["pages"] = block.layout
+    if block.ending:
+        state["ending"] = block.ending
     raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]
     return {**state, "raw": raw} if raw else state
 

@@ -479,7 +479,7 @@ def _reads_back(edit: GenreEdit, new: Tags) -> bool:
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:
     """Whether our fields are gone and the genre is the recorded one, as read or as one of the tags holds it."""
-    found = {tuple(map(clean, values)) for values in standing_genres(temp, container).values()}
+    found = {tuple(filter(None, map(clean, values))) for values in standing_genres(temp, container).values()}
     return new.ours is None and new.original_genres is None and old.original_genres in {new.genres, *found}
 
 

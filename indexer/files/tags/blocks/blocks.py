@@ -44,6 +44,7 @@ class Block(ABC):
     smallest_gap: ClassVar[int] = 0  # the smallest padding the format can express, in bytes
     own_fields: ClassVar[bool] = True  # whether the tag can hold INDEXER_* fields
     layout: object = None  # how the tag is divided among pages, as JSON can hold it, where its format has pages
+    ending: object = None  # how the file ends, as JSON can hold it, where that is odd and a write puts it right
 
     def __init__(self, fields: list[Field], *, exists: bool, room: int, rest: dict[str, str] | None = None) -> None:
         self.fields = fields
@@ -70,6 +71,10 @@ class Block(ABC):
     @abstractmethod
     def remove(self, file: BinaryIO, room: int, /) -> None:
         """Remove the whole tag; ``room``: the room that was there before the tag (padding of a FLAC)."""
+
+    def restore_ending(self, _file: BinaryIO, _ending: object, /) -> None:
+        """Give the file the recorded odd end again; nothing where its format knows none."""
+        return
 
     def problem(self) -> str | None:
         """Why this tag must not be rewritten, or None."""

@@ -47,10 +47,12 @@ class Form:
             raise UnwritableError("WAV files in the form for more than 4 GiB are not edited")
         if header[:4] not in (b"RIFF", b"FORM"):
             raise TagDamagedError("the RIFF header is missing")
-        self.end = 8 + self.number(header[4:8])
         size = file_size(file)
-        if self.end - size not in (0, 1):  # one missing pad byte at the end is common and harmless
-            raise TagDamagedError(f"the sizes in the file contradict its length ({self.end:,} and {size:,} bytes)")
+        self.too_many = 8 + self.number(header[4:8]) - size
+        if self.too_many not in (0, 1):  # one missing pad byte at the end is common and harmless
+            raise TagDamagedError(
+                f"the sizes in the file contradict its length ({size + self.too_many:,} and {size:,} bytes)"
+            )
         self.end = size
         self.chunks: list[Chunk] = []
         at = 12
@@ -62,6 +64,13 @@ class Form:
             total = min(8 + length + length % 2, size - at)
             self.chunks.append(Chunk(head[:4], at, length, total, head[8:12] if head[:4] == b"LIST" else b""))
             at += total
+
+    @property
+    def ending(self) -> list[int] | None:
+        """[bytes that the header states and the file lacks, pad bytes that the last chunk lacks]; None for [0, 0]."""
+        last = self.chunks[-1] if self.chunks else None
+        unpadded = int(last is not None and last.size % 2 == 1 and last.total == 8 + last.size)
+        return [self.too_many, unpadded] if self.too_many or unpadded else None
 
     def number(self, data: bytes) -> int:
         return int.from_bytes(data, "big" if self.order == "big" else "little")
@@ -85,11 +94,32 @@ class Form:
         else:
             start, old = chunk.at, chunk.total
         splice(file, start, old, new)
-        size = file_size(file) - 8
+        self.state_size(file, file_size(file) - 8)
+
+    def state_size(self, file: BinaryIO, size: int) -> None:
+        """Write the file's size into its header."""
         if size > 0xFFFFFFFF:
             raise UnwritableError("the file would outgrow its format")
         file.seek(4)
-        file.write(size.to_bytes(4, "big" if order == "big" else "little"))
+        file.write(size.to_bytes(4, "big" if self.order == "big" else "little"))
+
+
+class _ChunkBlock(Block):
+    """A tag in a chunk: what its file's end needs to be restored."""
+
+    def restore_ending(self, file: BinaryIO, ending: object, /) -> None:
+        form = Form(file)
+        if ending not in ([0, 1], [1, 0], [1, 1]) or form.ending == ending:
+            return
+        too_many, unpadded = ending
+        last = form.chunks[-1]
+        if unpadded and last.total > 8 + last.size:
+            file.truncate(form.end - 1)
+        form.state_size(file, file_size(file) - 8 + too_many)
+
+
+class _Id3Chunk(_ChunkBlock, Id3Block):
+    """The ID3 tag in its chunk."""
 
 
 def no_room(file: BinaryIO) -> str | None:
@@ -105,14 +135,16 @@ def load_id3_chunk(file: BinaryIO) -> Id3Block:
     if chunk is not None and chunk.size:
         tag = parse_all(read_exactly(file, chunk.at + 8, chunk.size, "the ID3 chunk"), "the ID3 chunk")
     name = chunk.name if chunk else (b"ID3 " if form.order == "big" else b"id3 ")
-    return Id3Block(tag, lambda target, _old, data: form.replace(target, chunk, name, data))
+    block = _Id3Chunk(tag, lambda target, _old, data: form.replace(target, chunk, name, data))
+    block.ending = form.ending
+    return block
 
 
 _INFO_IDS = {GENRE: b"IGNR", OURS: b"ixgn", ORIGINAL: b"ixor"}
 _INFO_NAMES = {entry: name for name, entry in _INFO_IDS.items()}
 
 
-class InfoBlock(Block):
+class InfoBlock(_ChunkBlock):
     """The entries of LIST INFO, which rekordbox and Windows read instead of the ID3 chunk.
 
     Our own fields are written here only if the file has no other tag. RIFF leaves lower-case ids to applications.
@@ -139,6 +171,7 @@ class InfoBlock(Block):
                 fields.append(Field(_INFO_NAMES.get(name) or name.decode("latin-1"), data[at:end]))
                 at = end
         super().__init__(fields, exists=self.chunk is not None, room=self.chunk.size - 4 if self.chunk else 0)
+        self.ending = self.form.ending
 
     def says_something(self) -> bool:
         """Whether there is more than the name of the writing program, which FFmpeg adds by itself."""
