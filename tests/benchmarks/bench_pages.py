@@ -35,7 +35,7 @@ BASELINE = "/library/tracks?_size=50"
 def fill(db: Path, tracks: int) -> None:
     """A scanned library whose files are not there."""
     rng = np.random.default_rng(0)
-    encoder = built_in_info()
+    encoder = built_in_info("rhythm")
     with Store(db) as store, store.transaction():
         store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
         store.put_head(
@@ -83,7 +83,7 @@ def put_track(store: Store, rng: np.random.Generator, n: int, root: int, encoder
 def writing(db: Path, first: int, stop: threading.Event) -> Iterator[None]:
     """Store new tracks one after the other, as a scan does, some forty a second."""
     rng = np.random.default_rng(1)
-    encoder = built_in_info()
+    encoder = built_in_info("rhythm")
     with Store(db) as store:
         n = first
         while not stop.is_set():

@@ -28,7 +28,7 @@ UNITS = 50
 def fill(db: Path, recordings: int) -> None:
     """Recordings with embeddings, no files."""
     rng = np.random.default_rng(0)
-    encoder = built_in_info()
+    encoder = built_in_info("rhythm")
     collector = Collector(encoder.unit_s)
     for unit in rng.standard_normal((UNITS, encoder.width)).astype(np.float32):
         collector.add(unit, 1)
@@ -48,7 +48,7 @@ def fill(db: Path, recordings: int) -> None:
 
 def main(recordings: int) -> None:
     """Fill, read, relabel twice (the first time writes new rows, the second replaces them)."""
-    encoder = built_in_info()
+    encoder = built_in_info("rhythm")
     rng = np.random.default_rng(1)
     head = LinearHead(
         "bench",

@@ -36,7 +36,7 @@ def build(folder: Path, files: int) -> None:
 def fill(store: Store, folder: Path) -> None:
     """Rows as a first scan leaves them."""
     root = store.add_root(os.fsencode(folder))
-    encoder = built_in_info()
+    encoder = built_in_info("rhythm")
     store.put_encoder(encoder.encoder_id, name=encoder.name, width=encoder.width, unit_s=encoder.unit_s)
     with store.transaction():
         for top, _, names in os.walk(os.fsencode(folder)):

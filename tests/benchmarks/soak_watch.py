@@ -626,7 +626,7 @@ def leftovers(folder: Path) -> list[str]:
 
 def make_head(path: Path, seed: int) -> Path:
     """Random weights: its genres mean nothing, but are the same in every scan."""
-    encoder, rng = built_in_info(), np.random.default_rng(seed)
+    encoder, rng = built_in_info("rhythm"), np.random.default_rng(seed)
     weight = 0.1 * rng.standard_normal((len(DEFAULT_LABELS), encoder.width)).astype(np.float32)
     LinearHead(
         "random", encoder.encoder_id, DEFAULT_LABELS, 0.0, weight, np.zeros(len(DEFAULT_LABELS), np.float32)
