@@ -34,9 +34,7 @@ TOWER = (
     "library",
     "files",
 )
-FLOOR = {
-    package: len(TOWER) - n for n, package in enumerate(TOWER)
-}  # config, errors, foreign and wording are the ground: 0
+FLOOR = {package: len(TOWER) - n for n, package in enumerate(TOWER)}  # config, errors and wording are the ground: 0
 
 
 def floor_of(module: str) -> int:
@@ -84,7 +82,7 @@ def test_no_module_needs_itself_to_be_imported():
 
 def test_directly_in_the_package_lies_only_the_ground_and_the_public_face():
     assert {p.name for p in PACKAGE.iterdir() if p.suffix == ".py"} == {
-        "__init__.py", "__main__.py", "config.py", "errors.py", "foreign.py", "wording.py", "export.py",
+        "__init__.py", "__main__.py", "config.py", "errors.py", "wording.py", "export.py",
     }  # fmt: skip
     assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == {*TOWER, "schema"}
 
@@ -132,7 +130,7 @@ def test_json_of_others_is_parsed_in_one_place():
     """Elsewhere json.loads takes what this program itself wrote: columns of the library, lines of its own processes."""
     users = {name for name, path in MODULES.items() if re.search(r"\bjson\.loads?\(", path.read_text())}
     assert users == {
-        "indexer.foreign",
+        "indexer.files.foreign",
         "indexer.config", "indexer.web.serve",  # its own settings; a file of the package
         "indexer.files.children.child", "indexer.files.children.worker",
         "indexer.listen.classify_process", "indexer.web.classify",

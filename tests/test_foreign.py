@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from indexer.files.foreign import NAME_CHARS, is_name, parse_json
 from indexer.files.tags.genre import parse_original, parse_ours
-from indexer.foreign import NAME_CHARS, is_name, parse_json
 from indexer.library.lock import watch_lock
 from indexer.models.records import read_json
 from indexer.watch.status import read_status, status_path

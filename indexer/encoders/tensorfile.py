@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from indexer.errors import ModelError
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 
 _KEY = "indexer"  # the only safetensors metadata entry that is read
 HEADER_BYTES = 16 << 20  # of a file that is read; a head of 1,000 labels needs a quarter of it

@@ -13,7 +13,7 @@ import numpy as np
 
 from indexer.encoders import tensorfile
 from indexer.errors import ModelError
-from indexer.foreign import NAME_CHARS, is_name
+from indexer.files.foreign import NAME_CHARS, is_name
 from indexer.heads.head import softmax
 from indexer.heads.novelty import Novelty
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from indexer.config import Settings
 from indexer.errors import ConfigError
+from indexer.files.foreign import NAME_CHARS, is_name
 from indexer.files.tags.correction import CORRECTION
-from indexer.foreign import NAME_CHARS, is_name
 from indexer.learn.labels import BUILT_IN, Aliases, key
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly

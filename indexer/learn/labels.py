@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.errors import ConfigError
-from indexer.foreign import is_name
+from indexer.files.foreign import is_name
 from indexer.library.facts import FileFacts
 
 SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides

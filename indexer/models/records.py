@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ModelError
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 from indexer.library.lock import open_own
 
 

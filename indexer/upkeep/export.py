@@ -27,7 +27,7 @@ import numpy as np
 from indexer import __version__
 from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 from indexer.library import registered, tables
 from indexer.library.facts import sound_vectors
 from indexer.library.lock import export_lock

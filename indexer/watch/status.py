@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 from indexer.library.lock import open_own, signal_watching_process, watching_process
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from indexer.config import Settings
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 
 PLUGIN = "edm-indexer"  # Datasette names a plugin's static files after its distribution
 _T = TypeVar("_T")

@@ -23,7 +23,7 @@ from indexer.encoders.m2d.geometry import (
     geometry_from_shapes,
 )
 from indexer.errors import ModelError
-from indexer.foreign import is_name
+from indexer.files.foreign import is_name
 
 if TYPE_CHECKING:
     from indexer.encoders.m2d.published import Published

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from indexer.errors import ReadError, UnsupportedError, WriteRefusedError
 from indexer.files.containers import CONTAINERS, Container
+from indexer.files.foreign import parse_json
 from indexer.files.tags.blocks.blocks import (
     GENRE,
     ORIGINAL,
@@ -29,7 +30,6 @@ from indexer.files.tags.blocks.blocks import (
     digest,
 )
 from indexer.files.tags.further import Further, further_tags
-from indexer.foreign import parse_json
 
 FilePath = str | bytes | os.PathLike[str]
 FRAME_BYTES = 1024  # at most, of the headers of a tag, of the chunk or atoms around it, or of its Ogg pages

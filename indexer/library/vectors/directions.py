@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import StoreError
-from indexer.foreign import parse_json
+from indexer.files.foreign import parse_json
 from indexer.library.facts import sound_vectors
 from indexer.library.readonly import Reader
 
