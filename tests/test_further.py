@@ -6,8 +6,10 @@ and mutagen, which read these files without our code.
 
 import json
 import os
+import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ from indexer.files.tags.genre import refuse_other_genre
 from indexer.files.tags.read import GenreEdit, Tags, read_tags
 from indexer.files.tags.write import commit, prepare
 from indexer.scan.policy import plan
+from tests.helpers.ogg import Page, lacing_of, merged, packets_of, pages_of
 from tests.helpers.synth import write_audio
 from tests.helpers.tag_bytes import ape_tag, frame, id3_tag
 
@@ -264,6 +267,44 @@ def comments_of(genre: dict[str, str]) -> tuple[int, bytes]:
     return comment("TITLE=Song", "ARTIST=Somebody", *(f"GENRE={text}" for text in genre.values()))
 
 
+def ogg(folder: Path, kind: str, *texts: str, serial: int = 0) -> list[Page]:
+    """The pages of an Ogg file with these comments."""
+    pages = [replace(page, serial=serial) for page in pages_of(sound(folder, kind))]
+    packet = comment(*texts)[1]
+    packet = {
+        "vorbis": b"\x03vorbis" + packet + b"\1",
+        "opus": b"OpusTags" + packet,
+        "oggflac": b"\x84" + len(packet).to_bytes(3) + packet,
+    }[kind]
+    old = packets_of(pages)[1]
+    behind = pages[1].body[len(old) :]
+    lacing = lacing_of(packet) + pages[1].lacing[len(lacing_of(old)) :]
+    return [pages[0], replace(pages[1], lacing=lacing, body=packet + behind), *pages[2:]]
+
+
+def tagged(folder: Path, kind: str, genre: dict[str, str], serial: int = 0) -> list[Page]:
+    texts = ["TITLE=Song", "ARTIST=Somebody", *(f"GENRE={text}" for text in genre.values())]
+    return ogg(folder, kind, *texts, serial=serial)
+
+
+def file_of(*pages: Page) -> bytes:
+    return b"".join(page.to_bytes() for page in pages)
+
+
+def two_comments(folder: Path, genre: dict[str, str]) -> bytes:
+    """An Ogg FLAC file with a second comment packet."""
+    first, second = ogg(folder, "oggflac", "ENCODER=tool"), tagged(folder, "oggflac", genre)[1]
+    open_ended = replace(first[1], body=b"\x04" + first[1].body[1:])
+    later = [replace(page, sequence=page.sequence + 1) for page in (second, *first[2:])]
+    return file_of(first[0], open_ended, *later)
+
+
+def at_once(folder: Path, genre: dict[str, str]) -> bytes:
+    """Two multiplexed streams."""
+    first, second = ogg(folder, "vorbis", "ENCODER=tool", serial=1), tagged(folder, "vorbis", genre, serial=2)
+    return file_of(*merged(random.Random(1), [first, second]))
+
+
 def ape_of(genre: dict[str, str]) -> bytes:
     return ape_tag({"Title": b"Song", "Artist": b"Somebody", **({"Genre": genre["genre"].encode()} if genre else {})})
 
@@ -287,6 +328,17 @@ SEVERAL: dict[str, Maker] = {
     "id3 and ID3.wav": lambda folder, g: riff(sound(folder, "wav"), (b"id3 ", TOOL), (b"ID3 ", id3_tag(id3_frames(g)))),
     "ID3 and id3.wav": lambda folder, g: riff(sound(folder, "wav"), (b"ID3 ", TOOL), (b"id3 ", id3_tag(id3_frames(g)))),
     "two INFO.wav": lambda folder, g: riff(sound(folder, "wav"), info(ISFT="tool"), info_of(g)),
+    "two links.ogg": lambda folder, g: file_of(*ogg(folder, "vorbis", "ENCODER=tool"), *tagged(folder, "vorbis", g, 9)),
+    "two links of one serial number.opus": lambda folder, g: file_of(
+        *ogg(folder, "opus", "ENCODER=tool"), *tagged(folder, "opus", g)
+    ),
+    "three links, something between.ogg": lambda folder, g: (
+        file_of(*ogg(folder, "vorbis", "ENCODER=tool"), *ogg(folder, "vorbis", serial=3))
+        + bytes(77)
+        + file_of(*tagged(folder, "vorbis", g, 9))
+    ),
+    "two streams at once.ogg": at_once,
+    "two comments.oga": two_comments,
     "two ID3.aiff": lambda folder, g: riff(sound(folder, "aiff"), (b"ID3 ", TOOL), (b"ID3 ", id3_tag(id3_frames(g)))),
 }
 # nothing in the first tag: what other programs show would vanish behind a genre there
@@ -295,6 +347,7 @@ BARE: dict[str, Maker] = {
     "only at the end.mp3": lambda folder, g: mp3_pieces(folder) + appended(id3_tag(id3_frames(g, 4), major=4)),
     "empty comment.flac": lambda folder, g: flac(sound(folder, "flac"), comment(), comments_of(g)),
     "empty chunk.wav": lambda folder, g: riff(sound(folder, "wav"), (b"id3 ", b""), (b"ID3 ", id3_tag(id3_frames(g)))),
+    "empty first link.ogg": lambda folder, g: file_of(*ogg(folder, "vorbis"), *tagged(folder, "vorbis", g, 9)),
     "ID3v2 in front.wv": lambda folder, g: id3_tag(id3_frames(g)) + sound(folder, "wavpack").partition(b"APETAGEX")[0],
 }
 # another tag that is written too: the genre goes where title and artist stand

@@ -72,7 +72,7 @@ def may_read_otherwise(edit: GenreEdit) -> bool:
     """ID3v2 reads a number as a genre of ID3v1; a text may begin like a byte order mark; at most 50 values are read."""
     return (
         len(edit.genres) > 49
-        or any(c in genre for genre in edit.genres for c in "0123456789(\ufeff\ufffe")
+        or any(c.isdecimal() or c in "(\ufeff\ufffe" for genre in edit.genres for c in genre)
         or {"RX", "CR"} & set(edit.genres) != set()
     )
 

@@ -56,6 +56,7 @@ from indexer.files.tags.further import (
     more_chunks,
     more_comments,
     more_id3,
+    more_ogg_comments,
     other_mp4_forms,
 )
 
@@ -136,6 +137,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggvorbis.OggVorbis, OggBlock),
+            further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -146,6 +148,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggopus.OggOpus, OggBlock),
+            further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -155,6 +158,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ogg,
             demuxers=("ogg",),
             read_fields=comments(oggspeex.OggSpeex, OggBlock),
+            further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
         Container(
@@ -165,6 +169,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggflac.OggFLAC, OggBlock),
+            further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
         Container(

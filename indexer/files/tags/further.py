@@ -4,14 +4,18 @@ What they say counts where the first tag is silent. A genre in one of them is th
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
+from indexer.files.audio.payload.excerpt import MAX_WALK_BYTES
+from indexer.files.audio.payload.ogg import further_comments as further_ogg_comments
+from indexer.files.audio.payload.source import ByteSource
 from indexer.files.tags.blocks import mp4_forms
 from indexer.files.tags.blocks.ape import ApeBlock, ape_in_front
 from indexer.files.tags.blocks.asf import further_attributes
 from indexer.files.tags.blocks.blocks import file_size, read_exactly
 from indexer.files.tags.blocks.id3 import FOOTER, id3v1_at, tag_size
-from indexer.files.tags.blocks.vorbis import further_comments
+from indexer.files.tags.blocks.vorbis import comment_fields, comment_text, further_comments
 from indexer.files.tags.chunks import ID3_CHUNKS, chunks_of, is_info, read_id3_chunk, read_info
 from indexer.files.tags.fields import (
     Fields,
@@ -129,6 +133,18 @@ def more_comments(file: BinaryIO) -> Iterator[Further]:
     """Vorbis comments of a FLAC file behind the first."""
     for comment in further_comments(file)[:MAX_TAGS]:
         yield Further("a second Vorbis comment", from_comments(comment))
+
+
+def more_ogg_comments(file: BinaryIO) -> Iterator[Further]:
+    """The comments of an Ogg file behind the first: of later links, of other streams, a second one of a FLAC stream.
+
+    Not of a file that takes too long to walk.
+    """
+    if file_size(file) > MAX_WALK_BYTES:
+        return
+    for comment in islice(further_ogg_comments(ByteSource(file, "")), MAX_TAGS):
+        fields = comment_fields(comment)[1]
+        yield Further("a later comment", from_comments(comment_text(field.raw) for field in fields))
 
 
 def other_mp4_forms(file: BinaryIO) -> Iterator[Further]:

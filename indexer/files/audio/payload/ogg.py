@@ -6,7 +6,7 @@ file; a missing end-of-stream flag means nothing, as recordings of web radio lac
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from indexer.files.audio.payload.simple import streaminfo_facts
 from indexer.files.audio.payload.source import ByteSource, Cut, Part, Span, after_leading_tags
@@ -15,6 +15,8 @@ CAPTURE = b"OggS"
 PAGE_HEADER_BYTES = 27
 MAX_STREAMS = 64  # open at the same time
 _BEGINNINGS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"Speex   ": "speex", b"\x7fFLAC": "oggflac"}
+_BEFORE_COMMENTS = {"vorbis": 7, "opus": 8, "speex": 0, "oggflac": 4}  # bytes of a comment packet before its list
+MAX_COMMENT_BYTES = 64 << 20
 DROP, KEEP, AUDIO = range(3)
 
 
@@ -125,6 +127,62 @@ def walk_ogg(source: ByteSource) -> Iterator[Part]:
         seen = seen or stream.in_audio
     if not seen:
         raise source.no_audio()
+
+
+def further_comments(source: ByteSource) -> Iterator[bytes]:
+    """Yield the lists of comments of all audio streams but the first one's first, in the order in which they end.
+
+    A stream of Vorbis, Opus and Speex has one; one of FLAC may have several. What lies beyond the end of the file, or
+    is longer than MAX_COMMENT_BYTES, is passed over.
+    """
+    streams: dict[int, _Comments] = {}
+    first: _Comments | None = None
+    for page in _pages(source):
+        if isinstance(page, Cut):
+            return
+        if page.flags & 2:
+            kind = _kind(source, page)
+            streams.pop(page.serial, None)
+            if kind and len(streams) < MAX_STREAMS:
+                streams[page.serial] = _Comments(kind)
+                first = first or streams[page.serial]
+        stream = streams.get(page.serial)
+        if stream is None:
+            continue
+        position = page.body
+        for value in page.lacing:
+            if len(stream.packet) <= MAX_COMMENT_BYTES:
+                stream.packet += source.at(position, value)
+            position += value
+            if value < 255:
+                comment = stream.end_packet()
+                if comment and not (stream is first and stream.number == 2):
+                    yield comment
+                if stream.over:
+                    streams.pop(page.serial)
+                    break
+
+
+@dataclass(slots=True)
+class _Comments:
+    """The header packets of a stream; ``number`` of them have ended."""
+
+    kind: str
+    number: int = 0
+    packet: bytearray = field(default_factory=bytearray)
+    over: bool = False
+
+    def end_packet(self) -> bytes | None:
+        """Take the packet as whole; returns the list of comments if it holds one."""
+        packet, number = bytes(self.packet), self.number
+        self.packet, self.number = bytearray(), number + 1
+        if self.kind == "oggflac":
+            is_block = number == 0 or packet[:1] < b"\xff"
+            self.over = not is_block or (number > 0 and packet[:1] >= b"\x80")
+            is_comment = number > 0 and is_block and packet[:1] in {b"\x04", b"\x84"}
+        else:
+            self.over = is_comment = number == 1
+        return packet[_BEFORE_COMMENTS[self.kind] :] if is_comment and len(packet) <= MAX_COMMENT_BYTES else None
 
 
 def _header_parts(source: ByteSource, page: _Page, stream: _Stream) -> Iterator[Part]:
