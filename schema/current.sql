@@ -85,6 +85,13 @@ CREATE TABLE heads (
   in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- the one the view `tracks` shows
 ) STRICT;
 
+CREATE TABLE heard (                 -- tags of MusiCNN's networks; they are no genres
+  recording_id INTEGER PRIMARY KEY REFERENCES recordings (id) ON DELETE CASCADE,
+  ear TEXT NOT NULL,                 -- what heard it: a row by another one than today's is made anew from the embedding
+  names TEXT NOT NULL,               -- JSON list: the likely tags, the likeliest first
+  probabilities TEXT NOT NULL        -- JSON: by vocabulary (MSD, MTT) the probability of each tag that is not unlikely
+) STRICT;
+
 CREATE TABLE places (                -- hidden in Datasette
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   encoder_id TEXT NOT NULL REFERENCES encoders (id) ON DELETE CASCADE,
@@ -223,7 +230,7 @@ SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.ge
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
   coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END, CASE WHEN p.decided THEN p.genre END) AS label,
-  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
+  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source, w.names AS heard,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'drum and bass') AS "drum and bass",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",
@@ -235,4 +242,5 @@ FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1
-LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id;
+LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
+LEFT JOIN heard w ON w.recording_id = f.recording_id;

@@ -690,6 +690,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "reason",
         "second_genre",
         "truncated",
+        "heard",
         "scores",
         "timeline",
     }

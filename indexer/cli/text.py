@@ -16,6 +16,7 @@ _INTO_FILES = {
     "replace": ", and write the decided genres into the files in place of theirs",
     "append": ", and write the decided genres into the files beside theirs",
 }
+SHOWN_TAGS = 8  # in the text of `classify`
 SHOWN_GENRES = 20  # in the text of `status`
 
 
@@ -170,13 +171,17 @@ def preview_text(found: dict[str, Any]) -> str:
 
 
 def classify_text(result: dict[str, Any]) -> str:
-    """A file of `indexer classify`: its genre, and a bar for each genre, the most probable first."""
+    """A file of `indexer classify`: its genre, likely tags, and a bar for each genre, the most probable first."""
+    from indexer.encoders.musicnn.tags import named  # numpy and weights, which few commands need
+
     sure = f"{result['genre']} ({result['confidence']:.0%})"
     unsure = f"perhaps {sure}, undecided: {result['reason'] or 'under {:.0%}'.format(result['threshold'])}"
     also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
     lines = [f"{result['path']}: {sure if result['decided'] else unsure}{also}"]
     if result["truncated"]:
         lines.append(f"  {result['truncated']}")
+    if result["heard"]:
+        lines.append(f"  heard: {', '.join(named(result['heard'])[:SHOWN_TAGS]) or '-'}")
     width = max(len(label) for label in result["scores"])
     lines += [
         f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}"

@@ -622,6 +622,28 @@ class Store:
                 yield row["recording_id"], [(row[f"vector{n}"], row[f"course{n}"]) for n in range(len(encoder_ids))]
             last = page[-1]["id"]
 
+    # ---- what was heard beside a genre
+
+    def put_heard(
+        self, recording_id: int, ear: str, names: Sequence[str], probabilities: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Store the tags that a network heard; those of an earlier ear are replaced."""
+        self._run(
+            "INSERT OR REPLACE INTO heard (recording_id, ear, names, probabilities) VALUES (?, ?, ?, ?)",
+            (recording_id, ear, json.dumps(list(names)), json.dumps(probabilities)),
+        )
+
+    def unheard(self, ear: str, encoder_id: str, page_rows: int = 500) -> Iterator[list[tuple[int, bytes]]]:
+        """Yield (recording id, vector) of what an encoder embedded and this ear has not heard, a page at a time."""
+        last = 0
+        while page := self._run(
+            "SELECT r.id, e.vector FROM recordings r JOIN embeddings e ON e.recording_id = r.id AND e.encoder_id = ?"
+            " LEFT JOIN heard h ON h.recording_id = r.id WHERE r.id > ? AND h.ear IS NOT ? ORDER BY r.id LIMIT ?",
+            (encoder_id, last, ear, page_rows),
+        ).fetchall():
+            yield [(row["id"], row["vector"]) for row in page]
+            last = page[-1]["id"]
+
     # ---- heads and predictions
 
     def put_head(

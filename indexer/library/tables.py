@@ -21,7 +21,7 @@ class Column(NamedTuple):
 # name -> (SQL from FROM on, columns)
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "recordings": (
-        "recordings r ORDER BY r.id",
+        "recordings r LEFT JOIN heard w ON w.recording_id = r.id ORDER BY r.id",
         [
             Column("audio_sha256", "r.audio_sha256", "string"),
             Column("codec", "r.codec", "string"),
@@ -29,6 +29,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             Column("channels", "r.channels", "int64"),
             Column("duration_s", "r.duration_s", "double"),
             Column("reason", "r.reason", "string"),
+            Column("heard", "w.probabilities", "string"),
         ],
     ),
     "files": (

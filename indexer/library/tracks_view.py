@@ -19,6 +19,7 @@ _TRACK_COLUMNS = (
     "corrected",
     "label",
     "label_source",
+    "heard",
     "bpm",
     "musical_key",
     "year",
@@ -54,14 +55,15 @@ SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.ge
   round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   {SAID} AS corrected,
   {LABEL} AS label,
-  {LABEL_SOURCE} AS label_source{columns},
+  {LABEL_SOURCE} AS label_source, w.names AS heard{columns},
   t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
   f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1
-LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
+LEFT JOIN heard w ON w.recording_id = f.recording_id"""
 
 
 def _quoted(text: str, mark: str) -> str:

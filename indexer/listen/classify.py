@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
+from indexer.encoders.musicnn import tags
 from indexer.errors import FileError, ModelError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
@@ -83,6 +84,7 @@ class FileClassifier:
             "reason": prediction.reason,
             "second_genre": prediction.second_genre,
             "truncated": embeddings[0].truncated,
+            "heard": self._heard(embeddings),
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
@@ -93,14 +95,21 @@ class FileClassifier:
             ],
         }
 
+    def _heard(self, embeddings: Sequence[TrackEmbedding]) -> tags.Heard | None:
+        for part, embedding in zip(self.chosen.info.parts, embeddings, strict=True):
+            if part.encoder_id in tags.encoder_ids():
+                return tags.likely(embedding.vector[None])[0]
+        return None
+
 
 def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield one result for each file, and each audio file below a folder, in order.
 
     Raises ModelError when no head is in use.
 
-    A result is {path, genre, confidence, threshold, decided, reason, second_genre, truncated, scores, timeline}, or
-    {path, error}. ``truncated`` says how a file shows that it lost its end, of which what is there was heard.
+    A result is {path, genre, confidence, threshold, decided, reason, second_genre, truncated, heard, scores, timeline},
+    or {path, error}. ``truncated`` says how a file shows that it lost its end, of which what is there was heard.
+    ``heard``: by vocabulary the probability of each tag, see encoders/musicnn/tags.py; None without that encoder.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:

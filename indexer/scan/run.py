@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, ModelError
 from indexer.files.links import is_file, is_folder
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
@@ -24,6 +24,7 @@ from indexer.listen.executor import Executor
 from indexer.models.choice import Chosen, choose_and_register, pipeline_model
 from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.genre_labels import update_genre_labels
+from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
 from indexer.scan.outcome import Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
@@ -125,6 +126,8 @@ class Scan:
         )
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
+            if not result.named:
+                self._hear_cached(store)
             self._look(store, targets, result, force=force)
             backlog_files, size_bytes = pipeline.backlog_size(targets)
             live.total = store.changed_count() + backlog_files
@@ -149,6 +152,13 @@ class Scan:
         roots = targets or [os.fsencode(root) for root in self._settings.roots]
         encoders = chosen.info.parts if chosen else ()
         return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
+
+    def _hear_cached(self, store: Store) -> None:
+        """Store the tags that cached vectors tell and that an earlier version did not store."""
+        try:
+            hear_cached(store, lambda: self._stopped)
+        except ModelError as e:  # the package is damaged; what needs no tags goes on
+            self._listener.problem(str(self._settings.db), f"no tags were heard ({e})")
 
     def _place(self, store: Store, chosen: Chosen) -> None:
         """Update the map. An error is reported and does not fail the scan; the next scan tries again."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
+from indexer.encoders.musicnn import tags
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
@@ -28,6 +29,7 @@ from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model
 from indexer.scan.classify import classify_recording
+from indexer.scan.heard import hear
 from indexer.scan.journal import commit_write, tag_columns
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.policy import Label, edit_for, held_back
@@ -327,6 +329,8 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
                 run.store.put_embedding(
                     file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory
                 )
+                if part.encoder_id in tags.encoder_ids():
+                    hear(run.store, [(file.recording_id, result.vector)])
                 run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
                     _classify(run, file.recording_id)

@@ -65,8 +65,12 @@ def extra_css_urls(datasette: Any) -> list[str]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(row: Any, value: Any, column: str, datasette: Any) -> Any:
-    """Link a track's id to its page."""
-    return track.link(datasette, row, value) if column == "id" and settings_of(datasette) is not None else None
+    """Link a track's id to its page, and show the tags that were heard as words."""
+    if settings_of(datasette) is None:
+        return None
+    if column == "heard":
+        return track.words(value)
+    return track.link(datasette, row, value) if column == "id" else None
 
 
 @hookimpl  # type: ignore[untyped-decorator]
