@@ -1,12 +1,15 @@
 """Settings: defaults, then the TOML file, then INDEXER_* in the environment, then flags.
 
-Owns every setting's name, type, default and meaning. Never opens the database, a model or a music file.
+Owns every setting's name, type, default and meaning, and writes what `indexer init` asks into the file. Never opens the
+database, a model or a music file.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
+import tempfile
 import tomllib
 import types
 import typing
@@ -173,24 +176,100 @@ def load_settings(
 
     Raises ConfigError naming the key and the nearest valid one for an unknown key, and key and type for a wrong value.
     """
-    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    values = _from_file_and_environment(settings_file(config, environ), environ)
     hints = typing.get_type_hints(Settings)
-    values: dict[str, Any] = {}
-    chosen = config or (Path(environ["INDEXER_CONFIG"]) if environ.get("INDEXER_CONFIG") else None)
-    path = chosen or config_file()
-    if chosen or path.exists():
-        for key, value in _read_toml(path).items():
-            if key not in fields:
-                raise ConfigError(f"{path}: unknown setting '{key}'{_nearest(key, fields)}")
-            values[key] = _convert(value, hints[key], f"{path}: {key}")
-    for key in fields:
-        text = environ.get(f"INDEXER_{key.upper()}")
-        if text is not None:
-            values[key] = _convert(_parse_text(text, hints[key], key), hints[key], f"INDEXER_{key.upper()}")
     for key, value in (flags or {}).items():
         if value is not None:
             values[key] = _convert(value, hints[key], f"--{key.replace('_', '-')}")
     return Settings(**values)
+
+
+def _from_file_and_environment(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """{key: value} of every setting that a person has made; the environment wins."""
+    hints = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    if path != config_file() or path.exists():
+        for key, value in _read_toml(path).items():
+            if key not in hints:
+                raise ConfigError(f"{path}: unknown setting '{key}'{_nearest(key, hints)}")
+            values[key] = _convert(value, hints[key], f"{path}: {key}")
+    for key, hint in hints.items():
+        text = environ.get(f"INDEXER_{key.upper()}")
+        if text is not None:
+            values[key] = _convert(_parse_text(text, hint, key), hint, f"INDEXER_{key.upper()}")
+    return values
+
+
+def settings_file(config: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The settings file of a command: the named one, else that of INDEXER_CONFIG, else the usual one."""
+    return config or (Path(environ["INDEXER_CONFIG"]) if environ.get("INDEXER_CONFIG") else config_file())
+
+
+def made(config: Path | None = None, environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """The settings that the file or the environment makes, whatever their values. Raises ConfigError."""
+    return frozenset(_from_file_and_environment(settings_file(config, environ), environ))
+
+
+def keep(path: Path, values: Mapping[str, Any]) -> None:
+    """Write settings into the file; everything else in it stays as it is, comments too. It may not exist yet.
+
+    values: {key: text, whole number or list of text}. Raises ConfigError where the file cannot be read or written, or
+    would not say the same of all other settings afterwards.
+    """
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise ConfigError(f"{path}: a settings file holds UTF-8 only, so it cannot hold {dict(values)}") from e
+    path = path.resolve()  # a link stays one
+    before = _read_toml(path) if path.exists() else {}
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for key, value in values.items():
+        line = f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+        old = _statement(text, key)
+        text = text.replace(old, line, 1) if old else line + text  # at the top: what follows a table belongs to it
+    try:
+        right = tomllib.loads(text) == {**before, **values}
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
+        raise ConfigError(f"{path}: set {' and '.join(values)} there by hand; the file cannot be changed safely")
+    replace_file(path, text)
+
+
+def _statement(text: str, key: str) -> str | None:
+    """The lines that set a key, which may be a list over several lines; None where it is not set at the top level."""
+    lines = text.splitlines(keepends=True)
+    for first, line in enumerate(lines):
+        if line.lstrip().startswith("["):
+            return None
+        if line.split("=")[0].strip() == key:
+            for last in range(first, len(lines)):
+                found = "".join(lines[first : last + 1])
+                with contextlib.suppress(tomllib.TOMLDecodeError):
+                    tomllib.loads(found)
+                    return found
+    return None
+
+
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file of ours: into a temporary file, then rename; a crash leaves the old or the new one.
+
+    Folders are made; a file that stands there keeps its mode. Raises ConfigError.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(handle)
+        Path(temporary).chmod(path.stat().st_mode & 0o777 if path.exists() else mode)
+        Path(temporary).replace(path)
+    except OSError as e:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written ({e.strerror})") from e
 
 
 def to_json(settings: Settings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Writes the generated parts of the documentation: the commands from click, the settings from config.py.
+"""Writes the generated parts of the documentation: the commands from click, the settings from config.py, the encoders.
 
-Run it as ``python -m tests.generate_docs``. It replaces what stands between the markers of docs/commands.md and
-docs/settings.md and nothing else. tests/test_docs.py fails while a part is not up to date.
+Run it as ``python -m tests.generate_docs``. It replaces what stands between the markers of docs/commands.md,
+docs/settings.md and README.md and nothing else. tests/test_docs.py fails while a part is not up to date.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import click
 
 from indexer.cli.main import main as cli
 from indexer.config import Settings
+from indexer.models.guide import KINDS
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMAND = "python -m tests.generate_docs"
@@ -84,7 +85,7 @@ def _options_table(command: click.Command, shown: list[click.Option]) -> str:
     context = click.Context(command)
     lines = ["| option | default | meaning |", "|---|---|---|"]
     for option in shown:
-        names = ", ".join(option.opts)
+        names = ", ".join([*option.opts, *option.secondary_opts])
         value = "" if option.is_flag else f" {option.make_metavar(context).removesuffix(' RANGE')}"
         default = f"`{option.default}`" if option.show_default else ""
         notes = " (required)" if option.required else f" (environment: `{option.envvar}`)" if option.envvar else ""
@@ -134,8 +135,26 @@ def _kinds(hint: Any) -> Iterator[str]:
         yield next(name for kind, name in TYPES.items() if issubclass(origin or hint, kind) or kind is origin)
 
 
+def encoders_part() -> str:
+    """A row for each kind of encoder: which for whom."""
+    lines = [
+        "| encoder | for paid work | licence | download | speed | knows without labels |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        name = f"**{kind.name}** (recommended)" if kind.recommended else kind.name
+        download = f"from {kind.download_mb} MB" if kind.download_mb else "none"
+        cells = [name, "yes" if kind.paid_work else "no", kind.licence, download, f"{kind.times_real_time:,} x"]
+        lines.append(f"| {' | '.join([*cells, kind.without_labels])} |")
+    return "\n".join(lines)
+
+
 # file -> (name of the marker, what stands between <!-- name --> and <!-- end -->)
-PARTS = {DOCS / "commands.md": ("commands", commands_part), DOCS / "settings.md": ("settings", settings_part)}
+PARTS = {
+    DOCS / "commands.md": ("commands", commands_part),
+    DOCS / "settings.md": ("settings", settings_part),
+    DOCS.parent / "README.md": ("encoders", encoders_part),
+}
 
 
 def with_part(text: str, marker: str, part: str) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import Settings, load_settings
+from indexer.config import Settings, keep, load_settings, made
 from indexer.errors import ConfigError
 
 
@@ -81,3 +81,34 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
 def test_a_path_of_a_user_who_is_not_there_is_one_line():
     with pytest.raises(ConfigError, match=r"~no-such-user/x\.db: there is no such user"):
         load_settings(None, {}, {"INDEXER_DB": "~no-such-user/x.db"})
+
+
+def test_keeping_a_setting_changes_nothing_else_in_the_file(tmp_path):
+    path = settings_file(
+        tmp_path, "# mine\nroots = [  # two\n  '/a',\n  '/b',\n]\nport = 9000 # here\n[labels]\nencoder = 'E'\n"
+    )
+    path.chmod(0o640)
+    (tmp_path / "link.toml").symlink_to(path)
+    keep(tmp_path / "link.toml", {"roots": ['/c "x" ü'], "encoder": "musicnn"})
+    assert path.read_text() == (
+        'encoder = "musicnn"\n# mine\nroots = ["/c \\"x\\" ü"]\nport = 9000 # here\n[labels]\nencoder = \'E\'\n'
+    )
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert made(path, {"INDEXER_JOBS": "2"}) == {"roots", "port", "labels", "encoder", "jobs"}
+    keep(tmp_path / "new" / "config.toml", {"write_tags": "off"})
+    assert load_settings(tmp_path / "new" / "config.toml", {}, {}).write_tags == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "said"),
+    [
+        ('"port" = 1\n', {"port": 2}, "set port there by hand"),
+        ("", {"roots": ["/\udcff"]}, "holds UTF-8 only"),
+        ("port = \n", {"port": 2}, "not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_changed_safely_stays_as_it_is(tmp_path, text, values, said):
+    path = settings_file(tmp_path, text)
+    with pytest.raises(ConfigError, match=said):
+        keep(path, values)
+    assert path.read_text() == text

@@ -84,7 +84,8 @@ def test_commands_and_options_that_the_documents_show_exist():
             words = line.split()
             name = next((name for name in (" ".join(words[:3]), " ".join(words[:2])) if name in known), None)
             assert name, f"{name_of(document)}: {line}"
-            flags = {flag for option in options(known[name]) for flag in option.opts} | {"--help"}
+            flags = {flag for option in options(known[name]) for flag in (*option.opts, *option.secondary_opts)}
+            flags |= {"--help"}
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", line)) <= flags, f"{name_of(document)}: {line}"
 
 

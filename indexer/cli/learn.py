@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from indexer.cli.output import note, say, show
 from indexer.cli.scan import apply_head
 from indexer.config import Settings
 from indexer.wording import escaped
+
+if TYPE_CHECKING:
+    from indexer.learn.train import Request
 
 
 @click.command()
@@ -66,27 +69,12 @@ def train(
 ) -> None:
     """Learn a head from your own labels and cached embeddings, and put it in use; opens files only to write genres."""
     from indexer.learn.train import Request, report
-    from indexer.learn.train import train as learn
 
-    bar: Any
-    with click.progressbar(
-        length=1000,
-        label="training",
-        width=0,
-        file=sys.stderr,
-        hidden=verbosity < 0 or not sys.stderr.isatty(),
-        item_show_func=lambda step: f"{step.kind} {step.number}" if step else None,
-    ) as bar:
-        try:
-            found = learn(
-                settings,
-                Request(label_request(labels, csv_file), **request),
-                lambda step: bar.update(round(1000 * step.number / step.total) - bar.pos, step),
-            )
-        except KeyboardInterrupt:
-            note("")  # after the bar
-            note("the former head stays in use; the same command with --resume goes on from here")
-            raise
+    try:
+        found = learned(settings, Request(label_request(labels, csv_file), **request), verbosity=verbosity)
+    except KeyboardInterrupt:
+        note("the former head stays in use; the same command with --resume goes on from here")
+        raise
     if not as_json:
         show(found, report, as_json=False)
         asks = not apply_now and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
@@ -101,6 +89,28 @@ def train(
     if as_json:
         show({**found, "applied": applied}, str, as_json=True)
     sys.exit(exit_code)
+
+
+def learned(settings: Settings, request: "Request", *, verbosity: int) -> dict[str, Any]:
+    """Train a head with progress and put it in use; returns what `train --json` prints."""
+    from indexer.learn.train import train as learn
+
+    bar: Any
+    with click.progressbar(
+        length=1000,
+        label="training",
+        width=0,
+        file=sys.stderr,
+        hidden=verbosity < 0 or not sys.stderr.isatty(),
+        item_show_func=lambda step: f"{step.kind} {step.number}" if step else None,
+    ) as bar:
+        try:
+            return learn(
+                settings, request, lambda step: bar.update(round(1000 * step.number / step.total) - bar.pos, step)
+            )
+        except KeyboardInterrupt:
+            note("")  # after the bar
+            raise
 
 
 @click.command()

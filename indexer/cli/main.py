@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from indexer import __version__
-from indexer.cli import learn, library, models, scan, service, tags
+from indexer.cli import init, learn, library, models, scan, service, tags
 from indexer.cli.output import note
 from indexer.errors import IndexerError
 from indexer.wording import escaped
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 for command in (
-    scan.scan, scan.watch, scan.classify, scan.relabel, scan.correct,
+    init.init, scan.scan, scan.watch, scan.classify, scan.relabel, scan.correct,
     learn.train, learn.evaluate, learn.suggest,
     library.status, library.similar, library.doctor, library.prune, library.forget, library.export,
     library.bench, library.serve, library.demo, library.cluster,

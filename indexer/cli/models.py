@@ -34,6 +34,14 @@ def models_list(settings: Settings, as_json: bool) -> None:
 @common
 def models_download(settings: Settings, verbosity: int, name: str, accept_licence: bool, base_url: str | None) -> None:
     """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
+    path = fetched(settings, name, verbosity=verbosity, accept_licence=accept_licence, base_url=base_url)
+    say(f"installed {path.parent.name}")
+
+
+def fetched(
+    settings: Settings, name: str, *, verbosity: int, accept_licence: bool, base_url: str | None = None
+) -> Path:
+    """Download a published checkpoint with progress, after asking about its licence; returns its path."""
     from indexer.models import catalogue
 
     def accept(notice: str) -> bool:
@@ -47,10 +55,9 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
             bar.length = total
             bar.update(done - bar.pos)
 
-        path = catalogue.download(
+        return catalogue.download(
             name, settings.models, accept=accept, progress=progressed, base_url=base_url or catalogue.BASE_URL
         )
-    say(f"installed {path.parent.name}")
 
 
 @models.command("add")

@@ -62,9 +62,12 @@ def clustered(function: Callable[..., Any]) -> Callable[..., Any]:
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options, and call it with ``settings`` in their place.
 
-    It also receives ``verbosity`` and ``reload``, which reads the settings again, if it has such parameters.
+    It also receives, if it has such parameters, ``verbosity``, ``reload``, which reads the settings again, and
+    ``config``, the settings file that was named.
     """
-    wants_verbosity, wants_reload = (name in inspect.signature(function).parameters for name in ("verbosity", "reload"))
+    wants_verbosity, wants_reload, wants_config = (
+        name in inspect.signature(function).parameters for name in ("verbosity", "reload", "config")
+    )
 
     @functools.wraps(function)
     def with_settings(
@@ -99,6 +102,8 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments["verbosity"] = int(verbose) - int(quiet)
         if wants_reload:
             arguments["reload"] = functools.partial(load_settings, config, flags)
+        if wants_config:
+            arguments["config"] = config
         settings = load_settings(config, flags)
         with plain_errors(settings.db):  # any read of the library may find it damaged
             return function(settings=settings, **arguments)

@@ -57,8 +57,13 @@ def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_
     sys.exit(result.exit_code)
 
 
-def scanned(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, **how: bool) -> "ScanResult":
-    """Scan with progress, Ctrl-C and notes; returns what the summary is made of."""
+def scanned(
+    settings: Settings, paths: tuple[Path, ...], *, verbosity: int, says_why: bool = True, **how: bool
+) -> "ScanResult":
+    """Scan with progress, Ctrl-C and notes; returns what the summary is made of.
+
+    says_why: say why there are no genres, where there are none.
+    """
     from indexer.cli.progress import Progress
     from indexer.models.choice import Chosen, without_genres
     from indexer.scan.run import Scan
@@ -69,7 +74,7 @@ def scanned(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, **ho
 
     def begin(_total: int, chosen: Chosen | None) -> None:
         reason = without_genres(chosen)
-        if verbosity >= 0 and reason:
+        if says_why and verbosity >= 0 and reason:
             progress.line(reason)
 
     def interrupt(signum: int, _frame: Any) -> None:

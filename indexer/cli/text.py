@@ -17,6 +17,7 @@ _INTO_FILES = {
     "append": ", and write the decided genres into the files beside theirs",
 }
 SHOWN_TAGS = 8  # in the text of `classify`
+_ENCODER_LINE = "{:1} {:17}  {:9}  {:10}  {:11}  {:>7}  {}"
 SHOWN_GENRES = 20  # in the text of `status`
 
 
@@ -334,9 +335,29 @@ def forget_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def encoders_text(kinds: list[dict[str, Any]]) -> str:
+    """Which encoder for whom: a line for each kind of encoder."""
+    lines = [_ENCODER_LINE.format("", "encoder", "paid work", "licence", "download", "speed", "knows without labels")]
+    lines += [
+        _ENCODER_LINE.format(
+            "*" if kind["recommended"] else "",
+            kind["name"],
+            "yes" if kind["paid_work"] else "no",
+            kind["licence"],
+            f"from {kind['download_mb']} MB" if kind["download_mb"] else "none",
+            f"{kind['times_real_time']:,} x",
+            kind["without_labels"],
+        )
+        for kind in kinds
+    ]
+    return "\n".join(
+        [*lines, "* recommended. speed: seconds of music a second on 2 cores; `indexer bench` measures yours"]
+    )
+
+
 def models_text(found: dict[str, Any]) -> str:
-    """The result of `indexer models list`: built-in, installed and published models."""
-    lines = ["built in:"]
+    """The result of `indexer models list`: which encoder for whom; built-in, installed and published models."""
+    lines = ["which encoder (sound to numbers) for whom:", encoders_text(found["encoders"]), "", "built in:"]
     lines += [f"  {m['name']}  {m['use']}" for m in found["built_in"]]
     lines.append("installed:")
     lines += [

@@ -21,6 +21,7 @@ from indexer.library.lock import library_lock
 from indexer.library.registered import NOTHING_IN_USE, EncoderInUse, InUse, in_use
 from indexer.library.store import Store
 from indexer.models import catalogue
+from indexer.models.guide import KINDS
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,9 @@ def part_of(info: EncoderInfo, settings: Settings) -> Part:
 
 
 def overview(models_dir: Path) -> dict[str, Any]:
-    """The built-in, installed and published models, for `models list`."""
+    """Which encoder for whom, and the built-in, installed and published models, for `models list`."""
     return {
+        "encoders": [kind.facts() for kind in KINDS],
         "built_in": [
             {"name": name, "encoder_id": built_in_info(name).encoder_id, "use": entry.use}
             for name, entry in BUILT_IN.items()

@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from indexer.config import replace_file
 from indexer.errors import ConfigError
 from indexer.wording import escaped
 
@@ -167,7 +167,7 @@ def install(
     text = unit_text(executable or own_command(), config=config, db=db, roots=roots)
     _systemctl("show", "--property=Version")  # nothing is written where no user manager answers
     if text != before:
-        _replace(path, text)
+        replace_file(path, text, 0o644)
     _systemctl("daemon-reload")
     if before in (None, text):
         _systemctl("enable", "--now", UNIT)
@@ -263,24 +263,6 @@ def _own_text(path: Path) -> str | None:
     if MARKER not in text.splitlines():
         raise ConfigError(f"{path}: was not written by indexer and is left alone; rename or remove it first")
     return text
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file atomically: into a temporary file, then rename."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(handle)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as e:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({e.strerror})") from e
 
 
 def _systemctl(*arguments: str) -> str:

@@ -1,0 +1,73 @@
+"""Which encoder for whom: the facts that `models list`, `init` and the README tell of each kind of encoder."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.encoders.load import DEFAULT
+from indexer.models.catalogue import KNOWN, installed
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Encoders that have these facts in common."""
+
+    name: str  # a built-in encoder's, or the family's
+    licence: str
+    paid_work: bool  # whether somebody who is paid for playing music may use it
+    times_real_time: int  # from files to embeddings; docs/performance.md says on which machine and how
+    without_labels: str  # what it knows before anybody has said a genre
+    models: tuple[str, ...]  # that can be chosen
+
+    @property
+    def download_mb(self) -> int | None:
+        """The smallest download, about; None: it comes with the program."""
+        return min((known.about_mb for known in KNOWN if known.name in self.models), default=None)
+
+    @property
+    def recommended(self) -> bool:
+        """Whether it is for those who do not want to choose: the default is."""
+        return self.name == DEFAULT
+
+    def facts(self) -> dict[str, Any]:
+        """All of it under the names of `models list --json`."""
+        return {**asdict(self), "download_mb": self.download_mb, "recommended": self.recommended}
+
+
+KINDS = (
+    Kind("musicnn", "ISC", True, 86, "100 tags, what is alike", ("musicnn",)),
+    Kind("rhythm", "no weights", True, 817, "which beats are alike", ("rhythm",)),
+    Kind(
+        "M2D with AudioSet",
+        "NTT's",
+        False,
+        105,
+        "a first guess of genres",
+        ("m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d"),
+    ),
+    Kind(
+        "M2D",
+        "NTT's",
+        False,
+        105,
+        "what is alike",
+        (
+            "m2d_vit_base-80x608p16x16-221006-mr7_enconly",
+            "m2d_as_vit_base-80x608p16x16p32k-240413_enconly",
+            "m2d_as_vit_base-80x608p16x16-240213",
+            "m2d_clap_vit_base-80x608p16x16-240128",
+        ),
+    ),
+)
+
+
+def model_of(answer: str) -> str:
+    """The model that an answer names: the first of a kind, or the one of that name or path itself."""
+    return next((kind.models[0] for kind in KINDS if kind.name.casefold() == answer.strip().casefold()), answer.strip())
+
+
+def needs_download(name: str, models_dir: Path) -> bool:
+    """Whether NTT publishes a model of this name which is not installed."""
+    return any(known.name == name for known in KNOWN) and all(
+        model.name != name or model.problem for model in installed(models_dir)
+    )
