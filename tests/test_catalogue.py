@@ -468,10 +468,20 @@ def test_only_proper_http_addresses_are_opened(get, base_url):
 @pytest.mark.parametrize(
     "location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", URL_PATH, "http://[bad/", "gopher:x", ""]
 )
-def test_redirects_elsewhere_or_in_circles_are_refused(get, server, location):
+def test_redirects_elsewhere_or_in_circles_are_refused_and_every_connection_closed(get, server, monkeypatch, location):
+    responses = []
+
+    class Kept(download._Response):
+        def begin(self) -> None:
+            responses.append(self)
+            super().begin()
+
+    monkeypatch.setattr(download, "_Response", Kept)
     server.script = [answer(302, {"Location": location})] * 20
     assert "redirects" in get.fails()
     assert len(server.seen) <= 11
+    assert len(responses) == len(server.seen)
+    assert all(response.isclosed() for response in responses)
 
 
 def test_https_is_never_left_for_http():
@@ -540,16 +550,19 @@ def test_the_rest_of_a_part_is_never_unpacked_either(get, server):
     assert "range" not in server.seen[-1]  # from the beginning
 
 
-def test_chunks_without_end_are_read_to_the_stated_length_only(get, server):
+@pytest.mark.parametrize("chunk", [b"10000\r\n" + bytes(1 << 16) + b"\r\n", b"0"], ids=["endless", "a digit at a time"])
+def test_chunks_are_refused(get, server, chunk):
+    """What stands before a chunk has no end that must come in time."""
+
     def endless(handler: Handler) -> None:
         handler.reply(200, {"Content-Length": 100_000, "Transfer-Encoding": "chunked"})
         with contextlib.suppress(OSError):
-            while not handler.server.closing.is_set():
-                handler.push(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+            while not handler.server.closing.wait(0.02):
+                handler.push(chunk)
 
     server.script = [endless]
-    get.fails()
-    assert get.steps[-1] == (100_000, 100_000)
+    assert "does not say how large" in get.fails()
+    assert not get.steps
 
 
 def test_a_length_that_is_too_large_ends_as_broken_off(get, server):

@@ -101,13 +101,18 @@ class _Https(urllib.request.HTTPSHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows at most ten redirects, to http(s) only and never from https to http."""
 
+    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
+        fp.close()  # urllib would read the body to its end, and it may have none
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
             raise ModelError(f"{req.full_url} redirects to a {scheme or 'strange'} address, which is not followed")
-        fp.close()  # urllib would read the body to its end, and it may have none
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -279,7 +284,8 @@ class _Transfer:
         headers = response.headers
         if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ModelError(f"{self.url} is a web page, not a checkpoint (a sign-in page of this network?)")
-        plain = headers.get("Content-Encoding", "identity") == "identity"
+        # Nothing is unpacked, and no chunks are put together: the line before one may come a byte at a time, for ever.
+        plain = headers.get("Content-Encoding", "identity") == "identity" and "Transfer-Encoding" not in headers
         if response.status == 206:
             found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             first, last, total = (int(number) for number in found.groups()) if found else (-1, -1, 0)
