@@ -76,6 +76,15 @@ def test_every_recording_is_a_point_unless_it_is_missing(pages, cli, music_folde
     assert len(unpacked(pages.get("/-/map.bin").content)[1]) == 5
 
 
+def test_the_small_map_holds_some_of_the_points(pages, monkeypatch):
+    whole = unpacked(pages.get("/-/map.bin").content)[1]
+    assert unpacked(pages.get("/-/map.bin?few=1").content)[1] == whole  # few already
+    monkeypatch.setattr("indexer.web.library_map.FEW", 3)
+    some = unpacked(pages.get("/-/map.bin?few=1").content)[1]
+    assert len(some) == 3
+    assert {*some} < {*whole}
+
+
 def test_the_points_are_compressed_and_not_sent_twice(pages):
     first = pages.get("/-/map.bin", headers={"accept-encoding": "gzip"})
     assert first.headers["content-encoding"] == "gzip"

@@ -31,18 +31,39 @@ def test_the_home_page_tells_what_there_is(pages, cli, music_folder):
     cli("scan", music_folder, "--no-tags", code=1)
     page = pages.get("/").text
     assert "<b>7</b> tracks" in page
-    assert "<b>1</b> unreadable" in page
+    assert ">1 unreadable</a>" in page
+    assert "without a genre" not in page  # every genre is decided here
     found = pages.json("/-/overview.json")
     assert found["states"] == {"ready": 6, "unreadable": 1}
+    assert (found["recordings"], found["decided"], found["without"]) == (6, 6, 0)
+    assert found["hours"] == pytest.approx(11 / 3600, abs=0.05)
     assert sum(row["decided"] + row["undecided"] for row in found["genres"]) == 6
-    assert (
-        [row["genre"] for row in found["genres"]]
-        == found["labels"]
-        == ["ambient", "drum and bass", "house", "techno", "trance"]
-    )
+    assert found["labels"] == ["ambient", "drum and bass", "house", "techno", "trance"]
+    assert {row["genre"]: row["colour"] for row in found["genres"]} == {
+        label: n for n, label in enumerate(found["labels"])
+    }
+    assert found["genres"] == sorted(found["genres"], key=lambda row: (-row["decided"], -row["undecided"]))
     assert found["latest"][0]["path"].endswith("broken.mp3")
     assert found["run"]["state"] == "done"
     assert found["watch"] is None
+
+
+def test_the_home_page_calls_for_what_is_to_be_done(cli, music_folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cli("scan", empty)
+    assert "Nothing is in the library yet" in Pages(cli.db).get("/").text
+    cli("scan", music_folder, "--no-tags", env={"INDEXER_MIN_CONFIDENCE": "1"})
+    with closing(sqlite3.connect(cli.db)) as conn:
+        conn.execute("UPDATE tags SET genre = 'Deep Space Music' WHERE file_id = 1")
+        conn.execute("UPDATE runs SET summary = json_set(summary, '$.not_written', 10) WHERE state = 'done'")
+        conn.commit()
+    page = Pages(cli.db).get("/").text
+    assert "5 tracks without a genre" in page
+    assert 'href="/-/review">Review them</a>' in page
+    assert "10 decided genres are not in the files yet" in page
+    assert "Deep Space Music</a>" in page
+    assert "unsure</span>" in page
 
 
 def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):

@@ -26,8 +26,8 @@ _POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("gen
 _POINTS = (
     "SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id ="
     " l.recording_id AND +f.state = 'ready'"
-    " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = ? WHERE l.encoder_id = ? GROUP"
-    " BY l.recording_id"
+    " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = :head"
+    " WHERE l.encoder_id = :encoder AND l.recording_id % :step = 0 GROUP BY l.recording_id"
 )
 # The encoder whose vectors the head takes; without a head the one in use, else any that has a map.
 _ENCODER = (
@@ -37,16 +37,27 @@ _ENCODER = (
 )
 
 
-def points(conn: Any) -> tuple[list[str], Iterable[Any]]:
-    """(labels, iterator of (file id, x, y, genre, decided)): one readable file for each recording with a place."""
+FEW = 2_000  # points of the small map on the home page, at most
+
+
+def points(conn: Any, at_most: int | None = None) -> tuple[list[str], Iterable[Any]]:
+    """(labels, iterator of (file id, x, y, genre, decided)): one readable file for each recording with a place.
+
+    ``at_most``: about so many of them, evenly chosen.
+    """
     head = conn.execute("SELECT id, labels FROM heads WHERE in_use = 1").fetchone()
     encoder = conn.execute(_ENCODER).fetchone()
     labels = json.loads(head["labels"]) if head else []
     if encoder is None:
         return labels, []
+    step = 1
+    if at_most is not None:
+        last = conn.execute("SELECT max(recording_id) FROM places").fetchone()[0] or 0
+        step = max(1, -(-last // at_most))
     cursor = conn.cursor()
     cursor.row_factory = None
-    return labels, cursor.execute(_POINTS, (head["id"] if head else None, encoder["encoder_id"]))
+    values = {"head": head["id"] if head else None, "encoder": encoder["encoder_id"], "step": step}
+    return labels, cursor.execute(_POINTS, values)
 
 
 def packed(labels: list[str], found: Iterable[Any]) -> bytes:
@@ -80,8 +91,8 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
     )
 
 
-# By library: the state of its files, the compressed points, their digest.
-_built: dict[Path, tuple[Any, bytes, str]] = {}
+# By library and number of points: the state of its files, the compressed points, their digest.
+_built: dict[tuple[Path, int | None], tuple[Any, bytes, str]] = {}
 
 
 def _state(db: Path) -> list[tuple[int, int] | None]:
@@ -99,20 +110,21 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def built(conn: Any, db: Path) -> tuple[bytes, str]:
+def built(conn: Any, db: Path, at_most: int | None = None) -> tuple[bytes, str]:
     """(the compressed points, their digest); packs them again only after the library changed."""
     state = _state(db)
-    if db not in _built or _built[db][0] != state:
-        content = packed(*points(conn))
-        _built[db] = (state, gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32])
-    return _built[db][1:]
+    if (db, at_most) not in _built or _built[db, at_most][0] != state:
+        content = packed(*points(conn, at_most))
+        _built[db, at_most] = (state, gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32])
+    return _built[db, at_most][1:]
 
 
 async def map_data(request: Any, datasette: Any) -> Any:
-    """`/-/map.bin`: all points, see ``packed``."""
+    """`/-/map.bin`: all points, see ``packed``; with ?few=1 at most FEW of them."""
     settings = settings_of(datasette)
     assert settings is not None
-    content, digest = await ask(datasette, lambda conn: built(conn, settings.db))
+    at_most = FEW if request.args.get("few") else None
+    content, digest = await ask(datasette, lambda conn: built(conn, settings.db, at_most))
     headers = {"etag": f'"{digest}"', "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
     if digest in request.headers.get("if-none-match", ""):
         return Response(b"", status=304, headers=headers)

@@ -1,9 +1,10 @@
-"""The home page: the genres of the library, the state of the scan, new tracks, and tags that the model disagrees with.
+"""The home page: what the library holds, what to do next, the state of the scan, new tracks, tags to be looked at.
 
 Owns what is counted for it. Gives two answers: figures that change with the library, and the state of a scan, which
 the page requests every few seconds.
 """
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -19,8 +20,7 @@ from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
-# Attribute of the Datasette object: (time.monotonic until which the rows are kept, the rows of GENRE_COUNTS).
-_KEPT = "_indexer_genre_counts"
+_KEPT = "_indexer_counts"  # attribute of the Datasette object: a Kept
 KEPT_TIMES = 20  # counts that took a second are shown for 20 s: at most a twentieth of the time goes into them
 SHOWN_OTHERS = 10  # genres that people gave and the head does not know, the most frequent
 LATEST = 12  # tracks listed as added lately
@@ -28,8 +28,13 @@ SHOWN_DISAGREEMENTS = 8
 # Disagreements are searched among the newest recordings: without any, a search of all would exceed the time limit.
 LOOKED_AT = 20_000
 
+_TOTALS = (
+    "SELECT count(DISTINCT f.recording_id) AS recordings, sum(r.duration_s) / 3600 AS hours,"
+    " (SELECT count(DISTINCT artist) FROM tags) AS artists"
+    " FROM files f JOIN recordings r ON r.id = f.recording_id WHERE +f.state = 'ready'"
+)
 _LATEST = (
-    "SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, p.genre, p.confidence,"
+    "SELECT f.id, f.path_text AS path, t.title, t.artist, f.first_seen, f.state, f.root_id, p.genre, p.confidence,"
     f" p.decided, {LABEL} AS label FROM files f"
     " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
     " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n"
@@ -41,50 +46,82 @@ _DISAGREEMENTS = (
 ).replace("p.head_id = h.id", "+p.head_id = h.id")
 
 
+class Kept:
+    """Counts that read a row of every file: kept for a while, made for one request at a time."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._until_s = 0.0
+        self._found: dict[str, list[dict[str, Any]]] = {}
+
+    async def counts(self, datasette: Any) -> dict[str, list[dict[str, Any]]]:
+        """Rows of {genres, totals, states, truncated}."""
+        async with self._lock:
+            asked_s = time.monotonic()
+            if not self._found or asked_s > self._until_s:
+                self._found = {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
+                answered_s = time.monotonic()
+                self._until_s = answered_s + KEPT_TIMES * (answered_s - asked_s)
+            return self._found
+
+
+_COUNTS = {
+    "genres": GENRE_COUNTS,
+    "totals": _TOTALS,
+    "states": f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown",
+    "truncated": f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}",
+}
+
+
 async def figures(datasette: Any) -> dict[str, Any]:
-    """Counts and lists of the library."""
+    """Counts and lists of the library.
+
+    ``genres``: {genre, colour, decided, undecided}, the commonest first; ``colour`` is the place of the head's label,
+    None for a genre of the user's own. ``without``: recordings that nobody, no tag and no head gives a genre.
+    """
+    if not hasattr(datasette, _KEPT):
+        setattr(datasette, _KEPT, Kept())
+    counts = await getattr(datasette, _KEPT).counts(datasette)
     head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
     labels = json.loads(head[0]["labels"]) if head else []
-    counted = {row["genre"]: row for row in await _genre_counts(datasette)}
+    counted = {row["genre"]: row for row in counts["genres"]}
     others = [genre for genre in counted if genre not in labels]
-    states = {
-        row["shown"]: row["n"]
-        for row in await rows(datasette, f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown")
-    }
+    states = {row["shown"]: row["n"] for row in counts["states"]}
+    totals = counts["totals"][0]
+    decided = sum(row["decided"] for row in counted.values())
+    undecided = sum(row["recordings"] - row["decided"] for row in counted.values())
     return {
         "files": sum(states.values()),
         "states": states,
-        "truncated": (await rows(datasette, f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}"))[0]["n"],
+        "truncated": counts["truncated"][0]["n"],
+        "recordings": totals["recordings"],
+        "hours": round(totals["hours"] or 0, 1),
+        "artists": totals["artists"],
         "head": head[0]["name"] if head else None,
         "labels": labels,
-        "genres": [
-            {
-                "genre": genre,
-                "decided": counted[genre]["decided"] if genre in counted else 0,
-                "undecided": counted[genre]["recordings"] - counted[genre]["decided"] if genre in counted else 0,
-            }
-            for genre in (*labels, *others[:SHOWN_OTHERS])
-        ],
+        "genres": sorted(
+            (
+                {
+                    "genre": genre,
+                    "colour": labels.index(genre) if genre in labels else None,
+                    "decided": counted[genre]["decided"] if genre in counted else 0,
+                    "undecided": counted[genre]["recordings"] - counted[genre]["decided"] if genre in counted else 0,
+                }
+                for genre in (*labels, *others[:SHOWN_OTHERS])
+            ),
+            key=lambda row: (-row["decided"], -row["undecided"]),
+        ),
         "other_genres": len(others[SHOWN_OTHERS:]),
-        "undecided": sum(row["recordings"] - row["decided"] for row in counted.values()),
+        "known_genres": sum(row["decided"] > 0 for row in counted.values()),
+        "decided": decided,
+        "undecided": undecided,
+        "without": undecided if head else max(0, totals["recordings"] - decided),
         "not_written": not_written(await rows(datasette, LAST_SCAN)),
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
         "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),
         "looked_at": LOOKED_AT,
         "roots": await rows(datasette, "SELECT path_text AS path, state, reason, scanned_at FROM roots ORDER BY path"),
     }
-
-
-async def _genre_counts(datasette: Any) -> list[dict[str, Any]]:
-    """The rows of GENRE_COUNTS; kept for a while when the query took long, because it reads every file's row."""
-    kept: tuple[float, list[dict[str, Any]]] | None = getattr(datasette, _KEPT, None)
-    asked_s = time.monotonic()
-    if kept is None or asked_s > kept[0]:
-        found = await rows(datasette, GENRE_COUNTS)
-        answered_s = time.monotonic()
-        kept = answered_s + KEPT_TIMES * (answered_s - asked_s), found
-        setattr(datasette, _KEPT, kept)
-    return kept[1]
 
 
 async def going_on(datasette: Any) -> dict[str, Any]:
@@ -105,8 +142,13 @@ async def overview_page(request: Any, datasette: Any) -> Any:
     found = await figures(datasette)
     for track in (*found["latest"], *found["disagreements"]):
         track["name"] = track_name(track["artist"], track["title"], track["path"])
-    found["most"] = max((row["decided"] + row["undecided"] for row in found["genres"]), default=0)
-    shown = await page(datasette, request, "overview.html", {**found, "now": await going_on(datasette)})
+    values = {
+        **found,
+        "scale": max((row["decided"] + row["undecided"] for row in found["genres"]), default=0) or 1,
+        "has_map": bool(await rows(datasette, "SELECT 1 FROM projections LIMIT 1")),
+        "now": await going_on(datasette),
+    }
+    shown = await page(datasette, request, "overview.html", values)
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 

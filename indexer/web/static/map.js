@@ -1,64 +1,38 @@
-// Draws the library as a scatter plot, pixel by pixel, so that 100,000 points move at the screen's frame rate.
+// The map: the library as points that are zoomed, moved, played and encircled.
 import { colour, element } from "./charts.js";
+import { NO_GENRE, paint, paintsOf, sizeOf, UNDECIDED, unpack, viewOfAll } from "./points.js";
 
 const at = (id) => document.getElementById(id);
 const canvas = at("map");
 const context = canvas.getContext("2d");
 const tip = at("tip");
 const player = at("player");
-const NO_GENRE = 127;
-const UNDECIDED = 128;
-const SIDE = 65_535; // of the square of the map's coordinates
 const CELLS = 256; // on each side of the grid that finds the point under the pointer
 const MAX_IN_TABLE = 900; // ids that fit into an address
 const MAX_IN_PLAYLIST = 10_000; // as indexer/web/playlist.py has it
 
-let labels = [];
-let ids, xs, ys, genres; // of all points
-let cells; // point numbers by cell, and where each cell begins
-let view = { x: 0, y: 0, side: SIDE }; // the part that is shown: its upper left corner and its width, in map coordinates
+let points; // see unpack in points.js
+let cells; // see grid
+let view = { x: 0, y: 0, scale: 1 }; // the part that is shown: its upper left corner in map coordinates, pixels for each of their units
 const hidden = new Set(); // labels that are not shown
-let paints = []; // [red, green, blue] by label, then of no genre
-let image; // the canvas's pixels, kept from frame to frame
+let paints = []; // see paintsOf in points.js
 let ring = []; // the lasso, in map coordinates: it stays around its points when the map moves
 let chosen = [];
 let wanted = false; // whether a frame is requested
 
-function unpack(buffer) {
-  const bytes = new Uint8Array(buffer);
-  const end = bytes.indexOf(10);
-  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
-  const n = header.points;
-  let from = end + 1;
-  const part = (Kind) => { const made = new Kind(buffer, from, n); from += made.byteLength; return made; };
-  const steps = part(Uint32Array);
-  labels = header.labels;
-  ids = new Uint32Array(n);
-  for (let i = 0, id = 0; i < n; i++) ids[i] = id += steps[i];
-  xs = part(Uint16Array);
-  ys = part(Uint16Array);
-  genres = part(Uint8Array);
+/** The number of each point by the cell of a grid that it lies in, and where each cell begins. */
+function grid({ xs, ys }) {
   const cell = (i) => (ys[i] >> 8) * CELLS + (xs[i] >> 8);
   const starts = new Uint32Array(CELLS * CELLS + 1);
-  for (let i = 0; i < n; i++) starts[cell(i) + 1]++;
+  for (let i = 0; i < xs.length; i++) starts[cell(i) + 1]++;
   for (let c = 0; c < CELLS * CELLS; c++) starts[c + 1] += starts[c];
   const fill = starts.slice();
-  const points = new Uint32Array(n);
-  for (let i = 0; i < n; i++) points[fill[cell(i)]++] = i;
-  cells = { starts, points };
+  const numbers = new Uint32Array(xs.length);
+  for (let i = 0; i < xs.length; i++) numbers[fill[cell(i)]++] = i;
+  return { starts, points: numbers };
 }
 
-const labelOf = (i) => (genres[i] === NO_GENRE ? labels.length : genres[i] & (UNDECIDED - 1));
-
-function readColours() {
-  const probe = element("i");
-  document.body.append(probe);
-  paints = [...labels.keys(), null].map((n) => {
-    probe.style.color = n === null ? "var(--ix-soft)" : colour(n);
-    return getComputedStyle(probe).color.match(/\d+/g).slice(0, 3).map(Number);
-  });
-  probe.remove();
-}
+const labelOf = (i) => (points.genres[i] === NO_GENRE ? points.labels.length : points.genres[i] & (UNDECIDED - 1));
 
 function resize() {
   const ratio = window.devicePixelRatio || 1;
@@ -68,54 +42,20 @@ function resize() {
   draw();
 }
 
-/** Pixels for each unit of map coordinates; the smaller dimension shows the whole map. */
-const scale = () => Math.min(canvas.width, canvas.height) / view.side;
-const toMap = (x, y) => [view.x + x / scale(), view.y + y / scale()];
+const toMap = (x, y) => [view.x + x / view.scale, view.y + y / view.scale];
 
 function draw() {
   if (wanted) return;
   wanted = true;
-  requestAnimationFrame(() => { wanted = false; paint(); });
+  requestAnimationFrame(() => { wanted = false; paintAll(); });
 }
 
-/** The 32-bit pixel for every value of a point's genre; 0 for a genre that is not shown. */
-function paletteNow() {
-  const palette = new Uint32Array(256);
-  for (const [label, [r, g, b]] of paints.entries()) {
-    if (hidden.has(label)) continue;
-    const rgb = (b << 16) | (g << 8) | r;
-    const value = label < labels.length ? label : NO_GENRE;
-    palette[value] = (255 << 24) | rgb;
-    if (value !== NO_GENRE) palette[value | UNDECIDED] = (110 << 24) | rgb;
-  }
-  return palette;
-}
-
-function paint() {
-  if (!ids || !canvas.width || !canvas.height) return;
-  const { width, height } = canvas;
-  if (image?.width !== width || image.height !== height) image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  pixels.fill(0);
-  const s = scale();
-  // Points are larger when there are few, and when the map is zoomed in.
-  const room = Math.sqrt((width * height) / Math.max(1, ids.length)) * Math.sqrt(SIDE / view.side);
-  const size = Math.max(2, Math.min(9 * (window.devicePixelRatio || 1), Math.round(room / 2)));
-  const palette = paletteNow();
-  const [left, top] = [view.x + size / 2 / s, view.y + size / 2 / s];
-  const [lastX, lastY] = [width - size, height - size];
-  for (let i = 0; i < ids.length; i++) {
-    const word = palette[genres[i]];
-    if (word === 0) continue;
-    const x = Math.floor((xs[i] - left) * s);
-    const y = Math.floor((ys[i] - top) * s);
-    if (x < 0 || y < 0 || x > lastX || y > lastY) continue;
-    for (let dy = 0, row = y * width + x; dy < size; dy++, row += width) for (let dx = 0; dx < size; dx++) pixels[row + dx] = word;
-  }
-  context.putImageData(image, 0, 0);
+function paintAll() {
+  if (!points || !canvas.width || !canvas.height) return;
+  paint(context, points, view, sizeOf(points.ids.length, canvas, view.scale / wholeScale()), paints, hidden);
   if (ring.length > 1) {
     context.beginPath();
-    for (const [x, y] of ring) context.lineTo((x - view.x) * s, (y - view.y) * s);
+    for (const [x, y] of ring) context.lineTo((x - view.x) * view.scale, (y - view.y) * view.scale);
     context.closePath();
     context.lineWidth = 2 * (window.devicePixelRatio || 1);
     context.strokeStyle = getComputedStyle(canvas).color;
@@ -123,25 +63,25 @@ function paint() {
   }
 }
 
+const viewOfWhole = () => viewOfAll(points.box, canvas, 16 * (window.devicePixelRatio || 1));
+const wholeScale = () => viewOfWhole().scale;
+
 function zoom(factor, x = canvas.width / 2, y = canvas.height / 2) {
-  const side = Math.min(1.3 * SIDE, Math.max(SIDE / 400, view.side / factor));
   const [mx, my] = toMap(x, y);
-  view.side = side;
-  view.x = mx - x / scale();
-  view.y = my - y / scale();
+  view.scale = Math.max(0.75 * wholeScale(), Math.min(400 * wholeScale(), view.scale * factor));
+  view.x = mx - x / view.scale;
+  view.y = my - y / view.scale;
   draw();
 }
 
 function whole() {
-  view.side = 1.04 * SIDE;
-  view.x = (SIDE - canvas.width / scale()) / 2;
-  view.y = (SIDE - canvas.height / scale()) / 2;
+  view = viewOfWhole();
   draw();
 }
 
 /** The shown point nearest to a place on the canvas, within a finger's width (in CSS pixels); -1: none. */
 function under(x, y, within = 12) {
-  const reach = (within * (window.devicePixelRatio || 1)) / scale();
+  const reach = (within * (window.devicePixelRatio || 1)) / view.scale;
   const [mx, my] = toMap(x, y);
   let best = -1;
   let distance = reach * reach;
@@ -150,7 +90,7 @@ function under(x, y, within = 12) {
   for (let row = low(my); row <= high(my); row++) {
     for (let place = cells.starts[row * CELLS + low(mx)]; place < cells.starts[row * CELLS + high(mx) + 1]; place++) {
       const i = cells.points[place];
-      const d = (xs[i] - mx) ** 2 + (ys[i] - my) ** 2;
+      const d = (points.xs[i] - mx) ** 2 + (points.ys[i] - my) ** 2;
       if (d < distance && !hidden.has(labelOf(i))) [best, distance] = [i, d];
     }
   }
@@ -159,8 +99,8 @@ function under(x, y, within = 12) {
 
 const titles = new Map();
 async function titleOf(i) {
-  if (!titles.has(ids[i])) titles.set(ids[i], fetch(`${canvas.dataset.track}${ids[i]}.json`).then((answer) => answer.json()));
-  return titles.get(ids[i]);
+  if (!titles.has(points.ids[i])) titles.set(points.ids[i], fetch(`${canvas.dataset.track}${points.ids[i]}.json`).then((answer) => answer.json()));
+  return titles.get(points.ids[i]);
 }
 
 let hovered = -1;
@@ -203,7 +143,7 @@ function inside(x, y) {
 
 function encircled() {
   chosen = [];
-  for (let i = 0; i < ids.length; i++) if (!hidden.has(labelOf(i)) && inside(xs[i], ys[i])) chosen.push(ids[i]);
+  for (let i = 0; i < points.ids.length; i++) if (!hidden.has(labelOf(i)) && inside(points.xs[i], points.ys[i])) chosen.push(points.ids[i]);
   at("chosen").hidden = false;
   const many = chosen.length > MAX_IN_PLAYLIST ? "; a playlist holds at most 10,000" : chosen.length > MAX_IN_TABLE ? "; too many for a table" : "";
   at("count").textContent = `${chosen.length.toLocaleString("en")} ${chosen.length === 1 ? "track" : "tracks"} encircled${many}`;
@@ -250,8 +190,8 @@ canvas.addEventListener("pointermove", (event) => {
     zoom(distance([x, y]) / distance(before), (x + other[0]) / 2, (y + other[1]) / 2);
   } else if (lassoOn()) ring.push(toMap(x, y));
   else {
-    view.x -= (x - before[0]) / scale();
-    view.y -= (y - before[1]) / scale();
+    view.x -= (x - before[0]) / view.scale;
+    view.y -= (y - before[1]) / view.scale;
   }
   pointers.set(event.pointerId, [x, y]);
   draw();
@@ -274,7 +214,7 @@ canvas.addEventListener("wheel", (event) => {
   zoom(Math.exp(-event.deltaY / 300), x, y);
 }, { passive: false });
 canvas.addEventListener("keydown", (event) => {
-  const step = view.side / 10;
+  const step = Math.min(canvas.width, canvas.height) / view.scale / 10;
   const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
   if (event.key in moves) {
     view.x += moves[event.key][0];
@@ -301,13 +241,13 @@ at("whole").addEventListener("click", whole);
 at("clear").addEventListener("click", clear);
 
 function legend() {
-  const counts = new Array(labels.length + 1).fill(0);
-  for (let i = 0; i < ids.length; i++) counts[labelOf(i)]++;
+  const counts = new Array(points.labels.length + 1).fill(0);
+  for (let i = 0; i < points.ids.length; i++) counts[labelOf(i)]++;
   const buttons = counts.map((count, n) => {
     if (!count) return null;
     const square = element("i", { "aria-hidden": "true", class: "ix-square" });
-    square.style.setProperty("--colour", n < labels.length ? colour(n) : "var(--ix-soft)");
-    const button = element("button", { type: "button", "aria-pressed": "true" }, square, `${labels[n] ?? "no genre"} ${count.toLocaleString("en")}`);
+    square.style.setProperty("--colour", n < points.labels.length ? colour(n) : "var(--ix-soft)");
+    const button = element("button", { type: "button", "aria-pressed": "true" }, square, `${points.labels[n] ?? "no genre"} ${count.toLocaleString("en")}`);
     button.addEventListener("click", () => {
       if (!hidden.delete(n)) hidden.add(n);
       button.setAttribute("aria-pressed", String(!hidden.has(n)));
@@ -319,15 +259,16 @@ function legend() {
 }
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-dark.addEventListener("change", () => { readColours(); draw(); });
+dark.addEventListener("change", () => { paints = paintsOf(points.labels); draw(); });
 
 try {
   const answer = await fetch(canvas.dataset.points);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  unpack(await answer.arrayBuffer());
-  readColours();
+  points = unpack(await answer.arrayBuffer());
+  cells = grid(points);
+  paints = paintsOf(points.labels);
   legend();
-  at("state").textContent = `${ids.length.toLocaleString("en")} recordings; paler points are not sure enough.`;
+  at("state").textContent = `${points.ids.length.toLocaleString("en")} recordings; paler points are not sure enough.`;
   new ResizeObserver(resize).observe(canvas);
   resize();
   whole();

@@ -1,14 +1,7 @@
-// The home page: the bars of the genres, and the state of the scan, requested again every few seconds.
-import { colour, element } from "./charts.js";
-
-const genres = document.getElementById("genres");
-for (const [n, row] of [...(genres?.children ?? [])].entries()) {
-  const most = Math.max(1, Number(genres.dataset.most));
-  const [sure, faint] = row.querySelectorAll(".ix-fill");
-  sure.style.setProperty("--share", row.dataset.decided / most);
-  faint.style.setProperty("--share", (Number(row.dataset.decided) + Number(row.dataset.undecided)) / most);
-  row.style.setProperty("--colour", colour(n));
-}
+// The home page: a small map, and the state of the scan, requested again every few seconds.
+import { element } from "./charts.js";
+import { paint, paintsOf, sizeOf, unpack, viewOfAll } from "./points.js";
+import { timeElement } from "./times.js";
 
 const place = document.getElementById("now");
 const number = new Intl.NumberFormat("en");
@@ -20,30 +13,37 @@ function duration(seconds) {
 
 /** What a run did, or has done so far. */
 function counts(summary) {
-  const words = { embedded: "embedded", tags_written: "genres written", undecided: "undecided", failed: "failed" };
+  const words = { embedded: "heard", tags_written: "genres written", undecided: "undecided", failed: "failed" };
   return Object.entries(words).filter(([key]) => summary[key]).map(([key, word]) => `${number.format(summary[key])} ${word}`).join(", ");
+}
+
+/** A run that goes on: how far it is, and when it will be done. */
+function going(summary) {
+  const { done = 0, total = 0, elapsed_s: elapsed = 0 } = summary;
+  const rate = elapsed > 0 ? done / elapsed : 0;
+  const rest = rate > 0 && total > done ? `, about ${duration((total - done) / rate)} left` : "";
+  return [
+    total ? `Scanning: ${number.format(done)} of ${number.format(total)} files, ${number.format(Math.round(60 * rate))} a minute${rest}` : "Comparing the folders with the library …",
+    element("progress", { max: total || 1, value: total ? done : null, "aria-label": "Progress of the scan" }),
+    counts(summary),
+  ];
 }
 
 function show({ run, watch }) {
   const parts = [];
   const working = run?.state === "running";
-  if (working) {
-    const { done = 0, total = 0, elapsed_s: elapsed = 0 } = run.summary;
-    const rate = elapsed > 0 ? done / elapsed : 0;
-    const rest = rate > 0 && total > done ? `, about ${duration((total - done) / rate)} left` : "";
-    parts.push(element("p", {}, total ? `Scanning: ${number.format(done)} of ${number.format(total)} files, ${number.format(Math.round(60 * rate))} a minute${rest}` : "Comparing the folders with the library …"));
-    parts.push(element("progress", { max: total || 1, value: total ? done : null, "aria-label": "Progress of the scan" }));
-    if (counts(run.summary)) parts.push(element("p", { class: "ix-soft" }, counts(run.summary)));
-  } else if (run) {
+  if (working) parts.push(...going(run.summary));
+  else if (run) {
     const name = run.command === "watch" ? "change taken in" : run.command;
-    const goesOn = run.state === "interrupted" ? "; the next scan goes on" : "";
-    parts.push(element("p", {}, `Last ${name}: ${run.state}, ${new Date(run.finished_at ?? run.started_at).toLocaleString()}${goesOn}. ${counts(run.summary)}`));
-  } else parts.push(element("p", {}, "Nothing was scanned yet."));
+    const ended = { done: "", interrupted: ", interrupted: the next scan goes on", failed: ", failed" }[run.state] ?? `, ${run.state}`;
+    const did = counts(run.summary);
+    parts.push(`Last ${name} `, timeElement(run.finished_at ?? run.started_at), `${ended}${did ? ` (${did})` : ""}. `);
+  } else parts.push("Nothing was scanned yet. ");
   if (watch) {
-    parts.push(element("p", { class: "ix-soft" }, `indexer watch is ${watch.state}${watch.reason ? ` (${watch.reason})` : ""}.`));
-    for (const root of watch.roots ?? []) for (const problem of root.problems) parts.push(element("p", { class: "ix-bad" }, problem));
-  } else if (!working) parts.push(element("p", { class: "ix-soft" }, "No indexer watch is running: new files are found by the next scan."));
-  const text = parts.map((part) => part.textContent).join("\n");
+    parts.push(`indexer watch is ${watch.state}${watch.reason ? ` (${watch.reason})` : ""}.`);
+    for (const root of watch.roots ?? []) for (const problem of root.problems) parts.push(element("span", { class: "ix-bad" }, ` ${problem}`));
+  } else if (!working) parts.push("No indexer watch is running: the next scan finds new files.");
+  const text = parts.map((part) => part.textContent ?? part).join("\n");
   if (place.dataset.shown !== text) {
     place.dataset.shown = text;
     place.replaceChildren(...parts);
@@ -61,3 +61,18 @@ async function refresh() {
 }
 show(JSON.parse(place.dataset.now));
 setTimeout(refresh, 2000);
+
+const map = document.getElementById("map");
+if (map) {
+  const answer = await fetch(map.dataset.points);
+  const points = answer.ok ? unpack(await answer.arrayBuffer()) : null;
+  const draw = () => {
+    const ratio = window.devicePixelRatio || 1;
+    [map.width, map.height] = [Math.round(map.clientWidth * ratio), Math.round(map.clientHeight * ratio)];
+    paint(map.getContext("2d"), points, viewOfAll(points.box, map, 12 * ratio), sizeOf(points.ids.length, map), paintsOf(points.labels));
+  };
+  if (points) {
+    new ResizeObserver(draw).observe(map);
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  }
+}
