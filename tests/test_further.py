@@ -345,6 +345,7 @@ SEVERAL: dict[str, Maker] = {
 BARE: dict[str, Maker] = {
     "empty ID3v2.mp3": lambda folder, g: id3_tag([], padding=9) + id3_tag(id3_frames(g)) + mp3_pieces(folder),
     "only at the end.mp3": lambda folder, g: mp3_pieces(folder) + appended(id3_tag(id3_frames(g, 4), major=4)),
+    "zeros in front.mp3": lambda folder, g: bytes(10) + id3_tag(id3_frames(g)) + mp3_pieces(folder),
     "empty comment.flac": lambda folder, g: flac(sound(folder, "flac"), comment(), comments_of(g)),
     "empty chunk.wav": lambda folder, g: riff(sound(folder, "wav"), (b"id3 ", b""), (b"ID3 ", id3_tag(id3_frames(g)))),
     "empty first link.ogg": lambda folder, g: file_of(*ogg(folder, "vorbis"), *tagged(folder, "vorbis", g, 9)),

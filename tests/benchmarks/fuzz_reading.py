@@ -27,6 +27,7 @@ from indexer.files.children.lenient import all_tags, identify
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags import chunks, fields, read
 from tests.benchmarks.fuzz_tags import Fuzzer, fixture_sources, synthesised_sources
+from tests.helpers.peak import begin_peak, peak_bytes
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Inventory:
     cases: int = 0
     decoded: int = 0
     unread: int = 0
+    slowest: tuple[float, str] = (0.0, "")  # seconds, case
+    largest: tuple[int, str] = (0, "")  # bytes of this process at most, case
 
     def take(self, name: str, path: Path) -> None:
         """Read one file in every way that a scan reads it."""
@@ -106,7 +109,12 @@ def take_all(inventory: Inventory, fuzzer: Fuzzer, numbers: Sequence[int], folde
         source, data = fuzzer.mutated(number)
         path = folder / str(number)
         path.write_bytes(data)
-        inventory.take(f"case {number} ({source.name})", path)
+        name = f"case {number} ({source.name})"
+        begin_peak()
+        started = time.monotonic()
+        inventory.take(name, path)
+        inventory.slowest = max(inventory.slowest, (time.monotonic() - started, name))
+        inventory.largest = max(inventory.largest, (peak_bytes(), name))
         path.unlink()
 
 
@@ -121,10 +129,13 @@ def main() -> int:
         (top := Path(temp, "sources")).mkdir()
         fuzzer = Fuzzer([*fixture_sources(), *synthesised_sources(top)], options.seed)
         inventory.watch_readers(monkeypatch)
+        print(f"seed {options.seed}, cases from {options.start}; --start N --count 1 repeats case N", flush=True)
         take_all(inventory, fuzzer, range(options.start, options.start + options.count), Path(temp))
     for (what, kind), count in sorted(inventory.raised.items(), key=lambda item: (item[0][0], -item[1])):
         print(f"{count:7,}  {what:9} {kind}")
     print("\n".join(inventory.failures))
+    print(f"longest case: {inventory.slowest[0]:.2f} s, {inventory.slowest[1]}")
+    print(f"most memory of the process: {inventory.largest[0] / 1e6:.0f} MB, {inventory.largest[1]}")
     print(
         f"{inventory.cases:,} cases, {inventory.decoded:,} decode, the tags of {inventory.unread:,} are unread;"
         f" {len(inventory.failures)} failures, {time.monotonic() - started:.0f} s"

@@ -3,11 +3,12 @@
     python -m tests.benchmarks.fuzz_tags [--count 20000] [--seed 1] [--start 0] [--jobs 1] [--folder /dev/shm]
 
 Sources are the odd files of ../shared/tag-fixture (where they exist) and synthesised files with full tags, all
-containers in turn. Every case depends on the seed and its number alone: ``--start N --count 1`` repeats case N,
-``--keep FOLDER`` writes the mutated files of failed cases there. Each case: read_tags, inspect, prepare_write, commit,
-inspect, undo, inspect. Checked: the audio identity and, where FFmpeg decodes the file, the decoded samples are those of
-before; every other tag reads as before; a refused file keeps its bytes; what was written can be undone; no temporary
-file stays. Exit code 1 on failures.
+containers in turn. Every case depends on the sources, the seed and its number alone: ``--seed S --start N --count 1``
+repeats case N, ``--keep FOLDER`` writes the mutated files of failed cases there. Each case: read_tags, inspect,
+prepare_write, commit, inspect, undo, inspect. Checked: the audio identity and, where FFmpeg decodes the file, the
+decoded samples are those of before; every other tag reads as before; a refused file keeps its bytes; what was written
+can be undone; no temporary file stays. Measured: the longest case, and the most memory of the reader process. Exit code
+1 on failures.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from indexer.files.children.worker import Worker
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.write import Prepared, commit, edit_to_json
 from tests.helpers.limits import LIMITS
+from tests.helpers.ogg import pages_of
+from tests.helpers.peak import begin_peak, peak_bytes
 from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "tag-fixture"
@@ -69,6 +72,8 @@ class Result:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    slowest: tuple[float, int] = (0.0, 0)  # seconds of a whole case, its number
+    largest: tuple[int, int] = (0, 0)  # bytes of the reader at most, the case's number
 
     def table(self) -> str:
         """Rows by container, and a sum."""
@@ -103,8 +108,13 @@ def synthesised_sources(folder: Path) -> list[Source]:
             if tagged and name != "aac":
                 _fill_tags(path, name)
             with path.open("rb") as file:
-                found.append(Source(f"synthesised {path.name}", sniff(file), path.read_bytes()))
+                found.append(Source(f"synthesised {path.name}", sniff(file), _always_the_same(path.read_bytes())))
     return found
+
+
+def _always_the_same(data: bytes) -> bytes:
+    """A file with a fixed serial number in place of the random one of an Ogg stream."""
+    return b"".join(replace(page, serial=1).to_bytes() for page in pages_of(data)) or data
 
 
 def _fill_tags(path: Path, name: str) -> None:
@@ -325,8 +335,11 @@ class Case:
         ]
         at = min(marks, default=len(whole))
         try:
-            self.path.write_bytes(whole[:at] + bytes(range(1, 256)) + whole[at:])
-            return self.sound() != sound
+            for junk in (bytes(range(1, 256)), bytes(4096), b"\xff" * 4096, b"A tag. " * 99):
+                self.path.write_bytes(whole[:at] + junk + whole[at:])
+                if self.sound() != sound:
+                    return True
+            return False
         finally:
             self.path.write_bytes(whole)
 
@@ -359,18 +372,25 @@ class Fuzzer:
     def _run_one(self, worker: Worker, number: int, folder: Path) -> None:
         source, data = self.mutated(number)
         path = folder / f"{number}"
-        counts = self.result.counts.setdefault(source.container, Counter())
+        result, counts = self.result, self.result.counts.setdefault(source.container, Counter())
         counts["cases"] += 1
+        reader = worker._start().pid
+        begin_peak(reader)
+        started = time.monotonic()
         try:
-            counts[Case(worker, path, counts, self.result.reasons).run(data)] += 1
+            counts[Case(worker, path, counts, result.reasons).run(data)] += 1
         except (Failed, FileError, OSError) as error:
-            self.result.failures.append(f"case {number} ({source.container}, {source.name}): {error}")
+            repeat = f"--seed {self.seed} --start {number} --count 1"
+            result.failures.append(f"case {number} ({source.container}, {source.name}; {repeat}): {error}")
             if self.keep:
                 self.keep.mkdir(parents=True, exist_ok=True)
                 (self.keep / f"{number}.{source.container}").write_bytes(data)
+        result.slowest = max(result.slowest, (time.monotonic() - started, number))
+        with contextlib.suppress(OSError):  # it died, which is counted
+            result.largest = max(result.largest, (peak_bytes(reader), number))
         path.unlink(missing_ok=True)
         if left := [p.name for p in folder.iterdir()]:
-            self.result.failures.append(f"case {number}: {left} stayed behind")
+            result.failures.append(f"case {number}: {left} stayed behind")
             for name in left:
                 (folder / name).unlink()
 
@@ -405,6 +425,8 @@ def main() -> int:
     for reason, count in result.reasons.most_common(40):
         print(f"{count:7,}  {reason}")
     print("\n".join(result.failures))
+    print(f"longest case: {result.slowest[0]:.2f} s (case {result.slowest[1]})")
+    print(f"most memory of the reader: {result.largest[0] / 1e6:.0f} MB (case {result.largest[1]})")
     print(f"{len(result.failures)} failures, {time.monotonic() - started:.0f} s")
     return 1 if result.failures else 0
 

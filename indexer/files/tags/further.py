@@ -73,8 +73,10 @@ def id3_in_front(file: BinaryIO) -> Iterator[Further]:
 
 
 def more_id3(file: BinaryIO) -> Iterator[Further]:
-    """ID3v2 tags behind the first at the start of the file, and one at its end (ID3v2.4 structure, 5)."""
-    for at, size in _front_tags(file)[1:]:
+    """ID3v2 tags at the start of the file but for one at its first byte, and one at its end (ID3v2.4 structure, 5)."""
+    for at, size in _front_tags(file):
+        if not at:
+            continue
         yield Further("a second ID3v2 tag", from_id3(read_exactly(file, at, size, "the ID3 tag")))
     for end in dict.fromkeys((file_size(file), id3v1_at(file) or 0, ApeBlock(file).at)):
         footer = read_exactly(file, end - 10, 10, "the ID3 footer") if end >= 10 else b""
@@ -85,13 +87,13 @@ def more_id3(file: BinaryIO) -> Iterator[Further]:
 
 
 def _front_tags(file: BinaryIO) -> list[tuple[int, int]]:
-    """Position and size of the ID3v2 tags at the start of the file, one behind the other; zeros may stand between."""
+    """Position and size of the ID3v2 tags at the start of the file, in a row; zeros may stand before each."""
     tags: list[tuple[int, int]] = []
     at, end = 0, file_size(file)
     while len(tags) < MAX_TAGS:
         file.seek(at)
-        window = file.read(1 << 16 if tags else 10)
-        at += len(window) - len(window.lstrip(b"\x00")) if tags else 0
+        window = file.read(1 << 16)
+        at += len(window) - len(window.lstrip(b"\x00"))
         file.seek(at)
         total = tag_size(file.read(10))
         if total is None or at + total > end:

@@ -18,6 +18,8 @@ from indexer.files.audio.payload.stated_end import UNKNOWN_32, W64_MAGIC, stated
 USUAL_TAIL_BYTES = 1 << 13  # an Ogg page as encoders make them
 TAIL_BYTES = 1 << 17  # two Ogg pages, or sixteen frames of ADTS AAC, at least
 MAX_WALK_BYTES = 1 << 30  # ten seconds of a slow disk
+MAX_FLAC_BLOCKS = 1_000
+_FLAC_PADDING, _FLAC_COMMENT = 1, 4  # types of metadata blocks (RFC 9639, 8.1)
 _NEEDED = frozenset({b"fmt ", b"fact", b"data", b"FVER", b"COMM", b"SSND"})
 
 
@@ -98,6 +100,21 @@ def _dsdiff(source: ByteSource) -> Excerpt:
     return Excerpt(source.size)
 
 
+def _flac(source: ByteSource) -> Excerpt:
+    """All of it; metadata that FFmpeg refuses a file for (a cue sheet, a second STREAMINFO) is shown as padding."""
+    patches: list[tuple[int, bytes]] = []
+    position, last = 4, False
+    while not last and len(patches) < MAX_FLAC_BLOCKS:
+        head = source.at(position, 4)
+        if len(head) < 4 or head[0] == 0xFF:
+            break
+        last = bool(head[0] & 0x80)
+        if position > 4 and head[0] & 0x7F != _FLAC_COMMENT:
+            patches.append((position, bytes([head[0] & 0x80 | _FLAC_PADDING])))
+        position += 4 + int.from_bytes(head[1:])
+    return Excerpt(source.size, tuple(patches))
+
+
 def _ogg(source: ByteSource) -> Excerpt:
     """All of it where a page begins near its end, else up to the last page."""
     for tail in (USUAL_TAIL_BYTES, TAIL_BYTES):
@@ -125,4 +142,4 @@ def _up_to_sound(source: ByteSource, parts: Iterator[Part]) -> Excerpt:
 
 
 _KINDS = ((wav_kind, _wav), (aiff_kind, _aiff))
-_MAGIC = {b"caff": _caf, W64_MAGIC: _w64, b".snd": _au, b"FRM8": _dsdiff, b"OggS": _ogg, b"\xff": _mpeg}
+_MAGIC = {b"caff": _caf, W64_MAGIC: _w64, b".snd": _au, b"FRM8": _dsdiff, b"fLaC": _flac, b"OggS": _ogg, b"\xff": _mpeg}
