@@ -3,14 +3,17 @@
 import functools
 import os
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from indexer.encoders.encoder import EncoderInfo
+from indexer.library import readonly
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
 from indexer.upkeep.demo import Track, write_track
 from tests.helpers.cli import Cli
 from tests.helpers.deep import DEEP
@@ -177,6 +180,34 @@ def test_a_correction_of_an_undone_file_is_written(two_genres):
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Ambient",)]  # undone stays undone
     cli("correct", file, "techno")
     assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [("Techno",)]
+
+
+@pytest.mark.parametrize("ahead_first", [True, False])
+def test_a_clock_that_is_set_back_does_not_change_what_came_last(two_genres, monkeypatch, ahead_first):
+    cli, folder = two_genres
+    file = folder / "artist 0" / "0.flac"
+    cli("correct", file, "trance")
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=900)
+
+    def undo() -> None:
+        cli("tags", "undo", file)
+
+    def correct() -> None:  # as the pages do
+        [(recording,)] = rows(cli, "SELECT recording_id FROM tracks WHERE path = ?", str(file))
+        with Store(cli.db) as store:
+            store.correct(recording, "techno")
+
+    first, then, genre = (undo, correct, "Techno") if ahead_first else (correct, undo, "Ambient")
+    with monkeypatch.context() as clock:
+        clock.setattr(readonly, "datetime", Ahead)
+        first()
+    then()
+    cli("scan", folder, env={"INDEXER_MIN_CONFIDENCE": "0.1"})  # another policy: each file is decided anew
+    assert rows(cli, "SELECT tag_genre FROM tracks WHERE path = ?", str(file)) == [(genre,)]
 
 
 def test_a_folder_is_corrected_at_once_and_undoing_all_keeps_what_a_person_said(two_genres):

@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,9 +27,15 @@ class Reader(Protocol):
         """Run a statement and return its cursor."""
 
 
-def now() -> str:
-    """The time as the database writes it: UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def now(after: str | None = None) -> str:
+    """The time as the database writes it: UTC, ISO 8601, to the millisecond; always later than ``after``.
+
+    A clock may be set back, and what came later must still look later.
+    """
+    moment = datetime.now(UTC)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):  # of a damaged library: no time to be later than
+        moment = max(moment, datetime.fromisoformat(after or "") + timedelta(milliseconds=1))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 FULL_BELOW_BYTES = 1 << 20  # with less free space than this, the disk is called full

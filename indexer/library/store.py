@@ -734,9 +734,14 @@ class Store:
     def correct(self, recording_id: int, genre: str, *, by: str | None = None) -> None:
         """Store a person's genre; the next scan writes it into the tags of all files of the recording."""
         with self.transaction():
+            written = self._one(
+                "SELECT max(w.written_at) AS at FROM tag_writes w JOIN files f ON f.id = w.file_id"
+                " WHERE f.recording_id = ?",
+                (recording_id,),
+            )
             self._run(
                 "INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
-                (recording_id, genre, now(), by),
+                (recording_id, genre, now(written["at"] if written else None), by),
             )
             self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
 
@@ -862,7 +867,7 @@ class Store:
                 dump_stat(stat_before),
                 dump_stat(stat_after),
                 json.dumps(evidence),
-                now(),
+                self._after_corrections(file_id),
             ),
         )
 
@@ -877,8 +882,17 @@ class Store:
         self._insert(
             "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, reason, stat_before, written_at) "
             "VALUES (?, ?, ?, ?, ?, 'refused', ?, ?, ?)",
-            (file_id, run_id, path, printable(path), action, reason, dump_stat(stat), now()),
+            (file_id, run_id, path, printable(path), action, reason, dump_stat(stat), self._after_corrections(file_id)),
         )
+
+    def _after_corrections(self, file_id: int | None) -> str:
+        """The time of a journal entry: later than what a person said before, which it is compared with."""
+        said = self._one(
+            "SELECT max(c.corrected_at) AS at FROM corrections c JOIN files f ON f.recording_id = c.recording_id"
+            " WHERE f.id = ?",
+            (file_id,),
+        )
+        return now(said["at"] if said else None)
 
     def open_writes(self) -> list[sqlite3.Row]:
         """Writes that were announced and not settled, because of a crash."""
