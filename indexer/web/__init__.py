@@ -21,11 +21,12 @@ from indexer.web import (
     review,
     sound,
     track,
+    tracks,
 )
 from indexer.web.context import settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
-PAGES = (overview, review, library_map, classify, track, correct, sound, neighbours, playlist)
+PAGES = (overview, tracks, review, library_map, classify, track, correct, sound, neighbours, playlist)
 MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 
 # datasette ships no types, so its decorator is unknown to mypy
@@ -54,7 +55,7 @@ def menu_links(datasette: Any) -> list[dict[str, str]]:
         return []
     tables = datasette.urls.database(settings.db.stem)
     ours = [{"href": datasette.urls.path(path), "label": label} for label, path in MENU]
-    return [*ours, {"href": f"{tables}/tracks", "label": "Tracks"}, {"href": tables, "label": "Tables and SQL"}]
+    return [*ours, {"href": tables, "label": "Tables and SQL"}]
 
 
 @hookimpl  # type: ignore[untyped-decorator]

@@ -4,8 +4,10 @@ Owns how a page reads the library (read-only, in Datasette's own threads and und
 static files.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from indexer.config import Settings
@@ -76,7 +78,20 @@ async def page(datasette: Any, request: Any, template: str, values: dict[str, An
 
 def static_path(datasette: Any, file: str) -> str:
     """The address of a static file; changes with its size and time, so that a browser never mixes two versions."""
-    from pathlib import Path
-
     stat = (Path(__file__).parent / "static" / file).stat()
     return f"{datasette.urls.static_plugins(PLUGIN, file)}?{stat.st_mtime_ns ^ stat.st_size:x}"
+
+
+def state_of(db: Path) -> list[tuple[int, int] | None]:
+    """A value that changes whenever the library is written to."""
+    return [
+        (found.st_mtime_ns, found.st_size) if found else None
+        for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))
+    ]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None

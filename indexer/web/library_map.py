@@ -6,7 +6,6 @@ Owns the compact form in which a browser gets all points. indexer.library.vector
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from datasette.utils.asgi import Response
 
-from indexer.web.context import ask, number, page, rows, settings_of
+from indexer.web.context import ask, number, page, rows, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 
@@ -95,24 +94,9 @@ def packed(labels: list[str], found: Iterable[Any]) -> bytes:
 _built: dict[tuple[Path, int | None], tuple[Any, bytes, str]] = {}
 
 
-def _state(db: Path) -> list[tuple[int, int] | None]:
-    """A value that changes whenever the library is written to."""
-    return [
-        (found.st_mtime_ns, found.st_size) if found else None
-        for found in map(_stat, (db, db.with_name(f"{db.name}-wal")))
-    ]
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
-
-
 def built(conn: Any, db: Path, at_most: int | None = None) -> tuple[bytes, str]:
     """(the compressed points, their digest); packs them again only after the library changed."""
-    state = _state(db)
+    state = state_of(db)
     if (db, at_most) not in _built or _built[db, at_most][0] != state:
         content = packed(*points(conn, at_most))
         _built[db, at_most] = (state, gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:32])

@@ -1,0 +1,315 @@
+"""The whole library as arrays, for browsing: which tracks a search and filters leave, in which order, and how many.
+
+One row for each file, read at once; counts of every kind then take milliseconds in a library of any size. What a page
+shows of its tracks is read anew, by ``shown``. Reads only.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from indexer.library.readonly import Reader
+from indexer.library.states import SHOWN_STATE
+from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
+
+HIDDEN_STATES = ("missing", "left out")  # shown when they are asked for
+SORTS = ("added", "title", "artist", "genre", "confidence", "length", "tempo", "key", "year", "format")
+MAX_WORDS = 8  # of a search
+MAX_TEMPO_BPM = 999  # what a tag claims beyond is not known
+NONE = -1  # the code of what is not known
+
+_JOINED = f"""FROM (SELECT *, {SHOWN_STATE} AS shown FROM files) f
+  LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
+  LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+# Materialized, because SQLite would evaluate each word again wherever it stands.
+_ALL = f"""
+WITH words AS MATERIALIZED (
+  SELECT f.id, f.path_text, f.shown AS state, f.container, r.duration_s, t.bpm, t.musical_key, t.year,
+    {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS head, p.genre AS guess, p.confidence
+  {_JOINED}
+  ORDER BY f.id
+)
+SELECT id, rtrim(path_text, replace(path_text, '/', '')), state, container, duration_s, bpm, musical_key, year,
+  coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
+  WHEN head IS NOT NULL THEN 'model' END, guess, confidence FROM words
+"""
+# A file's name: the path without what ends with its last slash.
+_NAME = "replace(f.path_text, rtrim(f.path_text, replace(f.path_text, '/', '')), '')"
+_BY_TEXT = {
+    "title": f"coalesce(nullif(t.title, ''), {_NAME})",
+    "artist": "nullif(t.artist, '')",
+}
+_SHOWN = f"""
+SELECT f.id, f.path_text AS path, {_NAME} AS name, f.shown AS state, f.container, f.first_seen,
+  coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason, f.root_id IS NOT NULL AS in_root,
+  t.title, t.artist, t.album, t.year, t.bpm, t.musical_key, t.genre AS tag_genre, r.duration_s,
+  {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence
+{_JOINED}
+WHERE f.id IN ("""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person wants to see. Values of one kind are alternatives; all kinds together must hold.
+
+    tempo_bpm: whole beats a minute, both ends included; None leaves an end open. folder: with all below it.
+    """
+
+    search: str = ""
+    genres: tuple[str, ...] = ()
+    undecided: bool = False  # an alternative to the genres
+    words: tuple[str, ...] = ()  # whose word the genre is: you, tag, model
+    formats: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    years: tuple[int, ...] = ()
+    tempo_bpm: tuple[int | None, int | None] = (None, None)
+    folder: str = ""
+    states: tuple[str, ...] = ()
+    sort: str = "added"
+    descending: bool = True
+
+
+@dataclass
+class Texts:
+    """A column of texts: for each row the place of its text in ``names``, or NONE."""
+
+    names: list[str]
+    codes: np.ndarray  # (rows,) int32
+
+    @classmethod
+    def of(cls, values: Iterable[str | None]) -> "Texts":
+        """The column that holds these values."""
+        places: dict[str, int] = {}
+        codes = [NONE if value is None else places.setdefault(value, len(places)) for value in values]
+        return cls(list(places), np.array(codes, np.int32))
+
+    def among(self, names: Sequence[str]) -> np.ndarray:
+        """(rows,) bool: whose text is one of these."""
+        return np.isin(self.codes, [code for code, name in enumerate(self.names) if name in names])
+
+    def counts(self, rows: np.ndarray) -> dict[str, int]:
+        """By text: how many of these rows have it, where any does."""
+        found = np.bincount(self.codes[rows & (self.codes != NONE)], minlength=len(self.names))
+        return {self.names[n]: int(found[n]) for n in np.flatnonzero(found)}
+
+    def ranks(self) -> np.ndarray:
+        """(rows,) float: the place of each text in alphabetical order; NaN where there is none."""
+        order = sorted(range(len(self.names)), key=lambda code: self.names[code].casefold())
+        rank = np.full(len(order) + 1, np.nan)  # the last one is that of NONE
+        rank[order] = np.arange(len(order))
+        ranks: np.ndarray = rank[self.codes]
+        return ranks
+
+
+@dataclass
+class Found:
+    """The tracks that were wanted, in their order, and what each further filter would leave.
+
+    counts: by kind (genre, word, format, key, year, tempo, folder, state) and value, under all filters but those of the
+    same kind. Tempo is counted in tens, by the lowest.
+    """
+
+    ids: np.ndarray  # (found,) int64
+    duration_s: float  # of all of them together
+    undecided: int  # counted like a genre
+    counts: dict[str, dict[Any, int]]
+
+
+@dataclass
+class Catalogue:
+    """One reading of the library: (rows,) arrays in the order of ids, NaN where a number is not known."""
+
+    ids: np.ndarray  # int64
+    folder: Texts  # without the slash at the end
+    state: Texts
+    format: Texts
+    key: Texts
+    label: Texts
+    word: Texts
+    guess: Texts
+    duration_s: np.ndarray
+    tempo_bpm: np.ndarray  # rounded
+    year: np.ndarray
+    confidence: np.ndarray
+    _orders: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
+    _searches: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def find(self, reader: Reader, wanted: Wanted) -> Found:
+        """The tracks that are wanted."""
+        masks = self._masks(reader, wanted)
+
+        def left(but: str = "") -> np.ndarray:
+            """The rows that all filters leave but those of one kind."""
+            rows = np.ones(len(self.ids), bool)
+            for kind, mask in masks.items():
+                if kind != but:
+                    rows &= mask
+            return rows
+
+        chosen = left()
+        order = self._order(reader, wanted.sort, descending=wanted.descending)
+        genre_rows, tempo_rows, year_rows = left("genre"), left("tempo"), left("year")
+        return Found(
+            self.ids[order[chosen[order]]],
+            float(np.nansum(self.duration_s[chosen])),
+            int((genre_rows & self._undecided()).sum()),
+            {
+                "genre": self.label.counts(genre_rows),
+                "word": self.word.counts(left("word")),
+                "format": self.format.counts(left("format")),
+                "key": self.key.counts(left("key")),
+                "state": self.state.counts(left("state")),
+                "year": _number_counts(self.year[year_rows]),
+                "tempo": _number_counts(self.tempo_bpm[tempo_rows] // 10 * 10),
+                "folder": self._folders_below(wanted.folder, left("folder")),
+            },
+        )
+
+    def _masks(self, reader: Reader, wanted: Wanted) -> dict[str, np.ndarray]:
+        """By kind of filter, where it is set: (rows,) bool."""
+        masks = {
+            "state": self.state.among(wanted.states) if wanted.states else ~self.state.among(HIDDEN_STATES),
+        }
+        if wanted.search.strip():
+            masks["search"] = self._matching(reader, wanted.search)
+        if wanted.genres or wanted.undecided:
+            masks["genre"] = self.label.among(wanted.genres)
+            if wanted.undecided:
+                masks["genre"] |= self._undecided()
+        for kind, column, values in (
+            ("word", self.word, wanted.words),
+            ("format", self.format, wanted.formats),
+            ("key", self.key, wanted.keys),
+        ):
+            if values:
+                masks[kind] = column.among(values)
+        if wanted.years:
+            masks["year"] = np.isin(self.year, wanted.years)
+        low, high = wanted.tempo_bpm
+        if (low, high) != (None, None):
+            masks["tempo"] = (self.tempo_bpm >= (low or 0)) & (self.tempo_bpm <= (np.inf if high is None else high))
+        if wanted.folder:
+            below = wanted.folder.rstrip("/") + "/"
+            inside = [name == wanted.folder or name.startswith(below) for name in self.folder.names]
+            masks["folder"] = np.array([*inside, False])[self.folder.codes]
+        return masks
+
+    def _undecided(self) -> np.ndarray:
+        """(rows,) bool: nobody gave it a genre, and the head is not sure of its guess."""
+        rows: np.ndarray = (self.label.codes == NONE) & (self.guess.codes != NONE)
+        return rows
+
+    def _folders_below(self, folder: str, rows: np.ndarray) -> dict[str, int]:
+        """By path of the folders that lie directly in one: how many of these rows are in them."""
+        counts = self.folder.counts(rows)
+        base = folder.rstrip("/") or _common_folder(self.folder.names)  # begin where the paths part
+        found: dict[str, int] = {}
+        for path, n in counts.items():
+            if path.startswith(base + "/"):
+                child = base + "/" + path[len(base) + 1 :].split("/", 1)[0]
+                found[child] = found.get(child, 0) + n
+        return found
+
+    def _matching(self, reader: Reader, search: str) -> np.ndarray:
+        """(rows,) bool: the tracks in whose tags, path or genre every word of a search begins a word, or stands."""
+        if search not in self._searches:
+            matching = np.ones(len(self.ids), bool)
+            for word in search.split()[:MAX_WORDS]:
+                matching &= self._with_word(reader, word)
+            if len(self._searches) > 20:
+                self._searches.clear()
+            self._searches[search] = matching
+        return self._searches[search]
+
+    def _with_word(self, reader: Reader, word: str) -> np.ndarray:
+        like = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        found = reader.execute("SELECT id FROM files WHERE path_text LIKE ? ESCAPE '\\'", (like,)).fetchall()
+        if any(character.isalnum() for character in word):  # FTS5 knows letters and digits only
+            prefix = '"' + word.replace('"', '""') + '"*'
+            found += reader.execute("SELECT rowid FROM tags_fts WHERE tags_fts MATCH ?", (prefix,)).fetchall()
+        rows: np.ndarray = np.isin(self.ids, np.fromiter((row[0] for row in found), np.int64, len(found)))
+        rows |= self.label.among([name for name in self.label.names if word.casefold() in name.casefold()])
+        return rows
+
+    def _order(self, reader: Reader, sort: str, *, descending: bool) -> np.ndarray:
+        """Places of all rows in an order; what is not known comes last either way, the newest first among equals."""
+        if (sort, descending) not in self._orders:
+            ranks = self._ranks(reader, sort)
+            self._orders[sort, descending] = np.lexsort((-self.ids, -ranks if descending else ranks))
+        return self._orders[sort, descending]
+
+    def _ranks(self, reader: Reader, sort: str) -> np.ndarray:
+        if sort in _BY_TEXT:
+            ranks = np.full(len(self.ids), np.nan)
+            found = reader.execute(
+                f"SELECT f.id, {_BY_TEXT[sort]} COLLATE NOCASE AS name FROM files f"
+                " LEFT JOIN tags t ON t.file_id = f.id WHERE name IS NOT NULL ORDER BY name"
+            ).fetchall()
+            ids = np.fromiter((row[0] for row in found), np.int64, len(found))
+            places = np.searchsorted(self.ids, ids)
+            known = places < len(self.ids)
+            known[known] = self.ids[places[known]] == ids[known]  # a file that came since is in the next reading
+            ranks[places[known]] = np.flatnonzero(known)
+            return ranks
+        if sort == "genre":  # what is only guessed comes behind what is known
+            ranks = self.label.ranks()
+            return np.where(np.isnan(ranks), self.guess.ranks() + len(self.label.names), ranks)
+        columns = {
+            "added": self.ids.astype(float),
+            "confidence": self.confidence,
+            "length": self.duration_s,
+            "tempo": self.tempo_bpm,
+            "year": self.year,
+        }
+        return columns[sort] if sort in columns else {"key": self.key, "format": self.format}[sort].ranks()
+
+
+def _number_counts(values: np.ndarray) -> dict[int, int]:
+    """By value: how often it is there; NaN is not counted."""
+    found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    return {int(value): int(n) for value, n in zip(found, counts, strict=True)}
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The innermost folder in which all of these lie, or which they are; '' for none."""
+    if not paths:
+        return ""
+    first, last = min(paths).split("/"), max(paths).split("/")
+    return "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+
+
+def read(reader: Reader) -> Catalogue:
+    """Read the library."""
+    cursor = reader.execute(_ALL)
+    cursor.row_factory = None  # plain tuples: there is one for every file
+    columns = list(zip(*cursor, strict=True)) or [()] * 12
+    ids, folder, state, container, duration_s, bpm, key, year, label, word, guess, confidence = columns
+
+    def numbers(values: Iterable[float | None]) -> np.ndarray:
+        return np.array([np.nan if value is None else value for value in values], float)
+
+    tempo_bpm = np.rint(numbers(bpm))
+    tempo_bpm[(tempo_bpm < 1) | (tempo_bpm > MAX_TEMPO_BPM)] = np.nan
+    return Catalogue(
+        np.array(ids, np.int64),
+        Texts.of(path.rstrip("/") for path in folder),
+        Texts.of(state),
+        Texts.of(container),
+        Texts.of(key),
+        Texts.of(label),
+        Texts.of(word),
+        Texts.of(guess),
+        numbers(duration_s),
+        tempo_bpm,
+        numbers(year),
+        numbers(confidence),
+    )
+
+
+def shown(reader: Reader, ids: Sequence[int]) -> list[Mapping[str, Any]]:
+    """What a page shows of tracks, in this order, as they are now; without those that are gone."""
+    found = {row["id"]: dict(row) for row in reader.execute(f"{_SHOWN}{','.join('?' * len(ids))})", list(ids))}
+    return [found[file_id] for file_id in ids if file_id in found]

@@ -1,0 +1,408 @@
+"""The Tracks page: the library as one searches, filters, sorts, plays and labels it.
+
+Owns how a wish is written in an address, and what a row says. indexer.library.browse finds the tracks; what a person
+says goes to indexer.web.correct. Without JavaScript it can be read, searched, filtered and sorted.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from datasette.utils.asgi import Response
+
+from indexer.learn import corrections
+from indexer.library import browse
+from indexer.library.browse import Catalogue, Found, Wanted
+from indexer.library.registered import labels_in_use
+from indexer.web import playlist
+from indexer.web.context import ask, number, page, settings_of, state_of
+from indexer.web.guard import STRICT_POLICY
+from indexer.wording import duration
+
+PAGE_TRACKS = 100
+KEPT_TIMES = 10  # a reading that took a second serves for 10 s while the library changes
+SHOWN_CHARS = 200  # of a title, an artist, a reason
+MAX_SEARCH_CHARS = 200
+MAX_VALUES = 50  # of one kind of filter in an address
+SHOWN_VALUES = 60  # of one kind of filter on the page, the most frequent
+COLOURS = 8  # .ix-g0 to .ix-g7 in tracks.css
+NO_COLOUR = "none"  # of a genre that the head does not know
+
+# Names in an address, and the fields of Wanted.
+_TEXTS = {"genre": "genres", "word": "words", "format": "formats", "key": "keys", "state": "states"}
+# Heads of the table: (sort, its name, descending at the first click).
+HEADS = (
+    ("title", "Title", False),
+    ("artist", "Artist", False),
+    ("genre", "Genre", False),
+    ("confidence", "Sure", False),
+    ("length", "Length", False),
+    ("tempo", "BPM", False),
+    ("key", "Key", False),
+    ("format", "Format", False),
+    ("added", "Added", True),
+)
+WORDS = {"you": "you said so", "tag": "the file's tag", "model": "the model decided"}
+
+
+@dataclass
+class _Kept:
+    """A reading of a library, when it was read, and how long that took."""
+
+    catalogue: Catalogue
+    state: object
+    read_at_s: float  # time.monotonic()
+    cost_s: float
+
+
+_kept: dict[Path, _Kept] = {}
+_reading = threading.Lock()
+
+
+def catalogue_of(conn: Any, db: Path) -> Catalogue:
+    """The library as it is now; where reading it takes long and it changes all the time, as it was a little ago."""
+    kept = _kept.get(db)
+    if kept is not None and _is_good(kept, db):
+        return kept.catalogue
+    if not _reading.acquire(blocking=kept is None):  # another request is reading already
+        assert kept is not None
+        return kept.catalogue
+    try:
+        kept = _kept.get(db)
+        if kept is None or not _is_good(kept, db):
+            state, began_s = state_of(db), time.monotonic()
+            catalogue = browse.read(conn)
+            read_at_s = time.monotonic()
+            _kept[db] = kept = _Kept(catalogue, state, read_at_s, read_at_s - began_s)
+        return kept.catalogue
+    finally:
+        _reading.release()
+
+
+def _is_good(kept: _Kept, db: Path) -> bool:
+    return kept.state == state_of(db) or time.monotonic() < kept.read_at_s + KEPT_TIMES * kept.cost_s
+
+
+# ---- a wish as an address
+
+
+def wanted_of(args: Any) -> Wanted:
+    """The wish that the query of an address states; what cannot be read in it is passed over."""
+
+    def texts(name: str) -> tuple[str, ...]:
+        return tuple(args.getlist(name)[:MAX_VALUES]) if name in args else ()
+
+    asked = args.get("sort") or ""
+    sort, descending = asked.lstrip("-"), asked.startswith("-")
+    if sort not in browse.SORTS:
+        sort, descending = "added", True
+    return Wanted(
+        search=(args.get("q") or "")[:MAX_SEARCH_CHARS].strip(),
+        undecided=args.get("undecided") == "1",
+        years=tuple(year for year in map(number, texts("year")) if year is not None),
+        tempo_bpm=(number(args.get("from_bpm")), number(args.get("to_bpm"))),
+        folder=args.get("folder") or "",
+        sort=sort,
+        descending=descending,
+        genres=texts("genre"),
+        words=texts("word"),
+        formats=texts("format"),
+        keys=texts("key"),
+        states=texts("state"),
+    )
+
+
+def query_of(wanted: Wanted) -> list[tuple[str, str]]:
+    """The query that states a wish, as ``wanted_of`` reads it."""
+    found = [("q", wanted.search)] if wanted.search else []
+    found += [(name, value) for name, field in _TEXTS.items() for value in getattr(wanted, field)]
+    found += [("undecided", "1")] if wanted.undecided else []
+    found += [("year", str(year)) for year in wanted.years]
+    found += [
+        (name, str(bpm)) for name, bpm in zip(("from_bpm", "to_bpm"), wanted.tempo_bpm, strict=True) if bpm is not None
+    ]
+    found += [("folder", wanted.folder)] if wanted.folder else []
+    if (wanted.sort, wanted.descending) != ("added", True):
+        found.append(("sort", ("-" if wanted.descending else "") + wanted.sort))
+    return found
+
+
+def _address(wanted: Wanted, *, page_number: int = 1) -> str:
+    """What follows the page's own path; "?" alone for all tracks, which a browser takes for an empty query."""
+    return "?" + urlencode(query_of(wanted) + ([("page", str(page_number))] if page_number > 1 else []))
+
+
+# ---- filters
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A filter that one click sets or takes away."""
+
+    text: str
+    href: str
+    count: int | None
+    is_set: bool
+    colour: str = ""
+    outline: bool = False
+
+
+def _toggled(wanted: Wanted, field: str, value: Any) -> Wanted:
+    values = getattr(wanted, field)
+    changed: dict[str, Any] = {field: tuple(v for v in values if v != value) if value in values else (*values, value)}
+    return replace(wanted, **changed)
+
+
+def _chips(
+    wanted: Wanted,
+    field: str,
+    counts: Mapping[Any, int],
+    *,
+    text: Callable[[Any], str] = str,
+    colour: Callable[[Any], str] = lambda _: "",
+    by_name: bool = False,
+) -> list[Chip]:
+    """The filters of one kind: those that are set, then the most frequent."""
+    chosen = getattr(wanted, field)
+    values = [*dict.fromkeys(chosen), *sorted(counts.keys() - {*chosen}, key=lambda value: (-counts[value], value))]
+    values = values[:SHOWN_VALUES]
+    if by_name:
+        values.sort()
+    return [
+        Chip(
+            text(value),
+            _address(_toggled(wanted, field, value)),
+            counts.get(value, 0),
+            value in chosen,
+            colour(value),
+        )
+        for value in values
+    ]
+
+
+def _genre_chips(wanted: Wanted, found: Found, colour: Callable[[str], str]) -> list[Chip]:
+    chips = _chips(wanted, "genres", found.counts["genre"], colour=colour)
+    if found.undecided or wanted.undecided:
+        address = _address(replace(wanted, undecided=not wanted.undecided))
+        chips.append(Chip("undecided", address, found.undecided, wanted.undecided, NO_COLOUR, outline=True))
+    return chips
+
+
+def _tempo_chips(wanted: Wanted, counts: Mapping[int, int]) -> list[Chip]:
+    chips = []
+    for low in sorted(counts):
+        span = (low, low + 9)
+        is_set = wanted.tempo_bpm == span
+        address = _address(replace(wanted, tempo_bpm=(None, None) if is_set else span))
+        chips.append(Chip(f"{low}–{low + 9}", address, counts[low], is_set))
+    return chips
+
+
+def _folder_chips(wanted: Wanted, counts: Mapping[str, int]) -> list[Chip]:
+    chips = []
+    if wanted.folder:
+        above = wanted.folder.rpartition("/")[0]
+        chips = [
+            Chip("all folders", _address(replace(wanted, folder="")), None, False),
+            Chip(f"↑ {above}/", _address(replace(wanted, folder=above)), None, False),
+            Chip(wanted.folder, _address(replace(wanted, folder="")), None, True),
+        ]
+    return chips + [
+        Chip(path.rpartition("/")[2] + "/", _address(replace(wanted, folder=path)), counts[path], False)
+        for path in sorted(counts, key=str.casefold)[:SHOWN_VALUES]
+    ]
+
+
+def filters(wanted: Wanted, found: Found) -> list[dict[str, Any]]:
+    """The kinds of filters below the genres: {name, chips, chosen: in words}, where there is a choice or one is set."""
+    counts = found.counts
+    kinds = [
+        ("Format", _chips(wanted, "formats", counts["format"])),
+        ("Tempo", _tempo_chips(wanted, counts["tempo"])),
+        ("Key", _chips(wanted, "keys", counts["key"], by_name=True)),
+        ("Year", _chips(wanted, "years", counts["year"], by_name=True)),
+        ("Folder", _folder_chips(wanted, counts["folder"])),
+        ("Whose word", _chips(wanted, "words", counts["word"], text=lambda word: WORDS.get(word, word))),
+        ("State", _chips(wanted, "states", counts["state"])),
+    ]
+    chosen = {name: ", ".join(chip.text for chip in chips if chip.is_set) for name, chips in kinds}
+    if wanted.tempo_bpm != (None, None):
+        low, high = wanted.tempo_bpm
+        chosen["Tempo"] = f"{'' if low is None else low}–{'' if high is None else high}"
+    return [
+        {"name": name, "chips": chips, "chosen": chosen[name]}
+        for name, chips in kinds
+        if len(chips) > 1 or chosen[name]
+    ]
+
+
+# ---- rows
+
+
+def _clipped(text: str | None) -> str | None:
+    return text if text is None or len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
+def _ago(moment: str, today: date) -> str:
+    """A time of the library, as a day for people."""
+    try:
+        day = datetime.fromisoformat(moment).astimezone().date()
+    except ValueError:
+        return moment
+    if day >= today - timedelta(days=1):
+        return "today" if day >= today else "yesterday"
+    return f"{day.day} {day:%b}" if day.year == today.year else f"{day:%b %Y}"
+
+
+def _row(track: Mapping[str, Any], colour: Callable[[str | None], str], today: date) -> dict[str, Any]:
+    """What the page says of a track."""
+    label = track["said"] or track["tag"] or track["decided"]
+    word = "you" if track["said"] else "tag" if track["tag"] else "model" if track["decided"] else "guess"
+    # A tag counts as the label that it means, and is shown as it is written.
+    genre = track["tag_genre"] if word == "tag" else label or track["guess"]
+    percent = None if track["confidence"] is None else round(100 * track["confidence"])
+    means = f", which counts as {label}" if word == "tag" and label != genre else ""
+    return {
+        "id": track["id"],
+        "title": _clipped(track["title"] or track["name"]),
+        "artist": _clipped(track["artist"]),
+        "album": _clipped(track["album"]),
+        "year": track["year"],
+        "genre": _clipped(genre),
+        "label": label,
+        "word": word,
+        "said": f"{WORDS[word]}{means}" if word in WORDS else f"a guess: the model is only {percent} % sure",
+        "colour": colour(label or track["guess"]),
+        "guess": track["guess"],
+        "percent": percent,
+        "guess_colour": colour(track["guess"]),
+        "length": duration(track["duration_s"]) if track["duration_s"] else None,
+        "bpm": round(track["bpm"]) if track["bpm"] and 1 <= track["bpm"] <= browse.MAX_TEMPO_BPM else None,
+        "key": _clipped(track["musical_key"]),
+        "format": track["container"],
+        "added": _ago(track["first_seen"], today),
+        "added_at": track["first_seen"],
+        "state": track["state"],
+        "reason": _clipped(track["reason"]),
+        "is_playable": track["state"] == "ready" and bool(track["in_root"]),
+        "path": track["path"],
+    }
+
+
+# ---- answers
+
+
+@dataclass
+class _Browsed:
+    """One page of what was wanted."""
+
+    wanted: Wanted
+    found: Found
+    number: int  # from 1
+    pages: int
+    tracks: list[dict[str, Any]]
+    labels: list[str]  # of the head in use: they give the colours
+    has: dict[str, bool]  # whether any track of the library has a tempo, a key, a genre by a model
+
+
+async def _browse(request: Any, datasette: Any) -> _Browsed:
+    settings = settings_of(datasette)
+    assert settings is not None
+    wanted = wanted_of(request.args)
+    asked = number(request.args.get("page")) or 1
+
+    def find(conn: Any) -> _Browsed:
+        catalogue = catalogue_of(conn, settings.db)
+        labels = labels_in_use(conn) or []
+        found = catalogue.find(conn, wanted)
+        pages = max(1, -(-len(found.ids) // PAGE_TRACKS))
+        at = min(asked, pages)
+        ids = found.ids[(at - 1) * PAGE_TRACKS : at * PAGE_TRACKS].tolist()
+        colours, today = _colours(labels), datetime.now(UTC).astimezone().date()
+        tracks = [_row(track, colours, today) for track in browse.shown(conn, ids)]
+        has = {
+            "tempo": bool((catalogue.tempo_bpm > 0).any()),
+            "key": bool(catalogue.key.names),
+            "confidence": bool(catalogue.guess.names),
+        }
+        return _Browsed(wanted, found, at, pages, tracks, labels, has)
+
+    return await ask(datasette, find)
+
+
+def _colours(labels: list[str]) -> Callable[[str | None], str]:
+    places = {label: f"g{n % COLOURS}" for n, label in enumerate(labels)}
+    return lambda genre: places.get(genre or "", NO_COLOUR)
+
+
+async def tracks_page(request: Any, datasette: Any) -> Any:
+    """`/-/tracks?q=&genre=&undecided=1&format=&from_bpm=&to_bpm=&key=&year=&folder=&word=&state=&sort=&page=`."""
+    browsed = await _browse(request, datasette)
+    wanted, found = browsed.wanted, browsed.found
+    heads = []
+    for sort, name, descends in HEADS:
+        if browsed.has.get(sort, True):
+            is_set = wanted.sort == sort
+            address = _address(replace(wanted, sort=sort, descending=not wanted.descending if is_set else descends))
+            heads.append({"sort": sort, "name": name, "href": address, "is_set": is_set})
+    at, first = browsed.number, (browsed.number - 1) * PAGE_TRACKS + 1
+    shown = await page(
+        datasette,
+        request,
+        "tracks.html",
+        {
+            "wanted": wanted,
+            "kept": [(name, value) for name, value in query_of(wanted) if name != "q"],
+            "is_filtered": bool(query_of(replace(wanted, sort="added", descending=True))),
+            "all": _address(Wanted(sort=wanted.sort, descending=wanted.descending)),
+            "count": len(found.ids),
+            "hours": found.duration_s / 3600,
+            "first": first,
+            "last": first + len(browsed.tracks) - 1,
+            "at": at,
+            "pages": browsed.pages,
+            "before": _address(wanted, page_number=at - 1) if at > 1 else None,
+            "after": _address(wanted, page_number=at + 1) if at < browsed.pages else None,
+            "query": _address(wanted),
+            "tracks": browsed.tracks,
+            "heads": heads,
+            "has": browsed.has,
+            "genre_chips": _genre_chips(wanted, found, _colours(browsed.labels)),
+            "filters": filters(wanted, found),
+            "genres": await ask(datasette, corrections.genres),
+        },
+    )
+    shown.headers["content-security-policy"] = STRICT_POLICY
+    return shown
+
+
+async def tracks_json(request: Any, datasette: Any) -> Any:
+    """The same for programs: {count, duration_s, page, pages, undecided, counts, tracks}."""
+    browsed = await _browse(request, datasette)
+    return Response.json(
+        {
+            "count": len(browsed.found.ids),
+            "duration_s": round(browsed.found.duration_s, 1),
+            "page": browsed.number,
+            "pages": browsed.pages,
+            "undecided": browsed.found.undecided,
+            "counts": browsed.found.counts,
+            "tracks": browsed.tracks,
+        }
+    )
+
+
+async def tracks_m3u8(request: Any, datasette: Any) -> Any:
+    """All tracks that the page lists, on all its pages, as a playlist."""
+    ids = (await _browse(request, datasette)).found.ids
+    found = await playlist.tracks_of(datasette, ids[: playlist.MAX_TRACKS].tolist())
+    return playlist.answer(found, "tracks", more=len(ids) > playlist.MAX_TRACKS)
+
+
+MENU = ("Tracks", "/-/tracks")
+ROUTES = [(r"/-/tracks$", tracks_page), (r"/-/tracks\.json$", tracks_json), (r"/-/tracks\.m3u8$", tracks_m3u8)]
