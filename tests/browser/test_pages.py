@@ -8,16 +8,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from indexer.web import MENU
+from tests.helpers.pages import corrections
 
 PAGES = [*(path for _, path in MENU), "/library/tracks/1"]
-
-
-def corrections(served):
-    with closing(sqlite3.connect(served.cli.db)) as conn:
-        return conn.execute(
-            "SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id"
-            " ORDER BY c.id, f.id"
-        ).fetchall()
 
 
 def track_of(served, name):
@@ -90,7 +83,7 @@ def test_review_by_keyboard(own, tab):
     first = page.locator("#name").text_content()
     page.keyboard.press("2")
     page.wait_for_function("name => document.getElementById('name').textContent !== name", arg=first)
-    said = corrections(own)
+    said = corrections(own.cli.db)
     assert {genre for _, genre in said} == {"drum and bass"}
     assert any(path.endswith(first) for path, _ in said)
     page.keyboard.press("s")
@@ -99,7 +92,7 @@ def test_review_by_keyboard(own, tab):
     page.keyboard.press("u")
     page.wait_for_function("name => document.getElementById('name').textContent === name", arg=first)
     assert "taken back" in page.locator("#state").text_content()
-    assert corrections(own) == []
+    assert corrections(own.cli.db) == []
     for _ in range(7):
         page.wait_for_function("() => !document.getElementById('card').hidden")
         name = page.locator("#name").text_content()
@@ -109,17 +102,17 @@ def test_review_by_keyboard(own, tab):
             arg=name,
         )
     assert "Nothing more to ask" in page.locator("#state").text_content()
-    assert len(corrections(own)) == 8  # one recording lies in two files
+    assert len(corrections(own.cli.db)) == 8  # one recording lies in two files
 
 
 def test_a_label_by_finger_on_the_track_page(own, tab):
     page = tab(own, f"/library/tracks/{track_of(own, 'wav track.wav')}", width=390)
     page.get_by_role("button", name="techno").tap()
     page.get_by_text("you said techno").wait_for()
-    assert [genre for _, genre in corrections(own)] == ["techno"]
+    assert [genre for _, genre in corrections(own.cli.db)] == ["techno"]
     page.get_by_role("button", name="Take back").tap()
     page.get_by_text("you said techno").wait_for(state="detached")
-    assert corrections(own) == []
+    assert corrections(own.cli.db) == []
 
 
 def test_a_hostile_name_is_a_name(tab, shared):

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.browser.test_pages import corrections, track_of
+from tests.helpers.pages import corrections, id_of
 
 ROWS = "#rows tr"
 
@@ -100,11 +100,11 @@ def test_all_by_keyboard(tab, own):
     page.locator("#genre").select_option("techno")
     page.get_by_text("2 tracks labelled techno").wait_for()
     assert page.locator(".ix-tag:not(.ix-outline)", has_text="techno").count() >= 2
-    assert {genre for _, genre in corrections(own)} == {"techno"}
+    assert {genre for _, genre in corrections(own.cli.db)} == {"techno"}
     page.locator(".ix-title").first.focus()
     page.keyboard.press("u")
     page.get_by_text("taken back from 2 tracks").wait_for()
-    assert corrections(own) == []
+    assert corrections(own.cli.db) == []
     page.keyboard.press("/")
     page.keyboard.type("mp3 track")
     page.wait_for_function("() => document.querySelectorAll('#rows tr').length < 8")
@@ -154,5 +154,5 @@ def test_it_reads_filters_and_sorts_without_javascript(chromium, shared):
     assert page.url.endswith("?q=flac&sort=title")
     assert page.locator(".ix-play").first.is_hidden()
     page.get_by_role("link", name="flac track").click()
-    assert page.url.endswith(f"/library/tracks/{track_of(shared, 'flac track.flac')}")
+    assert page.url.endswith(f"/library/tracks/{id_of(shared.cli, 'flac track.flac')}")
     context.close()

@@ -43,3 +43,12 @@ def one(db, sql, *values):
 
 def id_of(cli, name):
     return one(cli.db, "SELECT id FROM files WHERE path_text LIKE ?", f"%{name}")
+
+
+def corrections(db):
+    """(path, genre) of what was said, in this order, for every file."""
+    with closing(sqlite3.connect(db)) as conn:
+        return conn.execute(
+            "SELECT f.path_text, c.genre FROM corrections c JOIN files f ON f.recording_id = c.recording_id"
+            " ORDER BY c.id, f.id"
+        ).fetchall()
