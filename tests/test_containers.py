@@ -24,6 +24,7 @@ def test_a_container_is_complete(container):
     assert set(container.demuxers) <= set(decode._FORMATS.split(","))
     assert set(container.demuxers) & (HEADER_STATES_LENGTH | OWN_LENGTH | NO_LENGTH)
     assert container.read_fields or not container.places  # what is written is read back
+    assert bool(container.pictures) == bool(container.read_fields)
 
 
 def test_the_keys_of_all_places_agree():

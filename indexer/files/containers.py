@@ -59,6 +59,17 @@ from indexer.files.tags.further import (
     more_ogg_comments,
     other_mp4_forms,
 )
+from indexer.files.tags.pictures import (
+    Finder,
+    in_ape,
+    in_asf,
+    in_chunks,
+    in_comments_of,
+    in_flac,
+    in_id3,
+    in_id3_of,
+    in_mp4,
+)
 
 Loader = Callable[[BinaryIO], Block]
 ANY_BYTES = "application/octet-stream"
@@ -86,6 +97,7 @@ class Container:
     media_type: str = ANY_BYTES  # the Content-Type for browsers
     read_fields: Callable[[BinaryIO], Fields] | None = None  # None: its tags are not read
     further: tuple[Reader, ...] = ()  # the tags beside those of ``places``: read where these are silent, never written
+    pictures: Finder | None = None  # None: covers are not looked for
     places: tuple[Place, ...] = ()  # the first carries INDEXER_* (see genre.py); empty: its tags are not written
     other_parts: Callable[[BinaryIO], dict[str, str]] | None = None  # digests of what a write must keep
     problem: Callable[[BinaryIO], str | None] | None = None  # why a file must not be written; tags have their own
@@ -104,6 +116,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("mp3",),
             media_type="audio/mpeg",
             read_fields=read_id3,
+            pictures=in_id3,
             further=(more_id3, more_ape),
             places=_FRONT_ID3,
             problem=no_frame_follows,
@@ -116,6 +129,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("aac",),
             media_type="audio/aac",
             read_fields=read_id3,
+            pictures=in_id3,
             further=(more_id3, more_ape),
         ),
         Container(
@@ -126,6 +140,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("flac",),
             media_type="audio/flac",
             read_fields=read_flac,
+            pictures=in_flac,
             further=(more_comments, more_id3, id3v1),
             places=(Place(FlacBlock), Place(load_front, create=False)),
         ),
@@ -137,6 +152,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggvorbis.OggVorbis, OggBlock),
+            pictures=in_comments_of(oggvorbis.OggVorbis),
             further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
@@ -148,6 +164,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggopus.OggOpus, OggBlock),
+            pictures=in_comments_of(oggopus.OggOpus),
             further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
@@ -158,6 +175,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ogg,
             demuxers=("ogg",),
             read_fields=comments(oggspeex.OggSpeex, OggBlock),
+            pictures=in_comments_of(oggspeex.OggSpeex),
             further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
@@ -169,6 +187,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("ogg",),
             media_type="audio/ogg",
             read_fields=comments(oggflac.OggFLAC, OggBlock),
+            pictures=in_comments_of(oggflac.OggFLAC),
             further=(more_ogg_comments,),
             places=(Place(OggBlock),),
         ),
@@ -180,6 +199,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("mov", "mp4", "m4a"),
             media_type="audio/mp4",
             read_fields=read_mp4,
+            pictures=in_mp4,
             further=(other_mp4_forms,),
             places=(Place(IlstBlock),),
             other_parts=other_atoms,
@@ -192,6 +212,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("wav",),
             media_type="audio/wav",
             read_fields=read_wav,
+            pictures=in_chunks,
             further=(more_chunks,),
             places=(Place(load_id3_chunk), Place(InfoBlock)),
             other_parts=other_chunks,
@@ -205,6 +226,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("aiff",),
             media_type="audio/aiff",
             read_fields=read_aiff,
+            pictures=in_chunks,
             further=(more_chunks,),
             places=(Place(load_id3_chunk),),
             other_parts=other_chunks,
@@ -218,6 +240,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("asf",),
             media_type="audio/x-ms-wma",
             read_fields=read_asf,
+            pictures=in_asf,
             further=(more_asf,),
             places=(Place(AsfBlock), Place(AsfLibraryBlock, create=False)),
         ),
@@ -229,6 +252,7 @@ CONTAINERS: dict[str, Container] = {
             demuxers=("wv",),
             media_type="audio/x-wavpack",
             read_fields=read_ape_file,
+            pictures=in_ape,
             further=(id3_in_front, more_id3, more_ape),
             places=(Place(WavPackBlock), Place(Id3v1Block, create=False)),
         ),
@@ -239,6 +263,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_musepack,
             demuxers=("mpc", "mpc8"),
             read_fields=read_ape_file,
+            pictures=in_ape,
             further=(id3_in_front, more_id3, more_ape),
             places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
         ),
@@ -249,6 +274,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_ape,
             demuxers=("ape",),
             read_fields=read_ape_file,
+            pictures=in_ape,
             further=(id3_in_front, more_id3, more_ape),
             places=(Place(ApeBlock), Place(Id3v1Block, create=False)),
         ),
@@ -259,6 +285,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_tta,
             demuxers=("tta",),
             read_fields=read_id3,
+            pictures=in_id3,
             further=(more_id3, more_ape),
             places=_FRONT_ID3,
         ),
@@ -269,6 +296,7 @@ CONTAINERS: dict[str, Container] = {
             walk=walk_dsf,
             demuxers=("dsf",),
             read_fields=id3_in(dsf.DSF),
+            pictures=in_id3_of(dsf.DSF),
             places=(Place(load_dsf),),
         ),
     )

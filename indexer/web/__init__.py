@@ -12,6 +12,7 @@ from indexer.learn import sql_process
 from indexer.web import (
     classify,
     correct,
+    covers,
     guard,
     library_map,
     mistakes,
@@ -26,7 +27,7 @@ from indexer.web import (
 from indexer.web.context import settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
-PAGES = (overview, tracks, review, library_map, classify, track, correct, sound, neighbours, playlist)
+PAGES = (overview, tracks, review, library_map, classify, track, correct, sound, covers, neighbours, playlist)
 MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 
 # datasette ships no types, so its decorator is unknown to mypy

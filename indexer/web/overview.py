@@ -40,7 +40,8 @@ _LATEST = (
     " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id ORDER BY f.id DESC LIMIT :n"
 )
 _DISAGREEMENTS = (
-    "SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence"
+    "SELECT f.id, f.path_text AS path, t.title, t.artist, t.genre AS tag_genre, p.genre, p.confidence,"
+    " (SELECT g.label FROM genre_labels g WHERE g.genre = t.genre) AS tag_label"
     f" {FROM_PREDICTIONS}{DISAGREEMENT}"
     " AND p.recording_id > (SELECT max(id) FROM recordings) - :newest LIMIT :n"
 ).replace("p.head_id = h.id", "+p.head_id = h.id")

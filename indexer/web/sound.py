@@ -1,7 +1,6 @@
 """Sends the sound of a track to a player in the browser: by its id, in ranges, and only from music folders.
 
 Owns the opening of a music file for the web (read-only, no symbolic link on the way, a regular file) and HTTP ranges.
-Nothing else of the web opens one.
 """
 
 import asyncio
@@ -23,24 +22,17 @@ async def sound(request: Any, datasette: Any, send: Any) -> Any:
     """GET `/-/sound/<id>`: the file's bytes, whole or one range of them."""
     if request.method not in ("GET", "HEAD"):
         return Response.text("only to be read", status=405, headers={"allow": "GET, HEAD"})
-    found = await rows(
-        datasette,
-        "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
-        [number(request.url_vars["id"])],
-    )
-    if not found:
-        return Response.text("no track with this number lies inside a music folder", status=404)
     try:
-        handle = await asyncio.to_thread(open_inside, found[0]["root"], found[0]["path"])
-    except OSError:
-        return Response.text("the file is not there just now", status=404)
+        handle, found = await open_track(datasette, request.url_vars["id"])
+    except FileNotFoundError as e:
+        return Response.text(str(e), status=404)
     try:
         stat = os.fstat(handle)
         tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
         asked = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
         wanted = parse_range(asked, stat.st_size)
         headers = {
-            "content-type": media_type(found[0]["container"]),
+            "content-type": media_type(found["container"]),
             "accept-ranges": "bytes",
             "etag": tag,
             "cache-control": "private, no-cache",
@@ -76,6 +68,25 @@ async def _send_bytes(send: Any, handle: int, start: int, end: int) -> None:
         start += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def open_track(datasette: Any, file_id: str) -> tuple[int, dict[str, Any]]:
+    """Open the file of a track for reading; returns its handle, and {root, path, container} of it.
+
+    Raises FileNotFoundError with a line for a person: for a number that no track has, and for a file that is not there,
+    lies in no music folder or is reached through a link.
+    """
+    found = await rows(
+        datasette,
+        "SELECT f.path, f.container, o.path AS root FROM files f JOIN roots o ON o.id = f.root_id WHERE f.id = ?",
+        [number(file_id)],
+    )
+    if not found:
+        raise FileNotFoundError("no track with this number lies inside a music folder")
+    try:
+        return await asyncio.to_thread(open_inside, found[0]["root"], found[0]["path"]), found[0]
+    except OSError:
+        raise FileNotFoundError("the file is not there just now") from None
 
 
 def open_inside(root: bytes, path: bytes) -> int:

@@ -4,6 +4,7 @@ It handles hostile input under a memory limit; the parent kills it when it sends
 the store, and writes to no file but the copy that files/tags/write.py makes.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -17,6 +18,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from indexer.errors import DeferredError, FileError, ReadError
+from indexer.files import links
 from indexer.files.audio.decode import decode as decode_audio
 from indexer.files.audio.decode import probe
 from indexer.files.audio.identity import Stat, sniff
@@ -24,8 +26,11 @@ from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
 from indexer.files.children.limits import Budget, Limits
 from indexer.files.children.worker import FOLLOWS_LINKS, HEADER, pack
+from indexer.files.containers import CONTAINERS
 from indexer.files.links import THROUGH_A_LINK, folder_of
+from indexer.files.tags.pictures import covers
 from indexer.files.tags.write import edit_from_json, prepare
+from indexer.files.thumbnail import NoPictureError, thumbnail
 
 
 class Channel:
@@ -115,6 +120,22 @@ def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
     return {"container": container, "tags": all_tags(path, container).to_json()}
 
 
+def picture(path: str, channel: Channel, *, side_px: int) -> dict[str, Any]:
+    """Send a small JPEG of the cover as a message; none where the tags hold no picture that can be opened."""
+    try:
+        with os.fdopen(links.open_file(path), "rb") as file:
+            kind = CONTAINERS.get(sniff(file))
+            file.seek(0)
+            found = covers(file, kind.pictures) if kind and kind.pictures else []
+    except OSError as e:
+        raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
+    for data in found:
+        with contextlib.suppress(NoPictureError):
+            channel.send("block", {}, thumbnail(data, side_px))
+            break
+    return {}
+
+
 def prepare_write(
     path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool
 ) -> dict[str, Any]:
@@ -131,6 +152,7 @@ def examine(path: str, channel: Channel) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
+    "picture": picture,
 }  # fmt: skip
 
 

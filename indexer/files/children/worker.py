@@ -97,6 +97,14 @@ class Worker:
             if not finished:
                 self.kill()
 
+    def picture(self, path: bytes, *, side_px: int) -> bytes | None:
+        """A JPEG of the cover in a file's tags, its longer side at most ``side_px``; None without one.
+
+        Raises as ``call`` does.
+        """
+        pictures = [bytes(raw) for _, raw in self._exchange("picture", path, {"side_px": side_px}) if raw]
+        return pictures[0] if pictures else None
+
     def close(self) -> None:
         """End the child: ask it to exit, kill it if it is busy."""
         if self._child and self._child.stdin:

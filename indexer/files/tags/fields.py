@@ -34,7 +34,7 @@ _FRAMES = {
 }
 
 
-def _open(kind: Any, file: BinaryIO, **options: Any) -> Any:
+def open_with(kind: Any, file: Any, **options: Any) -> Any:
     """Make an object of a mutagen class; typed Any, as mutagen has no annotations."""
     return kind(file, **options)
 
@@ -142,7 +142,7 @@ def read_id3(file: BinaryIO) -> Fields:
 
     def front(file: BinaryIO) -> Fields:
         with contextlib.suppress(id3.ID3NoHeaderError):
-            found.append(_open(id3.ID3, file, known_frames=_FRAMES))
+            found.append(open_with(id3.ID3, file, known_frames=_FRAMES))
         return _from_id3(found[0]) if found else {}
 
     fields = attempt(front, file)
@@ -154,14 +154,14 @@ def read_id3(file: BinaryIO) -> Fields:
 
 def from_id3(data: bytes) -> Fields:
     """The fields of a whole ID3v2 tag, or of an ID3v1 tag."""
-    return _from_id3(_open(id3.ID3, io.BytesIO(data), known_frames=_FRAMES))
+    return _from_id3(open_with(id3.ID3, io.BytesIO(data), known_frames=_FRAMES))
 
 
 def id3_in(kind: Any) -> Callable[[BinaryIO], Fields]:
     """Make a function that reads the ID3 tag which a mutagen class finds inside its container."""
 
     def read(file: BinaryIO) -> Fields:
-        return _from_id3(_open(kind, file, known_frames=_FRAMES).tags)
+        return _from_id3(open_with(kind, file, known_frames=_FRAMES).tags)
 
     return read
 
@@ -207,7 +207,7 @@ def comments(kind: Any, block: Callable[[BinaryIO], Block]) -> Callable[[BinaryI
     """
 
     def by_mutagen(file: BinaryIO) -> Fields:
-        tags = _open(kind, file).tags
+        tags = open_with(kind, file).tags
         return from_comments((str(name), str(value)) for name, value in tags or [])
 
     def by_block(file: BinaryIO) -> Fields:
@@ -240,7 +240,7 @@ def read_flac(file: BinaryIO) -> Fields:
 def read_ape(file: BinaryIO) -> Fields:
     """APEv2: the text items."""
     try:
-        tags = _open(apev2.APEv2, file)
+        tags = open_with(apev2.APEv2, file)
     except apev2.APENoHeaderError:
         return {}
     pairs = ((name, text) for name, value in tags.items() if value.kind == 0 for text in str(value).split("\x00"))
@@ -293,7 +293,7 @@ _ASF_NAMES = {
 
 def read_asf(file: BinaryIO) -> Fields:
     """ASF: the attributes of its header objects, except those that hold bytes."""
-    tags = _open(asf.ASF, file).tags
+    tags = open_with(asf.ASF, file).tags
     return _by_name(((name, str(value)) for name, value in tags if value.TYPE != 1), _ASF_NAMES)
 
 

@@ -67,6 +67,7 @@ if (map) {
   const answer = await fetch(map.dataset.points);
   const points = answer.ok ? unpack(await answer.arrayBuffer()) : null;
   const draw = () => {
+    if (!map.clientWidth) return;
     const ratio = window.devicePixelRatio || 1;
     [map.width, map.height] = [Math.round(map.clientWidth * ratio), Math.round(map.clientHeight * ratio)];
     paint(map.getContext("2d"), points, viewOfAll(points.box, map, 12 * ratio), sizeOf(points.ids.length, map), paintsOf(points.labels));
