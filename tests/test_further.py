@@ -15,6 +15,7 @@ from typing import Literal
 
 import av
 import mutagen
+import mutagen.id3
 import pytest
 
 from indexer.errors import WriteRefusedError
@@ -379,6 +380,24 @@ def made(folder: Path, makers: dict[str, Maker], name: str, genre: dict[str, str
 def test_a_later_tag_of_a_kind_fills_gaps_and_its_genre_is_the_users(tmp_path: Path, name: str) -> None:
     assert_written_and_undone(made(tmp_path, SEVERAL, name, {})[0])
     assert_refused(*made(tmp_path, SEVERAL, name, G), NEVER_WRITTEN)
+
+
+@pytest.mark.parametrize("name", ["mp3", "wav", "m4a", "wma"])
+def test_a_genre_in_a_field_that_somebody_named_so_is_the_users(tmp_path: Path, name: str) -> None:
+    path = write_audio(tmp_path / "a", name, 0.3)
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    if name in {"mp3", "wav"}:
+        file.tags.add(mutagen.id3.TXXX(encoding=3, desc="Genre", text=["Minimal"]))
+    else:
+        key, text = {"m4a": ("----:com.apple.iTunes:GENRE", b"Minimal"), "wma": ("Genre", "Minimal")}[name]
+        file.tags[key] = [text]
+    file.save()
+    found = read_tags(path, container_of(path))
+    assert found.genres == ("Minimal",)
+    assert plan(found, "label", "House", 0.9, "m", "fill") is None
+    assert_refused(path, found, NEVER_WRITTEN)
 
 
 @pytest.mark.parametrize("genre", [{}, G], ids=["no genre", "a genre"])

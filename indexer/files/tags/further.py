@@ -43,7 +43,7 @@ class Further(NamedTuple):
 
     def has_genre(self) -> bool:
         """Whether a genre stands there."""
-        return any(value.strip() for value in self.fields.get("genre", []))
+        return any(value.strip() for name in ("genre", "free_genre") for value in self.fields.get(name, []))
 
 
 Reader = Callable[[BinaryIO], Iterator[Further]]

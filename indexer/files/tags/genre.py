@@ -29,6 +29,7 @@ from indexer.files.tags.blocks.blocks import (
     UnwritableError,
     digest,
 )
+from indexer.files.tags.fields import attempt
 from indexer.files.tags.further import Further, further_tags
 
 FilePath = str | bytes | os.PathLike[str]
@@ -170,11 +171,13 @@ def _main_place(path: FilePath, blocks: list[Block], further: list[Further]) -> 
 def refuse_other_genre(path: FilePath, container: str) -> None:
     """Raise WriteRefusedError where a genre stands in a tag that is never written, so that it would contradict ours."""
     with _open(path, container, "rb") as (file, kind):
-        tag = next((tag for tag in further_tags(file, kind.further) if tag.has_genre()), None)
-    if tag is not None:
+        where = next((tag.where for tag in further_tags(file, kind.further) if tag.has_genre()), None)
+        file.seek(0)
+        if where is None and kind.read_fields and attempt(kind.read_fields, file).get("free_genre"):
+            where = "a field that somebody named so"
+    if where is not None:
         raise WriteRefusedError(
-            path,
-            f"a genre stands in {tag.where}, which is never written: other programs would go on to show it",
+            path, f"a genre stands in {where}, which is never written: other programs would go on to show it"
         )
 
 

@@ -119,7 +119,8 @@ def _tags(fields: Fields) -> Tags:
 
     unread = [clean(why, MAX_REASON) for why in fields.get("unread", [])]
     original = parse_original("".join(fields.get("original", [])[:1]))
-    genres = tuple(text for value in fields.get("genre", [])[:MAX_VALUES] if (text := clean(value)))
+    standing = fields.get("genre") or fields.get("free_genre", [])
+    genres = tuple(text for value in standing[:MAX_VALUES] if (text := clean(value)))
     return Tags(
         title=first("title"), artist=first("artist"), album=first("album"), album_artist=first("album_artist"),
         comment=first("comment", MAX_COMMENT), musical_key=first("key"), record_label=first("label"),
