@@ -9,6 +9,7 @@ numbers (test_difference, test_scan), the library's path (test_web), its surroun
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -85,6 +86,13 @@ def with_riff_size(data: bytes) -> bytes:
     return data[:4] + little(len(data) - 8) + data[8:]
 
 
+def rifx(folder: Path) -> bytes:
+    samples = (music(1.0, sample_rate_hz=16_000, channels=1) * 20_000).astype(">i2").tobytes()
+    fmt = struct.pack(">4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    data = struct.pack(">4sI", b"data", len(samples)) + samples
+    return struct.pack(">4sI4s", b"RIFX", 36 + len(samples), b"WAVE") + fmt + data
+
+
 def wav_with_unknown_id3(folder: Path) -> bytes:
     tag = b"ID3\x05\0\0\0\0\0\x0a" + bytes(10)
     data = write_audio(folder / "plain", "wav", 1.0).read_bytes()
@@ -123,6 +131,7 @@ STUMBLES: dict[str, tuple[Callable[[Path], bytes], str | None, bool]] = {
     "zeros behind.ogg": (lambda folder: bytes(titled(folder, "vorbis")) + bytes(300_000), "T", True),
     "APEv2 of another count.mp3": (mp3_with_wrong_count, "T", False),
     "bad key.wv": (lambda folder: bytes(titled(folder, "wavpack")).replace(b"Title", b"Ti\1le"), None, False),
+    "high byte first.wav": (rifx, None, True),
     "MP3 in RIFF.wav": (muxed("wav", "libmp3lame"), None, True),
     "MP3 in RIFF.mp3": (muxed("wav", "libmp3lame"), None, True),
     "layer II.mp2": (muxed("mp2", "mp2"), None, True),

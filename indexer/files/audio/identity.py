@@ -26,11 +26,11 @@ from indexer.files.audio.payload.stated_end import missing_end
 from indexer.files.containers import CONTAINERS, MAGIC, SEARCHES, SNIFFS
 
 # Formats without a walker that FFmpeg may read: Matroska, AC-3, DTS, AU, CAF, Wave64, TAK, DSDIFF, AMR, Shorten,
-# OptimFROG and others.
+# OptimFROG, RIFF with the high byte first (RIFX) and others.
 _OTHER_AUDIO = (
     b"\x1a\x45\xdf\xa3", b"\x0b\x77", b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b".snd", b"caff",
     b"riff\x2e\x91\xcf\x11", b"tBaK", b"FRM8", b"#!AMR", b"ajkg", b"OFR ", b".RMF", b"Creative Voice File", b"TTA2",
-    b"FLV\x01", b"LA02", b"LA03", b"LA04",
+    b"FLV\x01", b"RIFX", b"LA02", b"LA03", b"LA04",
 )  # fmt: skip
 _NOT_AUDIO = (
     (b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG", "a PNG image"), (b"GIF8", "a GIF image"), (b"%PDF", "a PDF"),
