@@ -15,6 +15,8 @@ CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
 
 CREATE INDEX predictions_genre ON predictions (head_id, genre, confidence, decided);
 
+CREATE INDEX same_sound_first ON same_sound (first_id);
+
 CREATE INDEX tag_writes_file ON tag_writes (file_id);
 
 CREATE INDEX tag_writes_open ON tag_writes (state) WHERE state = 'intended';
@@ -149,6 +151,12 @@ CREATE TABLE runs (                  -- what each scan did
   summary TEXT                       -- JSON: the counts that `scan --json` prints
 ) STRICT;
 
+CREATE TABLE same_sound (            -- one row for each recording that was compared; hidden in Datasette
+  recording_id INTEGER PRIMARY KEY REFERENCES recordings (id) ON DELETE CASCADE,
+  encoder_id TEXT NOT NULL REFERENCES encoders (id) ON DELETE CASCADE, -- whose embeddings were compared
+  first_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE -- the first recording of the same sound; its own id where it is none
+) STRICT;
+
 CREATE TABLE scores (
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE,
@@ -223,6 +231,14 @@ END;
 CREATE TRIGGER places_update AFTER UPDATE OF vector ON embeddings BEGIN
   DELETE FROM places WHERE recording_id = old.recording_id AND encoder_id IN
     (SELECT id FROM encoders WHERE id = old.encoder_id OR EXISTS (SELECT 1 FROM json_each(parts) WHERE value = old.encoder_id));
+END;
+
+CREATE TRIGGER same_sound_delete AFTER DELETE ON embeddings BEGIN
+  DELETE FROM same_sound WHERE recording_id = old.recording_id OR first_id = old.recording_id;
+END;
+
+CREATE TRIGGER same_sound_update AFTER UPDATE OF vector ON embeddings BEGIN
+  DELETE FROM same_sound WHERE recording_id = old.recording_id OR first_id = old.recording_id;
 END;
 
 CREATE VIEW tracks AS

@@ -15,8 +15,8 @@ from typing import Any
 from indexer.library.migrations import schema_files
 from indexer.library.store import Store
 
-# A table comes after those that it refers to. The next scan makes predictions, scores, timelines and places on the map
-# anew from the embeddings.
+# A table comes after those that it refers to. The next scan makes predictions, scores, timelines, places on the map and
+# what sounds the same anew from the embeddings.
 TABLES = (
     "encoders",
     "heads",

@@ -19,7 +19,7 @@ from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
-from indexer.library.vectors import projection
+from indexer.library.vectors import projection, same_sound
 from indexer.listen.executor import Executor
 from indexer.models.choice import Chosen, choose_and_register, pipeline_model
 from indexer.scan.difference import file_changed, look_at, spool_difference
@@ -161,12 +161,12 @@ class Scan:
             self._listener.problem(str(self._settings.db), f"no tags were heard ({e})")
 
     def _place(self, store: Store, chosen: Chosen) -> None:
-        """Update the map. An error is reported and does not fail the scan; the next scan tries again."""
+        """Update the map and what sounds the same. An error is reported and fails no scan; the next one tries again."""
+        parts = [part.encoder_id for part in chosen.info.parts]
         try:
-            projection.update(
-                store, chosen.info.encoder_id, [part.encoder_id for part in chosen.info.parts], lambda: self._stopped
-            )
-        except Exception as e:  # all files are done; nothing but the map is lost
+            projection.update(store, chosen.info.encoder_id, parts, lambda: self._stopped)
+            same_sound.update(store, chosen.info.encoder_id, parts, lambda: self._stopped)
+        except Exception as e:  # all files are done; nothing but the map and the duplicates is lost
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _work(

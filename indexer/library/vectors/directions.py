@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,15 @@ def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Vectors (n, width) without the mean and of length 1, float32."""
     centred = vectors.astype(np.float32) - mean
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def joined_directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) -> np.ndarray:
+    """Directions (n, width) of length 1; those of joined encoders side by side, each with the same weight."""
+    cuts = np.cumsum(widths)[:-1]
+    parts = zip(np.split(vectors, cuts, axis=1), np.split(mean, cuts), strict=True)
+    return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(
+        np.sqrt(len(widths))
+    )
 
 
 def open_directions(reader: Reader, db: Path, encoder_id: str) -> Directions:

@@ -15,7 +15,7 @@ import numpy as np
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, now
 from indexer.library.store import Store
-from indexer.library.vectors.directions import directions_of
+from indexer.library.vectors.directions import joined_directions
 
 SAMPLE = (
     10_000  # recordings that the axes are computed from; their directions are in memory, 15 kB each at a width of 3840
@@ -45,14 +45,14 @@ class Projection:
 
     def places(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, 2) float32: the places of vectors (n, width)."""
-        return np.asarray(_directions(vectors, self.widths, self.mean) @ self.axes.T)
+        return np.asarray(joined_directions(vectors, self.widths, self.mean) @ self.axes.T)
 
 
 def fit(vectors: np.ndarray, widths: Sequence[int], former: np.ndarray | None = None) -> Projection:
     """The axes of greatest variance of vectors (n, width), turned to lie near the ``former`` ones."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     pages = (vectors[first : first + _PAGE] for first in range(0, len(vectors), _PAGE))
-    axes = principal_axes(np.concatenate([_directions(page, widths, mean) for page in pages]))
+    axes = principal_axes(np.concatenate([joined_directions(page, widths, mean) for page in pages]))
     return Projection(tuple(widths), mean, axes if former is None else turned(axes, former))
 
 
@@ -80,15 +80,6 @@ def turned(axes: np.ndarray, former: np.ndarray) -> np.ndarray:
     """The same plane, its axes turned and mirrored to lie nearest to the former ones (orthogonal Procrustes)."""
     u, _, v = np.linalg.svd(former.astype(np.float64) @ axes.T)
     return np.asarray(u @ v @ axes, np.float32)
-
-
-def _directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) -> np.ndarray:
-    """Directions (n, width) of length 1; those of joined encoders side by side, each with the same weight."""
-    cuts = np.cumsum(widths)[:-1]
-    parts = zip(np.split(vectors, cuts, axis=1), np.split(mean, cuts), strict=True)
-    return np.concatenate([directions_of(part, of_part) for part, of_part in parts], axis=1) / np.float32(
-        np.sqrt(len(widths))
-    )
 
 
 def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
