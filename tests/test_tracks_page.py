@@ -152,14 +152,14 @@ def test_counts_say_what_one_more_filter_would_leave(db):
 
 def test_a_row_says_whose_word_the_genre_is(pages):
     rows = {track["id"]: track for track in pages.json("/-/tracks.json")["tracks"]}
-    said = {n: (row["genre"], row["word"], row["colour"]) for n, row in rows.items()}
+    said = {n: (row["genre"], row["word"], row["label"]) for n, row in rows.items()}
     assert said == {
-        1: ("Progressive Trance", "tag", "g1"),  # as it is written, in the colour of what it means
-        2: ("trance", "you", "g1"),
-        3: ("house", "model", "g0"),
-        4: ("house", "guess", "g0"),
-        5: (None, "guess", "none"),
-        6: (None, "guess", "none"),
+        1: ("Progressive Trance", "tag", "trance"),  # as it is written, in the colour of what it means
+        2: ("trance", "you", "trance"),
+        3: ("house", "model", "house"),
+        4: ("house", "guess", None),
+        5: (None, "guess", None),
+        6: (None, "guess", None),
     }
     assert (rows[2]["guess"], rows[2]["percent"]) == ("house", 95)
     assert (rows[1]["bpm"], rows[1]["length"], rows[1]["key"]) == (138, "1:00", "Am")
@@ -170,7 +170,7 @@ def test_a_row_says_whose_word_the_genre_is(pages):
 def test_every_filter_of_the_page_leads_to_as_many_tracks_as_it_says(pages):
     page = pages.get("/-/tracks?sort=-title").text
     chips = re.findall(
-        r'<a class="ix-chip[^"]*" href="([^"]+)"[^>]*><bdi>([^<]*)</bdi> <span class="ix-many">(\d+)</span>', page
+        r'<a class="ix-filter[^"]*" href="([^"]+)"[^>]*><bdi>([^<]*)</bdi> <span class="ix-many">(\d+)</span>', page
     )
     assert len(chips) > 15
     for href, text, count in chips:

@@ -44,7 +44,7 @@ _BY_TEXT = {
 }
 _SHOWN = f"""
 SELECT f.id, f.path_text AS path, {_NAME} AS name, f.shown AS state, f.container, f.first_seen,
-  coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason, f.root_id IS NOT NULL AS in_root,
+  coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason, f.root_id,
   t.title, t.artist, t.album, t.year, t.bpm, t.musical_key, t.genre AS tag_genre, r.duration_s,
   {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence
 {_JOINED}

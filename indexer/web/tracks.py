@@ -29,9 +29,8 @@ KEPT_TIMES = 10  # a reading that took a second serves for 10 s while the librar
 SHOWN_CHARS = 200  # of a title, an artist, a reason
 MAX_SEARCH_CHARS = 200
 MAX_VALUES = 50  # of one kind of filter in an address
+SHOWN_GENRES = 12  # above the other filters; the rest is behind "More genres"
 SHOWN_VALUES = 60  # of one kind of filter on the page, the most frequent
-COLOURS = 8  # .ix-g0 to .ix-g7 in tracks.css
-NO_COLOUR = "none"  # of a genre that the head does not know
 
 # Names in an address, and the fields of Wanted.
 _TEXTS = {"genre": "genres", "word": "words", "format": "formats", "key": "keys", "state": "states"}
@@ -148,7 +147,6 @@ class Chip:
     href: str
     count: int | None
     is_set: bool
-    colour: str = ""
     outline: bool = False
 
 
@@ -164,7 +162,6 @@ def _chips(
     counts: Mapping[Any, int],
     *,
     text: Callable[[Any], str] = str,
-    colour: Callable[[Any], str] = lambda _: "",
     by_name: bool = False,
 ) -> list[Chip]:
     """The filters of one kind: those that are set, then the most frequent."""
@@ -179,17 +176,16 @@ def _chips(
             _address(_toggled(wanted, field, value)),
             counts.get(value, 0),
             value in chosen,
-            colour(value),
         )
         for value in values
     ]
 
 
-def _genre_chips(wanted: Wanted, found: Found, colour: Callable[[str], str]) -> list[Chip]:
-    chips = _chips(wanted, "genres", found.counts["genre"], colour=colour)
+def _genre_chips(wanted: Wanted, found: Found) -> list[Chip]:
+    chips = _chips(wanted, "genres", found.counts["genre"])[:SHOWN_GENRES]
     if found.undecided or wanted.undecided:
         address = _address(replace(wanted, undecided=not wanted.undecided))
-        chips.append(Chip("undecided", address, found.undecided, wanted.undecided, NO_COLOUR, outline=True))
+        chips.append(Chip("undecided", address, found.undecided, wanted.undecided, outline=True))
     return chips
 
 
@@ -219,25 +215,29 @@ def _folder_chips(wanted: Wanted, counts: Mapping[str, int]) -> list[Chip]:
 
 
 def filters(wanted: Wanted, found: Found) -> list[dict[str, Any]]:
-    """The kinds of filters below the genres: {name, chips, chosen: in words}, where there is a choice or one is set."""
+    """The kinds of filters below the genres, where there is a choice or one is set.
+
+    Each is {name, chips, chosen: in words, more: how many values are not shown}.
+    """
     counts = found.counts
     kinds = [
-        ("Format", _chips(wanted, "formats", counts["format"])),
-        ("Tempo", _tempo_chips(wanted, counts["tempo"])),
-        ("Key", _chips(wanted, "keys", counts["key"], by_name=True)),
-        ("Year", _chips(wanted, "years", counts["year"], by_name=True)),
-        ("Folder", _folder_chips(wanted, counts["folder"])),
-        ("Whose word", _chips(wanted, "words", counts["word"], text=lambda word: WORDS.get(word, word))),
-        ("State", _chips(wanted, "states", counts["state"])),
+        ("More genres", "genre", _chips(wanted, "genres", counts["genre"])[SHOWN_GENRES:]),
+        ("Format", "format", _chips(wanted, "formats", counts["format"])),
+        ("Tempo", "tempo", _tempo_chips(wanted, counts["tempo"])),
+        ("Key", "key", _chips(wanted, "keys", counts["key"], by_name=True)),
+        ("Year", "year", _chips(wanted, "years", counts["year"], by_name=True)),
+        ("Folder", "folder", _folder_chips(wanted, counts["folder"])),
+        ("Whose word", "word", _chips(wanted, "words", counts["word"], text=lambda word: WORDS.get(word, word))),
+        ("State", "state", _chips(wanted, "states", counts["state"])),
     ]
-    chosen = {name: ", ".join(chip.text for chip in chips if chip.is_set) for name, chips in kinds}
+    chosen = {name: ", ".join(chip.text for chip in chips if chip.is_set) for name, _, chips in kinds}
     if wanted.tempo_bpm != (None, None):
         low, high = wanted.tempo_bpm
         chosen["Tempo"] = f"{'' if low is None else low}–{'' if high is None else high}"
     return [
-        {"name": name, "chips": chips, "chosen": chosen[name]}
-        for name, chips in kinds
-        if len(chips) > 1 or chosen[name]
+        {"name": name, "chips": chips, "chosen": chosen[name], "more": max(0, len(counts[kind]) - SHOWN_VALUES)}
+        for name, kind, chips in kinds
+        if len(chips) > 1 or chosen[name] or (kind == "genre" and chips)
     ]
 
 
@@ -259,7 +259,7 @@ def _ago(moment: str, today: date) -> str:
     return f"{day.day} {day:%b}" if day.year == today.year else f"{day:%b %Y}"
 
 
-def _row(track: Mapping[str, Any], colour: Callable[[str | None], str], today: date) -> dict[str, Any]:
+def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
     """What the page says of a track."""
     label = track["said"] or track["tag"] or track["decided"]
     word = "you" if track["said"] else "tag" if track["tag"] else "model" if track["decided"] else "guess"
@@ -277,10 +277,8 @@ def _row(track: Mapping[str, Any], colour: Callable[[str | None], str], today: d
         "label": label,
         "word": word,
         "said": f"{WORDS[word]}{means}" if word in WORDS else f"a guess: the model is only {percent} % sure",
-        "colour": colour(label or track["guess"]),
         "guess": track["guess"],
         "percent": percent,
-        "guess_colour": colour(track["guess"]),
         "length": duration(track["duration_s"]) if track["duration_s"] else None,
         "bpm": round(track["bpm"]) if track["bpm"] and 1 <= track["bpm"] <= browse.MAX_TEMPO_BPM else None,
         "key": _clipped(track["musical_key"]),
@@ -289,7 +287,8 @@ def _row(track: Mapping[str, Any], colour: Callable[[str | None], str], today: d
         "added_at": track["first_seen"],
         "state": track["state"],
         "reason": _clipped(track["reason"]),
-        "is_playable": track["state"] == "ready" and bool(track["in_root"]),
+        "root_id": track["root_id"],
+        "is_playable": track["state"] == "ready" and track["root_id"] is not None,
         "path": track["path"],
     }
 
@@ -323,8 +322,8 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
         pages = max(1, -(-len(found.ids) // PAGE_TRACKS))
         at = min(asked, pages)
         ids = found.ids[(at - 1) * PAGE_TRACKS : at * PAGE_TRACKS].tolist()
-        colours, today = _colours(labels), datetime.now(UTC).astimezone().date()
-        tracks = [_row(track, colours, today) for track in browse.shown(conn, ids)]
+        today = datetime.now(UTC).astimezone().date()
+        tracks = [_row(track, today) for track in browse.shown(conn, ids)]
         has = {
             "tempo": bool((catalogue.tempo_bpm > 0).any()),
             "key": bool(catalogue.key.names),
@@ -333,11 +332,6 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
         return _Browsed(wanted, found, at, pages, tracks, labels, has)
 
     return await ask(datasette, find)
-
-
-def _colours(labels: list[str]) -> Callable[[str | None], str]:
-    places = {label: f"g{n % COLOURS}" for n, label in enumerate(labels)}
-    return lambda genre: places.get(genre or "", NO_COLOUR)
 
 
 async def tracks_page(request: Any, datasette: Any) -> Any:
@@ -372,7 +366,8 @@ async def tracks_page(request: Any, datasette: Any) -> Any:
             "tracks": browsed.tracks,
             "heads": heads,
             "has": browsed.has,
-            "genre_chips": _genre_chips(wanted, found, _colours(browsed.labels)),
+            "labels": browsed.labels,
+            "genre_chips": _genre_chips(wanted, found),
             "filters": filters(wanted, found),
             "genres": await ask(datasette, corrections.genres),
         },

@@ -21,8 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.config import Settings
 from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
+from indexer.scan.genre_labels import update_genre_labels
 
 CLIENTS = 4
 LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
@@ -95,6 +97,7 @@ def fill(db: Path, files: int) -> None:
             )
     with Store(db) as store:
         store.use_head("h")
+        update_genre_labels(store, Settings())
 
 
 def saying(db: Path, files: int, stop: threading.Event) -> None:

@@ -34,12 +34,12 @@ def test_filters_searches_and_orders_are_gone_through_with_back(tab, shared):
     page.evaluate("window.isSame = true")
     assert page.locator(ROWS).count() == 8
     page.locator("summary", has_text="Format").click()
-    page.locator(".ix-chip", has_text="flac").click()
+    page.locator(".ix-filter", has_text="flac").click()
     page.wait_for_url("**/-/tracks?format=flac")
     page.wait_for_function("() => document.querySelectorAll('#rows tr').length === 1")
     assert page.locator("details[open]").count() == 1  # what was opened stays open
     assert "flac" in page.evaluate("document.activeElement.dataset.key")  # and the keyboard where it was
-    page.locator(".ix-chip[aria-current]", has_text="flac").click()
+    page.locator(".ix-filter[aria-current]", has_text="flac").click()
     page.wait_for_function("() => document.querySelectorAll('#rows tr').length === 8")
     page.get_by_role("searchbox").fill("hostile")
     page.wait_for_function("() => document.querySelectorAll('#rows tr').length === 1")
@@ -152,7 +152,7 @@ def test_it_reads_filters_and_sorts_without_javascript(chromium, shared):
     assert page.locator(ROWS).count() == 1
     page.get_by_role("link", name="Title").click()
     assert page.url.endswith("?q=flac&sort=title")
-    assert page.locator(".ix-play").first.is_hidden()
+    page.locator(".ix-play").first.wait_for(state="hidden")
     page.get_by_role("link", name="flac track").click()
     assert page.url.endswith(f"/library/tracks/{id_of(shared.cli, 'flac track.flac')}")
     context.close()

@@ -40,7 +40,7 @@ const listButton = button("Queue", "☰", () => {
 listButton.setAttribute("aria-expanded", "false");
 listButton.setAttribute("aria-controls", list.id);
 place.append(list, element("div", { class: "ix-player-bar" },
-  button("Previous track", "⏮", () => player.previous()), toggleButton, button("Next track", "⏭", () => player.next()),
+  button("Previous track", "❙◀", () => player.previous()), toggleButton, button("Next track", "▶❙", () => player.next()),
   element("div", { class: "ix-player-what" }, name, said), seek, time, listButton, button("Close the player", "×", () => player.stop())));
 
 /** What the player does. Each call changes the queue or the sound, and tells it with the event "ix-player" of the document. */

@@ -57,6 +57,9 @@ browser.addEventListener("submit", (event) => {
   event.preventDefault();
   go(addressOf(event.target));
 });
+document.addEventListener("click", (event) => {
+  for (const one of browser.querySelectorAll("details[open]")) if (event.target.isConnected && !one.contains(event.target)) one.open = false;
+});
 history.scrollRestoration = "manual";
 window.addEventListener("popstate", async (event) => {
   await show(location.href);
@@ -207,7 +210,14 @@ const keys = {
   u: undo,
   "/": () => { search.focus(); search.select(); },
   "?": () => at("help").showModal(),
-  Escape: clear,
+  Escape: () => {
+    const open = browser.querySelector("details[open]");
+    if (!open) clear();
+    else {
+      open.open = false;
+      open.querySelector("summary").focus();
+    }
+  },
 };
 document.addEventListener("keydown", (event) => {
   const on = event.target;
