@@ -10,6 +10,7 @@ import pytest
 
 from indexer.encoders.load import load_encoder
 from indexer.heads.linear import LinearHead
+from indexer.upkeep.demo import Track, write_track
 from tests.helpers import checkpoints, labelled
 from tests.helpers.cli import FIXTURES, LABELS, Cli
 from tests.helpers.libraries import adopt
@@ -158,6 +159,32 @@ def track(tmp_path, track_template):
 def scanned(quick_cli, scanned_music):
     """The command line on a library that was scanned."""
     return quick_cli
+
+
+@pytest.fixture(scope="session")
+def unlabelled_template(tmp_path_factory):
+    """12 short tracks of two kinds by six artists, embedded, without a genre in the tags and without a head."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    cli = Cli(folder / "state", Path("rhythm"))
+    cli.folder.mkdir()
+    for n in range(12):
+        artist = folder / "music" / f"artist {n // 2}"
+        artist.mkdir(parents=True, exist_ok=True)
+        genre = ("ambient", "drum and bass")[n % 2]
+        write_track(Track(artist / f"{genre} {n}.flac", genre, n, 3.0, f"{genre} {n}", artist.name, labelled=False))
+    assert cli.json("scan", folder / "music")["embedded"] == 12
+    return cli.folder, folder / "music"
+
+
+@pytest.fixture
+def unlabelled(tmp_path, unlabelled_template):
+    """A library of one's own with these tracks: the command line, and the folder of the music."""
+    state, scanned = unlabelled_template
+    music = Path(shutil.copytree(scanned, tmp_path / "unlabelled"))
+    cli = Cli(tmp_path / "unlabelled state", Path("rhythm"))
+    cli.folder.mkdir()
+    adopt(cli, music, state=state, scanned=scanned)
+    return cli, music
 
 
 @pytest.fixture

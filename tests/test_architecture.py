@@ -137,6 +137,7 @@ def test_json_of_others_is_parsed_in_one_place():
         "indexer.files.children.child", "indexer.files.children.worker",
         "indexer.listen.classify_process", "indexer.web.classify",
         "indexer.watch.runner", "indexer.watch.runner_handle",
+        "indexer.upkeep.train_process", "indexer.web.training",
         "indexer.library.apart", "indexer.library.facts", "indexer.library.registered", "indexer.library.store",
         "indexer.library.summary",
         "indexer.library.vectors.similar", "indexer.library.whose_word", "indexer.scan.journal",

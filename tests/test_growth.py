@@ -75,15 +75,24 @@ def test_pages_of_the_library_come_in_the_order_of_recordings(store, monkeypatch
 
     async def rows(_datasette, sql, values=()):
         if "max(recording_id)" in sql:
-            return [{"id": 1}]
+            return [{"id": last}]
         asked.append((sql, values))
         return []
 
+    async def ask(_datasette, function):
+        return function(store.connection)
+
     monkeypatch.setattr(review, "rows", rows)
+    monkeypatch.setattr(review, "ask", ask)
     for what in review.KINDS:
-        asyncio.run(review.next_tracks(None, what, 0))
-    assert len(asked) == len(review.KINDS)
-    for sql, values in [*asked, (overview._DISAGREEMENTS, {"n": 8, "newest": 9}), (library_map._POINTS, ("h", "e"))]:
+        for last in (1, 1 + review.LOOKED_AT):  # noqa: B007 - read by rows: all recordings; some of them, then range after range
+            asyncio.run(review.next_tracks(None, what, []))
+    assert len(asked) == len(review.KINDS) * (2 + 4)
+    for sql, values in [
+        *asked,
+        (overview._DISAGREEMENTS, {"n": 8, "newest": 9}),
+        (library_map._POINTS, {"head": "h", "encoder": "e", "step": 1}),
+    ]:
         assert not [
             step for step in plan(store.connection, sql, values) if "TEMP B-TREE" in step or "files_state" in step
         ], sql
@@ -104,12 +113,21 @@ def test_a_review_looks_on_until_it_has_found_enough(store, monkeypatch):
     async def rows(_datasette, sql, values=()):
         return [dict(row) for row in store.connection.execute(sql, values)]
 
+    async def ask(_datasette, function):
+        return function(store.connection)
+
     monkeypatch.setattr(review, "rows", rows)
-    found = [
-        [track["recording_id"] for track in asyncio.run(review.next_tracks(None, "undecided", after))]
-        for after in (0, 38, 100)
-    ]
-    assert found == [[4, 37, 38], [91, 100], []]
+    monkeypatch.setattr(review, "ask", ask)
+
+    def found(*skip):
+        tracks, total, exact = asyncio.run(review.next_tracks(None, "undecided", [*skip]))
+        return [track["recording_id"] for track in tracks], total, exact
+
+    assert found() == ([4, 37, 38], None, False)
+    assert found(4, 37, 38) == ([91, 100], None, False)
+    assert found(4, 37, 38, 91, 100) == ([], None, False)
+    store.connection.execute("UPDATE predictions SET decided = 0")
+    assert found()[1:] == (100, False)  # a tenth was looked at, and all of it is undecided
 
 
 class Counting(io.BytesIO):

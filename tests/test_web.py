@@ -228,7 +228,7 @@ def test_what_is_no_number_of_a_track_is_not_found(db, number):
     "path",
     [
         "/-/similar/1.json?n={}",
-        "/-/review.json?after={}",
+        "/-/review.json?skip={}",
         "/-/playlist.m3u8?ids=1,{}",
         "/-/playlist.m3u8?similar={}",
         "/my~20music/tracks?_next={}",
@@ -248,7 +248,7 @@ def test_what_is_no_number_in_a_query_is_never_an_error_of_the_server(db, path, 
     ("path", "status"),
     [
         ("/-/similar/1.json?n={}", 400),
-        ("/-/review.json?after={}", 200),  # after the last
+        ("/-/review.json?skip={}", 200),  # no such recording
         ("/-/playlist.m3u8?ids=1,{}", 200),  # without the one that is not there
         ("/-/playlist.m3u8?similar={}", 404),
         ("/my~20music/tracks?_next={}", 400),
@@ -279,7 +279,7 @@ def test_a_body_without_the_number_of_a_track_is_refused(db, path, body, status)
 
 def test_an_error_of_our_own_pages_stays_an_error_of_the_server(db, monkeypatch, capsys):
     monkeypatch.setattr("indexer.web.review.next_tracks", lambda *_: int("a fault of ours"))
-    assert get(db, "/-/review.json?after=1").status_code == 500
+    assert get(db, "/-/review.json?skip=1").status_code == 500
     assert "a fault of ours" in capsys.readouterr().err
 
 

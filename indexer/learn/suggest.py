@@ -3,6 +3,7 @@
 Works on cached embeddings with the head in use and a cross-validation. Changes nothing and opens no music file.
 """
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from indexer.config import Settings
 from indexer.errors import ModelError
 from indexer.heads.head import Head
 from indexer.learn.dataset import Dataset, LabelRequest, collect
+from indexer.learn.spread import directions, most_different
 from indexer.library import facts
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import in_use
@@ -61,7 +63,7 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
     places, vectors = facts.joined_vectors(reader, parts, [*some, *known])
     if not len(places):
         return []
-    unit = _directions(vectors)
+    unit = directions(vectors)
     of_some = places < len(some)
     some = [some[i] for i in places[of_some]]
     if not some:
@@ -70,16 +72,13 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
     probabilities = head.scores(vectors[of_some].astype(np.float32))  # (n, labels)
     entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
     uncertainty = entropy / np.log(len(head.labels))  # 0 to 1
-    # Cosine distance to the nearest labelled vector, 0 to 2; without labels 1, the distance of unrelated vectors.
-    distance = 1 - (candidates @ others.T).max(axis=1) if len(others) else np.ones(len(candidates))
     entries = []
-    for _ in range(min(count, len(some))):
-        best = int(np.argmax(uncertainty * distance))
+    for best, distance in islice(most_different(candidates, others, uncertainty), count):
         first, second = np.argsort(-probabilities[best])[:2]
         reason = (
             f"{head.labels[first]} {probabilities[best, first]:.0%} or "
             f"{head.labels[second]} {probabilities[best, second]:.0%}"
-            + (f"; the nearest labelled track is {1 - distance[best]:.0%} alike" if len(others) else "")
+            + (f"; the nearest labelled track is {1 - distance:.0%} alike" if len(others) else "")
         )
         entries.append(
             {
@@ -89,16 +88,7 @@ def _to_label(reader: Reader, head: Head, parts: list[str], labelled: set[int], 
                 "reason": reason,
             }
         )
-        distance = np.minimum(distance, 1 - candidates @ candidates[best])  # the next entries are to be unlike this one
-        distance[best] = -1
     return entries
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (n, width) without their mean, of length 1, float32."""
-    centred = vectors.astype(np.float32)
-    centred -= centred.mean(axis=0)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float32).tiny))
 
 
 def _to_check(reader: Reader, settings: Settings, dataset: Dataset, count: int, seed: int) -> list[dict[str, Any]]:

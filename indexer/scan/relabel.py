@@ -1,6 +1,7 @@
 """Applies the head in use to every cached embedding. Opens no file and decodes no audio."""
 
 import time
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -15,8 +16,10 @@ from indexer.scan.genre_labels import update_genre_labels
 COMMIT_ROWS = 1000
 
 
-def relabel(settings: Settings) -> dict[str, Any]:
+def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n: None) -> dict[str, Any]:
     """Classify all cached recordings anew. Raises ModelError without a head.
+
+    ``on_classified`` is called now and then with how many are done.
 
     Returns {head, threshold, classified, undecided, unlike, surest, damaged, elapsed_s}. ``unlike``: recordings unlike
     everything the head learned from. ``surest``: the highest confidence of the others, 0 to 1.
@@ -42,6 +45,7 @@ def relabel(settings: Settings) -> dict[str, Any]:
                         classified += 1
                     except ModelError:
                         damaged += 1
+            on_classified(classified)
         update_genre_labels(store, settings)
     return {
         "head": head.name,

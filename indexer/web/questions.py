@@ -1,14 +1,12 @@
 """SQL that pages share. Runs no query itself."""
 
-from indexer.library.whose_word import NOBODY_SAID, USERS_TAG
+from indexer.library.whose_word import NOBODY_SAID
 
 # Tracks without a correction whose own tag names another genre than the decided one.
 DISAGREEMENT = (
     "p.decided = 1 AND t.genre IS NOT NULL AND t.indexer_genre IS NULL AND tag_disagrees(t.genre, p.genre)"
     f" AND {NOBODY_SAID}"
 )
-# Tracks that nobody gave a genre, neither here nor in the tag, and that the head is not sure of.
-UNDECIDED = f"p.decided = 0 AND {USERS_TAG} IS NULL AND {NOBODY_SAID}"
 # The plus keeps SQLite from the index of states: nearly every file is ready, and by recording the rows come in their
 # order.
 FROM_PREDICTIONS = (

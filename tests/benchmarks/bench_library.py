@@ -60,7 +60,7 @@ PAGES = {
     "tracks, a genre": "/library/tracks?genre=techno&_size=50",
     "search": "/library/tracks?_search=%22Title+77%22&_size=50",
     "one track": "/library/tracks/77",
-    "review": "/-/review.json?after=77",
+    "review": "/-/review.json?skip=77",
     "map, not built yet": "/-/map.bin",
 }
 

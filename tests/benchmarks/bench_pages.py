@@ -131,7 +131,7 @@ def main(tracks: int, requests: int) -> None:
             "overview, live part": ["/-/now.json"] * requests,
             "track page": [f"/library/tracks/{n}" for n in some],
             "similar tracks": [f"/-/similar/{n}.json" for n in some],
-            "review, next 20": [f"/-/review.json?after={n}" for n in some],
+            "review, next 20": [f"/-/review.json?skip={n}" for n in some],
             "classify page": ["/-/classify"] * requests,
             "map page": ["/-/map"] * requests,
             "map data": ["/-/map.bin"] * requests,

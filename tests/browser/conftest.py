@@ -114,6 +114,15 @@ def own(tmp_path, tracks, rhythm_head):
 
 
 @pytest.fixture
+def fresh(unlabelled):
+    """A library without labels, tags and head; no encoder that needs torch."""
+    made = serve(unlabelled[0])
+    yield made
+    made.process.terminate()
+    made.process.communicate(timeout=20)
+
+
+@pytest.fixture
 def tab(chromium):
     """Opens a page in a browser of its own; fails afterwards when a script failed or another host was asked."""
     contexts, wrong = [], []

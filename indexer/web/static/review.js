@@ -1,4 +1,4 @@
-// One track after the other: play, press a number to label it, skip, undo.
+// One track after the other: play, press a number to label it, skip, undo. Tells the rest of the page by the events "labelled" and "asked-all".
 import { bars, clock } from "./charts.js";
 
 const at = (id) => document.getElementById(id);
@@ -9,33 +9,56 @@ const token = document.querySelector("meta[name=csrf-token]").content;
 
 let waiting = []; // tracks to ask about
 let current = null;
-let after = 0; // the last recording that the server sent
 let ended = false;
+let total = null; // how many there were at first, in words
 let queue = Promise.resolve();
 const past = []; // {track, genre or null for skipped}
+const number = new Intl.NumberFormat("en");
+const SKIPPED = 1000; // recordings that a request names; earlier ones may come again
 
 async function more() {
-  const answer = await fetch(`${page.dataset.from}?what=${page.dataset.what}&after=${after}`);
+  const skip = past.slice(-SKIPPED).map(({ track }) => track.recording_id);
+  const answer = await fetch(`${page.dataset.from}?what=${page.dataset.what}&skip=${skip}`);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  const { tracks } = await answer.json();
+  const { tracks, total: counted, exact } = await answer.json();
   ended = tracks.length === 0;
   waiting.push(...tracks);
-  if (!ended) after = tracks.at(-1).recording_id;
+  if (total === null) total = counted === null ? "" : ` of ${exact ? "" : "about "}${number.format(counted)}`;
 }
+
+/** Say whether the browser plays this kind of file; where the browser only supposes so, an error of the player says it later. */
+function silent(reason) {
+  at("silent").hidden = !reason;
+  at("silent").textContent = reason ?? "";
+  player.hidden = Boolean(reason);
+  for (const id of ["play", "later"]) at(id).disabled = Boolean(reason);
+}
+player.addEventListener("error", () => { if (current && player.getAttribute("src")) silent("This file cannot be played here: it is not there just now, or this browser does not know its sound."); });
 
 function show(track) {
   current = track;
   at("card").hidden = !track;
-  at("state").textContent = track ? "" : "Nothing more to ask: all of these are answered or skipped.";
+  at("state").textContent = track ? "" : past.length ? "Nothing more to ask: all of these are answered or skipped." : "Nothing to ask: every track has a genre.";
   if (!track) {
+    player.removeAttribute("src");
+    player.load();
+    document.dispatchEvent(new Event("asked-all"));
+    return;
+  }
+  at("place").textContent = `${number.format(past.length + 1)}${total}`;
+  at("name").textContent = track.name;
+  at("name").href = page.dataset.tracks + track.id;
+  const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
+  const model = track.genre ? `the model says ${track.genre} (${Math.round(100 * track.confidence)} %)` : null;
+  at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), model, tag, track.reason].filter(Boolean).join(" · ");
+  at("chart").replaceChildren(...(track.genre ? [bars(track.scores, { threshold: track.threshold, labels })] : []));
+  const known = player.canPlayType(track.media_type) !== "";
+  silent(known ? null : `This browser cannot play ${track.container ?? "such"} files; open it in a player, or skip it.`);
+  if (!known) {
     player.removeAttribute("src");
     player.load();
     return;
   }
-  at("name").textContent = track.name;
-  const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
-  at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), `the model says ${track.genre} (${Math.round(100 * track.confidence)} %)`, tag, track.reason].filter(Boolean).join(" · ");
-  at("chart").replaceChildren(bars(track.scores, { threshold: track.threshold, labels }));
   const play = !player.paused || past.length > 0; // after the first answer, the next track plays by itself
   player.src = page.dataset.sound + track.id;
   if (play) player.play().catch(() => {});
@@ -67,6 +90,7 @@ function answer(genre) {
     if (!track || track !== current) return;
     if (genre) await post(track.id, genre);
     past.push({ track, genre });
+    if (genre) document.dispatchEvent(new Event("labelled"));
     await next();
   });
 }
@@ -77,13 +101,14 @@ const undo = () => doing(async () => {
   if (!last) return;
   if (last.genre) await post(last.track.id, null);
   past.pop();
+  if (last.genre) document.dispatchEvent(new Event("labelled"));
   if (current) waiting.unshift(current);
   waiting.unshift(last.track);
   await next();
   at("state").textContent = last.genre ? `“${last.genre}” is taken back.` : "";
 });
 
-const togglePlay = () => (player.paused ? player.play().catch(() => { at("state").textContent = "This browser cannot play that file."; }) : player.pause());
+const togglePlay = () => (player.paused ? player.play().catch(() => {}) : player.pause());
 const later = () => { player.currentTime += 30; };
 
 for (const button of at("answers").children) button.addEventListener("click", () => answer(button.dataset.genre));
@@ -98,7 +123,7 @@ document.addEventListener("keydown", (event) => {
   if (button) answer(button.dataset.genre);
   else if (event.key === "s") skip();
   else if (event.key === "u") undo();
-  else if (event.key === " " && !onControl) togglePlay();
+  else if (event.key === " " && !onControl && !at("play").disabled) togglePlay();
   else if (event.key === "ArrowRight" && !onControl) later();
   else return;
   event.preventDefault();
