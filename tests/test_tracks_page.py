@@ -256,6 +256,22 @@ def test_an_empty_library_says_how_to_begin(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("table", ["tags", "files", "predictions", "tags_fts_data"])
+def test_a_damaged_library_is_one_line_that_says_what_to_do(tmp_path, table):
+    db = fill(tmp_path / "library.db")
+    with closing(sqlite3.connect(db)) as conn:
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    with db.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xff" * page_bytes)
+    for path in ("/-/tracks?q=one", "/-/tracks.json?q=one"):
+        answer = Pages(db).get(path)
+        assert answer.status_code == 503
+        assert "`indexer doctor --rebuild`" in answer.text
+
+
 HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror='x'>", "\u202egnp.exe", "x" * 10_000)
 
 
