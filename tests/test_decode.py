@@ -562,6 +562,20 @@ def test_an_ogg_flac_file_states_its_length_in_its_first_packet(tmp_path):
     assert type(heard(cut(path, tmp_path, 0.2))[1]) is ReadError
 
 
+@pytest.mark.parametrize("container", ["mp3", "flac", "vorbis", "opus", "m4a", "alac", "wavpack", "wma", "aac"])
+def test_an_end_of_zeros_is_a_lost_end(tmp_path, tracks, container):
+    """A download that reserved its room and broke off."""
+    path = tracks[container]
+    if path.suffix == ".m4a":
+        path = remux(path, tmp_path / "front.m4a", movflags="faststart")
+    data = path.read_bytes()
+    (tmp_path / "zeros").write_bytes(data[: len(data) * 7 // 10] + bytes(len(data) - len(data) * 7 // 10))
+    samples, error = heard(tmp_path / "zeros")
+    assert isinstance(error, TruncatedError)
+    assert error.reason.startswith("truncated: ")
+    assert len(samples) == pytest.approx(0.7 * 6 * 16_000, abs=20_000)
+
+
 def test_half_a_minute_is_enough_of_any_length(tmp_path):
     short = write_audio(tmp_path / "short", "wav", 29.0).read_bytes()
     claim = struct.pack("<I", 3600 * 44_100 * 4)

@@ -25,7 +25,7 @@ from indexer.files.audio import libsndfile
 from indexer.files.audio.payload.excerpt import Excerpt, excerpt
 from indexer.files.audio.payload.source import ByteSource, shorter
 from indexer.files.audio.payload.stated_end import missing_end
-from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, last_page_is_cut
+from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, ends_in_zeros, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
 
@@ -174,7 +174,7 @@ def _heard(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
             tally.libsndfile(
                 frames / sound.samplerate,
                 libsndfile.stated_s(file, sound),
-                cut_page=sound.format == "OGG" and last_page_is_cut(file),
+                cut_page=sound.format == "OGG" and last_page_is_cut(file, zeros_behind=file.ends_in_zeros),
             )
             tally.present_bytes, tally.stated_bytes = file.size, file.stated_bytes
         if frames == before:
@@ -268,7 +268,7 @@ class _Tally:
 
     packets: int = 0
     bad: int = 0
-    last_bad: bool = False  # the last packet
+    bad_at_end: int = 0  # of these, in a row up to the last packet
     decoded_s: float = 0.0
     reached_s: float = 0.0  # where the last frame ends, by its time stamp
     stated_s: float | None = None
@@ -280,7 +280,7 @@ class _Tally:
 
     def libsndfile(self, decoded_s: float, stated_s: float | None, *, cut_page: bool) -> None:
         """Begin anew with what libsndfile found: FFmpeg's packets say nothing about it."""
-        self.packets = self.bad = 0
+        self.packets = self.bad = self.bad_at_end = 0
         self.decoded_s, self.stated_s, self.cut_page = decoded_s, stated_s, cut_page
         self.reached_s = decoded_s if stated_s is None else stated_s  # it has no time stamps and passes over gaps
 
@@ -290,7 +290,7 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
     with _opened(path) as file, _container(path, file) as container:
         stream = _sound_stream(path, file, container)
         tally.stated_s = _claimed_s(file, container, stream)
-        tally.cut_page = container.format.name == "ogg" and last_page_is_cut(file)
+        tally.cut_page = container.format.name == "ogg" and last_page_is_cut(file, zeros_behind=file.ends_in_zeros)
         tally.present_bytes, tally.stated_bytes = file.size, file.stated_bytes
         tally.exact = container.format.name in _EXACT
         context = stream.codec_context
@@ -299,7 +299,7 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
         try:
             for packet in container.demux(stream):
                 frames = _decoded(packet, tally)
-                if tally.last_bad and context.codec.canonical_name == "vorbis":
+                if tally.bad_at_end and context.codec.canonical_name == "vorbis":
                     _check_share(path, tally)  # at once, for libvorbis may play the rest
                 for frame in frames:
                     frame_s = frame.samples / max(1, frame.sample_rate)
@@ -321,7 +321,7 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
         # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack): a file with its full length is accepted.
         if (broken and tally.stated_s is None) or _stops_inside(file, tally):
             raise ReadError(path, f"damaged: nothing can be read after {_clock(tally.decoded_s)}")
-        tally.cut_frame = tally.last_bad and container.format.name == "aac"
+        tally.cut_frame = tally.bad_at_end > 0 and container.format.name == "aac"
 
 
 def _decoded(packet: Any, tally: _Tally) -> list[Any]:
@@ -333,15 +333,16 @@ def _decoded(packet: Any, tally: _Tally) -> list[Any]:
         if isinstance(error, MemoryError):
             raise
         tally.bad += 1
-        tally.last_bad = True
+        tally.bad_at_end += 1
         return []
-    tally.last_bad = tally.last_bad and not frames
+    if frames:
+        tally.bad_at_end = 0
     return frames
 
 
 def _judge(path: AnyPath, tally: _Tally) -> None:
     """Raise ReadError for a file that lost too much of its sound, TruncatedError for one that lost its end alone."""
-    _check_share(path, tally)
+    _check_share(path, tally, but_the_end=tally.stated_s is not None)
     stated_s, heard_s = tally.stated_s, tally.decoded_s
     reason = _early_end(path, tally)
     if reason is None:
@@ -371,7 +372,7 @@ def _early_end(path: AnyPath, tally: _Tally) -> str | None:
 
 def _stops_inside(file: "_SoundFile", tally: _Tally) -> bool:
     """Whether FFmpeg gave up at damaged bytes, before the end of the file and of the stated length."""
-    if tally.stated_s is None or file.tell() >= file.size:
+    if tally.stated_s is None or file.tell() >= file.size or file.ends_in_zeros:
         return False
     return _is_short(max(tally.decoded_s, tally.reached_s), tally.stated_s)
 
@@ -380,9 +381,13 @@ def _is_short(found_s: float, stated_s: float) -> bool:
     return stated_s - found_s > max(min(1.0, stated_s / 4), 0.01 * stated_s)
 
 
-def _check_share(path: AnyPath, tally: _Tally) -> None:
-    """Raise ReadError where too many of the packets so far could not be decoded."""
-    if tally.bad > _MAX_BAD_FEW and tally.bad > _MAX_BAD_SHARE * tally.packets:
+def _check_share(path: AnyPath, tally: _Tally, *, but_the_end: bool = False) -> None:
+    """Raise ReadError where too many of the packets so far could not be decoded; perhaps not counting those at the end.
+
+    An end that a download filled with zeros is a lost end, not damage.
+    """
+    bad = tally.bad - tally.bad_at_end * but_the_end
+    if bad > _MAX_BAD_FEW and bad > _MAX_BAD_SHARE * tally.packets:
         raise ReadError(path, f"damaged: {tally.bad} of {tally.packets} packets cannot be decoded")
 
 
@@ -422,10 +427,11 @@ class _SoundFile:
         self._fd = fd
         self._start = leading_id3_bytes(fd)
         self._position = 0
+        self._patches: tuple[tuple[int, bytes], ...] = ()
         self.size = os.fstat(fd).st_size - self._start
         self.stated_bytes = 0  # what a file that lost its end states
+        self.ends_in_zeros = ends_in_zeros(self)
         self.failure: OSError | None = None
-        self._patches: tuple[tuple[int, bytes], ...] = ()
 
     def show(self, part: Excerpt) -> None:
         """Let FFmpeg see this part, from its beginning."""

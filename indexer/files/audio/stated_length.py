@@ -7,11 +7,14 @@ import struct
 from collections.abc import Set
 from typing import Protocol
 
+from indexer.files.audio.payload.source import ZEROS_BYTES
+
 # Formats whose stated length FFmpeg reports, checked with halved files; for the others it is read here.
 HEADER_STATES_LENGTH = {"aiff", "ape", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "tak", "tta", "wv"}
 
 HEAD_BYTES = 1 << 16
 _OGG_PAGE_BYTES = 65_307  # the longest page
+_OGG_END_OF_STREAM = 4  # a flag of a page
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_ENCRYPTED = (
     bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),  # content encryption object
@@ -105,7 +108,8 @@ def _asf_claimed_s(file: Source) -> float | None:
         return None
     size, _created, _packets, play, _send, preroll_ms, flags = struct.unpack("<QQQQQQI", head[at + 40 : at + 92])
     # Some programs write a play time that is seconds too long, so it counts only if bytes are missing too.
-    return play / 1e7 - preroll_ms / 1e3 if file.size < size and not flags & 1 else None
+    is_short = file.size < size or ends_in_zeros(file)
+    return play / 1e7 - preroll_ms / 1e3 if is_short and not flags & 1 else None
 
 
 def _ogg_flac_claimed_s(file: Source) -> float | None:
@@ -117,15 +121,28 @@ def _ogg_flac_claimed_s(file: Source) -> float | None:
     return samples / rate_hz if rate_hz else None
 
 
+def ends_in_zeros(file: Source) -> bool:
+    """Whether the file ends in zeros, as one does whose download reserved its room and broke off."""
+    return not any(file.at(max(0, file.size - ZEROS_BYTES), ZEROS_BYTES))
+
+
 def _is_one_stream(file: Source) -> bool:
     """Whether an Ogg file ends with the stream it begins with: in joined files the last position counts anew."""
     return _ogg_last_page(file)[14:18] == file.at(14, 4)
 
 
-def last_page_is_cut(file: Source) -> bool:
-    """Whether an Ogg file ends inside a page, or has no page near its end."""
+def last_page_is_cut(file: Source, *, zeros_behind: bool) -> bool:
+    """Whether an Ogg file ends inside a page, or has no page near its end.
+
+    ``zeros_behind``: zeros stand behind what is shown of it, as in a download that broke off; then it ends there too
+    if its last page does not say that its stream ends.
+    """
     page = _ogg_last_page(file)
-    return len(page) < 27 or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
+    return (
+        len(page) < 27
+        or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
+        or (zeros_behind and not page[5] & _OGG_END_OF_STREAM)
+    )
 
 
 def _ogg_last_page(file: Source) -> bytes:
