@@ -211,6 +211,20 @@ def test_an_odd_item_costs_no_other(tmp_path: Path, mp4: bytes, name: bytes, con
     assert (found.title, found.artist, found.genres) == ("Song", "Somebody", ())
 
 
+@pytest.mark.parametrize("content", [atom(b"udta"), atom(b"udta", meta(b"mdir"))], ids=["udta", "meta"])
+def test_empty_atoms_for_the_item_list_stay(tmp_path: Path, mp4: bytes, content: bytes) -> None:
+    path = tmp_path / "a.m4a"
+    path.write_bytes(with_tags(mp4, content))
+    assert_written_and_undone(path)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("wav", b"id3 "), ("wav", b"ID3 "), ("aiff", b"ID3 ")])
+def test_an_empty_chunk_for_the_tag_stays(tmp_path: Path, name: str, kind: bytes) -> None:
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(riff(sound(tmp_path, name), (kind, b""), (b"junk", b"behind")))
+    assert_written_and_undone(path)
+
+
 # --- several tags of one kind -------------------------------------------------------------------------------------
 
 

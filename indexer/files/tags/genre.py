@@ -190,6 +190,7 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
     state = record.get(block.kind)
     others = _others(block.fields)
     if isinstance(state, dict) and state.get("absent") and not others:
+        block.hollow = _number(state.get("hollow"))
         block.remove(file, _number(state.get("room")))
         return
     if isinstance(state, dict) and state.get("form") == block.rest.get("version"):
@@ -256,6 +257,8 @@ def _state(block: Block) -> dict[str, Any]:
         state["form"] = block.rest["version"]
     if block.layout:
         state["pages"] = block.layout
+    if block.hollow:
+        state["hollow"] = block.hollow
     if block.ending:
         state["ending"] = block.ending
     raw = [[i, f.raw.hex()] for i, f in enumerate(_without_own_two(block.fields)) if f.name == GENRE]

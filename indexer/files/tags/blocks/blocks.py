@@ -44,6 +44,7 @@ class Block(ABC):
     smallest_gap: ClassVar[int] = 0  # the smallest padding the format can express, in bytes
     own_fields: ClassVar[bool] = True  # whether the tag can hold INDEXER_* fields
     layout: object = None  # how the tag is divided among pages, as JSON can hold it, where its format has pages
+    hollow: int = 0  # where the tag does not exist: how many empty chunks or atoms for it stand there, one in the other
     ending: object = None  # how the file ends, as JSON can hold it, where that is odd and a write puts it right
 
     def __init__(self, fields: list[Field], *, exists: bool, room: int, rest: dict[str, str] | None = None) -> None:

@@ -99,6 +99,7 @@ class IlstBlock(Block):
                     room += self.free.size
                     self.fill = filling[:1] or b"\x00"  # some writers fill with another byte
         super().__init__(fields, exists=self.ilst is not None, room=room)
+        self.hollow = 0 if self.ilst else len(self.parents) - 1
 
     def _descend(self, file: BinaryIO) -> None:
         moov = next((a for a in self.top if a.name == b"moov"), None)
@@ -166,16 +167,16 @@ class IlstBlock(Block):
         self._replace(file, self.parents, inside[-1].end if inside else inner, 0, data)
 
     def remove(self, file: BinaryIO, _room: int, /) -> None:
-        """Remove the list, and its parent atoms if they hold nothing else."""
+        """Remove the list, and its parent atoms if they hold nothing else and did not stand there before it."""
         if not self.ilst:
             return
         parents, at, size = list(self.parents), self.ilst.at, self.room
         meta = parents[-1]
-        if meta.size == meta.header + 4 + len(_HDLR) + size:
+        if meta.size == meta.header + 4 + len(_HDLR) + size and self.hollow < 2:
             parents.pop()
             at, size = meta.at, meta.size
             udta = parents[-1]
-            if udta.size == udta.header + size:
+            if udta.size == udta.header + size and self.hollow < 1:
                 parents.pop()
                 at, size = udta.at, udta.size
         self._replace(file, parents, at, size, b"")

@@ -121,6 +121,16 @@ class _ChunkBlock(Block):
 class _Id3Chunk(_ChunkBlock, Id3Block):
     """The ID3 tag in its chunk."""
 
+    def remove(self, file: BinaryIO, room: int, /) -> None:
+        """Remove the chunk; where an empty one stood before the tag, leave it empty."""
+        form = Form(file)
+        chunk = form.find(b"id3 ", b"ID3 ")
+        if not self.hollow or chunk is None:
+            super().remove(file, room)
+            return
+        splice(file, chunk.at, chunk.total, chunk.name + bytes(4))
+        form.state_size(file, file_size(file) - 8)
+
 
 def no_room(file: BinaryIO) -> str | None:
     """Why no tag can be put into a WAV or AIFF file, or None."""
@@ -136,7 +146,7 @@ def load_id3_chunk(file: BinaryIO) -> Id3Block:
         tag = parse_all(read_exactly(file, chunk.at + 8, chunk.size, "the ID3 chunk"), "the ID3 chunk")
     name = chunk.name if chunk else (b"ID3 " if form.order == "big" else b"id3 ")
     block = _Id3Chunk(tag, lambda target, _old, data: form.replace(target, chunk, name, data))
-    block.ending = form.ending
+    block.ending, block.hollow = form.ending, int(chunk is not None and not chunk.size)
     return block
 
 
