@@ -293,3 +293,21 @@ def test_what_an_inner_transaction_did_is_dropped_with_the_outer_one(store):
     with pytest.raises(RuntimeError):
         outer_failing(store)
     assert store.root_paths() == []
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_nothing_is_announced_or_called_done_in_a_library_that_lost_its_place(tmp_path, replaced):
+    path = tmp_path / "library.db"
+    with Store(path) as store:
+        run = store.start_run("scan")
+        path.unlink()
+        if replaced:
+            path.touch()
+        stat = Stat(1, 1, 1, 1)
+        with pytest.raises(StoreError, match="moved, deleted or replaced"):
+            store.intend_write(
+                file_id=None, run_id=run, path=b"/m/a.mp3", action="write", before=[], after=["House"],
+                stat_before=stat, stat_after=stat, evidence={},
+            )  # fmt: skip
+        with pytest.raises(StoreError, match="moved, deleted or replaced"):
+            store.finish_run(run, "done", {})

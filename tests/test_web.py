@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -376,3 +377,38 @@ def test_the_plugin_imports_neither_torch_nor_the_pipeline():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy()
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_a_library_that_is_replaced_while_it_is_shown_is_the_new_one(db, tmp_path, capsys):
+    """Each page shows the file that has the library's name; a missing or damaged one is a line, until it is back."""
+    fewer = tmp_path / "fewer.db"
+    shutil.copy(db, fewer)
+    with closing(sqlite3.connect(fewer)) as conn, conn:
+        conn.execute("DELETE FROM files WHERE id > 5")
+    whole = db.read_bytes()
+    paths = ("/", "/my~20music/tracks", "/-/review.json", "/my~20music.json?sql=select+count(*)+as+n+from+files")
+
+    async def ask():
+        datasette = make_datasette(load_settings(None, {"db": db}, {}))
+        await datasette.invoke_startup()
+
+        async def answers():
+            return [await datasette.client.get(path, headers={"host": "127.0.0.1"}) for path in paths]
+
+        before = await answers()
+        db.unlink()
+        gone = await answers()
+        db.write_bytes(os.urandom(len(whole)))
+        junk = await answers()
+        db.unlink()
+        shutil.copy(fewer, db)
+        return before, gone, junk, await answers()
+
+    before, gone, junk, after = asyncio.run(ask())
+    assert [answer.status_code for answer in [*before, *after]] == 8 * [200]
+    assert [answer.status_code for answer in [*gone, *junk]] == 8 * [503]
+    assert all("my music.db" in answer.text and len(answer.text.splitlines()) == 1 for answer in [*gone, *junk])
+    assert (before[-1].json()["rows"], after[-1].json()["rows"]) == ([[40]], [[5]])
+    shown = [re.search(r"([0-9]+) +tracks", re.sub(r"<[^>]+>", " ", page[0].text))[1] for page in (before, after)]
+    assert shown == ["40", "5"]  # our own page
+    assert "Traceback" not in capsys.readouterr().err

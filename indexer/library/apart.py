@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from indexer.errors import StoreError
 from indexer.files.children.start import without_interrupts
-from indexer.library.readonly import Connection, Row, connect_readonly
+from indexer.library.readonly import Connection, Row, connect_readonly, is_damage, plain_errors
 
 PROGRAM = "indexer.learn.sql_process"
 PROCESSES = 3  # queries at a time; others wait
@@ -85,7 +86,8 @@ def ask(
 ) -> Answer:
     """The first ``at_most`` rows of a query; waits for them.
 
-    Raises sqlite3.OperationalError for every query that fails, with the text ``interrupted`` for one beyond its time.
+    Raises sqlite3.OperationalError for every query that fails, with the text ``interrupted`` for one beyond its time;
+    StoreError where the library cannot be opened.
     """
     order = {
         "db": os.fspath(db),
@@ -112,6 +114,8 @@ def ask(
         raise sqlite3.OperationalError("the query ended its process") from e
     if "last" in found:
         process.end()
+    if "library" in found:
+        raise StoreError(found["library"])
     if "error" in found:
         raise sqlite3.OperationalError(found["error"])
     return Answer(found["columns"], found["rows"], truncated=found["truncated"])
@@ -195,17 +199,19 @@ def answer_orders(add_functions: Callable[[Connection, Mapping[str, str]], None]
     while order := _received(sys.stdin.buffer):
         try:
             path = Path(order["db"])
-            stat = path.stat()
-            wanted = path, stat.st_dev, stat.st_ino, order["aliases"]
-            if conn is None or opened != wanted:
-                conn, opened = _connect(path), wanted
-                add_functions(conn, dict(order["aliases"]))
+            with plain_errors(path):
+                stat = path.stat()
+                wanted = path, stat.st_dev, stat.st_ino, order["aliases"]
+                if conn is None or opened != wanted:
+                    conn, opened = _connect(path), wanted
+                    add_functions(conn, dict(order["aliases"]))
             message = _packed(_run(conn, order))
         except MemoryError:
             _send(out, _packed({"error": "the query needs too much memory", "last": True}))
             return  # what is left of the process may be of no use
         except Exception as e:  # whatever a query is, the next one must be answered
-            message = _packed({"error": str(e)})
+            of_library = isinstance(e, StoreError | OSError) or is_damage(e)
+            message = _packed({"library" if of_library else "error": str(e)})
         _send(out, message)
 
 

@@ -91,6 +91,8 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     """
     if not path.exists():
         raise StoreError(f"{path}: no library there yet; start with: indexer scan FOLDER")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise StoreError(f"{path}: is no file; name the library with --db or INDEXER_DB")
     with plain_errors(path, "not an indexer library"):
         conn = _connect(path)
         conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()

@@ -184,8 +184,21 @@ class Store:
                 conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;")
                 migrate(self.db, path)
                 self._refresh_view()
+                self._opened = path.stat()
         except OSError as e:
             raise StoreError(f"{path}: cannot be opened as a library ({reason_of(path, e)})") from e
+
+    def check_place(self) -> None:
+        """Raise StoreError where another file, or none, has the library's name: nobody will find what is stored now."""
+        try:
+            stands = os.path.samestat(self.path.stat(), self._opened)
+        except OSError:
+            stands = False
+        if not stands:
+            raise StoreError(
+                f"{self.path}: was moved, deleted or replaced while it was worked on, so what was found meanwhile is"
+                " not in it; run the same command again"
+            )
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file and close; a reader that holds it may postpone the folding."""
@@ -851,7 +864,11 @@ class Store:
         stat_after: Stat,
         evidence: Mapping[str, Any],
     ) -> int:
-        """Announce a write before its rename and return its id; the entry is on the disk when this returns."""
+        """Announce a write before its rename and return its id; the entry is on the disk when this returns.
+
+        Raises StoreError as ``check_place`` does.
+        """
+        self.check_place()
         return self._insert(
             "INSERT INTO tag_writes (file_id, run_id, path, path_text, action, state, before, after,"
             " stat_before, stat_after, evidence,"
@@ -942,7 +959,8 @@ class Store:
         self._run("UPDATE runs SET summary = ? WHERE id = ?", (json.dumps(summary), run_id))
 
     def finish_run(self, run_id: int, state: str, summary: Mapping[str, Any]) -> None:
-        """Store the final state and summary of a run."""
+        """Store the final state and summary of a run. Raises StoreError as ``check_place`` does."""
+        self.check_place()
         self._run(
             "UPDATE runs SET state = ?, finished_at = ?, summary = ? WHERE id = ?",
             (state, now(), json.dumps(summary), run_id),

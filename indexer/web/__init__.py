@@ -85,12 +85,11 @@ def prepare_connection(conn: Any, datasette: Any) -> None:
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Any, request: Any, exception: BaseException) -> Generator[None, Any, None]:
-    """Answer a mistake in an address, and a damaged library, in the place of Datasette's own handler."""
+    """Answer a mistake in an address, and a library that cannot be read, in the place of Datasette's own handler."""
     outcome = yield
-    settings = settings_of(datasette)
-    if settings is None:
+    if settings_of(datasette) is None:
         return
-    found = mistakes.answer(request, exception, [page.__name__ for page in PAGES], settings.db)
+    found = mistakes.answer(request, exception, [page.__name__ for page in PAGES])
     if found is not None:
         outcome.force_result([found])
 
