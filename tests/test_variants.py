@@ -6,7 +6,9 @@ import pytest
 
 from indexer.config import load_settings
 from indexer.encoders.encoder import VARIANTS, EncoderInfo, Variant, join, joined_id
+from indexer.encoders.load import built_in_info, is_built_in
 from indexer.errors import ConfigError
+from indexer.models.choice import Chosen, without_genres
 from tests.helpers.contents import rows
 from tests.helpers.synth import write_audio
 
@@ -31,6 +33,16 @@ def test_an_id_tells_its_variant_also_of_joined_encoders():
     ]  # the built-in encoder does not compute in integers
     assert both.variant_of(varied.encoder_id) == Variant(7, True)
     assert A.variant_of(B.encoder_id) is None
+
+
+def test_a_built_in_encoder_is_one_in_every_variant():
+    few = built_in_info("rhythm").varied(Variant(12))
+    assert is_built_in(few.encoder_id)
+    assert not is_built_in(A.encoder_id)
+    assert str(without_genres(Chosen(few, None, None))).startswith("no genres yet: rhythm (12 units), a built-in")
+    both = join([few, built_in_info("musicnn").varied(Variant(12))])
+    assert "models download" in str(without_genres(Chosen(both, None, None)))
+    assert "models download" not in str(without_genres(Chosen(A, None, None)))
 
 
 def test_names_say_how():

@@ -42,6 +42,11 @@ def built_in_info(name: str = DEFAULT) -> EncoderInfo:
     )
 
 
+def is_built_in(encoder_id: str) -> bool:
+    """Whether a built-in encoder has this id, in any variant."""
+    return any(built_in_info(name).variant_of(encoder_id) for name in BUILT_IN)
+
+
 def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load a built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
 

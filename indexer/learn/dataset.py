@@ -14,7 +14,7 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.encoders.encoder import joined_id
-from indexer.encoders.load import BUILT_IN
+from indexer.encoders.load import is_built_in
 from indexer.errors import ConfigError, ModelError
 from indexer.heads import evaluation
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
@@ -225,7 +225,9 @@ def _compared(parts: list[Features], main: int, only_main: bool) -> list[Feature
     own = parts[0] if main == 1 else Features.joined(parts[:main])
     if only_main:
         return [own]
-    pairs = [Features.joined(pair) for pair in combinations(parts, 2) if any(part.name in BUILT_IN for part in pair)]
+    pairs = [
+        Features.joined(pair) for pair in combinations(parts, 2) if any(is_built_in(part.encoder_id) for part in pair)
+    ]
     return [own, *(f for f in [*parts, *pairs] if f.encoder_id != own.encoder_id)]
 
 

@@ -41,7 +41,10 @@ WITHOUT_MODEL = (
     "the library's model is not installed any more, so files are indexed without genres: install it again, or choose "
     "another with `indexer models use NAME` (see `indexer models list`)"
 )
-WITHOUT_HEAD = "{name} has no head of its own, so embeddings are stored without genres; name a head with --head FILE"
+WITHOUT_HEAD = (
+    "no genres yet: {name}, an encoder (sound to numbers), has no head of its own (numbers to a genre). "
+    "Label about ten tracks of each and run `indexer train`, or name a head with --head FILE"
+)
 WITHOUT_WEIGHTS = (
     "no genres yet: {name}, a built-in encoder (sound to numbers), has no head (numbers to a genre). "
     "Two ways to get them: label about ten tracks of each "
@@ -66,7 +69,7 @@ def without_genres(chosen: Chosen | None) -> str | None:
         return WITHOUT_MODEL
     if chosen.head is not None:
         return None
-    reason = WITHOUT_WEIGHTS if chosen.info.name in BUILT_IN else WITHOUT_HEAD
+    reason = WITHOUT_WEIGHTS if all(part.built_in for part in chosen.info.parts) else WITHOUT_HEAD
     return reason.format(name=chosen.info.name)
 
 
