@@ -48,14 +48,17 @@ def test_only_sound_files_outside_hidden_and_system_folders_are_walked(tmp_path)
         "RECYCLER/x.mp3",
         "@Recently-Snapshot/x/x.mp3",
         "__MACOSX/Album/x.mp3",
+        "@Transcode/x.mp3",
+        "FOUND.001/x.mp3",
         "...Like Dust/1.mp3",
         "..Two/2.mp3",
         "Album/...And Three.mp3",
+        "Found.0001/1.mp3",
         "Album/@tmp.mp3",  # a file may be called like such a folder
     )
     assert found(tmp_path) == [
         "...Like Dust/1.mp3", "..Two/2.mp3", "Album/...And Three.mp3", "Album/@tmp.mp3",
-        "B.FLAC", "a.mp3", "album.mp3/d.wav", "deep/er/c.opus",
+        "B.FLAC", "Found.0001/1.mp3", "a.mp3", "album.mp3/d.wav", "deep/er/c.opus",
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,24 @@ def test_an_edit_that_went_wrong_is_thrown_away(
         patch.setattr("indexer.files.tags.write.set_genre", wrong)
         with pytest.raises(WriteRefusedError, match=reason):
             prepare(str(path), "flac", EDIT)
+    assert path.read_bytes() == before
+    assert leftovers(tmp_path) == []
+
+
+def test_a_copy_whose_other_tags_read_differently_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bytes are the same, but a parser may guess otherwise what they mean."""
+    path = write_audio(tmp_path / "a", "mp3", 0.5)
+    before = path.read_bytes()
+
+    def guess(name: str, container: str) -> Tags:
+        found = read_tags(name, container)
+        return replace(found, album_artist="A" if name == str(path) else None)
+
+    monkeypatch.setattr("indexer.files.tags.write.read_tags", guess)
+    with pytest.raises(WriteRefusedError, match="other tags would read differently: album_artist"):
+        prepare(str(path), "mp3", EDIT)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import re
 import stat as stat_module
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems, NAS boxes and archives make beside the music, in lower case. They hold trash, snapshots,
 # thumbnails and halves of files.
 SYSTEM_FOLDERS = frozenset({
-    b"lost+found", b"lost.dir", b"found.000",
+    b"lost+found", b"lost.dir",
     b"system volume information", b"$recycle.bin", b"recycler", b"recycled", b"$extend",
     b"#recycle", b"@recycle", b"#snapshot", b"~snapshot", b"@snapshot", b"@recently-snapshot",
-    b"@eadir", b"@tmp", b"@sharebin", b"@__thumb", b"@synoeastream", b"@synoresource", b"@downloadstationtempfiles",
+    b"@eadir", b"@tmp", b"@sharebin", b"@__thumb", b"@transcode",
+    b"@synoeastream", b"@synoresource", b"@downloadstationtempfiles",
     b"__macosx", b"network trash folder", b"temporary items", b"thevolumesettingsfolder",
 })  # fmt: skip
+_FOUND = re.compile(rb"found\.\d{3}")  # where Windows puts what it repaired
 _TEMP_SUFFIX = TEMP_SUFFIX.encode()
 HIDDEN, SYSTEM, IGNORED = "hidden", "system", "ignored"  # why a name is left out
 Walked = tuple[bytes, os.stat_result | None]  # (path, stat), or (folder, None) for a folder that cannot be listed
@@ -43,7 +46,8 @@ class Names:
             return HIDDEN
         if self._patterns and any(fnmatch.fnmatchcase(name, p) for p in self._patterns):
             return IGNORED
-        return SYSTEM if is_folder and name.lower() in SYSTEM_FOLDERS else None
+        lower = name.lower()
+        return SYSTEM if is_folder and (lower in SYSTEM_FOLDERS or _FOUND.fullmatch(lower)) else None
 
     def leave_out(self, path: bytes, folder: bytes) -> bool:
         """Whether a walk of ``folder`` leaves out this file below it, for its name or a folder's on the way."""

@@ -335,8 +335,11 @@ class Case:
         ]
         at = min(marks, default=len(whole))
         try:
-            for junk in (bytes(range(1, 256)), bytes(4096), b"\xff" * 4096, b"A tag. " * 99):
-                self.path.write_bytes(whole[:at] + junk + whole[at:])
+            junk = (bytes(range(1, 256)), bytes(4096), b"A tag. " * 99)
+            inside = (random.Random(number).randbytes(300) for number in range(8))  # in place of most of the tag
+            variants = [whole[:at] + some + whole[at:] for some in junk] + [whole[: at + 26] + some for some in inside]
+            for variant in variants:
+                self.path.write_bytes(variant)
                 if self.sound() != sound:
                     return True
             return False

@@ -58,7 +58,7 @@ def attempt(read: Callable[..., Fields], file: BinaryIO, *arguments: Any) -> Fie
         said = str(error)
         for mention in (repr(name), "'<unknown>'"):  # mutagen begins with the file's name
             said = said.removeprefix(mention)
-        return {"unread": [said or type(error).__name__]}
+        return {"unread": [said or "they end early"]}  # all but EOFError and its kin say more
 
 
 def _disk_failure(error: BaseException | None) -> OSError | None:

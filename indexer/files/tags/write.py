@@ -14,7 +14,7 @@ import stat as stat_module
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -162,12 +162,7 @@ def prepare(
                 restore_genre(temp, container)
             else:
                 set_genre(temp, container, edit)
-            new_tags = read_tags(temp, container)
-            new_fields = other_fields(temp, container)
-            if changed := changed_fields(old_fields, new_fields):
-                raise WriteRefusedError(name, f"other tags would change: {clean(', '.join(changed), 200)}")
-            if not (_reads_back(edit, new_tags) if edit else _is_restored(old_tags, new_tags, temp, container)):
-                raise WriteRefusedError(name, "the genre does not read back from the copy")
+            new_tags, new_fields = _verified(name, temp, container, edit, old_tags, old_fields)
             with Path(temp).open("rb") as file:
                 if fingerprint(file, temp, heartbeat=heartbeat).audio_sha256 != identity:
                     raise WriteRefusedError(name, "the edited copy would not hold the same audio")
@@ -473,8 +468,31 @@ def _copy_attributes(source: int, target: int) -> None:
                 raise
 
 
+def _verified(
+    name: str, temp: str, container: str, edit: GenreEdit | None, old_tags: Tags, old_fields: dict[str, str]
+) -> tuple[Tags, dict[str, str]]:
+    """The tags and other fields of the edited copy. Raises WriteRefusedError where more than the genre changed."""
+    new_tags, new_fields = read_tags(temp, container), other_fields(temp, container)
+    if changed := changed_fields(old_fields, new_fields):
+        raise WriteRefusedError(name, f"other tags would change: {clean(', '.join(changed), 200)}")
+    if edit and (otherwise := _read_otherwise(old_tags, new_tags)):
+        raise WriteRefusedError(name, f"other tags would read differently: {', '.join(otherwise)}")
+    if not (_reads_back(edit, new_tags) if edit else _is_restored(old_tags, new_tags, temp, container)):
+        raise WriteRefusedError(name, "the genre does not read back from the copy")
+    return new_tags, new_fields
+
+
 def _reads_back(edit: GenreEdit, new: Tags) -> bool:
     return new.genres == tuple(map(clean, edit.genres)) and new.ours is not None and new.original_genres is not None
+
+
+def _read_otherwise(old: Tags, new: Tags) -> list[str]:
+    """The fields but the genre and ours that read differently, though their bytes are the same.
+
+    mutagen guesses how the sizes in some damaged ID3v2.4 tags are meant, by all frames together.
+    """
+    ours = {"genres", "ours", "original_genres"}
+    return [f.name for f in fields(Tags) if f.name not in ours and getattr(old, f.name) != getattr(new, f.name)]
 
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from indexer.errors import UnsupportedError
-from indexer.files.audio.payload.source import ByteSource, Part, Span
+from indexer.files.audio.payload.source import ByteSource, Part, Span, after_leading_tags
 
 MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
 MAX_BOXES = 1_000_000
@@ -21,6 +21,8 @@ RUN_ENTRIES = 1 << 15  # of a trun box, read at a time
 # Edits count in steps of this length. Half of it, 0.25 s, is more than any encoder's delay and padding: HE-AAC at
 # 22.05 kHz delays by about 0.19 s, AAC-LC at 44.1 kHz by 2,112 samples, 0.05 s.
 EDIT_STEP_S = 0.5
+_BEGINNINGS = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"styp"})
+_FREE = frozenset({b"free", b"skip"})
 _PCM = frozenset({b"raw ", b"twos", b"sowt", b"lpcm", b"in24", b"in32", b"fl32", b"fl64", b"NONE", b"alaw", b"ulaw"})
 
 
@@ -32,9 +34,12 @@ class _Box(NamedTuple):
     stated_end: int
 
 
-def mp4_kind(_source: ByteSource, head: bytes) -> str | None:
-    """``mp4`` where the file begins with a box that MP4 and QuickTime files begin with."""
-    return "mp4" if head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"styp"} else None
+def mp4_kind(source: ByteSource, head: bytes) -> str | None:
+    """``mp4`` where the file begins with a box that MP4 and QuickTime files begin with, perhaps behind free space."""
+    if head[4:8] in _FREE:
+        position = after_leading_tags(source)
+        head = source.at(position + max(8, int.from_bytes(head[:4])), 16)
+    return "mp4" if head[4:8] in _BEGINNINGS else None
 
 
 @dataclass(slots=True)
