@@ -55,10 +55,13 @@ def open_for_corrections(db: Path) -> Store:
     return Store(db)
 
 
-def say(settings: Settings, recording_ids: Sequence[int], genre: str, *, by: str) -> str:
-    """Store the genre that a person gives recordings; returns its label. The next scan writes it into the tags."""
+def say(settings: Settings, recording_ids: Sequence[int], genre: str, *, by: str, new: bool = False) -> str:
+    """Store the genre that a person gives recordings; returns its label. The next scan writes it into the tags.
+
+    Raises ConfigError as ``label_for`` does.
+    """
     with open_for_corrections(settings.db) as store:
-        label = label_for(store.connection, settings, genre)
+        label = label_for(store.connection, settings, genre, new=new)
         with store.transaction():
             for recording_id in recording_ids:
                 store.correct(recording_id, label, by=by)

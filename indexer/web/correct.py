@@ -26,7 +26,8 @@ MAX_TRACKS = 1000  # in one request
 async def correct(request: Any, datasette: Any) -> Any:
     """POST `/-/correct` {id, genre} as JSON or form, or {ids, genre} as JSON: what a person says about tracks.
 
-    A genre of null withdraws the newest word on each. Returns the state.
+    A genre of null withdraws the newest word on each. ``new``: true where it may be one that the library does not know.
+    Returns the state.
     """
     if request.method != "POST":
         return Response.json({"error": "POST {id, genre}"}, status=405, headers={"allow": "POST"})
@@ -49,7 +50,8 @@ async def correct(request: Any, datasette: Any) -> Any:
     undone: dict[str, Any] = {}
     try:
         if genre:
-            label = await asyncio.to_thread(corrections.say, settings, recordings, str(genre), by="web page")
+            new = values.get("new") is True
+            label = await asyncio.to_thread(corrections.say, settings, recordings, str(genre), by="web page", new=new)
         else:
             label = None
             tagged = await asyncio.to_thread(corrections.withdraw, settings.db, recordings)

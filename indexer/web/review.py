@@ -1,4 +1,4 @@
-"""The review page: asks about one track after the other that has no genre, or whose tag and model disagree.
+"""The review page: asks about one track after the other that has no genre, or one that is to be looked at.
 
 Owns which tracks are asked about and in what order: the most different first, so that few labels teach much. It needs
 no model. Corrections go to `/-/correct` (indexer.web.correct), training to `/-/train` (indexer.web.training).
@@ -16,7 +16,7 @@ from indexer.learn import corrections
 from indexer.learn.spread import directions, most_different
 from indexer.library.facts import joined_vectors
 from indexer.library.vectors.similar import encoder_of, parts_of
-from indexer.library.whose_word import LABEL
+from indexer.library.whose_word import LABEL, NOBODY_SAID, USERS_TAG
 from indexer.web.context import ask, number, page, rows
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
@@ -28,7 +28,14 @@ PAGE_TRACKS = 20  # in one answer
 LOOKED_AT = 5000
 COMPARED, COMPARED_WITH = 2000, 500  # recordings to ask about, and others, whose vectors are compared
 MAX_SKIPPED = 2000
-KINDS = {"undecided": f"{LABEL} IS NULL", "disagreements": DISAGREEMENT}
+KINDS = {
+    "undecided": f"{LABEL} IS NULL",
+    # The tag has a word that means no label, or several of them: such words teach a head nothing.
+    "other-words": f"{NOBODY_SAID} AND {USERS_TAG} IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM genre_labels g WHERE g.genre = t.genre)",
+    "disagreements": DISAGREEMENT,
+}
+BY_DIFFERENCE = ("undecided", "other-words")  # the others come in the order of recordings
 _FILES = (
     " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id"
     " LEFT JOIN heads h ON h.in_use = 1"
@@ -54,7 +61,7 @@ async def next_tracks(datasette: Any, what: str, skip: list[int]) -> tuple[list[
         total = round(len(found) * last / LOOKED_AT)
         if len(found) < PAGE_TRACKS:
             found, total = await _search(datasette, what, skip, last), None
-    if what == "undecided":
+    if what in BY_DIFFERENCE:
         found = await ask(datasette, lambda reader: _in_order(reader, found, [*skip, *others]))
     return await _told(datasette, what, found[:PAGE_TRACKS]), total, last <= LOOKED_AT
 
@@ -129,15 +136,17 @@ async def _told(datasette: Any, what: str, recordings: list[int]) -> list[dict[s
 
 
 async def review_page(request: Any, datasette: Any) -> Any:
-    """`/-/review?what=undecided|disagreements`."""
+    """`/-/review?what=`, one of KINDS."""
     what = request.args.get("what") if request.args.get("what") in KINDS else "undecided"
     head = await rows(datasette, "SELECT labels FROM heads WHERE in_use = 1")
+    files = await rows(datasette, "SELECT EXISTS (SELECT 1 FROM files) AS any")
     shown = await page(
         datasette,
         request,
         "review.html",
         {
             "what": what,
+            "empty": not files[0]["any"],
             "genres": await ask(datasette, corrections.genres),
             "labels": json.loads(head[0]["labels"]) if head else [],
         },

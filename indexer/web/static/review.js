@@ -1,5 +1,5 @@
 // One track after the other: play, press a number to label it, skip, undo. Tells the rest of the page by the events "labelled" and "asked-all".
-import { bars, clock } from "./charts.js";
+import { bars, clock, element } from "./charts.js";
 
 const at = (id) => document.getElementById(id);
 const page = at("review");
@@ -38,7 +38,7 @@ player.addEventListener("error", () => { if (current && player.getAttribute("src
 function show(track) {
   current = track;
   at("card").hidden = !track;
-  at("state").textContent = track ? "" : past.length ? "Nothing more to ask: all of these are answered or skipped." : "Nothing to ask: every track has a genre.";
+  at("state").textContent = track ? "" : past.length ? "Nothing more to ask: all of these are answered or skipped." : at("state").dataset.empty ? "The library is empty: indexer scan FOLDER takes in your music." : "Nothing of this kind to ask about.";
   if (!track) {
     player.removeAttribute("src");
     player.load();
@@ -72,10 +72,11 @@ async function next() {
   at("done").textContent = past.length ? `${said} labelled, ${past.length - said} skipped` : "";
 }
 
-async function post(id, genre) {
-  const answer = await fetch(page.dataset.correct, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ id, genre }) });
+async function post(id, genre, isNew = false) {
+  const answer = await fetch(page.dataset.correct, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ id, genre, new: isNew }) });
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok || found.error) throw new Error(found.error ?? `the server answered ${answer.status}`);
+  return found.genre;
 }
 
 /** Queue work behind earlier work, and show its error. */
@@ -96,6 +97,39 @@ function answer(genre) {
 }
 const skip = () => answer(null);
 
+/** A button for a genre. */
+function addButton(genre) {
+  if ([...at("answers").children].some((button) => button.dataset.genre === genre)) return;
+  const place = at("answers").children.length + 1;
+  const button = element("button", { type: "button", "data-genre": genre }, place <= 9 ? element("kbd", {}, String(place)) : null, ` ${genre}`);
+  button.addEventListener("click", () => answer(genre));
+  at("answers").append(button);
+}
+
+/** A genre that has no button: one that the library does not know is asked about once more, because it may be mistyped. */
+let unknown = null;
+function answerOther() {
+  const genre = at("genre").value.trim();
+  const track = current;
+  doing(async () => {
+    if (!track || track !== current || !genre) return;
+    let label;
+    try {
+      label = await post(track.id, genre, unknown === genre);
+    } catch (error) {
+      unknown = genre;
+      throw new Error(error.message.replace("--new makes it one", "once more “Say it” makes it one"), { cause: error });
+    }
+    unknown = null;
+    at("genre").value = "";
+    at("genre").blur();
+    addButton(label);
+    past.push({ track, genre: label });
+    document.dispatchEvent(new Event("labelled"));
+    await next();
+  });
+}
+
 const undo = () => doing(async () => {
   const last = past.at(-1);
   if (!last) return;
@@ -111,6 +145,7 @@ const undo = () => doing(async () => {
 const togglePlay = () => (player.paused ? player.play().catch(() => {}) : player.pause());
 const later = () => { player.currentTime += 30; };
 
+at("other").addEventListener("submit", (event) => { event.preventDefault(); answerOther(); });
 for (const button of at("answers").children) button.addEventListener("click", () => answer(button.dataset.genre));
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);

@@ -64,6 +64,7 @@ function stateOf(job, ready, watched, write_tags) {
     const rest = [not_written ? `${number.format(not_written)} could not be written (read-only, or a full disk)` : "", failed ? `${many(failed, "file")} failed` : ""].filter(Boolean).join(", ");
     return `${many(tags_written, "genre")} written${rest ? `; ${rest}` : ""}. To take them back: indexer tags undo.`;
   }
+  if (job.applied.head !== job.learned.head) return `Done: “${job.learned.head}” was learned, but the setting head names another, “${job.applied.head}”; remove the setting to use it.`;
   return `Done: the head “${job.learned.head}” is in use. ${number.format(job.applied.classified - job.applied.undecided)} of ${many(job.applied.classified, "recording")} decided.`;
 }
 
