@@ -14,8 +14,10 @@ import pytest
 from indexer import config
 from indexer.config import load_settings
 from indexer.library.lock import library_lock
+from indexer.upkeep.demo import Track, write_track
 from indexer.web.serve import make_datasette
 from tests.helpers.contents import contents, genre_of
+from tests.helpers.daemons import Watching
 from tests.helpers.labelled import sql
 from tests.helpers.pages import Pages, one
 
@@ -179,6 +181,34 @@ def test_a_training_that_is_killed_is_one_line_and_the_next_one_works(unlabelled
         assert job["error"] == ("the process that did it ended unexpectedly (SIGKILL); nothing has changed; try again")
         await ask("/-/train", {"do": "train"})
         assert "no recording has a label" in (await until(ask, ended))["job"]["error"]
+
+    with_server(cli, work)
+
+
+@pytest.mark.slow_first
+def test_a_running_daemon_takes_up_what_was_trained(unlabelled):
+    """It works on the library now and then; the training waits for it, and afterwards it knows the new head."""
+    cli, music = unlabelled
+
+    async def work(ask, _datasette):
+        with Watching(cli, music) as watch:
+            watch.until_idle()
+            await label(ask, 5)  # each asks the daemon for a scan
+            assert (await ask("/-/train.json")).json()["watched"] is True
+            await ask("/-/train", {"do": "train"})
+            trained = await until(ask, ended)
+            assert (trained["job"]["state"], trained["job"]["error"]) == ("done", None)
+            new = music / "artist 0" / "new.flac"
+            write_track(Track(new, "ambient", 77, 3.0, "new", "artist 0", labelled=False))
+            watch.until(lambda: watch.states_of(new) == "ready" and genre_of(new))
+            heads = watch.rows(
+                "SELECT h.name FROM predictions p JOIN heads h ON h.id = p.head_id JOIN files f USING (recording_id)"
+                " WHERE f.path_text LIKE '%new.flac'"
+            )
+            assert heads == [(trained["head"]["name"],)]
+            await ask("/-/train", {"do": "write"})
+            assert (await until(ask, ended))["job"]["state"] == "done"
+            assert all(genre_of(path) for path in music.rglob("*.flac"))
 
     with_server(cli, work)
 

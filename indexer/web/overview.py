@@ -4,9 +4,7 @@ Owns what is counted for it. Gives two answers: figures that change with the lib
 the page requests every few seconds.
 """
 
-import asyncio
 import json
-import time
 from typing import Any
 
 from datasette.utils.asgi import Response
@@ -17,11 +15,11 @@ from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
 from indexer.web.context import page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
+from indexer.web.kept import Kept
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
 _KEPT = "_indexer_counts"  # attribute of the Datasette object: a Kept
-KEPT_TIMES = 20  # counts that took a second are shown for 20 s: at most a twentieth of the time goes into them
 SHOWN_OTHERS = 10  # genres that people gave and the head does not know, the most frequent
 LATEST = 12  # tracks listed as added lately
 SHOWN_DISAGREEMENTS = 8
@@ -47,31 +45,17 @@ _DISAGREEMENTS = (
 ).replace("p.head_id = h.id", "+p.head_id = h.id")
 
 
-class Kept:
-    """Counts that read a row of every file: kept for a while, made for one request at a time."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._until_s = 0.0
-        self._found: dict[str, list[dict[str, Any]]] = {}
-
-    async def counts(self, datasette: Any) -> dict[str, list[dict[str, Any]]]:
-        """Rows of {genres, totals, states, truncated}."""
-        async with self._lock:
-            asked_s = time.monotonic()
-            if not self._found or asked_s > self._until_s:
-                self._found = {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
-                answered_s = time.monotonic()
-                self._until_s = answered_s + KEPT_TIMES * (answered_s - asked_s)
-            return self._found
-
-
 _COUNTS = {
     "genres": GENRE_COUNTS,
     "totals": _TOTALS,
     "states": f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown",
     "truncated": f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}",
 }
+
+
+async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
+    """Rows of {genres, totals, states, truncated}."""
+    return {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
 
 
 async def figures(datasette: Any) -> dict[str, Any]:
@@ -81,8 +65,8 @@ async def figures(datasette: Any) -> dict[str, Any]:
     None for a genre of the user's own. ``without``: recordings that nobody, no tag and no head gives a genre.
     """
     if not hasattr(datasette, _KEPT):
-        setattr(datasette, _KEPT, Kept())
-    counts = await getattr(datasette, _KEPT).counts(datasette)
+        setattr(datasette, _KEPT, Kept(lambda: _counts(datasette)))
+    counts = await getattr(datasette, _KEPT).value()
     head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
     labels = json.loads(head[0]["labels"]) if head else []
     counted = {row["genre"]: row for row in counts["genres"]}

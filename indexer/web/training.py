@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -21,8 +20,8 @@ from indexer.config import Settings
 from indexer.files.children.start import without_interrupts
 from indexer.library.lock import watching_process
 from indexer.web.context import ask, posted, rows, settings_of
+from indexer.web.kept import Kept
 
-KEPT_TIMES = 20  # a count of labels that took a second is shown for 20 s: it reads every file's row
 ORDERS = ("train", "write")
 _SINCE = (
     "SELECT count(DISTINCT c.recording_id) AS labels FROM heads h JOIN corrections c ON c.corrected_at > h.created"
@@ -38,8 +37,9 @@ class BusyError(Exception):
 class Trainer:
     """Starts the training process, follows what it tells, and keeps the last job's state."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.labels: tuple[float, dict[str, int]] = float("-inf"), {}  # kept until this time.monotonic; by label
+    def __init__(self, settings: Settings, labels: Kept[dict[str, int]]) -> None:
+        """``labels``: recordings by label."""
+        self.labels = labels
         self._settings = settings
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -128,7 +128,7 @@ def trainer_of(datasette: Any) -> Trainer:
     if found is None:
         settings = settings_of(datasette)
         assert settings is not None
-        found = datasette.indexer_trainer = Trainer(settings)
+        found = datasette.indexer_trainer = Trainer(settings, Kept(lambda: _labels(datasette, settings)))
     return found
 
 
@@ -170,7 +170,7 @@ async def train_json(datasette: Any) -> Any:
     return Response.json(
         {
             "job": trainer.job,
-            "labels": await _labels(datasette, trainer, settings),
+            "labels": await trainer.labels.value(),
             "needed": MIN_RECORDINGS,
             "head": head[0] if head else None,
             "since": (await rows(datasette, _SINCE))[0]["labels"],
@@ -181,18 +181,12 @@ async def train_json(datasette: Any) -> Any:
     )
 
 
-async def _labels(datasette: Any, trainer: Trainer, settings: Settings) -> dict[str, int]:
-    """Recordings by label, the most frequent first; kept for a while when the count took long."""
+async def _labels(datasette: Any, settings: Settings) -> dict[str, int]:
+    """Recordings by label, the most frequent first, as `indexer train` would learn from them."""
     from indexer.learn.dataset import LabelRequest
 
-    until_s, found = trainer.labels
-    asked_s = time.monotonic()
-    if asked_s > until_s:
-        labels = await ask(datasette, lambda reader: LabelRequest().gather(reader, settings).label_of)
-        found = dict(Counter(labels.values()).most_common())
-        answered_s = time.monotonic()
-        trainer.labels = answered_s + KEPT_TIMES * (answered_s - asked_s), found
-    return found
+    labels = await ask(datasette, lambda reader: LabelRequest().gather(reader, settings).label_of)
+    return dict(Counter(labels.values()).most_common())
 
 
 ROUTES = [(r"/-/train$", train), (r"/-/train\.json$", train_json)]

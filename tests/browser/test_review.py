@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from indexer.library.lock import library_lock
 from tests.helpers.contents import contents
 from tests.helpers.labelled import sql
+from tests.helpers.pages import corrections
 
 
 def asked(page):
@@ -88,3 +89,38 @@ def test_what_the_browser_cannot_play_is_said_at_once(own, tab):
     page.get_by_text("This browser cannot play aiff files").wait_for()
     assert not page.locator("#player").is_visible()
     assert page.locator("#play").is_disabled()
+
+
+def test_a_genre_of_ones_own_is_asked_about_once_more_and_then_has_a_button(fresh, chromium):
+    page = chromium.new_page()  # not by `tab`: the browser itself writes of every 400
+    try:
+        page.goto(f"{fresh.url}/-/review")
+        page.locator("#card").wait_for()
+        page.get_by_label("Another genre").fill("Hardstyle")
+        page.keyboard.press("Enter")
+        page.get_by_text("'Hardstyle' is no genre here").wait_for()
+        assert asked(page) == "1 of 12"
+        page.get_by_role("button", name="Say it").click()
+        page.get_by_text("2 of 12").wait_for()
+        page.keyboard.press("6")  # the new button's key; the field has lost the focus
+        page.get_by_text("3 of 12").wait_for()
+        assert {genre for _, genre in corrections(fresh.cli.db)} == {"Hardstyle"}
+        page.get_by_text("Hardstyle 2").wait_for()  # among the labels to train on
+    finally:
+        page.close()
+
+
+def test_words_of_tags_that_mean_no_genre_are_a_kind_of_their_own(fresh, tab):
+    sql(fresh.cli.db, "UPDATE tags SET genre = 'Electronic' WHERE file_id <= 3")
+    page = tab(fresh, "/-/review")
+    page.get_by_text("1 of 9").wait_for()
+    page.get_by_role("link", name="Another word in the tag").click()
+    page.get_by_text("1 of 3").wait_for()
+    page.get_by_text("the tag says Electronic").wait_for()
+
+
+def test_an_empty_library_says_how_it_begins(fresh, tab):
+    sql(fresh.cli.db, "DELETE FROM files")
+    page = tab(fresh, "/-/review")
+    page.get_by_text("The library is empty: indexer scan FOLDER").wait_for()
+    assert not page.get_by_role("button", name="Train now").is_visible()

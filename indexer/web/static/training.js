@@ -7,7 +7,7 @@ const token = document.querySelector("meta[name=csrf-token]").content;
 const number = new Intl.NumberFormat("en");
 const percent = (share) => (share === null ? "not known" : `${Math.round(100 * share)} %`);
 const many = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
-const RUNNING_MS = 1000, IDLE_MS = 15_000;
+const RUNNING_MS = 1000, IDLE_MS = 5000, HIDDEN_MS = 30_000;
 
 let timer = 0;
 let shown = ""; // what the figures and the offer were made from
@@ -86,7 +86,7 @@ function figures({ name, trained_on, metrics, honest }, job) {
 }
 
 /** What a scan would write, and the button that has it done. */
-function offer({ preview, applied }, write_tags) {
+function offer({ preview, applied }, write_tags, watched) {
   const next = element("p", {}, element("a", { href: panel.dataset.review }, "Look at what is still without a genre"));
   if (write_tags === "off") return [element("p", {}, "Nothing is written into files: the setting write_tags is off."), next];
   if (!preview.tag_writes) return [element("p", {}, applied.classified > applied.undecided ? "Nothing is to be written: the files have their genres already." : "Nothing is to be written: nothing is decided yet."), next];
@@ -98,7 +98,7 @@ function offer({ preview, applied }, write_tags) {
   const news = preview.new + preview.changed ? ` It is a scan: ${many(preview.new + preview.changed, "new or changed file")} would be taken in too.` : "";
   return [
     element("h3", {}, "Into the files?"),
-    element("p", {}, `Nothing is written yet. The genre would go into the tags of ${many(preview.tag_writes, "file")}; each can be taken back.${news}`),
+    element("p", {}, `Nothing is written yet. The genre would go into the tags of ${many(preview.tag_writes, "file")}; each can be taken back.${news}${watched ? " indexer watch is running: without this, its next scan does it." : ""}`),
     element("details", {}, element("summary", {}, "What would be written"), element("div", { class: "ix-list", tabindex: 0, role: "region", "aria-label": "What would be written" }, table), more),
     element("p", {}, button), next,
   ];
@@ -123,13 +123,13 @@ function show(found) {
   at("train").className = ready && !running && (!head?.metrics || found.since) ? "ix-primary" : "";
   if (lost && lost.hidden) (running ? at("cancel") : at("train")).focus();
   const trained = !running && job?.do === "train" && job.state === "done";
-  const basis = JSON.stringify([running, head, job, write_tags]);
+  const basis = JSON.stringify([running, head, job, write_tags, watched]);
   if (!running && basis === shown) return running;
   shown = basis;
   at("figures").hidden = running || !head?.metrics;
   at("figures").replaceChildren(...(at("figures").hidden ? [] : figures(head, job)));
   at("offer").hidden = !trained;
-  at("offer").replaceChildren(...(trained ? offer(job, write_tags).filter(Boolean) : []));
+  at("offer").replaceChildren(...(trained ? offer(job, write_tags, watched).filter(Boolean) : []));
   return running;
 }
 
@@ -142,11 +142,11 @@ async function refresh() {
     else at("training-state").textContent = `The server answered ${answer.status}.`;
   } catch { /* the server is gone; the next request may reach it again */ }
   clearTimeout(timer);
-  timer = setTimeout(refresh, running ? RUNNING_MS : IDLE_MS);
+  timer = setTimeout(refresh, document.hidden ? HIDDEN_MS : running ? RUNNING_MS : IDLE_MS);
 }
 
 at("train").addEventListener("click", order("train"));
 at("cancel").addEventListener("click", order("cancel"));
-document.addEventListener("labelled", refresh);
+for (const news of ["labelled", "visibilitychange"]) document.addEventListener(news, refresh);
 document.addEventListener("asked-all", () => { askedAll = true; panel.scrollIntoView({ block: "nearest" }); refresh(); });
 refresh();
