@@ -131,6 +131,8 @@ STUMBLES: dict[str, tuple[Callable[[Path], bytes], str | None, bool]] = {
     "zeros behind.ogg": (lambda folder: bytes(titled(folder, "vorbis")) + bytes(300_000), "T", True),
     "APEv2 of another count.mp3": (mp3_with_wrong_count, "T", False),
     "bad key.wv": (lambda folder: bytes(titled(folder, "wavpack")).replace(b"Title", b"Ti\1le"), None, False),
+    "free space first.m4a": (changed("m4a", lambda d: 4, b"free"), "T", True),
+    "tag longer than the file.mp3": (changed("mp3", lambda d: 6, b"\x20"), "T", False),
     "high byte first.wav": (rifx, None, True),
     "MP3 in RIFF.wav": (muxed("wav", "libmp3lame"), None, True),
     "MP3 in RIFF.mp3": (muxed("wav", "libmp3lame"), None, True),

@@ -336,7 +336,7 @@ class Case:
         at = min(marks, default=len(whole))
         try:
             junk = (bytes(range(1, 256)), bytes(4096), b"A tag. " * 99)
-            inside = (random.Random(number).randbytes(300) for number in range(8))  # in place of most of the tag
+            inside = (random.Random(number).randbytes(300) for number in range(40))  # in place of most of the tag
             variants = [whole[:at] + some + whole[at:] for some in junk] + [whole[: at + 26] + some for some in inside]
             for variant in variants:
                 self.path.write_bytes(variant)

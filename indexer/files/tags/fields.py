@@ -58,7 +58,7 @@ def attempt(read: Callable[..., Fields], file: BinaryIO, *arguments: Any) -> Fie
         said = str(error)
         for mention in (repr(name), "'<unknown>'"):  # mutagen begins with the file's name
             said = said.removeprefix(mention)
-        return {"unread": [said or "they end early"]}  # all but EOFError and its kin say more
+        return {"unread": [said or "they are damaged"]}
 
 
 def _disk_failure(error: BaseException | None) -> OSError | None:
