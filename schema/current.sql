@@ -242,18 +242,20 @@ CREATE TRIGGER same_sound_update AFTER UPDATE OF vector ON embeddings BEGIN
 END;
 
 CREATE VIEW tracks AS
-SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
-  round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
-  (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
+SELECT f.id, t.title, t.artist, t.album,
   coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END, CASE WHEN p.decided THEN p.genre END) AS label,
-  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source, w.names AS heard,
+  CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
+  round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
+  p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
+  (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
+  t.genre AS tag_genre, w.names AS heard,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'drum and bass') AS "drum and bass",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'techno') AS "techno",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'trance') AS "trance",
-  t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
-  f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
+  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
+  f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id

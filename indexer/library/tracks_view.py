@@ -1,4 +1,7 @@
-"""The view ``tracks`` for people: one row for each file. It is made anew when the head in use has other labels."""
+"""The view ``tracks`` for people: one row for each file, what one looks for first.
+
+It is made anew when the head in use has other labels.
+"""
 
 from collections.abc import Sequence
 
@@ -6,29 +9,29 @@ from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
 _TRACK_COLUMNS = (
     "id",
-    "path",
     "title",
     "artist",
     "album",
+    "label",
+    "label_source",
     "duration_s",
-    "tag_genre",
+    "bpm",
+    "musical_key",
+    "year",
     "genre",
     "confidence",
     "decided",
     "second_genre",
     "corrected",
-    "label",
-    "label_source",
+    "tag_genre",
     "heard",
-    "bpm",
-    "musical_key",
-    "year",
     "record_label",
     "dj_data",
     "container",
     "codec",
     "sample_rate_hz",
     "size",
+    "path",
     "state",
     "reason",
     "first_seen",
@@ -51,13 +54,15 @@ def tracks_view(labels: Sequence[str]) -> str:
             " AND s.genre = " + _quoted(label, "'") + ") AS " + _quoted(name, '"')
         )
     return f"""CREATE VIEW tracks AS
-SELECT f.id, f.path_text AS path, t.title, t.artist, t.album, r.duration_s, t.genre AS tag_genre, p.genre,
-  round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
-  {SAID} AS corrected,
+SELECT f.id, t.title, t.artist, t.album,
   {LABEL} AS label,
-  {LABEL_SOURCE} AS label_source, w.names AS heard{columns},
-  t.bpm, t.musical_key, t.year, t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
-  f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
+  {LABEL_SOURCE} AS label_source,
+  round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
+  p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
+  {SAID} AS corrected,
+  t.genre AS tag_genre, w.names AS heard{columns},
+  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
+  f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id

@@ -1,9 +1,11 @@
 """The Tracks page in a browser: going on without leaving it, the player that stays, selecting, labelling, keys."""
 
+import itertools
 import sqlite3
 from contextlib import closing
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from tests.helpers.pages import corrections, id_of
 
@@ -156,3 +158,34 @@ def test_it_reads_filters_and_sorts_without_javascript(chromium, shared):
     page.get_by_role("link", name="flac track").click()
     assert page.url.endswith(f"/library/tracks/{id_of(shared.cli, 'flac track.flac')}")
     context.close()
+
+
+def test_what_opens_is_for_everybody(tab, shared):
+    """The player with its queue, a panel of filters, the bar for what is selected, the help: in all four looks."""
+    page = tab(shared, "/-/tracks")
+    page.locator(".ix-play:enabled").first.click()
+    page.get_by_role("button", name="Queue", exact=True).click()
+    page.locator(f"{ROWS} .ix-pick input").first.click()
+    page.locator("summary", has_text="Format").click()
+    for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("() => document.scrollingElement.scrollWidth") <= width
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+    page.keyboard.press("Escape")
+    assert page.locator("details[open]").count() == 0
+    page.keyboard.press("?")
+    assert Axe().run(page, "#help").violations_count == 0
+
+
+def test_datasettes_own_table_is_read_on_a_phone_in_the_dark(tab, shared):
+    page = tab(shared, "/library/tracks", width=390, scheme="dark")
+    shown = page.evaluate("() => [document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]")
+    assert shown[0] <= 390
+    assert shown[1] < 8 * 120 + 2500  # it was 1,400 a row
+    heads = [text.split()[0] for text in page.locator("table.rows-and-columns th").all_text_contents()]
+    assert heads[:5] == ["id", "title", "artist", "album", "label"]
+    assert page.locator("pre.wrapped-sql").is_hidden()
+    found = Axe().run(page, "table.rows-and-columns", {"runOnly": ["color-contrast"]})
+    assert found.violations_count == 0, found.generate_report()
