@@ -17,6 +17,7 @@ from indexer.files.audio.payload.source import ByteSource, Part, Span, after_lea
 MAX_TABLE_BYTES = 64 << 20  # 16 million samples: 100 hours of AAC
 MAX_BOXES = 1_000_000
 MAX_EDITS = 10_000
+MAX_FREE = 8  # free boxes at the start
 RUN_ENTRIES = 1 << 15  # of a trun box, read at a time
 # Edits count in steps of this length. Half of it, 0.25 s, is more than any encoder's delay and padding: HE-AAC at
 # 22.05 kHz delays by about 0.19 s, AAC-LC at 44.1 kHz by 2,112 samples, 0.05 s.
@@ -36,9 +37,12 @@ class _Box(NamedTuple):
 
 def mp4_kind(source: ByteSource, head: bytes) -> str | None:
     """``mp4`` where the file begins with a box that MP4 and QuickTime files begin with, perhaps behind free space."""
-    if head[4:8] in _FREE:
-        position = after_leading_tags(source)
-        head = source.at(position + max(8, int.from_bytes(head[:4])), 16)
+    position = after_leading_tags(source) if head[4:8] in _FREE else 0
+    for _ in range(MAX_FREE):
+        if head[4:8] not in _FREE:
+            break
+        position += max(8, int.from_bytes(head[:4]))
+        head = source.at(position, 16)
     return "mp4" if head[4:8] in _BEGINNINGS else None
 
 
