@@ -141,8 +141,8 @@ def test_json_of_others_is_parsed_in_one_place():
         "indexer.library.apart", "indexer.library.facts", "indexer.library.registered", "indexer.library.store",
         "indexer.library.summary",
         "indexer.library.vectors.similar", "indexer.library.whose_word", "indexer.scan.journal",
-        "indexer.web.correct", "indexer.web.library_map", "indexer.web.overview", "indexer.web.review",
-        "indexer.web.track",
+        "indexer.web.canned", "indexer.web.correct", "indexer.web.library_map", "indexer.web.overview",
+        "indexer.web.review", "indexer.web.track",
     }  # fmt: skip
 
 

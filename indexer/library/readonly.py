@@ -97,7 +97,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         conn = _connect(path)
         conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
         try:
-            conn.execute("SELECT 1 FROM genre_labels LIMIT 1").fetchone()  # of the newest migration
+            conn.execute("SELECT 1 FROM same_sound LIMIT 1").fetchone()  # of the newest migration
         except sqlite3.OperationalError as e:
             conn.close()
             _bring_up_to_date(path, e)

@@ -10,6 +10,7 @@ from datasette import hookimpl
 
 from indexer.learn import sql_process
 from indexer.web import (
+    canned,
     classify,
     correct,
     covers,
@@ -28,7 +29,10 @@ from indexer.web import (
 from indexer.web.context import settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
-PAGES = (overview, tracks, review, library_map, classify, track, correct, sound, covers, neighbours, playlist, training)
+PAGES = (
+    *(overview, tracks, review, library_map, classify, track, canned),
+    *(correct, sound, covers, neighbours, playlist, training),
+)
 MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 
 # datasette ships no types, so its decorator is unknown to mypy

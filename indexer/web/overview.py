@@ -58,15 +58,21 @@ async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
     return {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
 
 
+async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
+    """The rows of ``_counts`` that this server keeps."""
+    if not hasattr(datasette, _KEPT):
+        setattr(datasette, _KEPT, Kept(lambda: _counts(datasette)))
+    found: dict[str, list[dict[str, Any]]] = await getattr(datasette, _KEPT).value()
+    return found
+
+
 async def figures(datasette: Any) -> dict[str, Any]:
     """Counts and lists of the library.
 
     ``genres``: {genre, colour, decided, undecided}, the commonest first; ``colour`` is the place of the head's label,
     None for a genre of the user's own. ``without``: recordings that nobody, no tag and no head gives a genre.
     """
-    if not hasattr(datasette, _KEPT):
-        setattr(datasette, _KEPT, Kept(lambda: _counts(datasette)))
-    counts = await getattr(datasette, _KEPT).value()
+    counts = await counts_of(datasette)
     head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
     labels = json.loads(head[0]["labels"]) if head else []
     counted = {row["genre"]: row for row in counts["genres"]}

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from indexer.web import MENU
 from tests.helpers.pages import corrections
 
-PAGES = [*(path for _, path in MENU), "/library/tracks/1"]
+PAGES = [*(path for _, path in MENU), "/library/tracks/1", "/library/by_genre", "/library/duplicates"]
 
 
 def track_of(served, name):
