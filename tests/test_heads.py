@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from indexer.encoders import tensorfile
 from indexer.encoders.m2d.checkpoint import convert, inspect
 from indexer.errors import ModelError
 from indexer.heads.audioset import AudioSetHead
@@ -220,3 +221,13 @@ def test_a_model_without_a_head_says_so(tmp_path):
     path = convert(source, tmp_path / "out")
     with pytest.raises(ModelError, match="plain carries no AudioSet head"):
         audioset_head(path)
+
+
+def test_a_head_of_many_tensors_is_refused_before_any_is_mapped(tmp_path, monkeypatch):
+    path = tmp_path / "head.safetensors"
+    linear().save(path)
+    monkeypatch.setattr(tensorfile, "MAX_TENSORS", 3)
+    LinearHead.load(path)
+    rewrite(path, arrays={f"novelty.{n}": np.zeros(1, "f4") for n in range(3)})
+    with pytest.raises(ModelError, match="more than 3 tensors"):
+        LinearHead.load(path)

@@ -86,7 +86,9 @@ def test_a_supervisor_that_does_not_read_stops_nothing(supervisor, monkeypatch):
         ("-5", None, None),
         ("soon", None, None),
         ("²", None, None),
+        ("9" * 5000, None, None),
     ],
+    ids=lambda value: str(value)[:10],
 )
 def test_watchdog_interval(usec, pid, expected, monkeypatch):
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)):

@@ -23,6 +23,7 @@ from indexer.errors import ModelError
 from indexer.files.foreign import parse_json
 
 _KEY = "indexer"  # the only safetensors metadata entry that is read
+MAX_TENSORS = 2_000  # of a file that is read; each is a map of memory, and the largest model has some 200
 HEADER_BYTES = 16 << 20  # of a file that is read; a head of 1,000 labels needs a quarter of it
 
 
@@ -37,6 +38,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read the description and the shapes; raises ModelError for a file that is missing, damaged or not ours."""
     with _opened(path) as file:
+        if len(file.keys()) > MAX_TENSORS:
+            raise ModelError(f"{path}: holds more than {MAX_TENSORS:,} tensors, which no model of this program does")
         text = (file.metadata() or {}).get(_KEY)
         shapes, types = {}, {}
         for key in file.keys():  # noqa: SIM118 - no mapping

@@ -38,7 +38,8 @@ def watchdog_interval_s() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):  # the variable was inherited from a parent
         return None
     text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 1e6 if text.isascii() and text.isdigit() and int(text) else None
+    usec = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # a number of 64 bits
+    return usec / 1e6 if usec else None
 
 
 def under_journald() -> bool:
