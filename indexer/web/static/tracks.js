@@ -8,7 +8,7 @@ const token = document.querySelector("meta[name=csrf-token]").content;
 const rows = () => [...(at("rows")?.children ?? [])];
 const idOf = (row) => Number(row.dataset.id);
 const selected = new Map(); // id -> track, also of other pages of the list
-const said = []; // what was labelled: {ids, genre}
+const said = []; // what was labelled, the newest last: {ids, genre}
 let asked = 0; // counts requests, so that a late answer does not replace a newer one
 let last = null; // the row whose box was clicked last
 
@@ -60,7 +60,10 @@ browser.addEventListener("submit", (event) => {
 document.addEventListener("click", (event) => {
   for (const one of browser.querySelectorAll("details[open]")) if (event.target.isConnected && !one.contains(event.target)) one.open = false;
 });
+// The list is changed by scripts, so the place in it is kept by one.
 history.scrollRestoration = "manual";
+window.addEventListener("pagehide", () => history.replaceState({ ...history.state, scroll: window.scrollY }, ""));
+if (history.state?.scroll) window.scrollTo(0, history.state.scroll);
 window.addEventListener("popstate", async (event) => {
   await show(location.href);
   window.scrollTo(0, event.state?.scroll ?? 0);
@@ -144,11 +147,12 @@ function clear() {
   mark();
 }
 
-async function post(ids, genre) {
-  const answer = await fetch(browser.dataset.correct, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ ids, genre }) });
+async function post(ids, genre, isNew = false) {
+  const body = JSON.stringify({ ids, genre, new: isNew });
+  const answer = await fetch(browser.dataset.correct, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body });
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok || found.error) throw new Error(found.error ?? `the server answered ${answer.status}`);
-  return found;
+  return found.genre;
 }
 const tracks = (n) => (n === 1 ? "1 track" : `${n.toLocaleString("en")} tracks`);
 
@@ -158,17 +162,29 @@ function doing(work) {
   queue = queue.then(work).catch((error) => say(`That did not work: ${error.message}`));
 }
 
-at("genre").addEventListener("change", () => doing(async () => {
-  const genre = at("genre").value;
-  const ids = [...selected.keys()];
-  if (!genre || !ids.length) return;
-  at("genre").value = "";
-  await post(ids, genre);
-  said.push({ ids, genre });
-  selected.clear();
-  await show(location.href);
-  say(`${tracks(ids.length)} labelled ${genre}.`);
-}));
+let unknown = null; // a genre that the library does not know is asked about once more, because it may be mistyped
+at("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  doing(async () => {
+    const asked = at("genre").value.trim();
+    const ids = [...selected.keys()];
+    if (!asked || !ids.length) return;
+    let genre;
+    try {
+      genre = await post(ids, asked, unknown === asked);
+    } catch (error) {
+      unknown = asked;
+      throw new Error(error.message.replace("--new makes it one", "once more “Say it” makes it one"), { cause: error });
+    }
+    unknown = null;
+    at("genre").value = "";
+    at("genre").blur();
+    said.push({ ids, genre });
+    selected.clear();
+    await show(location.href);
+    say(`${tracks(ids.length)} labelled ${genre}.`);
+  });
+});
 const undo = () => doing(async () => {
   const newest = said.at(-1);
   if (!newest) return;
