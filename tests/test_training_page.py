@@ -129,6 +129,10 @@ def test_from_labels_to_genres_in_the_files(unlabelled):
         await ask("/-/train", {"do": "write"})
         job = (await until(ask, ended))["job"]
         assert (job["do"], job["state"], job["written"]["tags_written"]) == ("write", "done", 12)
+        assert job["preview"] is None  # the library has changed since
+        await ask("/-/train", {"do": "look"})
+        job = (await until(ask, ended))["job"]
+        assert (job["state"], job["preview"]["tag_writes"]) == ("done", 0)
         for track in left:
             assert genre_of(music.parent / track["path"]) in ("Ambient", "Drum and Bass")
 

@@ -1,10 +1,10 @@
 """The process that trains for the pages, so that the server never loads torch nor writes to the library.
 
 It carries out one order and ends: "train" learns a head, classifies everything with it and lists what a scan would
-write; "write" is that scan. Each message is one line of JSON. On stdin: the settings, {do}, and {cancel} at any time;
-the end of stdin, which is the end of the server, cancels too. On stdout: changes of the job's state, the last of which
-has ``state``: "done", "cancelled" or "failed", with ``error``. Cancelling leaves nothing half done: the former head
-stays in use, or what is classified or written stays so and the next scan goes on.
+write; "look" only lists; "write" is that scan. Each message is one line of JSON. On stdin: the settings, {do}, and
+{cancel} at any time; the end of stdin, which is the end of the server, cancels too. On stdout: changes of the job's
+state, the last of which has ``state``: "done", "cancelled" or "failed", with ``error``. Cancelling leaves nothing half
+done: the former head stays in use, or what is classified or written stays so and the next scan goes on.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from indexer.config import Settings, from_json
 from indexer.errors import IndexerError, LockedError
 from indexer.learn.train import Request, train
-from indexer.library.readonly import plain_errors
+from indexer.library.readonly import now, plain_errors
 from indexer.scan.preview import preview
 from indexer.scan.relabel import relabel
 from indexer.scan.run import Scan
@@ -113,10 +113,20 @@ def _train(settings: Settings) -> None:
     tell(learned={key: learned[key] for key in ("head", "notes", "compared", "recordings", "artists")})
     progress.begin("classifying", 0)
     tell(applied=cancelling.once_free(lambda: relabel(settings, lambda done: progress.at(done, 0))))
+    _look(settings, progress)
+
+
+def _look(settings: Settings, progress: _Progress) -> None:
     progress.begin("looking what would be written", 0)
+    looked_at = now()
     found = preview(settings, ())
     shown = {key: found[key] for key in ("tag_writes", "new", "changed")}
-    tell(preview={**shown, "writes": found["writes"][:SHOWN_WRITES]}, write_tags=settings.write_tags)
+    tell(preview={**shown, "writes": found["writes"][:SHOWN_WRITES], "looked_at": looked_at})
+
+
+def _only_look(settings: Settings) -> None:
+    _Cancelling(lambda: interrupt_main(signal.SIGINT))
+    _look(settings, _Progress())
 
 
 def _write(settings: Settings) -> None:
@@ -139,7 +149,7 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     try:
         with plain_errors(settings.db):  # any read of the library may find it damaged
-            {"train": _train, "write": _write}[order["do"]](settings)
+            {"train": _train, "look": _only_look, "write": _write}[order["do"]](settings)
         tell(state="done")
     except KeyboardInterrupt:
         tell(state="cancelled")

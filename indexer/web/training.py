@@ -19,13 +19,19 @@ from indexer import config
 from indexer.config import Settings
 from indexer.files.children.start import without_interrupts
 from indexer.library.lock import watching_process
+from indexer.library.readonly import now
 from indexer.web.context import ask, posted, rows, settings_of
 from indexer.web.kept import Kept
 
-ORDERS = ("train", "write")
+ORDERS = ("train", "look", "write")
 _SINCE = (
     "SELECT count(DISTINCT c.recording_id) AS labels FROM heads h JOIN corrections c ON c.corrected_at > h.created"
     " WHERE h.in_use = 1 AND h.trained_on IS NOT NULL"
+)
+# Whether the library changed after a time, so that what would be written then may be something else now.
+_CHANGED = (
+    "SELECT coalesce((SELECT finished_at FROM runs ORDER BY id DESC LIMIT 1) > :time, 0)"
+    " OR coalesce((SELECT corrected_at FROM corrections ORDER BY id DESC LIMIT 1) > :time, 0) AS changed"
 )
 _HEAD = "SELECT name, created, trained_on, metrics FROM heads WHERE in_use = 1"
 
@@ -52,7 +58,7 @@ class Trainer:
             return dict(self._job) if self._job else None
 
     def begin(self, do: str) -> None:
-        """Begin "train" or "write". Raises BusyError while a job goes on."""
+        """Begin one of ORDERS. Raises BusyError while a job goes on."""
         with self._lock:
             if self._process is not None:
                 raise BusyError
@@ -64,7 +70,8 @@ class Trainer:
                 )
             self._process = process
             kept = {} if do == "train" or self._job is None else self._job  # the figures stay while tags are written
-            self._job = {**kept, "do": do, "state": "running", "step": "starting", "error": None, "cancelling": False}
+            begun = {"do": do, "state": "running", "step": "starting", "error": None, "cancelling": False}
+            self._job = {**kept, **begun, "began_at": now()}
             self._tell(config.to_json(self._settings))
             self._tell({"do": do})
         threading.Thread(target=self._follow, args=(process,), name="training", daemon=True).start()
@@ -117,7 +124,7 @@ def _what_is(job: dict[str, Any]) -> str:
     """What holds after a job that broke off."""
     if job["do"] == "write":
         return "each file is wholly old or wholly new, and the next scan goes on"
-    if "learned" in job:
+    if job["do"] == "train" and "learned" in job:
         return "the new head is in use, and the next scan classifies the rest with it"
     return "nothing has changed; try again"
 
@@ -133,7 +140,7 @@ def trainer_of(datasette: Any) -> Trainer:
 
 
 async def train(request: Any, datasette: Any) -> Any:
-    """POST `/-/train` {do}: "train", "write" or "cancel". Returns {job}; 409 while a job goes on."""
+    """POST `/-/train` {do}: one of ORDERS, or "cancel". Returns {job}; 409 while a job goes on."""
     if request.method != "POST":
         return Response.json({"error": "POST {do}"}, status=405, headers={"allow": "POST"})
     do = (await posted(request)).get("do")
@@ -146,13 +153,14 @@ async def train(request: Any, datasette: Any) -> Any:
         except BusyError:
             return Response.json({"error": "a training is going on already", "job": trainer.job}, status=409)
     else:
-        return Response.json({"error": "do is train, write or cancel"}, status=400)
+        return Response.json({"error": f"do is {', '.join(ORDERS)} or cancel"}, status=400)
     return Response.json({"job": trainer.job}, status=202)
 
 
 async def train_json(datasette: Any) -> Any:
     """`/-/train.json`: {job, labels, needed, head, since, watched, write_tags}.
 
+    job: as Trainer.job; its ``preview`` is null once the library has changed.
     labels: recordings by label, as `train` learns from them; needed: of each of two genres. head: the one in use, with
     its figures where it was trained here. since: recordings that people labelled after it was trained. watched: whether
     `indexer watch` runs, which writes what is decided by itself.
@@ -163,13 +171,17 @@ async def train_json(datasette: Any) -> Any:
     settings = settings_of(datasette)
     assert settings is not None
     trainer = trainer_of(datasette)
+    job = trainer.job
+    if job and "preview" in job:
+        changed = await rows(datasette, _CHANGED, {"time": job["preview"]["looked_at"]})
+        job |= {"preview": None} if changed[0]["changed"] else {}
     head = await rows(datasette, _HEAD)
     for row in head:
         row["metrics"] = json.loads(row["metrics"] or "null")
         row["honest"] = HONEST["paper" if row["metrics"] and row["metrics"]["epochs"] else "best"]
     return Response.json(
         {
-            "job": trainer.job,
+            "job": job,
             "labels": await trainer.labels.value(),
             "needed": MIN_RECORDINGS,
             "head": head[0] if head else None,

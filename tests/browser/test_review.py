@@ -57,8 +57,12 @@ def test_from_the_first_label_to_the_genres_in_the_files(fresh, tab):
         violations = Axe().run(page).response["violations"]
         assert [rule for rule in violations if rule["impact"] in ("serious", "critical")] == []
     page.get_by_role("button", name="Write the genre into 12 files").click()
-    page.get_by_text("12 genres written").wait_for()
+    page.get_by_text("12 genres written. To take them back: indexer tags undo --since ").wait_for()
     assert contents(music) != before
+    since = page.locator("#training-state").text_content().split()[-1]
+    assert len(fresh.cli.json("tags", "undo", "--since", since)["restored"]) == 12
+    page.get_by_role("button", name="What would be written?").click()
+    page.get_by_text("Nothing is to be written").wait_for()  # an undone genre is not written again
 
 
 def test_a_training_is_cancelled_and_says_so(fresh, tab):

@@ -12,6 +12,7 @@ const RUNNING_MS = 1000, IDLE_MS = 5000, HIDDEN_MS = 30_000;
 let timer = 0;
 let shown = ""; // what the figures and the offer were made from
 let askedAll = false;
+let again = 0; // refreshes that follow soon after a label, because the server may answer with a count that it keeps
 
 async function post(order) {
   const answer = await fetch(panel.dataset.to, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ do: order }) });
@@ -55,14 +56,16 @@ function stateOf(job, ready, watched, write_tags) {
     return `${job.step[0].toUpperCase()}${job.step.slice(1)}${done} …`;
   }
   if (job.error) return job.error;
+  if (job.state === "done" && job.do === "look") return job.preview ? "" : "The library has changed since.";
   if (job.state === "cancelled") {
+    if (job.do === "look") return "Cancelled.";
     if (job.do === "write") return "Cancelled: what is written stays, and the next scan goes on.";
     return job.learned ? "Cancelled: the new head is in use, and the next scan classifies the rest with it." : "Cancelled: nothing has changed.";
   }
   if (job.do === "write") {
     const { tags_written, not_written, failed } = job.written;
     const rest = [not_written ? `${number.format(not_written)} could not be written (read-only, or a full disk)` : "", failed ? `${many(failed, "file")} failed` : ""].filter(Boolean).join(", ");
-    return `${many(tags_written, "genre")} written${rest ? `; ${rest}` : ""}. To take them back: indexer tags undo.`;
+    return `${many(tags_written, "genre")} written${rest ? `; ${rest}` : ""}.${tags_written ? ` To take them back: indexer tags undo --since ${job.began_at}` : ""}`;
   }
   if (job.applied.head !== job.learned.head) return `Done: “${job.learned.head}” was learned, but the setting head names another, “${job.applied.head}”; remove the setting to use it.`;
   return `Done: the head “${job.learned.head}” is in use. ${number.format(job.applied.classified - job.applied.undecided)} of ${many(job.applied.classified, "recording")} decided.`;
@@ -86,20 +89,19 @@ function figures({ name, trained_on, metrics, honest }, job) {
 }
 
 /** What a scan would write, and the button that has it done. */
-function offer({ preview, applied }, write_tags, watched) {
+function offer({ preview }, watched) {
   const next = element("p", {}, element("a", { href: panel.dataset.review }, "Look at what is still without a genre"));
-  if (write_tags === "off") return [element("p", {}, "Nothing is written into files: the setting write_tags is off."), next];
-  if (!preview.tag_writes) return [element("p", {}, applied.classified > applied.undecided ? "Nothing is to be written: the files have their genres already." : "Nothing is to be written: nothing is decided yet."), next];
+  if (!preview.tag_writes) return [element("p", {}, "Nothing is to be written: each file has its genre already, or none is decided."), next];
   const button = element("button", { type: "button", class: "ix-primary" }, `Write the genre into ${many(preview.tag_writes, "file")}`);
   button.addEventListener("click", order("write"));
   const rows = preview.writes.map(({ path, before, after, confidence }) => element("tr", {}, element("td", { title: path }, path.split("/").slice(-2).join(" / ")), element("td", {}, before.join("; ") || "–"), element("td", {}, after.join("; ")), element("td", { class: "ix-number" }, percent(confidence))));
   const table = element("table", { class: "ix-table" }, element("thead", {}, element("tr", {}, ...["file", "genre now", "genre then", "sure"].map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows));
-  const more = preview.tag_writes > rows.length ? element("p", { class: "ix-soft" }, `and ${number.format(preview.tag_writes - rows.length)} more`) : null;
+  const more = preview.tag_writes > rows.length ? [element("p", { class: "ix-soft" }, `and ${number.format(preview.tag_writes - rows.length)} more`)] : [];
   const news = preview.new + preview.changed ? ` It is a scan: ${many(preview.new + preview.changed, "new or changed file")} would be taken in too.` : "";
   return [
     element("h3", {}, "Into the files?"),
     element("p", {}, `Nothing is written yet. The genre would go into the tags of ${many(preview.tag_writes, "file")}; each can be taken back.${news}${watched ? " indexer watch is running: without this, its next scan does it." : ""}`),
-    element("details", {}, element("summary", {}, "What would be written"), element("div", { class: "ix-list", tabindex: 0, role: "region", "aria-label": "What would be written" }, table), more),
+    element("details", {}, element("summary", {}, "What would be written"), element("div", { class: "ix-list", tabindex: 0, role: "region", "aria-label": "What would be written" }, table), ...more),
     element("p", {}, button), next,
   ];
 }
@@ -114,22 +116,25 @@ function show(found) {
   at("training-progress").hidden = !running;
   if (job?.total) at("training-progress").value = job.done / job.total;
   else at("training-progress").removeAttribute("value");
-  const lost = [at("train"), at("cancel")].includes(document.activeElement) && document.activeElement;
+  const lost = [at("train"), at("look"), at("cancel")].includes(document.activeElement) && document.activeElement;
   at("cancel").hidden = !running;
   at("cancel").disabled = Boolean(job?.cancelling);
   at("train").hidden = running || !ready;
   at("train").disabled = false;
   at("train").textContent = head?.metrics ? "Train again" : "Train now";
   at("train").className = ready && !running && (!head?.metrics || found.since) ? "ix-primary" : "";
+  const offers = !running && job?.state === "done" && job.do !== "write" && job.preview && write_tags !== "off";
+  at("look").hidden = running || offers || !head || write_tags === "off";
+  at("look").disabled = false;
   if (lost && lost.hidden) (running ? at("cancel") : at("train")).focus();
-  const trained = !running && job?.do === "train" && job.state === "done";
   const basis = JSON.stringify([running, head, job, write_tags, watched]);
   if (!running && basis === shown) return running;
   shown = basis;
   at("figures").hidden = running || !head?.metrics;
   at("figures").replaceChildren(...(at("figures").hidden ? [] : figures(head, job)));
-  at("offer").hidden = !trained;
-  at("offer").replaceChildren(...(trained ? offer(job, write_tags, watched).filter(Boolean) : []));
+  const off = write_tags === "off" && job?.do === "train" && job.state === "done";
+  at("offer").hidden = !offers && !off;
+  at("offer").replaceChildren(...(offers ? offer(job, watched) : off ? [element("p", {}, "Nothing is written into files: the setting write_tags is off.")] : []));
   return running;
 }
 
@@ -142,11 +147,13 @@ async function refresh() {
     else at("training-state").textContent = `The server answered ${answer.status}.`;
   } catch { /* the server is gone; the next request may reach it again */ }
   clearTimeout(timer);
-  timer = setTimeout(refresh, document.hidden ? HIDDEN_MS : running ? RUNNING_MS : IDLE_MS);
+  timer = setTimeout(refresh, document.hidden ? HIDDEN_MS : running || again-- > 0 ? RUNNING_MS : IDLE_MS);
 }
 
 at("train").addEventListener("click", order("train"));
+at("look").addEventListener("click", order("look"));
 at("cancel").addEventListener("click", order("cancel"));
-for (const news of ["labelled", "visibilitychange"]) document.addEventListener(news, refresh);
+document.addEventListener("labelled", () => { again = 2; refresh(); });
+document.addEventListener("visibilitychange", refresh);
 document.addEventListener("asked-all", () => { askedAll = true; panel.scrollIntoView({ block: "nearest" }); refresh(); });
 refresh();
