@@ -20,6 +20,7 @@ SORTS = ("added", "title", "artist", "genre", "confidence", "length", "tempo", "
 MAX_WORDS = 8  # of a search
 MAX_TEMPO_BPM = 999  # what a tag claims beyond is not known
 NONE = -1  # the code of what is not known
+PAGE_ROWS = 10_000  # read at once
 
 _JOINED = f"""FROM (SELECT *, {SHOWN_STATE} AS shown FROM files) f
   LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
@@ -30,12 +31,14 @@ WITH words AS MATERIALIZED (
   SELECT f.id, f.path_text, f.shown AS state, f.container, r.duration_s, t.bpm, t.musical_key, t.year,
     {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS head, p.genre AS guess, p.confidence
   {_JOINED}
-  ORDER BY f.id
 )
-SELECT id, rtrim(path_text, replace(path_text, '/', '')), state, container, duration_s, bpm, musical_key, year,
-  coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
-  WHEN head IS NOT NULL THEN 'model' END, guess, confidence FROM words
+SELECT id, rtrim(rtrim(path_text, replace(path_text, '/', '')), '/'), state, container, duration_s, bpm, musical_key,
+  year, coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
+  WHEN head IS NOT NULL THEN 'model' END, guess, confidence FROM words ORDER BY id
 """
+_COLUMNS = (
+    "id", "folder", "state", "format", "duration_s", "tempo_bpm", "key", "year", "label", "word", "guess", "confidence",
+)  # fmt: skip
 # A file's name: the path without what ends with its last slash.
 _NAME = "replace(f.path_text, rtrim(f.path_text, replace(f.path_text, '/', '')), '')"
 _BY_TEXT = {
@@ -79,13 +82,6 @@ class Texts:
     names: list[str]
     codes: np.ndarray  # (rows,) int32
 
-    @classmethod
-    def of(cls, values: Iterable[str | None]) -> "Texts":
-        """The column that holds these values."""
-        places: dict[str, int] = {}
-        codes = [NONE if value is None else places.setdefault(value, len(places)) for value in values]
-        return cls(list(places), np.array(codes, np.int32))
-
     def among(self, names: Sequence[str]) -> np.ndarray:
         """(rows,) bool: whose text is one of these."""
         return np.isin(self.codes, [code for code, name in enumerate(self.names) if name in names])
@@ -102,6 +98,22 @@ class Texts:
         rank[order] = np.arange(len(order))
         ranks: np.ndarray = rank[self.codes]
         return ranks
+
+
+class _Coding:
+    """Turns texts, a page of rows at a time, into a column."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._parts = [np.empty(0, np.int32)]
+
+    def add(self, values: Iterable[str | None]) -> None:
+        places = self._places
+        codes = [NONE if value is None else places.setdefault(value, len(places)) for value in values]
+        self._parts.append(np.array(codes, np.int32))
+
+    def column(self) -> Texts:
+        return Texts([*self._places], np.concatenate(self._parts))
 
 
 @dataclass
@@ -282,30 +294,34 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 
 def read(reader: Reader) -> Catalogue:
-    """Read the library."""
+    """Read the library, a page of rows at a time."""
     cursor = reader.execute(_ALL)
     cursor.row_factory = None  # plain tuples: there is one for every file
-    columns = list(zip(*cursor, strict=True)) or [()] * 12
-    ids, folder, state, container, duration_s, bpm, key, year, label, word, guess, confidence = columns
-
-    def numbers(values: Iterable[float | None]) -> np.ndarray:
-        return np.array([np.nan if value is None else value for value in values], float)
-
-    tempo_bpm = np.rint(numbers(bpm))
+    ids = [np.empty(0, np.int64)]
+    texts = {name: _Coding() for name in ("folder", "state", "format", "key", "label", "word", "guess")}
+    numbers = {name: [np.empty(0)] for name in ("duration_s", "tempo_bpm", "year", "confidence")}
+    while page := cursor.fetchmany(PAGE_ROWS):
+        values = dict(zip(_COLUMNS, zip(*page, strict=True), strict=True))
+        ids.append(np.array(values["id"], np.int64))
+        for name, coding in texts.items():
+            coding.add(values[name])
+        for name, parts in numbers.items():
+            parts.append(np.array(values[name], float))  # None becomes NaN
+    tempo_bpm = np.rint(np.concatenate(numbers["tempo_bpm"]))
     tempo_bpm[(tempo_bpm < 1) | (tempo_bpm > MAX_TEMPO_BPM)] = np.nan
     return Catalogue(
-        np.array(ids, np.int64),
-        Texts.of(path.rstrip("/") for path in folder),
-        Texts.of(state),
-        Texts.of(container),
-        Texts.of(key),
-        Texts.of(label),
-        Texts.of(word),
-        Texts.of(guess),
-        numbers(duration_s),
-        tempo_bpm,
-        numbers(year),
-        numbers(confidence),
+        ids=np.concatenate(ids),
+        folder=texts["folder"].column(),
+        state=texts["state"].column(),
+        format=texts["format"].column(),
+        key=texts["key"].column(),
+        label=texts["label"].column(),
+        word=texts["word"].column(),
+        guess=texts["guess"].column(),
+        duration_s=np.concatenate(numbers["duration_s"]),
+        tempo_bpm=tempo_bpm,
+        year=np.concatenate(numbers["year"]),
+        confidence=np.concatenate(numbers["confidence"]),
     )
 
 

@@ -56,6 +56,7 @@ LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
 ENCODER = "e" * 64
 PAGES = {
     "overview": "/",
+    "the Tracks page": "/-/tracks",
     "tracks, first page": "/library/tracks?_size=50",
     "tracks, a genre": "/library/tracks?genre=techno&_size=50",
     "search": "/library/tracks?_search=%22Title+77%22&_size=50",
