@@ -191,3 +191,13 @@ def test_what_stands_behind_the_last_chunk_is_not_heard(tmp_path, name, junk):
         file.write(np.random.default_rng(1).bytes(1_000_000) if junk else b"")
         file.truncate(file.tell() + 8_000_000)
     assert heard_s(path) == pytest.approx(right, abs=0.01)
+
+
+def test_no_byte_of_sound_is_taken_for_a_flac_block(tmp_path):
+    """Some writers state too small a size for a picture: what follows looks like blocks, up to within the sound."""
+    data = write_audio(tmp_path / "whole", "flac", 1.0).read_bytes()
+    picture = b"\x06" + (100).to_bytes(3) + bytes(100) + 50 * (b"\x05" + (996).to_bytes(3) + bytes(996))
+    path = tmp_path / "a.flac"
+    path.write_bytes(data[:42] + picture + b"\x05" + (len(data) // 2).to_bytes(3) + data[42:])
+    with path.open("rb") as file:
+        assert excerpt(ByteSource(file, path)).patches == ()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from indexer.errors import ReadError
 from indexer.files.audio.payload.mpeg import frames_follow, walk_mpeg
 from indexer.files.audio.payload.ogg import walk_ogg
-from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, wav_kind
+from indexer.files.audio.payload.simple import MAX_CHUNKS, Form, aiff_kind, is_flac_frame, wav_kind
 from indexer.files.audio.payload.source import ByteSource, Part, Span, before_trailing_tags
 from indexer.files.audio.payload.stated_end import UNKNOWN_32, W64_MAGIC, stated_end, w64_sound
 
@@ -101,18 +101,22 @@ def _dsdiff(source: ByteSource) -> Excerpt:
 
 
 def _flac(source: ByteSource) -> Excerpt:
-    """All of it; metadata that FFmpeg refuses a file for (a cue sheet, a second STREAMINFO) is shown as padding."""
+    """All of it; metadata that FFmpeg refuses a file for (a cue sheet, a second STREAMINFO) is shown as padding.
+
+    Not where the blocks do not lead to a frame: what looks like a block may be sound then.
+    """
     patches: list[tuple[int, bytes]] = []
-    position, last = 4, False
-    while not last and len(patches) < MAX_FLAC_BLOCKS:
+    position = 4
+    for _ in range(MAX_FLAC_BLOCKS):
         head = source.at(position, 4)
-        if len(head) < 4 or head[0] == 0xFF:
+        if len(head) < 4:
             break
-        last = bool(head[0] & 0x80)
         if position > 4 and head[0] & 0x7F != _FLAC_COMMENT:
             patches.append((position, bytes([head[0] & 0x80 | _FLAC_PADDING])))
         position += 4 + int.from_bytes(head[1:])
-    return Excerpt(source.size, tuple(patches))
+        if head[0] & 0x80:
+            return Excerpt(source.size, tuple(patches) if is_flac_frame(source.at(position, 16)) else ())
+    return Excerpt(source.size)
 
 
 def _ogg(source: ByteSource) -> Excerpt:

@@ -38,7 +38,7 @@ def _crc8(data: bytes) -> int:
     return value
 
 
-def _is_flac_frame(head: bytes) -> bool:
+def is_flac_frame(head: bytes) -> bool:
     """Whether a valid FLAC frame header (RFC 9639, section 9.1) begins ``head`` (16 bytes)."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[2] >> 4 == 0 or head[3] & 1:
         return False
@@ -75,7 +75,7 @@ def walk_flac(source: ByteSource) -> Iterator[Part]:
             if position + 38 > end:
                 raise source.truncated("the header", position + 38, end)
             yield streaminfo_facts(source.at(position + 4, 34))
-        if head[0] == 0xFF or (number and _is_flac_frame(source.at(position, 16))):
+        if head[0] == 0xFF or (number and is_flac_frame(source.at(position, 16))):
             break
         position, number = position + 4 + size, number + 1
     if position > end:
@@ -96,7 +96,7 @@ def _find_flac_frame(source: ByteSource, start: int, end: int) -> int:
             position = max(position + 1, base + len(buffer) - 1)
             continue
         tries, position = tries + 1, base + found.start()
-        if _is_flac_frame(source.at(position, 16)):
+        if is_flac_frame(source.at(position, 16)):
             return position
         position += 1
     return end
