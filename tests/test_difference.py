@@ -62,13 +62,15 @@ def test_only_sound_files_outside_hidden_and_system_folders_are_walked(tmp_path)
     ]  # fmt: skip
 
 
-def test_what_is_left_out_by_name_is_counted(tmp_path):
+def test_what_is_left_out_is_counted(tmp_path):
     tree(
         tmp_path, "a.mp3", "._a.mp3", ".DS_Store", ".hidden/1.mp3", ".hidden/2.mp3", "@eaDir/3.mp3", "demo.mp3", "x.txt"
     )
+    for name in ("link.mp3", "link to a folder", ".hidden link.mp3", "demo link.mp3"):
+        (tmp_path / name).symlink_to("a.mp3")
     left_out = Counter()
     assert len(list(walk(os.fsencode(tmp_path), ["demo*"], left_out=left_out))) == 1
-    assert left_out == {"hidden": 2, "system": 1, "ignored": 1}
+    assert left_out == {"hidden": 3, "system": 1, "ignored": 2, "link": 2}
 
 
 def test_the_users_patterns_leave_out_files_and_folders(tmp_path):

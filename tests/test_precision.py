@@ -165,8 +165,12 @@ def test_a_scan_says_what_it_took(cli, music_folder):
     found = cli.json("scan", path, "--no-tags", "--device", "cpu", "--precision", "fp32")
     engine = openvino.version() if openvino.serves("fp32") else "torch"
     assert (found["device"], found["precision"], found["engine"]) == ("cpu", "fp32", engine)
-    again = cli("scan", path, "--no-tags", "--force", "--device", "cpu", "--precision", "fp32")
+    again = cli("scan", path, "--no-tags", "--force", "--device", "cpu", "--precision", "fp32", "-v")
     assert f"times real time on cpu (fp32, {engine})" in again.output
+    assert "bottleneck" in again.output
+    plain = cli("scan", path, "--no-tags", "--force", "--device", "cpu", "--precision", "fp32").output
+    assert "times real time\n" in plain
+    assert "bottleneck" not in plain
 
 
 @pytest.fixture

@@ -282,6 +282,10 @@ def test_unknown_best_means_the_first():
 def test_terminal_shows_learners_side_by_side_and_the_best_in_full():
     lines = report.to_text(sample()).splitlines()
     assert lines[0] == (
+        "verdict: better than guessing. Right for 79% of the recordings; calling every one trance, the commonest, would"
+        " be right for 20%"
+    )
+    assert lines[1] == (
         "judged on 412 recordings of 87 artists: ambient 101, drum and bass 102, house 103, techno 104, trance 105"
     )
     start = next(i for i, line in enumerate(lines) if line.startswith("learner "))
@@ -332,3 +336,21 @@ def test_ticks_never_leave_the_axis_and_are_few(most):
     assert 2 <= len(ticks) <= 6
     assert ticks[0] == 0
     assert ticks[-1] <= most
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "low", "said"),
+    [
+        (0.5, 0.3, "better than guessing. Right for 50%"),
+        (0.5, 0.1, "perhaps better than guessing: more labels would tell"),
+        (0.2, 0.1, "no better than guessing"),
+        (0.5, None, "perhaps better"),
+        (None, None, "nothing to judge"),
+    ],
+)
+def test_the_verdict_is_against_always_guessing_the_commonest(accuracy, low, said):
+    found = sample()
+    best = report.best_learner(found)
+    best["accuracy"], best["accuracy_95"] = accuracy, None if low is None else [low, 0.9]
+    assert said in report.verdict(found)
+    assert said in " ".join(parsed(report.to_html(found))[1].split()) or accuracy is None

@@ -210,6 +210,34 @@ def test_one_broken_file_never_stops_the_rest(cli, music_folder):
     assert cli.json("scan", music_folder)["unreadable"] == 2
 
 
+def test_one_file_has_one_reason_and_counts_once(quick_cli, music_folder, tmp_path):
+    whole = write_audio(tmp_path / "whole", "mp3", 60.0)
+    wav = (music_folder / "album" / "wav.wav").read_bytes()
+    folder = tmp_path / "trouble"
+    folder.mkdir()
+    (folder / "empty.mp3").touch()
+    (folder / "text.flac").write_bytes(b"no music" * 1000)
+    (folder / "cut.mp3").write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    (folder / "nearly nothing.wav").write_bytes(wav[: len(wav) // 10])
+    scan = quick_cli("scan", folder, code=1)
+    assert "3 unreadable, 1 truncated; " in scan.stdout  # no file is counted as failed once more
+    reasons = {row["path"]: row["reason"] for row in rows(quick_cli, "SELECT path, reason FROM tracks")}
+    for result in quick_cli.json("classify", folder, code=1):
+        said = result.get("error") or f"{result['damage']}; no genre is written into it"
+        assert reasons[result["path"]] == said
+
+
+def test_a_folder_of_links_says_so(quick_cli, music_folder, tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    for path in music_folder.glob("*.*"):
+        (folder / path.name).symlink_to(path)
+    (folder / "album").symlink_to(music_folder / "album")
+    assert "left out: 6 links (none is followed" in quick_cli("scan", folder).stdout
+    said = quick_cli("classify", folder, code=1).stderr
+    assert said == f"{folder}: no audio file in this folder; 6 links in it, and none is followed\n"
+
+
 def test_what_is_there_of_files_that_lost_their_end_gets_a_genre_and_is_not_written(quick_cli, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
@@ -551,7 +579,10 @@ def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(
     cli("models", "add", checkpoint, "--name", "small")
     assert cli.json("scan", file)["embedded"] == 1
     assert in_use(cli) == ["small"]
-    assert cli("models", "use", "musicnn").stdout == "in use: musicnn, no head: genres need one (--head FILE)\n"
+    said = "in use: musicnn, no head: genres need one (--head FILE)"
+    wins = cli("models", "use", "musicnn", env={"INDEXER_ENCODER": "rhythm"}).stdout
+    assert wins.startswith(f'{said}; but the setting encoder = "rhythm" wins: ')
+    assert cli("models", "use", "musicnn").stdout == f"{said}\n"
     assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
     assert in_use(cli) == ["musicnn"]
     assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
@@ -610,7 +641,7 @@ def test_a_recording_too_short_for_the_built_in_encoder_is_indexed_with_the_reas
 def test_the_built_in_encoder_is_listed_and_described(cli):
     assert [m["name"] for m in cli.json("models", "list")["built_in"]] == ["rhythm", "musicnn"]
     text = cli("models", "list").stdout
-    assert text.startswith("built in:\n  rhythm")
+    assert "built in:\n  rhythm" in text
     assert "no download" in text
     found = cli.json("models", "info", "rhythm")
     assert (found["vector_width"], found["encoder_id"]) == (1668, load_encoder("rhythm").id)
@@ -689,7 +720,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "decided",
         "reason",
         "second_genre",
-        "truncated",
+        "damage",
         "heard",
         "scores",
         "timeline",

@@ -268,12 +268,14 @@ def test_a_playlist_keeps_paths_exact(library, tmp_path):
         "artist": "\x1b[31m",
         "genre": "\x07",
         "confidence": 0.5,
+        "decided": False,
         "duration_s": None,
         "similarity": 0.5,
     }
     found = {"path": "/m/0.mp3", "encoder": "e", "tracks": [odd], "elapsed_ms": 1.0}
     assert to_m3u(found) == b"#EXTM3U\n#EXTINF:-1,\\x1b[31m - two\\nlines \\ud800\n/m/a.mp3\n"
     assert all(line.isprintable() for line in to_text(found).split("\n"))
+    assert "perhaps \\x07 (50%)" in to_text(found)
     (tmp_path / "song.mp3").write_bytes(b"music")
     assert "must end in .m3u8" in library("similar", "/m/0.mp3", "--m3u", tmp_path / "song.mp3", code=2).stderr
     assert (tmp_path / "song.mp3").read_bytes() == b"music"
@@ -337,6 +339,7 @@ def test_the_first_question_is_answered_at_once_and_prepares_the_file(library, m
         "artist",
         "genre",
         "confidence",
+        "decided",
         "duration_s",
         "similarity",
     }
@@ -476,4 +479,4 @@ def test_a_file_outside_the_library_has_neighbours_too(cli, tmp_path, joined):
     assert [track["path"] for track in found["tracks"][1:]] == [track["path"] for track in inside["tracks"][:2]]
     assert cli.json("status") == before
     (tmp_path / "none.mp3").write_bytes(b"nothing")
-    assert "none.mp3: damaged, or not a sound file" in cli("similar", tmp_path / "none.mp3", code=1).stderr
+    assert "none.mp3: not audio: it looks like text" in cli("similar", tmp_path / "none.mp3", code=1).stderr

@@ -50,7 +50,11 @@ def _told() -> Iterator[None]:
 @click.group(cls=_Group)
 @click.version_option(__version__, prog_name="indexer")
 def main() -> None:
-    """Keep an electronic-music library labelled: embed, classify, tag, browse."""
+    """Keep an electronic-music library labelled: embed, classify, tag, browse. Begin with `indexer init`.
+
+    An encoder turns the sound of a recording into numbers, its embedding. A head turns an embedding into a genre, with
+    how sure it is.
+    """
 
 
 for command in (

@@ -4,7 +4,12 @@ from typing import Any
 
 from indexer.wording import count, duration
 
-_LEFT_OUT = {"hidden": "hidden", "system": "of the system", "ignored": "by the setting ignore"}
+_LEFT_OUT = {
+    "hidden": "hidden",
+    "system": "of the system",
+    "ignored": "by the setting ignore",
+    "link": "links (none is followed: name the folder that they lead to)",
+}
 NOT_WRITTEN = (
     "{} {} not in the files yet (read-only, or a full disk): `indexer tags apply`, or the next scan, writes them"
 )
@@ -79,7 +84,7 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
     if r["classified"]:
         lines.append(
             f"{r['classified']:,} classified, {r['undecided']:,} of them undecided;"
-            f" {count(r['tags_written'], 'genre')} written"
+            f" {count(r['tags_written'], 'file')} got a genre"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
     if r["left_alone"]:
@@ -89,13 +94,12 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
             NOT_WRITTEN.format(count(r["not_written"], "decided genre"), "is" if r["not_written"] == 1 else "are")
         )
     if r["left_out"]:
-        lines.append(f"left out by name: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
-    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "truncated", "missing", "failed") if r[key]]
-    rate = (
-        f", {r['audio_s'] / r['elapsed_s']:.0f} times real time on {r['device']} ({r['precision']}, {r['engine']})"
-        if r["audio_s"]
-        else ""
-    )
+        lines.append(f"left out: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
+    bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "truncated", "missing") if r[key]]
+    bad += [f"{r['failed_later']:,} failed"] if r["failed_later"] else []
+    rate = f", {r['audio_s'] / r['elapsed_s']:.0f} times real time" if r["audio_s"] else ""
+    if rate and verbose:
+        rate += f" on {r['device']} ({r['precision']}, {r['engine']})"
     lines.append(
         f"{', '.join(bad) + '; ' if bad else ''}{r['elapsed_s']:.1f} s{rate}"
         + ("; interrupted, run it again to go on" if r["interrupted"] else "")
@@ -179,8 +183,8 @@ def classify_text(result: dict[str, Any]) -> str:
     unsure = f"perhaps {sure}, undecided: {result['reason'] or 'under {:.0%}'.format(result['threshold'])}"
     also = f", parts are {result['second_genre']}" if result["second_genre"] else ""
     lines = [f"{result['path']}: {sure if result['decided'] else unsure}{also}"]
-    if result["truncated"]:
-        lines.append(f"  {result['truncated']}")
+    if result["damage"]:
+        lines.append(f"  {result['damage']}")
     if result["heard"]:
         lines.append(f"  heard: {', '.join(named(result['heard'])[:SHOWN_TAGS]) or '-'}")
     width = max(len(label) for label in result["scores"])
@@ -229,10 +233,12 @@ def status_text(s: dict[str, Any]) -> str:
     )
     lines.append(
         f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with"
-        f" {s['encoder']['name'] if s['encoder'] else 'no encoder'}"
+        f" {s['encoder']['name'] + ' (sound to numbers)' if s['encoder'] else 'no encoder'}"
     )
     if s["head"]:
-        lines.append(f"head       {s['head']['name']} (decided from {s['head']['decided_from']:.0%})")
+        lines.append(
+            f"head       {s['head']['name']} (numbers to a genre; decided from {s['head']['decided_from']:.0%})"
+        )
     lines += [_genre_line(g) for g in s["genres"][:SHOWN_GENRES]]
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")

@@ -26,7 +26,7 @@ SYSTEM_FOLDERS = frozenset({
 })  # fmt: skip
 _FOUND = re.compile(rb"found\.\d{3}")  # where Windows puts what it repaired
 _TEMP_SUFFIX = TEMP_SUFFIX.encode()
-HIDDEN, SYSTEM, IGNORED = "hidden", "system", "ignored"  # why a name is left out
+HIDDEN, SYSTEM, IGNORED, LINK = "hidden", "system", "ignored", "link"  # why a file or folder is left out
 Walked = tuple[bytes, os.stat_result | None]  # (path, stat), or (folder, None) for a folder that cannot be listed
 
 
@@ -66,8 +66,8 @@ def walk(
     """Yield every audio file below ``top``, chosen by name ending, in bytewise path order; links are not followed.
 
     A folder that cannot be listed is yielded as (folder, None), so that its files do not count as deleted. Copies that
-    a killed tag write left behind are appended to ``leftovers``. Audio files and folders that ``Names`` leaves out are
-    counted in ``left_out``, by the reason.
+    a killed tag write left behind are appended to ``leftovers``. Audio files and folders that ``Names`` leaves out, and
+    links of any kind, are counted in ``left_out``, by the reason.
     """
     names = Names(ignore)
     if not is_folder(top):  # not there, or a link has taken the place of one of its folders
@@ -106,10 +106,11 @@ def _wanted(
         leftovers.append(entry.path)
     dot = name.rfind(b".")
     is_audio = dot > 0 and name[dot:].lower() in SUFFIXES
+    is_link = entry.is_symlink()  # where it leads is not looked at: a drive that is away might not answer
     is_folder = not is_audio and entry.is_dir(follow_symlinks=False)
-    if not is_audio and not is_folder:
+    if not is_audio and not is_folder and not is_link:
         return False
-    reason = names.why_left_out(name, is_folder=is_folder)
+    reason = names.why_left_out(name, is_folder=is_folder) or (LINK if is_link else None)
     if reason and left_out is not None:
         left_out[reason] += 1
     return reason is None

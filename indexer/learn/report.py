@@ -118,7 +118,7 @@ def to_html(found: Found) -> str:
 def to_text(found: Found) -> str:
     """The text for the terminal: the data, a line for each learner, the best one genre by genre, the notes."""
     library, best = found["library"] or {}, best_learner(found)
-    lines = [f"judged on {_size(library)}: {_counts(library.get('labels'))}", _measured(found)[0]]
+    lines = [verdict(found), f"judged on {_size(library)}: {_counts(library.get('labels'))}", _measured(found)[0]]
     if best:
         rows = [
             [clip(learner["name"], 34) + (" *" if learner is best else ""), *_figures(learner)]
@@ -145,6 +145,27 @@ def best_learner(found: Found) -> Found | None:
 
 
 # ---- sentences and numbers
+
+
+def verdict(found: Found) -> str:
+    """How the best learner does against calling every recording the commonest genre, in one sentence."""
+    best = best_learner(found)
+    labels = {label: n for label, n in ((found["library"] or {}).get("labels") or {}).items() if n}
+    if not best or best["accuracy"] is None or not labels:
+        return "verdict: there is nothing to judge"
+    commonest = max(labels, key=labels.__getitem__)
+    share = labels[commonest] / sum(labels.values())
+    low = (best["accuracy_95"] or [None])[0]
+    if low is not None and low > share:
+        says = "better than guessing"
+    elif best["accuracy"] > share:
+        says = "perhaps better than guessing: more labels would tell"
+    else:
+        says = "no better than guessing: more labels, or fewer genres, may help"
+    return (
+        f"verdict: {says}. Right for {percent(best['accuracy'])} of the recordings; calling every one"
+        f" {plain(commonest)}, the commonest, would be right for {percent(share)}"
+    )
 
 
 def _figures(learner: Found) -> list[str]:
@@ -205,17 +226,12 @@ def _measured(found: Found) -> list[str]:
     )
     copies = _number(library.get("near_duplicates_removed"))
     missing = f"{_number(library.get('not_embedded'))} not embedded yet, {_number(library.get('damaged'))} damaged"
-    labels = {label: n for label, n in (library.get("labels") or {}).items() if n}
     facts = [
         f"{how} No artist is on both sides, unless a note says otherwise.",
         f"{_size(library)}. Genres, from your own labels: {_counts(library.get('labels'))}.",
         f"Where the labels come from: {_counts(library.get('sources'))}.",
         f"Near-duplicates removed, so that no recording is judged by its own copy: {copies}. Left out: {missing}.",
     ]
-    if labels:
-        most = max(labels, key=labels.__getitem__)
-        share = labels[most] / sum(labels.values())
-        facts.append(f"To compare with: calling every recording {plain(most)} would be right for {percent(share)}.")
     if library.get("too_few"):
         facts.append(f"Genres left out, with too few recordings to judge: {_counts(library['too_few'])}.")
     if library.get("contradictions"):
@@ -278,6 +294,7 @@ def _header(found: Found, best: Found | None) -> Markup:
         "header",
         title,
         element("p", about + f"Best learner: {plain(best['name'])}."),
+        element("p", element("b", verdict(found)[:1].upper() + verdict(found)[1:] + ".")),
         element(
             "dl",
             *(

@@ -1,8 +1,10 @@
 """Classifies files without a library: genre, confidence and timeline. Stores nothing and touches no tag."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ from indexer.encoders.musicnn import tags
 from indexer.errors import FileError, ModelError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
-from indexer.files.walk import walk
+from indexer.files.walk import LINK, walk
 from indexer.heads.decide import decide
 from indexer.library.registered import in_use_by
 from indexer.listen.embedder import Embedder, TrackEmbedding, Watch
 from indexer.models.choice import Chosen, choose, pipeline_model, without_genres
-from indexer.wording import printable
+from indexer.wording import count, printable
 
 
 def chosen_model(settings: Settings) -> Chosen:
@@ -25,6 +27,14 @@ def chosen_model(settings: Settings) -> Chosen:
     if chosen is None or chosen.head is None:
         raise ModelError(str(without_genres(chosen)))
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A file that was handed to the encoders."""
+
+    embedded: list[Future[TrackEmbedding]]  # by each encoder
+    damage: str | None  # what is wrong with it, as a scan tells it
 
 
 class FileClassifier:
@@ -50,20 +60,19 @@ class FileClassifier:
             embedder.close()
         self.worker.close()
 
-    def feed(
-        self, path: bytes, watch: Watch = lambda blocks, _rate_hz: blocks
-    ) -> "list[Future[TrackEmbedding]] | FileError":
-        """Decode a file for every encoder: returns a future for each, or the error of a file that cannot be decoded."""
+    def feed(self, path: bytes, watch: Watch = lambda blocks, _rate_hz: blocks) -> Fed | FileError:
+        """Look at a file as a scan does, then decode it for every encoder; the error of a file that cannot be heard."""
         try:
-            return [embedder.embed_file(self.worker, path, watch=watch) for embedder in self._embedders]
+            damage = self.worker.call("inspect", path)["damage"]
+            return Fed([embedder.embed_file(self.worker, path, watch=watch) for embedder in self._embedders], damage)
         except FileError as e:
             return e
 
-    def result(self, name: str, fed: "list[Future[TrackEmbedding]] | FileError") -> dict[str, Any]:
+    def result(self, name: str, fed: Fed | FileError) -> dict[str, Any]:
         """Wait for a file that was fed; return its result as ``classify`` yields it, with ``name`` as its path."""
         if isinstance(fed, FileError):
             return {"path": name, "error": fed.reason}
-        for error in (future.exception() for future in fed):
+        for error in (future.exception() for future in fed.embedded):
             if error is not None:
                 return {
                     "path": name,
@@ -71,7 +80,7 @@ class FileClassifier:
                 }
         head = self.chosen.head
         assert head is not None
-        embeddings = [future.result() for future in fed]
+        embeddings = [future.result() for future in fed.embedded]
         threshold = self._settings.threshold(head.threshold)
         prediction = decide(head, threshold, [e.vector for e in embeddings], [e.trajectory for e in embeddings])
         rows = () if prediction.timeline is None else prediction.timeline
@@ -83,7 +92,7 @@ class FileClassifier:
             "decided": prediction.decided,
             "reason": prediction.reason,
             "second_genre": prediction.second_genre,
-            "truncated": embeddings[0].truncated,
+            "damage": fed.damage or embeddings[0].truncated,
             "heard": self._heard(embeddings),
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
@@ -107,25 +116,31 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
 
     Raises ModelError when no head is in use.
 
-    A result is {path, genre, confidence, threshold, decided, reason, second_genre, truncated, heard, scores, timeline},
-    or {path, error}. ``truncated`` says how a file shows that it lost its end, of which what is there was heard.
+    A result is {path, genre, confidence, threshold, decided, reason, second_genre, damage, heard, scores, timeline},
+    or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
     ``heard``: by vocabulary the probability of each tag, see encoders/musicnn/tags.py; None without that encoder.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:
-        waiting: list[tuple[str, list[Future[TrackEmbedding]] | FileError]] = []
-        for path in _files(settings, paths):  # decodes the next file while the encoder still works on this one
-            waiting.append((printable(path), classifier.feed(path)))
+        waiting: list[tuple[str, Fed | FileError]] = []
+        for path, why in _files(settings, paths):  # decodes the next file while the encoder still works on this one
+            waiting.append((printable(path), FileError(path, why) if why else classifier.feed(path)))
             if len(waiting) > 1:
                 yield classifier.result(*waiting.pop(0))
         for name, fed in waiting:
             yield classifier.result(name, fed)
 
 
-def _files(settings: Settings, paths: Sequence[Path]) -> Iterator[bytes]:
-    """The files as they are named, and those that a scan would find in folders."""
+def _files(settings: Settings, paths: Sequence[Path]) -> Iterator[tuple[bytes, str | None]]:
+    """The files as they are named, and those that a scan would find in folders; or a folder and why there is none."""
     for path in map(os.fsencode, paths):
-        if os.path.isdir(path):  # noqa: PTH112 - bytes
-            yield from (found for found, _ in walk(path, settings.ignore))
-        else:
-            yield path
+        if not os.path.isdir(path):  # noqa: PTH112 - bytes
+            yield path, None
+            continue
+        left_out: Counter[str] = Counter()
+        found = None
+        for found, stat in walk(path, settings.ignore, None, left_out):
+            yield found, None if stat else "this folder cannot be listed"
+        if found is None:
+            links = f"; {count(left_out[LINK], 'link')} in it, and none is followed" if left_out[LINK] else ""
+            yield path, f"no audio file in this folder{links}"

@@ -289,9 +289,14 @@ def use(settings: Settings, spec: str) -> str:
         chosen = choose(replace(settings, encoder=spec), replace(in_use(store.connection), encoder=None))
         assert chosen is not None
         register(store, chosen)
-    return f"in use: {chosen.info.name}, " + (
+    line = f"in use: {chosen.info.name}, " + (
         f"head {chosen.head.name}" if chosen.head else "no head: genres need one (--head FILE)"
     )
+    if settings.encoder and settings.encoder != spec:
+        line += (
+            f'; but the setting encoder = "{settings.encoder}" wins: change it there, or by `indexer init --encoder`'
+        )
+    return line
 
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:

@@ -22,6 +22,7 @@ class Counts:
     not_written: int = 0  # decided genres that are not in the files: read-only, or a full disk
     left_alone: int = 0  # files that were read, but whose tags or sizes are damaged: no genre is ever written there
     failed: int = 0  # files that could not be read, embedded, classified or written
+    failed_later: int = 0  # of these, those that are neither unreadable nor unsupported
     audio_s: float = 0.0  # seconds of audio that were embedded
     engine: Engine | None = None  # what embedded them
     workers: list[dict[str, Any]] = field(default_factory=list)  # of a cluster: what each one did
@@ -63,7 +64,7 @@ class ScanResult:
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders
     scan_again: bool = False  # files came back to an offline root; only a scan can tell whether enough of them did
-    left_out: Counter[str] = field(default_factory=Counter)  # "hidden", "system", "ignored" -> audio files and folders
+    left_out: Counter[str] = field(default_factory=Counter)  # why (see walk) -> audio files and folders
     notes: list[str] = field(default_factory=list)  # lines for a person: offline roots, folders that cannot be read
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class ScanResult:
             "truncated": self.truncated,
             "missing": self.missing,
             "failed": c.failed,
+            "failed_later": c.failed_later,
             **(asdict(c.engine) if c.engine else {"device": None, "precision": None, "engine": None}),
             "busy": {part: round(share, 3) for part, share in c.busy.items()},
             "elapsed_s": round(self.elapsed_s, 3),

@@ -183,6 +183,7 @@ class Pipeline:
                 outcome = "gone" if noted else None
             case error:
                 self._note_failure(file.name, str(error))
+                self.counts.failed_later += error.state not in ("unreadable", "unsupported")
                 outcome = "failed"
         self._in_flight -= 1
         if outcome is not None:

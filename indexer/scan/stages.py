@@ -91,7 +91,11 @@ class KnownFile:
 
 
 class FileFailedError(Exception):
-    """A file failed at some stage; the message is the reason."""
+    """A file failed at some stage; the message is the reason. ``state``: its row's state now, where that changed."""
+
+    def __init__(self, reason: str, state: str | None = None) -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 class FileGoneError(Exception):
@@ -241,7 +245,7 @@ def _not_read(
             deaths=deaths,
             recording_id=None if state == "unreadable" else recording_id,
         )
-    return FileFailedError(reason)
+    return FileFailedError(reason, state)
 
 
 def unforeseen(run: Run, item: Changed | Backlog, reason: str) -> FileFailedError:

@@ -41,7 +41,7 @@ def similar_file(settings: Settings, file: Path, count: int = 10) -> dict[str, A
             if isinstance(fed, FileError):
                 raise fed
             try:
-                vector = np.concatenate([future.result().vector for future in fed]).astype(np.float32)
+                vector = np.concatenate([future.result().vector for future in fed.embedded]).astype(np.float32)
             except ValueError as e:
                 raise StoreError(f"{printable(exact)}: {e}") from e
         parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]

@@ -91,9 +91,9 @@ maker = Maker()
 async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[dict[str, Any]] | None:
     """The tracks most similar to a file, the nearest first; None while they are being prepared.
 
-    Each is {id, title, artist, path, genre, confidence, duration_s, similarity}; ``path`` is exact, as os.fsdecode
-    gives it. Searches the newest derived file, so tracks of the last minutes may be missing. Raises NotEmbeddedError
-    for a track without an embedding, StoreError where nothing can be prepared.
+    Each is {id, title, artist, path, genre, confidence, decided, duration_s, similarity}; ``path`` is exact, as
+    os.fsdecode gives it. Searches the newest derived file, so tracks of the last minutes may be missing. Raises
+    NotEmbeddedError for a track without an embedding, StoreError where nothing can be prepared.
     """
     settings = settings_of(datasette)
     assert settings is not None

@@ -34,8 +34,9 @@ class NotEmbeddedError(StoreError):
 def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
     """The recordings nearest to that of a file, one file of each, the nearest first; missing files are left out.
 
-    {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, duration_s,
-    similarity}. Raises NotHeldError for a file that the library does not hold, StoreError for one that is not embedded.
+    {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, decided,
+    duration_s, similarity}. Raises NotHeldError for a file that the library does not hold, StoreError for one that is
+    not embedded.
     """
     started = time.monotonic()
     exact = os.path.realpath(os.fsencode(file))
@@ -158,7 +159,7 @@ def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[di
 def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
     row = reader.execute(
-        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence FROM files f JOIN"
+        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence, p.decided FROM files f JOIN"
         " recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
@@ -171,6 +172,7 @@ def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
         **dict(row),
         "path": os.fsdecode(row["path"]),
         "confidence": None if row["confidence"] is None else round(row["confidence"], 4),
+        "decided": None if row["decided"] is None else bool(row["decided"]),
     }
 
 
@@ -192,9 +194,10 @@ def to_text(found: dict[str, Any]) -> str:
     lines = []
     for track in found["tracks"]:
         title = _title(track)
-        genre = escaped(f"{track['genre']} {track['confidence']:.0%}") if track["genre"] else ""
+        perhaps = "" if track["decided"] else "perhaps "
+        genre = escaped(f"{perhaps}{track['genre']} ({track['confidence']:.0%})") if track["genre"] else ""
         path = printable(os.fsencode(track["path"]))
-        lines.append(f"{track['similarity']:6.3f}  {genre:20}  {path}" + (f"  ({title})" if title else ""))
+        lines.append(f"{track['similarity']:6.3f}  {genre:28}  {path}" + (f"  ({title})" if title else ""))
     lines.append(
         f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in"
         f" {found['elapsed_ms']:.0f} ms"

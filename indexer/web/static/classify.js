@@ -35,9 +35,9 @@ function show(job, found) {
   player.addEventListener("error", () => player.remove());
   const sure = found.decided ? "" : ` – undecided: ${found.reason ?? `under the threshold of ${Math.round(100 * found.threshold)} %`}`;
   job.settled = true;
-  job.state.replaceChildren(element("b", { class: "ix-genre" }, found.genre), `, ${Math.round(100 * found.confidence)} % sure${sure}`, found.second_genre ? ` (also ${found.second_genre})` : "");
+  job.state.replaceChildren(found.decided ? "" : "perhaps ", element("b", { class: "ix-genre" }, found.genre), `, ${Math.round(100 * found.confidence)} % sure${sure}`, found.second_genre ? ` (also ${found.second_genre})` : "");
   const parts = [bars(found.scores, found), player];
-  if (found.truncated) parts.unshift(element("p", {}, found.truncated));
+  if (found.damage) parts.unshift(element("p", {}, found.damage));
   if (found.timeline.length) {
     const figure = timeline(found.timeline, { labels: found.labels, duration_s: found.duration_s, onSeek: (seconds) => { player.currentTime = seconds; } });
     player.addEventListener("timeupdate", () => figure.place(player.currentTime));

@@ -45,7 +45,7 @@ function row(track) {
   const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `Play ${track.title || track.path}`, class: "ix-play" });
   button.addEventListener("click", () => toggle(button, track.id));
   const name = [track.artist, track.title].filter(Boolean).join(" – ") || track.path.split("/").at(-1);
-  const genre = track.genre ? `${track.genre} ${Math.round(100 * track.confidence)} %` : "";
+  const genre = track.genre ? `${track.decided ? "" : "perhaps "}${track.genre} (${Math.round(100 * track.confidence)} %)` : "";
   return element("tr", {}, element("td", {}, button), element("td", {}, element("a", { href: similar.dataset.tracks + track.id }, name)),
     element("td", {}, genre), element("td", { class: "ix-number" }, track.duration_s ? clock(track.duration_s) : ""),
     element("td", { class: "ix-number", title: "centred cosine of the embeddings" }, track.similarity.toFixed(2)));
