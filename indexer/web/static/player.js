@@ -155,7 +155,7 @@ audio.addEventListener("timeupdate", () => {
 audio.addEventListener("ended", () => player.next());
 audio.addEventListener("error", () => {
   if (!player.current) return;
-  said.textContent = " cannot be played by this browser";
+  said.textContent = "This browser cannot play it.";
   if (state.playing && state.at + 1 < state.queue.length) setTimeout(() => { if (audio.error) player.next(); }, 1500);
   else player.isPlaying && player.toggle();
 });

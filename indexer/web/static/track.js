@@ -24,6 +24,7 @@ if (chart.timeline.length) {
 
 const similar = document.getElementById("similar");
 const other = new Audio(); // one at a time, beside the page's own player
+document.body.append(other); // so that the player at the foot hears of it
 let playing = null; // the button of the similar track that plays
 
 function toggle(button, id) {

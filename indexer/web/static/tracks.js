@@ -208,13 +208,12 @@ function step(by) {
   const all = rows();
   const here = all.indexOf(document.activeElement.closest?.("tr"));
   const row = all[Math.min(all.length - 1, Math.max(0, here < 0 ? 0 : here + by))];
-  row?.querySelector(".ix-title").focus();
+  row?.querySelector(".ix-play:enabled, .ix-title").focus();
   row?.scrollIntoView({ block: "nearest" });
 }
 
 const keys = {
   " ": () => (player.current ? player.toggle() : rows().length && playRow(document.activeElement.closest?.("#rows tr") ?? rows()[0])),
-  Enter: () => { const row = document.activeElement.closest("#rows tr"); if (row) playRow(row); },
   n: () => player.next(),
   p: () => player.previous(),
   ArrowRight: () => player.seek(10),
@@ -239,9 +238,8 @@ document.addEventListener("keydown", (event) => {
   const on = event.target;
   if (event.ctrlKey || event.altKey || event.metaKey || at("help").open || !(event.key in keys)) return;
   const isText = on.matches("input:not([type=checkbox]), select, textarea");
-  if (isText && !(event.key === "Escape")) return;
-  if (event.key === " " && on.matches("button, input, summary, a:not(.ix-title)")) return;
-  if (event.key === "Enter" && !on.matches(".ix-pick input")) return; // links and buttons do what they say
+  if (isText && event.key !== "Escape") return;
+  if (event.key === " " && on.matches("button, input, summary")) return; // they do what they say
   if (event.key === "Escape" && on === search) search.blur();
   event.preventDefault();
   keys[event.key]();
