@@ -18,6 +18,7 @@ from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
 HIDDEN_STATES = ("missing", "left out")  # shown when they are asked for
 SORTS = ("added", "title", "artist", "genre", "confidence", "length", "tempo", "key", "year", "format")
 MAX_WORDS = 8  # of a search
+KEPT_SEARCHES = 20  # of one reading of the library
 MAX_TEMPO_BPM = 999  # what a tag claims beyond is not known
 NONE = -1  # the code of what is not known
 PAGE_ROWS = 10_000  # read at once
@@ -227,30 +228,35 @@ class Catalogue:
 
     def _matching(self, reader: Reader, search: str) -> np.ndarray:
         """(rows,) bool: the tracks in whose tags, path or genre every word of a search begins a word, or stands."""
-        if search not in self._searches:
-            matching = np.ones(len(self.ids), bool)
+        found = self._searches.get(search)
+        if found is None:
+            found = np.ones(len(self.ids), bool)
             for word in search.split()[:MAX_WORDS]:
-                matching &= self._with_word(reader, word)
-            if len(self._searches) > 20:
+                found &= self._with_word(reader, word)
+            if len(self._searches) >= KEPT_SEARCHES:
                 self._searches.clear()
-            self._searches[search] = matching
-        return self._searches[search]
+            self._searches[search] = found
+        return found
 
     def _with_word(self, reader: Reader, word: str) -> np.ndarray:
         like = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        found = reader.execute("SELECT id FROM files WHERE path_text LIKE ? ESCAPE '\\'", (like,)).fetchall()
+        rows = self._rows_of(reader.execute("SELECT id FROM files WHERE path_text LIKE ? ESCAPE '\\'", (like,)))
         if any(character.isalnum() for character in word):  # FTS5 knows letters and digits only
             prefix = '"' + word.replace('"', '""') + '"*'
-            found += reader.execute("SELECT rowid FROM tags_fts WHERE tags_fts MATCH ?", (prefix,)).fetchall()
-        rows: np.ndarray = np.isin(self.ids, np.fromiter((row[0] for row in found), np.int64, len(found)))
+            rows |= self._rows_of(reader.execute("SELECT rowid FROM tags_fts WHERE tags_fts MATCH ?", (prefix,)))
         rows |= self.label.among([name for name in self.label.names if word.casefold() in name.casefold()])
+        return rows
+
+    def _rows_of(self, found: Iterable[Sequence[int]]) -> np.ndarray:
+        """(rows,) bool: the tracks whose ids a query finds."""
+        rows: np.ndarray = np.isin(self.ids, np.fromiter((row[0] for row in found), np.int64))
         return rows
 
     def _order(self, reader: Reader, sort: str, *, descending: bool) -> np.ndarray:
         """Places of all rows in an order; what is not known comes last either way, the newest first among equals."""
         if (sort, descending) not in self._orders:
             ranks = self._ranks(reader, sort)
-            self._orders[sort, descending] = np.lexsort((-self.ids, -ranks if descending else ranks))
+            self._orders[sort, descending] = np.lexsort((-self.ids, -ranks if descending else ranks)).astype(np.int32)
         return self._orders[sort, descending]
 
     def _ranks(self, reader: Reader, sort: str) -> np.ndarray:
@@ -259,8 +265,8 @@ class Catalogue:
             found = reader.execute(
                 f"SELECT f.id, {_BY_TEXT[sort]} COLLATE NOCASE AS name FROM files f"
                 " LEFT JOIN tags t ON t.file_id = f.id WHERE name IS NOT NULL ORDER BY name"
-            ).fetchall()
-            ids = np.fromiter((row[0] for row in found), np.int64, len(found))
+            )
+            ids = np.fromiter((row[0] for row in found), np.int64)
             places = np.searchsorted(self.ids, ids)
             known = places < len(self.ids)
             known[known] = self.ids[places[known]] == ids[known]  # a file that came since is in the next reading
