@@ -116,6 +116,23 @@ def test_a_service_that_systemd_cannot_run_is_refused_before_the_work(bare, musi
     assert not bare.db.exists()
 
 
+def test_a_licence_that_is_refused_leaves_the_question_open(bare, music):
+    with Session("init", music, "--tags", "--no-learn", "--no-open", env=bare.environ) as first:
+        first.answer("Encoder [musicnn]", "m2d")
+        first.answer("Do you accept this licence?", "n")
+        assert first.end() == 2
+        assert "not for any commercial purpose" in first.shown
+        assert "nothing was downloaded" in first.shown
+    assert "encoder" not in kept()
+    assert not bare.db.exists()
+
+
+def test_a_folder_without_music_is_said(bare, tmp_path):
+    (tmp_path / "empty").mkdir()
+    answers = ("--encoder", "rhythm", "--tags", "--learn", "--no-service", "--no-open")
+    assert "no audio file was found" in bare("init", tmp_path / "empty", *answers, code=1).stderr
+
+
 def test_a_folder_or_an_encoder_that_is_not_there_is_one_line(bare, music, tmp_path):
     assert "there is no such folder" in bare("init", tmp_path / "away", code=2).stderr
     assert "no model 'm3d' is installed" in bare("init", music, "--encoder", "m3d", code=2).stderr

@@ -210,6 +210,11 @@ def _scan_and_learn(settings: Settings, verbosity: int, learn: bool) -> int:
     show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=False)
     if result.interrupted:
         raise KeyboardInterrupt
+    if not result.files:
+        note(
+            "no audio file was found: `indexer init FOLDER` takes another folder in, `indexer forget FOLDER` drops one"
+        )
+        return 1
     if learn:
         try:
             found = learned(settings, Request(resume=True), verbosity=verbosity)
