@@ -235,6 +235,7 @@ def test_download_installs_a_model_with_its_origin_and_leaves_nothing_else(get, 
     (model,) = catalogue.installed(get.models_dir)
     assert (model.name, model.path, model.problem, model.size) == (NAME, path, None, len(b"weights one"))
     assert (model.licence_accepted, model.source) == (source["licence_accepted_at"], source["url"])
+    assert get.models_dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_installed_model_is_not_asked_for_again(get, server):

@@ -76,6 +76,11 @@ def test_our_own_pages_and_programs_and_the_address_bar_read_everything(headers)
     assert asked("GET", "/library.json?", **headers) is None
 
 
+@pytest.mark.parametrize("target", ["http://evil.example/", "//evil.example/", "*", ""])
+def test_no_request_is_sent_elsewhere(target):
+    assert asked("GET", target) == (None if target.startswith("/") else 400)
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 @pytest.mark.parametrize(
     ("target", "status"),

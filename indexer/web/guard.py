@@ -113,6 +113,8 @@ def why_refused(settings: Settings, method: str, target: str, headers: dict[str,
         return 421, "This server does not answer for that host name."
     if settings.password and not _knows_password(headers.get("authorization", ""), settings.password):
         return 401, "This library asks for its password."
+    if not target.startswith("/"):  # a whole address, as to a proxy; Datasette would send the client there
+        return 400, "This server is no proxy."
     return _why_foreign(method, target, headers)
 
 
