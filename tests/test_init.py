@@ -109,6 +109,15 @@ def test_options_answer_everything_and_too_few_labels_are_said(bare, music):
     assert kept() == {"roots": [str(music)], "encoder": "rhythm", "write_tags": "off"}
 
 
+def test_another_encoder_learns_anew(bare, music):
+    answers = ("--tags", "--no-service", "--no-open")
+    bare("init", music, "--encoder", "rhythm", "--learn", *answers)
+    bare("init", *answers)  # nothing is left to be asked
+    assert "--learn or --no-learn" in bare("init", "--encoder", "musicnn", *answers, code=2).stderr
+    assert "embedded by musicnn" in bare("init", "--encoder", "musicnn", "--learn", *answers).stdout
+    assert kept()["encoder"] == "musicnn"
+
+
 def test_a_service_that_systemd_cannot_run_is_refused_before_the_work(bare, music, monkeypatch):
     monkeypatch.setenv("PATH", "")
     said = bare("init", music, "--encoder", "rhythm", "--tags", "--learn", "--service", "--no-open", code=2).stderr

@@ -164,16 +164,22 @@ def _with_tags(settings: Settings, file: Path, tags: bool | None) -> Settings:
 
 
 def _learns(settings: Settings, learn: bool | None) -> bool:
-    """Whether to train a head after the scan; not asked where one is in use."""
-    if learn is None and _head_in_use(settings):
+    """Whether to train a head after the scan; not asked where one is in use for this encoder."""
+    if learn is None and _has_trained_head(settings):
         return False
     return _yes("Learn from the genres in your tags and folder names, after the scan?", learn, "learn", default=True)
 
 
-def _head_in_use(settings: Settings) -> bool:
+def _has_trained_head(settings: Settings) -> bool:
+    """Whether a head that was trained for this encoder is in use."""
     from indexer.library.registered import in_use_by
+    from indexer.models.choice import choose
 
-    return in_use_by(settings.db).head is not None
+    try:
+        chosen = choose(settings, in_use_by(settings.db))
+    except ModelError:  # the encoder is yet to be downloaded
+        return False
+    return chosen is not None and chosen.head is not None and chosen.head.kind == "linear"
 
 
 def _installs(service: bool | None) -> bool:
@@ -205,7 +211,7 @@ def _scan_and_learn(settings: Settings, verbosity: int, learn: bool) -> int:
     """Scan, and where wanted train, classify and write; returns the exit code."""
     from indexer.learn.train import Request, report
 
-    had_head = _head_in_use(settings)
+    had_head = _has_trained_head(settings)
     result = scanned(settings, (), verbosity=verbosity, says_why=not learn)
     show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=False)
     if result.interrupted:
