@@ -2,7 +2,9 @@
 
 import re
 import sqlite3
+import time
 from contextlib import closing
+from datetime import date, datetime
 
 import pytest
 
@@ -158,13 +160,29 @@ def test_a_row_says_whose_word_the_genre_is(pages):
         2: ("trance", "you", "trance"),
         3: ("house", "model", "house"),
         4: ("house", "guess", None),
-        5: (None, "guess", None),
-        6: (None, "guess", None),
+        5: ("", None, None),
+        6: ("", None, None),
     }
     assert (rows[2]["guess"], rows[2]["percent"]) == ("house", 95)
     assert (rows[1]["bpm"], rows[1]["length"], rows[1]["key"]) == (138, "1:00", "Am")
     assert (rows[3]["bpm"], rows[4]["bpm"], rows[4]["title"]) == (None, None, "four.mp3")
     assert (rows[6]["state"], rows[6]["reason"], rows[6]["is_playable"]) == ("unreadable", "cut short", False)
+
+
+def test_when_a_track_was_added_is_said_as_a_day(monkeypatch):
+    def said(text):
+        return tracks._day(datetime.fromisoformat(text).astimezone(), date(2026, 3, 1))
+
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        assert said("2026-02-28T21:44:00Z") == "today 10:44"
+        assert said("2026-02-28T10:59:00Z") == "yesterday"
+        assert said("2026-01-02T12:00:00Z") == "3 Jan"
+        assert said("2025-12-31T00:00:00Z") == "Dec 2025"
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
 
 
 def test_every_filter_of_the_page_leads_to_as_many_tracks_as_it_says(pages):

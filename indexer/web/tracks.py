@@ -46,7 +46,12 @@ HEADS = (
     ("format", "Format", False),
     ("added", "Added", True),
 )
-WORDS = {"you": "you said so", "tag": "the file's tag", "model": "the model decided"}
+WORDS = {
+    "you": "you said so",
+    "tag": "the file's tag",
+    "model": "the model decided",
+    "guess": "a guess: the model is not sure",
+}
 
 
 @dataclass
@@ -139,6 +144,10 @@ def _address(wanted: Wanted, *, page_number: int = 1) -> str:
 # ---- filters
 
 
+def _clipped(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
 @dataclass(frozen=True)
 class Chip:
     """A filter that one click sets or takes away."""
@@ -172,7 +181,7 @@ def _chips(
         values.sort()
     return [
         Chip(
-            text(value),
+            _clipped(text(value)),
             _address(_toggled(wanted, field, value)),
             counts.get(value, 0),
             value in chosen,
@@ -244,49 +253,52 @@ def filters(wanted: Wanted, found: Found) -> list[dict[str, Any]]:
 # ---- rows
 
 
-def _clipped(text: str | None) -> str | None:
-    return text if text is None or len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
-
-
-def _ago(moment: str, today: date) -> str:
-    """A time of the library, as a day for people."""
+def _moment(text: str) -> datetime | None:
+    """A time of the library, in the zone of this machine."""
     try:
-        day = datetime.fromisoformat(moment).astimezone().date()
+        return datetime.fromisoformat(text).astimezone()
     except ValueError:
-        return moment
+        return None
+
+
+def _day(moment: datetime, today: date) -> str:
+    """A time as a day for people; of today the hour too."""
+    day = moment.date()
     if day >= today - timedelta(days=1):
-        return "today" if day >= today else "yesterday"
+        return f"today {moment:%H:%M}" if day >= today else "yesterday"
     return f"{day.day} {day:%b}" if day.year == today.year else f"{day:%b %Y}"
 
 
 def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
     """What the page says of a track."""
     label = track["said"] or track["tag"] or track["decided"]
-    word = "you" if track["said"] else "tag" if track["tag"] else "model" if track["decided"] else "guess"
+    words = {"you": track["said"], "tag": track["tag"], "model": track["decided"], "guess": track["guess"]}
+    word = next((whose for whose, genre in words.items() if genre), None)
     # A tag counts as the label that it means, and is shown as it is written.
     genre = track["tag_genre"] if word == "tag" else label or track["guess"]
     percent = None if track["confidence"] is None else round(100 * track["confidence"])
+    added = _moment(track["first_seen"])
     means = f", which counts as {label}" if word == "tag" and label != genre else ""
     return {
         "id": track["id"],
         "title": _clipped(track["title"] or track["name"]),
-        "artist": _clipped(track["artist"]),
-        "album": _clipped(track["album"]),
+        "artist": _clipped(track["artist"] or ""),
+        "album": _clipped(track["album"] or ""),
         "year": track["year"],
-        "genre": _clipped(genre),
+        "genre": _clipped(genre or ""),
         "label": label,
         "word": word,
-        "said": f"{WORDS[word]}{means}" if word in WORDS else f"a guess: the model is only {percent} % sure",
+        "said": f"{WORDS[word]}{means}" if word else None,
         "guess": track["guess"],
         "percent": percent,
         "length": duration(track["duration_s"]) if track["duration_s"] else None,
         "bpm": round(track["bpm"]) if track["bpm"] and 1 <= track["bpm"] <= browse.MAX_TEMPO_BPM else None,
-        "key": _clipped(track["musical_key"]),
+        "key": _clipped(track["musical_key"] or ""),
         "format": track["container"],
-        "added": _ago(track["first_seen"], today),
-        "added_at": track["first_seen"],
+        "added": _day(added, today) if added else track["first_seen"],
+        "added_at": added.isoformat(sep=" ", timespec="seconds") if added else track["first_seen"],
         "state": track["state"],
-        "reason": _clipped(track["reason"]),
+        "reason": _clipped(track["reason"] or ""),
         "root_id": track["root_id"],
         "is_playable": track["state"] == "ready" and track["root_id"] is not None,
         "path": track["path"],
