@@ -4,6 +4,7 @@ Owns which tracks are asked about and in what order: the most different first, s
 no model. Corrections go to `/-/correct` (indexer.web.correct), training to `/-/train` (indexer.web.training).
 """
 
+import asyncio
 import json
 from itertools import islice
 from typing import Any
@@ -25,9 +26,10 @@ from indexer.web.questions import DISAGREEMENT
 PAGE_TRACKS = 20  # in one answer
 # Recordings that one question looks at: all of them, or so many evenly spread over a larger library, of which the
 # answer then tells about how many there are. Where that finds too few, the next questions go through all.
-LOOKED_AT = 5000
-COMPARED, COMPARED_WITH = 2000, 500  # recordings to ask about, and others, whose vectors are compared
+LOOKED_AT = 2000
+COMPARED, COMPARED_WITH = 400, 100  # recordings to ask about, and others, whose vectors are compared
 MAX_SKIPPED = 2000
+_LOCK = "_indexer_review_lock"  # attribute of the Datasette object
 KINDS = {
     "undecided": f"{LABEL} IS NULL",
     # The tag has a word that means no label, or several of them: such words teach a head nothing.
@@ -62,23 +64,34 @@ async def next_tracks(datasette: Any, what: str, skip: list[int]) -> tuple[list[
         if len(found) < PAGE_TRACKS:
             found, total = await _search(datasette, what, skip, last), None
     if what in BY_DIFFERENCE:
-        found = await ask(datasette, lambda reader: _in_order(reader, found, [*skip, *others]))
+        async with _one_at_a_time(datasette):
+            found = await ask(datasette, lambda reader: _in_order(reader, found, [*skip, *others]))
     return await _told(datasette, what, found[:PAGE_TRACKS]), total, last <= LOOKED_AT
+
+
+def _one_at_a_time(datasette: Any) -> asyncio.Lock:
+    """The lock of this server for comparing vectors: each comparison computes on all cores, and several held up all."""
+    if not hasattr(datasette, _LOCK):
+        setattr(datasette, _LOCK, asyncio.Lock())
+    found: asyncio.Lock = getattr(datasette, _LOCK)
+    return found
 
 
 async def _among(
     datasette: Any, what: str, skip: list[int], where: str, values: dict[str, Any]
 ) -> tuple[list[int], list[int]]:
     """(recordings to ask about, the others), each in the order of recordings."""
+    # One row, made by SQLite alone: between two rows, threads of Python wait for each other.
     asked = await rows(
         datasette,
-        f"SELECT f.recording_id AS id, max({KINDS[what]}) AS asked{_FILES}{where}"
-        " GROUP BY f.recording_id ORDER BY f.recording_id",
+        "SELECT json_group_array(id) FILTER (WHERE asked) AS found, json_group_array(id) FILTER (WHERE NOT asked) AS"
+        f" others FROM (SELECT f.recording_id AS id, coalesce(max({KINDS[what]}), 0) AS asked{_FILES}{where}"
+        " GROUP BY f.recording_id)",
         values,
     )
     skipped = {*skip}
-    found = [row["id"] for row in asked if row["asked"] and row["id"] not in skipped]
-    return found, [row["id"] for row in asked if not row["asked"]]
+    found = [recording for recording in sorted(json.loads(asked[0]["found"])) if recording not in skipped]
+    return found, sorted(json.loads(asked[0]["others"]))
 
 
 async def _search(datasette: Any, what: str, skip: list[int], last: int) -> list[int]:
