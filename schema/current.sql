@@ -92,7 +92,7 @@ CREATE TABLE heard (                 -- tags of MusiCNN's networks; they are no 
   ear TEXT NOT NULL,                 -- what heard it: a row by another one than today's is made anew from the embedding
   names TEXT NOT NULL,               -- JSON list: the likely tags, the likeliest first
   probabilities TEXT NOT NULL        -- JSON: by vocabulary (MSD, MTT) the probability of each tag that is not unlikely
-) STRICT;
+, electronic REAL /* how electronic it sounds, 0 to 1 */) STRICT;
 
 CREATE TABLE places (                -- hidden in Datasette
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
@@ -248,7 +248,7 @@ SELECT f.id, t.title, t.artist, t.album,
   round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
-  t.genre AS tag_genre, w.names AS heard,
+  t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'drum and bass') AS "drum and bass",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",

@@ -39,11 +39,12 @@ def test_a_line_is_one_line_and_moves_nothing(capsys, stream):
 def test_texts_of_a_result_are_escaped_and_its_lines_stay(capsys):
     found = {"path": EVIL, "genre": EVIL, "confidence": 0.5,
              "decided": False, "reason": EVIL, "second_genre": EVIL, "threshold": 0.6, "damage": None, "heard": None,
+             "electronic": 0.5,
              "scores": {EVIL: 0.5, "house": 0.5}}  # fmt: skip
     show(found, text.classify_text, as_json=False)
     printed = capsys.readouterr().out
     check(printed)
-    assert printed.count("\n") == 3
+    assert printed.count("\n") == 4
     show(found, text.classify_text, as_json=True)
     assert CONTROL.findall(capsys.readouterr().out.replace("\x7f", "")) == []
 

@@ -722,6 +722,7 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "second_genre",
         "damage",
         "heard",
+        "electronic",
         "scores",
         "timeline",
     }

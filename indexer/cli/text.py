@@ -62,8 +62,12 @@ def relabel_text(found: dict[str, Any]) -> str:
     )
     if found["undecided"] < found["classified"] or not found["classified"]:
         return line
-    if found["unlike"] == found["classified"]:
-        why = "each is unlike everything that the head learned from"
+    if found["not_electronic"] == found["classified"]:
+        why = "none of them sounds electronic"
+    elif found["unlike"] + found["not_electronic"] == found["classified"]:
+        why = "each is unlike everything that the head learned from" + (
+            " or does not sound electronic" if found["not_electronic"] else ""
+        )
     else:
         why = f"the surest is {found['surest']:.1%} sure, and a genre counts from {found['threshold']:.1%} on"
     return (
@@ -187,6 +191,8 @@ def classify_text(result: dict[str, Any]) -> str:
         lines.append(f"  {result['damage']}")
     if result["heard"]:
         lines.append(f"  heard: {', '.join(named(result['heard'])[:SHOWN_TAGS]) or '-'}")
+    if result["electronic"] is not None:
+        lines.append(f"  electronic: {result['electronic']:.0%}")
     width = max(len(label) for label in result["scores"])
     lines += [
         f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}"

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.encoders.trajectory import Trajectory
+from indexer.heads.electronic import LIMIT
 from indexer.heads.head import Head, softmax
 
 UNLIKE = "unlike everything the head learned from"
+NOT_ELECTRONIC = "does not sound electronic"
 # A recording has a second genre when a quarter of its segments or more, and at least three, are decidedly of that
 # genre. Fewer are a breakdown, an intro or a sample.
 SECOND_SHARE = 0.25
@@ -38,18 +40,27 @@ def is_decided(confidence: float, threshold: float, reason: str | None) -> bool:
 
 
 def decide(
-    head: Head, threshold: float, vectors: Sequence[np.ndarray], trajectories: Sequence[Trajectory | None]
+    head: Head,
+    threshold: float,
+    vectors: Sequence[np.ndarray],
+    trajectories: Sequence[Trajectory | None],
+    electronic: float | None = None,
 ) -> Prediction:
     """Return the prediction for one recording.
 
     ``vectors``: its vector (width,) under every encoder of the head, in the head's order. ``trajectories``: likewise.
-    Where one is missing there is no timeline and no second genre.
+    Where one is missing there is no timeline and no second genre. ``electronic``: how electronic the recording sounds,
+    see heads/electronic.py; None: nothing can tell.
     """
     vector = np.concatenate(vectors).astype(np.float32)
     scores = dict(zip(head.labels, head.scores(vector[None])[0].tolist(), strict=True))
     genre = max(scores, key=lambda label: scores[label])
     confidence = scores[genre]
-    reason = UNLIKE if head.novelty(vector[None])[0] > 1 else None
+    reason = None
+    if electronic is not None and electronic < LIMIT and genre not in head.acoustic:
+        reason = NOT_ELECTRONIC
+    elif head.novelty(vector[None])[0] > 1:
+        reason = UNLIKE
     decided = is_decided(confidence, threshold, reason)
     known = [trajectory for trajectory in trajectories if trajectory is not None]
     if len(known) < len(trajectories):

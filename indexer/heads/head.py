@@ -41,6 +41,11 @@ class Head(Protocol):
         """The best score from which on the head has decided."""
         ...
 
+    @property
+    def acoustic(self) -> tuple[str, ...]:
+        """Labels that music may have which does not sound electronic."""
+        ...
+
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, labels) float64, an affine map of vectors (n, width). Raises ModelError for another width."""
         ...

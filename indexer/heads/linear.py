@@ -34,6 +34,7 @@ class LinearHead:
     weight: np.ndarray  # (K, width) float32
     bias: np.ndarray  # (K,) float32
     unlike: Novelty | None = None  # what it never learned from; None: it trusts every vector
+    acoustic: tuple[str, ...] = ()  # labels whose own tracks often do not sound electronic
     training: Mapping[str, Any] = field(
         default_factory=dict
     )  # JSON: what it learned from, settings, metrics; not part of the id
@@ -60,6 +61,8 @@ class LinearHead:
                 f"head {self.name}: its check for unlike music takes {len(self.unlike.mean)} numbers,"
                 f" not {self.weight.shape[1]}"
             )
+        if self.acoustic:  # a head without such labels keeps the id that it had before there was this check
+            about["acoustic"] = self.acoustic
         object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
     @classmethod
@@ -82,7 +85,7 @@ class LinearHead:
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
                 float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike,
-                dict(about.get("training", {})),
+                tuple(_text(label) for label in about.get("acoustic", ())), dict(about.get("training", {})),
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
@@ -98,6 +101,8 @@ class LinearHead:
             "kind": KIND, "format_version": FORMAT_VERSION, "id": self.id, "name": self.name,
             "encoder_id": self.encoder_id, "labels": list(self.labels), "threshold": self.threshold,
         }  # fmt: skip
+        if self.acoustic:
+            about["acoustic"] = list(self.acoustic)
         if self.training:
             about |= {"training": dict(self.training), "training_sha256": _training_digest(self.training)}
         tensorfile.write(path, self._arrays(), about)

@@ -16,8 +16,10 @@ import numpy as np
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, ModelError
+from indexer.heads.electronic import acoustic_labels
 from indexer.heads.load import load_head
 from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
+from indexer.library.facts import electronic
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.wording import escaped
@@ -101,8 +103,10 @@ def train(
             raise ConfigError(f"--name: there is a head '{request.name}' already; choose another name")
         dataset = collect(store.connection, settings, request.labels)
         learned, options = _learn(settings, request, dataset, folder, on_step)
+        acoustic = acoustic_labels(dataset.names, dataset.y, electronic(store.connection, dataset.recordings))
         best = min(learned, key=lambda one: one.metrics["log_loss"])
-        trained, path = _save(store, best.trained, folder, request.name)
+        trained = replace(best.trained, head=replace(best.trained.head, acoustic=acoustic))
+        trained, path = _save(store, trained, folder, request.name)
         _put_in_use(store, replace(best, trained=trained), path)
         return _result(
             settings, dataset, learned, replace(best, trained=trained), options, path, time.monotonic() - started

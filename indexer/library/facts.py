@@ -123,6 +123,12 @@ def vectors(
     return np.asarray(places, np.int64), found[: len(places)], damaged
 
 
+def electronic(reader: Reader, recordings: Sequence[int]) -> np.ndarray:
+    """How electronic each recording sounds, (n,) from 0 to 1; NaN where nothing has told."""
+    found = dict(reader.execute("SELECT recording_id, electronic FROM heard WHERE electronic IS NOT NULL").fetchall())
+    return np.array([found.get(recording, np.nan) for recording in recordings])
+
+
 def sound_vectors(blobs: Sequence[bytes], width: int) -> tuple[list[int], np.ndarray]:
     """(places of the sound ones among the blobs, their vectors (n, width) float32)."""
     whole = [place for place, blob in enumerate(blobs) if len(blob) == 2 * width]

@@ -638,21 +638,37 @@ class Store:
     # ---- what was heard beside a genre
 
     def put_heard(
-        self, recording_id: int, ear: str, names: Sequence[str], probabilities: Mapping[str, Mapping[str, float]]
+        self,
+        recording_id: int,
+        ear: str,
+        names: Sequence[str],
+        probabilities: Mapping[str, Mapping[str, float]],
+        electronic: float,
     ) -> None:
-        """Store the tags that a network heard; those of an earlier ear are replaced."""
+        """Store the tags that were heard, and how electronic it sounds; what an earlier ear heard is replaced."""
         self._run(
-            "INSERT OR REPLACE INTO heard (recording_id, ear, names, probabilities) VALUES (?, ?, ?, ?)",
-            (recording_id, ear, json.dumps(list(names)), json.dumps(probabilities)),
+            "INSERT OR REPLACE INTO heard (recording_id, ear, names, probabilities, electronic) VALUES (?, ?, ?, ?, ?)",
+            (recording_id, ear, json.dumps(list(names)), json.dumps(probabilities), electronic),
         )
 
-    def unheard(self, ear: str, encoder_id: str, page_rows: int = 500) -> Iterator[list[tuple[int, bytes]]]:
-        """Yield (recording id, vector) of what an encoder embedded and this ear has not heard, a page at a time."""
+    def heard_by(self, recording_id: int) -> str | None:
+        """The ear that heard a recording; None: none has."""
+        row = self._one("SELECT ear FROM heard WHERE recording_id = ?", (recording_id,))
+        return row["ear"] if row else None
+
+    def electronic(self, recording_id: int) -> float | None:
+        """How electronic a recording sounds, 0 to 1; None: nothing has told."""
+        row = self._one("SELECT electronic FROM heard WHERE recording_id = ?", (recording_id,))
+        return row["electronic"] if row else None
+
+    def unheard(self, ears: Sequence[str], encoder_id: str, page_rows: int = 500) -> Iterator[list[tuple[int, bytes]]]:
+        """Yield (recording id, vector) of what an encoder embedded and none of these ears heard, a page at a time."""
         last = 0
         while page := self._run(
             "SELECT r.id, e.vector FROM recordings r JOIN embeddings e ON e.recording_id = r.id AND e.encoder_id = ?"
-            " LEFT JOIN heard h ON h.recording_id = r.id WHERE r.id > ? AND h.ear IS NOT ? ORDER BY r.id LIMIT ?",
-            (encoder_id, last, ear, page_rows),
+            " LEFT JOIN heard h ON h.recording_id = r.id WHERE r.id > ? AND coalesce(h.ear, '') NOT IN"
+            f" ({', '.join('?' * len(ears))}) ORDER BY r.id LIMIT ?",
+            (encoder_id, last, *ears, page_rows),
         ).fetchall():
             yield [(row["id"], row["vector"]) for row in page]
             last = page[-1]["id"]
@@ -734,6 +750,21 @@ class Store:
             "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
             [(recording_id, head_id, label, p) for label, p in scores.items()],
         )
+
+    def forget_contradicted(self, recording_id: int, reason: str, *, holds: bool) -> None:
+        """Remove predictions that decided although ``reason`` holds, or did not for it although it does not.
+
+        The next scan makes them anew.
+        """
+        rows = self._run(
+            f"SELECT head_id FROM predictions WHERE recording_id = ? AND {'decided' if holds else 'reason = ?'}",
+            (recording_id,) if holds else (recording_id, reason),
+        ).fetchall()
+        for table in ("predictions", "scores", "timeline") if rows else ():
+            self._many(
+                f"DELETE FROM {table} WHERE recording_id = ? AND head_id = ?",
+                [(recording_id, row["head_id"]) for row in rows],
+            )
 
     def put_timeline(self, recording_id: int, head_id: str, unit_s: float, scores: bytes) -> None:
         """Store the scores of every unit: one byte for each probability, units x labels."""

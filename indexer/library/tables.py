@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             Column("duration_s", "r.duration_s", "double"),
             Column("reason", "r.reason", "string"),
             Column("heard", "w.probabilities", "string"),
+            Column("electronic", "w.electronic", "double"),
         ],
     ),
     "files": (

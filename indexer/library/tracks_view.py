@@ -25,6 +25,7 @@ _TRACK_COLUMNS = (
     "corrected",
     "tag_genre",
     "heard",
+    "electronic",
     "record_label",
     "dj_data",
     "container",
@@ -60,7 +61,7 @@ SELECT f.id, t.title, t.artist, t.album,
   round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   {SAID} AS corrected,
-  t.genre AS tag_genre, w.names AS heard{columns},
+  t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic{columns},
   t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
   f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.encoders.musicnn import tags
 from indexer.errors import FileError, ModelError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
 from indexer.files.walk import LINK, walk
 from indexer.heads.decide import decide
+from indexer.heads.electronic import Heard
 from indexer.library.registered import in_use_by
 from indexer.listen.embedder import Embedder, TrackEmbedding, Watch
 from indexer.models.choice import Chosen, choose, pipeline_model, without_genres
@@ -45,6 +45,7 @@ class FileClassifier:
         self.chosen = chosen
         self._settings = settings
         self.worker = Worker(Limits.of(settings), follows_links=True)
+        self._ears = chosen.ears
         self._embedders = [Embedder(part.load(), part.units) for part in pipeline_model(self.chosen, settings).parts]
 
     @property
@@ -82,7 +83,11 @@ class FileClassifier:
         assert head is not None
         embeddings = [future.result() for future in fed.embedded]
         threshold = self._settings.threshold(head.threshold)
-        prediction = decide(head, threshold, [e.vector for e in embeddings], [e.trajectory for e in embeddings])
+        heard = self._heard(embeddings)
+        electronic = heard.electronic if heard else None
+        prediction = decide(
+            head, threshold, [e.vector for e in embeddings], [e.trajectory for e in embeddings], electronic
+        )
         rows = () if prediction.timeline is None else prediction.timeline
         return {
             "path": name,
@@ -93,7 +98,8 @@ class FileClassifier:
             "reason": prediction.reason,
             "second_genre": prediction.second_genre,
             "damage": fed.damage or embeddings[0].truncated,
-            "heard": self._heard(embeddings),
+            "heard": (heard.tags if heard else None) or None,
+            "electronic": None if electronic is None else round(electronic, 4),
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
@@ -104,10 +110,11 @@ class FileClassifier:
             ],
         }
 
-    def _heard(self, embeddings: Sequence[TrackEmbedding]) -> tags.Heard | None:
-        for part, embedding in zip(self.chosen.info.parts, embeddings, strict=True):
-            if part.encoder_id in tags.encoder_ids():
-                return tags.likely(embedding.vector[None])[0]
+    def _heard(self, embeddings: Sequence[TrackEmbedding]) -> Heard | None:
+        for ear in self._ears:
+            for part, embedding in zip(self.chosen.info.parts, embeddings, strict=True):
+                if part.encoder_id in ear.encoder_ids:
+                    return ear.hear(embedding.vector[None])[0]
         return None
 
 
@@ -116,9 +123,10 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
 
     Raises ModelError when no head is in use.
 
-    A result is {path, genre, confidence, threshold, decided, reason, second_genre, damage, heard, scores, timeline},
-    or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
+    A result is {path, genre, confidence, threshold, decided, reason, second_genre, damage, heard, electronic, scores,
+    timeline}, or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
     ``heard``: by vocabulary the probability of each tag, see encoders/musicnn/tags.py; None without that encoder.
+    ``electronic``: how electronic it sounds, see heads/electronic.py; None where nothing can tell.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:

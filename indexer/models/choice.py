@@ -15,6 +15,7 @@ from indexer.encoders.encoder import EncoderInfo, Part, Variant, join
 from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
+from indexer.heads.electronic import Ear, ears
 from indexer.heads.head import Head
 from indexer.heads.load import audioset_head, load_head
 from indexer.library.lock import library_lock
@@ -30,6 +31,7 @@ class Model:
 
     parts: tuple[Part, ...]
     head: Head | None
+    ears: Sequence[Ear] = ()  # what tells more than a genre from the vectors
 
     @property
     def encoder_ids(self) -> tuple[str, ...]:
@@ -61,6 +63,11 @@ class Chosen:
     head: Head | None
     head_source: Path | None
     by_default: bool = False  # the built-in encoder, not asked for: an installed model replaces it
+
+    @property
+    def ears(self) -> list[Ear]:
+        """What tells more than a genre from the library's vectors."""
+        return ears(self.head, tuple(part.encoder_id for part in self.info.parts))
 
 
 def without_genres(chosen: Chosen | None) -> str | None:
@@ -217,7 +224,7 @@ def register(store: Store, chosen: Chosen) -> None:
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
     """The model for the pipeline; its encoders are loaded when they are first needed."""
-    return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head)
+    return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head, chosen.ears)
 
 
 def part_of(info: EncoderInfo, settings: Settings) -> Part:

@@ -23,7 +23,7 @@ def classify_recording(
     try:
         vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
         trajectories = [Trajectory.from_bytes(trajectory) if trajectory else None for _, trajectory in cached]
-        prediction = decide(head, threshold, vectors, trajectories)
+        prediction = decide(head, threshold, vectors, trajectories, store.electronic(recording_id))
     except (ValueError, ModelError) as e:
         raise ModelError(DAMAGED) from e
     if not np.isfinite(prediction.confidence):

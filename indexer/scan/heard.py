@@ -1,30 +1,44 @@
-"""Stores what a trained network heard in a recording, from its cached vector: no file is opened for it."""
+"""Stores what is heard in a recording beside its genre, from its cached vector: no file is opened for it."""
 
 from collections.abc import Callable, Sequence
 
-from indexer.encoders.musicnn import tags
-from indexer.encoders.musicnn.encoder import MusicnnEncoder
+from indexer.encoders.musicnn.tags import named
+from indexer.heads.decide import NOT_ELECTRONIC
+from indexer.heads.electronic import LIMIT, Ear
 from indexer.library import registered
 from indexer.library.facts import sound_vectors
 from indexer.library.store import Store
 
 
-def hear_cached(store: Store, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Store the tags of every recording that has a vector for them and lacks them, until ``stopped``.
+def hear_cached(store: Store, ears: Sequence[Ear], stopped: Callable[[], bool] = lambda: False) -> None:
+    """Store what the best ear hears in every recording that has a vector for it, where that is lacking.
 
-    Raises ModelError where the package's weights are missing or damaged.
+    Ends early when ``stopped``. Raises ModelError where the package's weights are missing or damaged.
     """
-    for encoder in registered.encoders(store.connection):
-        if encoder.id in tags.encoder_ids():
-            for page in store.unheard(tags.ear(), encoder.id):
-                if stopped():
-                    return
-                with store.transaction():
-                    hear(store, page)
+    for place, ear in enumerate(ears):
+        for encoder in registered.encoders(store.connection):
+            if encoder.id in ear.encoder_ids:
+                for page in store.unheard([one.id for one in ears[: place + 1]], encoder.id):
+                    if stopped():
+                        return
+                    with store.transaction():
+                        _hear(store, ear, page)
 
 
-def hear(store: Store, cached: Sequence[tuple[int, bytes]]) -> None:
-    """Store the tags of recordings: (id, vector by an encoder of ``tags.encoder_ids``). Damaged vectors have none."""
-    places, vectors = sound_vectors([vector for _, vector in cached], MusicnnEncoder.width)
-    for place, heard in zip(places, tags.likely(vectors), strict=True):
-        store.put_heard(cached[place][0], tags.ear(), tags.named(heard), heard)
+def hear(store: Store, ears: Sequence[Ear], recording_id: int, encoder_id: str, vector: bytes) -> None:
+    """Store what is heard in a recording that was embedded just now, unless a better ear has heard it."""
+    for ear in ears:
+        if encoder_id in ear.encoder_ids:
+            _hear(store, ear, [(recording_id, vector)])
+            return
+        if store.heard_by(recording_id) == ear.id:
+            return
+
+
+def _hear(store: Store, ear: Ear, cached: Sequence[tuple[int, bytes]]) -> None:
+    """``cached``: (recording id, vector); a damaged vector tells nothing."""
+    places, vectors = sound_vectors([vector for _, vector in cached], ear.width)
+    for place, heard in zip(places, ear.hear(vectors), strict=True):
+        recording_id = cached[place][0]
+        store.put_heard(recording_id, ear.id, named(heard.tags), heard.tags, heard.electronic)
+        store.forget_contradicted(recording_id, NOT_ELECTRONIC, holds=heard.electronic < LIMIT)

@@ -7,11 +7,13 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ModelError
+from indexer.heads.decide import NOT_ELECTRONIC, UNLIKE
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.models.choice import choose_and_register, without_genres
 from indexer.scan.classify import classify_recording
 from indexer.scan.genre_labels import update_genre_labels
+from indexer.scan.heard import hear_cached
 
 COMMIT_ROWS = 1000
 
@@ -21,8 +23,9 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
 
     ``on_classified`` is called now and then with how many are done.
 
-    Returns {head, threshold, classified, undecided, unlike, surest, damaged, elapsed_s}. ``unlike``: recordings unlike
-    everything the head learned from. ``surest``: the highest confidence of the others, 0 to 1.
+    Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, elapsed_s}. ``unlike``:
+    recordings unlike everything the head learned from; ``not_electronic``: that do not sound electronic. ``surest``:
+    the highest confidence of the others, 0 to 1.
     """
     started = time.monotonic()
     with library_lock(settings.db), Store(settings.db) as store:
@@ -31,8 +34,9 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
             raise ModelError(str(without_genres(chosen)))
         head = chosen.head
         threshold = settings.threshold(head.threshold)
-        classified = undecided = unlike = damaged = 0
+        classified = undecided = unlike = not_electronic = damaged = 0
         surest = 0.0
+        hear_cached(store, chosen.ears)
         cached_recordings = store.embeddings([part.encoder_id for part in chosen.info.parts])
         while page := list(islice(cached_recordings, COMMIT_ROWS)):
             with store.transaction():
@@ -40,7 +44,8 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
                     try:
                         found = classify_recording(store, recording_id, head, threshold, cached)
                         undecided += not found.decided
-                        unlike += found.reason is not None
+                        unlike += found.reason == UNLIKE
+                        not_electronic += found.reason == NOT_ELECTRONIC
                         surest = max(surest, 0.0 if found.reason else found.confidence)
                         classified += 1
                     except ModelError:
@@ -53,6 +58,7 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
         "classified": classified,
         "undecided": undecided,
         "unlike": unlike,
+        "not_electronic": not_electronic,
         "surest": round(surest, 4),
         "damaged": damaged,
         "elapsed_s": round(time.monotonic() - started, 3),

@@ -17,6 +17,7 @@ from indexer.errors import ConfigError, ModelError
 from indexer.files.links import is_file, is_folder
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
+from indexer.heads.electronic import Ear
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
 from indexer.library.vectors import projection, same_sound
@@ -126,8 +127,8 @@ class Scan:
         )
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
-            if not result.named:
-                self._hear_cached(store)
+            if chosen and not result.named:
+                self._hear_cached(store, chosen.ears)
             self._look(store, targets, result, force=force)
             backlog_files, size_bytes = pipeline.backlog_size(targets)
             live.total = store.changed_count() + backlog_files
@@ -153,10 +154,10 @@ class Scan:
         encoders = chosen.info.parts if chosen else ()
         return ClusterExecutor(self._settings, encoders, [root for root in roots if os.path.exists(root)])  # noqa: PTH110 - bytes
 
-    def _hear_cached(self, store: Store) -> None:
-        """Store the tags that cached vectors tell and that an earlier version did not store."""
+    def _hear_cached(self, store: Store, ears: Sequence[Ear]) -> None:
+        """Store what cached vectors tell and an earlier version did not store."""
         try:
-            hear_cached(store, lambda: self._stopped)
+            hear_cached(store, ears, lambda: self._stopped)
         except ModelError as e:  # the package is damaged; what needs no tags goes on
             self._listener.problem(str(self._settings.db), f"no tags were heard ({e})")
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
-from indexer.encoders.musicnn import tags
 from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
@@ -290,7 +289,7 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
     result: Future[bool] = Future()
     run.embedding[file.recording_id] = result
     try:
-        audio_s = yield from _embed_missing(run, file, missing)
+        audio_s = yield from _embed_missing(run, run.model, file, missing)
         run.embedded.add(file.recording_id)
         run.counts.embedded += 1
         run.counts.audio_s += audio_s
@@ -309,7 +308,7 @@ class _RecordingFailedError(Exception):
     """No file of the recording can be embedded; the message is the reason."""
 
 
-def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[float]:
+def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part]) -> Stage[float]:
     """Embed the recording from this file with each encoder that it lacks; return the seconds of audio."""
     audio_s = 0.0
     for part in missing:
@@ -333,8 +332,7 @@ def _embed_missing(run: Run, file: KnownFile, missing: list[Part]) -> Stage[floa
                 run.store.put_embedding(
                     file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory
                 )
-                if part.encoder_id in tags.encoder_ids():
-                    hear(run.store, [(file.recording_id, result.vector)])
+                hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
                 run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
                     _classify(run, file.recording_id)

@@ -23,7 +23,8 @@ SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
   t.year, t.bpm, t.musical_key,
   t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,
   p.decided, p.reason AS undecided_reason,
-  p.second_genre, w.probabilities AS heard, h.name AS head, h.labels, n.name AS encoder
+  p.second_genre, w.probabilities AS heard, round(w.electronic, 4) AS electronic, h.name AS head, h.labels,
+  n.name AS encoder
 FROM files f LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN heard w ON w.recording_id = f.recording_id
@@ -41,7 +42,7 @@ async def details(datasette: Any, file_id: int | None) -> dict[str, Any] | None:
     recording = {"recording": track["recording_id"]}
     track["labels"] = json.loads(track["labels"] or "[]")
     track["indexer_genre"] = json.loads(track["indexer_genre"]) if track["indexer_genre"] else None
-    track["heard"] = json.loads(track["heard"]) if track["heard"] else None
+    track["heard"] = (json.loads(track["heard"]) if track["heard"] else None) or None
     scores = await rows(
         datasette,
         "SELECT s.genre, s.probability FROM scores s JOIN heads h ON h.id = s.head_id AND h.in_use = 1"

@@ -89,7 +89,7 @@ def encoder_ids() -> frozenset[str]:
 
 
 @cache
-def ear() -> str:
+def version() -> str:
     """Hex sha256 over everything that decides the tags of a vector."""
     content = [weights.WEIGHTS_SHA256, KEPT_FROM, NAMED_FROM, NAMES]
     return hashlib.sha256(json.dumps(["musicnn tags", *content]).encode()).hexdigest()

@@ -43,7 +43,8 @@ function show(job, found) {
     player.addEventListener("timeupdate", () => figure.place(player.currentTime));
     parts.push(figure);
   }
-  parts.push(element("p", { class: "ix-soft" }, `${clock(found.duration_s)}, heard by ${found.encoder}, ${found.head}`));
+  const electronic = found.electronic === null ? "" : `, electronic: ${Math.round(100 * found.electronic)} %`;
+  parts.push(element("p", { class: "ix-soft" }, `${clock(found.duration_s)}, heard by ${found.encoder}, ${found.head}${electronic}`));
   job.body.replaceChildren(...parts);
 }
 
