@@ -21,8 +21,7 @@ async function post(order) {
 }
 
 function order(name) {
-  return async (event) => {
-    event.currentTarget.disabled = true;
+  return async () => {
     await post(name).catch((error) => { at("training-state").textContent = `That did not work: ${error.message}`; });
     await refresh();
   };
@@ -116,26 +115,27 @@ function show(found) {
   at("training-progress").hidden = !running;
   if (job?.total) at("training-progress").value = job.done / job.total;
   else at("training-progress").removeAttribute("value");
-  const lost = [at("train"), at("look"), at("cancel")].includes(document.activeElement) && document.activeElement;
+  const focused = panel.contains(document.activeElement) ? document.activeElement : null;
   at("cancel").hidden = !running;
-  at("cancel").disabled = Boolean(job?.cancelling);
   at("train").hidden = running || !ready;
-  at("train").disabled = false;
   at("train").textContent = head?.metrics ? "Train again" : "Train now";
   at("train").className = ready && !running && (!head?.metrics || found.since) ? "ix-primary" : "";
   const offers = !running && job?.state === "done" && job.do !== "write" && job.preview && write_tags !== "off";
   at("look").hidden = running || offers || !head || write_tags === "off";
-  at("look").disabled = false;
-  if (lost && lost.hidden) (running ? at("cancel") : at("train")).focus();
   const basis = JSON.stringify([running, head, job, write_tags, watched]);
-  if (!running && basis === shown) return running;
+  if (running || basis !== shown) fill(found, running, offers);
   shown = basis;
+  if (focused && (focused.hidden || !focused.isConnected)) (running ? at("cancel") : at("train").hidden ? at("look") : at("train")).focus();
+  return running;
+}
+
+/** The figures and the offer. */
+function fill({ job, head, watched, write_tags }, running, offers) {
   at("figures").hidden = running || !head?.metrics;
   at("figures").replaceChildren(...(at("figures").hidden ? [] : figures(head, job)));
   const off = write_tags === "off" && job?.do === "train" && job.state === "done";
   at("offer").hidden = !offers && !off;
   at("offer").replaceChildren(...(offers ? offer(job, watched) : off ? [element("p", {}, "Nothing is written into files: the setting write_tags is off.")] : []));
-  return running;
 }
 
 async function refresh() {
