@@ -75,6 +75,11 @@ def test_the_player_stays_while_one_browses(tab, shared):
     page.locator(".ix-player-name", has_text="flac track").wait_for()
     page.get_by_role("button", name="Pause").wait_for()  # it plays on
     page.wait_for_function("() => !document.querySelector('.ix-player-time').textContent.startsWith('0:00')")
+    page.goto(f"{shared.url}/library/tracks/{id_of(shared.cli, 'mp3 track.mp3')}")
+    page.get_by_role("button", name="Pause").wait_for()
+    page.evaluate("document.getElementById('player').play()")  # the page's own player silences it
+    page.locator("#ix-player [aria-label=Play]").click()  # and the other way round
+    page.wait_for_function("() => document.getElementById('player').paused")
     page.get_by_role("button", name="Close the player").click()
     page.locator("#ix-player").wait_for(state="hidden")
     page.goto(shared.url + "/-/tracks")
