@@ -1,6 +1,7 @@
 """Our pages on a library that a real scan made: what they show, what they change, and what they never disclose."""
 
 import asyncio
+import html
 import json
 import os
 import re
@@ -397,6 +398,38 @@ def test_hostile_texts_are_texts_on_every_page(pages, cli):
     cells = pages.get("/library/tracks.csv?_size=max").text
     assert "'=1+1" in cells
     assert not re.search(r"(?m)(^|,)=1", cells)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/library/nothing", "/library/tracks/999", "/library/tracks/x"])
+def test_what_is_not_there_leads_on(pages, path):
+    answer = pages.get(path)
+    assert answer.status_code == 404
+    assert "There is nothing here" in answer.text
+    assert 'action="/-/tracks"' in answer.text
+    assert '<a class="ix-button" href="/-/review">' in answer.text
+    assert "unsafe-inline" not in answer.headers["content-security-policy"]
+    assert pages.get(f"{path}.json").status_code == 404
+
+
+@pytest.mark.parametrize("sql", ["select fro tracks", "update files set id = 1", "select 1 where '</textarea><b>'"])
+def test_a_wrong_query_keeps_its_text(pages, sql):
+    page = pages.get("/library", params={"sql": sql})
+    assert page.status_code in (200, 400)
+    text = re.search(r"(?s)<textarea[^>]*>(.*?)</textarea>", page.text)[1].strip()
+    assert html.unescape(text) == sql
+    assert '<nav class="ix-nav"' in page.text
+
+
+def test_a_fault_of_ours_is_a_page_without_a_traceback(pages, monkeypatch, capsys):
+    async def broken(*_):
+        raise RuntimeError("a secret of the program")
+
+    monkeypatch.setattr("indexer.web.overview.figures", broken)
+    answer = pages.get("/")
+    assert answer.status_code == 500
+    assert "Something went wrong here" in answer.text
+    assert "secret" not in answer.text
+    assert "a secret of the program" in capsys.readouterr().err
 
 
 def test_our_pages_run_no_inline_script(pages):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from datasette import hookimpl
+from datasette.utils import tilde_encode
 
 from indexer.learn import sql_process
 from indexer.web import (
@@ -26,7 +27,7 @@ from indexer.web import (
     tracks,
     training,
 )
-from indexer.web.context import settings_of, static_path
+from indexer.web.context import library, settings_of, static_path
 
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
 PAGES = (
@@ -71,6 +72,17 @@ def extra_css_urls(datasette: Any) -> list[str]:
 
 
 @hookimpl  # type: ignore[untyped-decorator]
+def extra_template_vars(datasette: Any) -> dict[str, Any]:
+    """What the frame of every page needs: the library's name in links, and the addresses of static files."""
+    if settings_of(datasette) is None:
+        return {"library_name": None}
+    return {
+        "library_name": tilde_encode(library(datasette).name),
+        "static": lambda file: static_path(datasette, file),
+    }
+
+
+@hookimpl  # type: ignore[untyped-decorator]
 def render_cell(row: Any, value: Any, column: str, datasette: Any) -> Any:
     """Link a track's id to its page, and show the tags that were heard as words."""
     if settings_of(datasette) is None:
@@ -89,11 +101,11 @@ def prepare_connection(conn: Any, datasette: Any) -> None:
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Any, request: Any, exception: BaseException) -> Generator[None, Any, None]:
-    """Answer a mistake in an address, and a library that cannot be read, in the place of Datasette's own handler."""
+    """Answer what went wrong in the place of Datasette's own handler."""
     outcome = yield
     if settings_of(datasette) is None:
         return
-    found = mistakes.answer(request, exception, [page.__name__ for page in PAGES])
+    found = mistakes.answer(datasette, request, exception, [page.__name__ for page in PAGES])
     if found is not None:
         outcome.force_result([found])
 

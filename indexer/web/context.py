@@ -65,14 +65,12 @@ async def ask(datasette: Any, function: Callable[[Any], _T]) -> _T:
 
 
 async def page(datasette: Any, request: Any, template: str, values: dict[str, Any], *, status: int = 200) -> Any:
-    """Render a template of ours as a response; adds ``database``, the library's name in links, and ``static``."""
+    """Render a template of ours as a response; adds ``database``, the library's name in links."""
     from datasette.utils import tilde_encode
     from datasette.utils.asgi import Response
 
     name = tilde_encode(library(datasette).name)
-    shown = await datasette.render_template(
-        template, {**values, "database": name, "static": lambda file: static_path(datasette, file)}, request=request
-    )
+    shown = await datasette.render_template(template, {**values, "database": name}, request=request)
     return Response.html(shown, status=status)
 
 

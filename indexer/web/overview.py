@@ -19,7 +19,7 @@ from indexer.web.kept import Kept
 from indexer.web.names import track_name
 from indexer.web.questions import DISAGREEMENT, FROM_PREDICTIONS
 
-_KEPT = "_indexer_counts"  # attribute of the Datasette object: a Kept
+_KEPT = "_indexer_counts"  # attribute of the Datasette object: a Kept, and the device and inode of the library
 SHOWN_OTHERS = 10  # genres that people gave and the head does not know, the most frequent
 LATEST = 12  # tracks listed as added lately
 SHOWN_DISAGREEMENTS = 8
@@ -59,10 +59,17 @@ async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``_counts`` that this server keeps."""
-    if not hasattr(datasette, _KEPT):
-        setattr(datasette, _KEPT, Kept(lambda: _counts(datasette)))
-    found: dict[str, list[dict[str, Any]]] = await getattr(datasette, _KEPT).value()
+    """The rows of ``_counts`` that this server keeps of a library; of a file that took its place, new ones."""
+    settings = settings_of(datasette)
+    assert settings is not None
+    try:
+        stat = settings.db.stat()
+        library_file = stat.st_dev, stat.st_ino
+    except OSError:
+        library_file = None
+    if getattr(datasette, _KEPT, (None, None))[1] != library_file or library_file is None:
+        setattr(datasette, _KEPT, (Kept(lambda: _counts(datasette)), library_file))
+    found: dict[str, list[dict[str, Any]]] = await getattr(datasette, _KEPT)[0].value()
     return found
 
 

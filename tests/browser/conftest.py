@@ -127,7 +127,8 @@ def tab(chromium):
     """Opens a page in a browser of its own; fails afterwards when a script failed or another host was asked."""
     contexts, wrong = [], []
 
-    def open_tab(served, path, *, width=1280, scheme="light"):
+    def open_tab(served, path, *, width=1280, scheme="light", fails=False):
+        """``fails``: the page itself is the answer to a mistake, which the console tells."""
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600
         )
@@ -136,7 +137,12 @@ def tab(chromium):
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
         page.on(
-            "console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None
+            "console",
+            lambda message: (
+                wrong.append(f"console: {message.text}")
+                if message.type == "error" and not (fails and "Failed to load resource" in message.text)
+                else None
+            ),
         )
         page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on(

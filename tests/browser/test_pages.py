@@ -11,6 +11,9 @@ from indexer.web import MENU
 from tests.helpers.pages import corrections
 
 PAGES = [*(path for _, path in MENU), "/library/tracks/1", "/library/by_genre", "/library/duplicates"]
+MISTAKES = ["/nothing", "/library?sql=update+files+set+id=1", "/library?sql=select+fro+tracks"]
+DATASETTES = ["/library", "/library/files", "/library?sql=select+fro+tracks"]
+ITS_FORMS = ("label", "select-name")  # fields without a name, in Datasette's own templates
 
 
 def track_of(served, name):
@@ -18,10 +21,14 @@ def track_of(served, name):
         return conn.execute("SELECT id FROM files WHERE path_text LIKE ?", (f"%{name}",)).fetchone()[0]
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, *MISTAKES, *DATASETTES[:2]])
 def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path):
-    """At phone and desktop width, light and dark."""
-    page = tab(shared, path)
+    """At phone and desktop width, light and dark, with the same menu and the foot at the foot."""
+    page = tab(shared, path, fails=path in MISTAKES)
+    assert page.locator("header nav a").all_text_contents() == [*(label for label, _ in MENU), "Tables and SQL"]
+    assert page.title().endswith(" · indexer")
+    foot = page.locator("footer").bounding_box()
+    assert foot["y"] + foot["height"] >= page.viewport_size["height"] - 1
     page.wait_for_load_state("networkidle")
     for width, scheme in itertools.product((390, 1280), ("light", "dark")):
         page.set_viewport_size({"width": width, "height": 900})
@@ -33,7 +40,7 @@ def test_a_page_fits_and_is_usable_by_everybody(tab, shared, path):
         serious = [
             f"{width} {scheme} {rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
             for rule in found.response["violations"]
-            if rule["impact"] in ("serious", "critical")
+            if rule["impact"] in ("serious", "critical") and not (path in DATASETTES and rule["id"] in ITS_FORMS)
             for node in rule["nodes"]
         ]
         assert serious == []
