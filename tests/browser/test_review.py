@@ -40,6 +40,7 @@ def test_from_the_first_label_to_the_genres_in_the_files(fresh, tab):
     while page.locator("#card").is_visible():
         answer(page, page.locator("#name").text_content().split(" – ")[1].rsplit(" ", 1)[0])
     page.get_by_text("All are asked.").wait_for()
+    page.get_by_role("link", name="There are enough labels to train").wait_for()
     train.focus()
     page.keyboard.press("Enter")
     cancel = page.get_by_role("button", name="Cancel")

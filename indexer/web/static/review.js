@@ -19,8 +19,8 @@ const SKIPPED = 1000; // recordings that a request names; earlier ones may come 
 async function more() {
   const skip = past.slice(-SKIPPED).map(({ track }) => track.recording_id);
   const answer = await fetch(`${page.dataset.from}?what=${page.dataset.what}&skip=${skip}`);
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  const { tracks, total: counted, exact } = await answer.json();
+  const { tracks, total: counted, exact, error } = await answer.json().catch(() => ({}));
+  if (!answer.ok || !tracks) throw new Error(error ?? `the server answered ${answer.status}`);
   ended = tracks.length === 0;
   waiting.push(...tracks);
   if (total === null) total = counted === null ? "" : ` of ${exact ? "" : "about "}${number.format(counted)}`;

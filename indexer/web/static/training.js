@@ -76,13 +76,15 @@ function figures({ name, trained_on, metrics, honest }, job) {
   const commonest = Math.max(...Object.values(labels).map((label) => label.recordings)) / recordings;
   const better = low > commonest ? "" : " So it is not shown to be better than guessing: label more before you trust it.";
   const rows = Object.entries(labels).map(([label, m]) => element("tr", {}, element("th", { scope: "row" }, label), ...[number.format(m.recordings), percent(m.recall), percent(m.precision)].map((text) => element("td", { class: "ix-number" }, text))));
+  const compared = job?.learned?.compared ?? [];
+  const encoders = compared.length > 1 ? [element("p", {}, `Compared on the same tracks: ${compared.map(({ encoder, accuracy: right }) => `${encoder} ${percent(right)}`).join(", ")}; the one whose confidence fitted best is in use.`)] : [];
   const notes = (job?.learned?.notes ?? []).map((note) => element("p", {}, `Note: ${note}.`));
   return [
     element("h3", {}, `How good “${name}” is`),
     element("ul", { class: "ix-figures" }, ...[[accuracy, "right"], [commonest, "by always guessing the commonest"], [coverage, "sure enough"], [precision_decided, "of those right"]].map(([share, what]) => element("li", {}, element("b", {}, percent(share)), ` ${what}`))),
     element("p", {}, `Measured on ${many(recordings, "track")} of ${many(artists, "artist")}, each judged without having learned from its artist: with 95 % certainty between ${percent(low)} and ${percent(high)} are right. A genre counts as decided from ${percent(threshold)} on.${better}`),
     element("table", { class: "ix-table" }, element("thead", {}, element("tr", {}, ...["genre", "tracks", "of these found", "right where it says so"].map((text, n) => element("th", { scope: "col", class: n ? "ix-right" : null }, text)))), element("tbody", {}, ...rows)),
-    ...notes,
+    ...encoders, ...notes,
     element("p", { class: "ix-soft" }, `Learned from ${trained_on}. ${honest}`),
   ];
 }
@@ -119,7 +121,9 @@ function show(found) {
   at("cancel").hidden = !running;
   at("train").hidden = running || !ready;
   at("train").textContent = head?.metrics ? "Train again" : "Train now";
-  at("train").className = ready && !running && (!head?.metrics || found.since) ? "ix-primary" : "";
+  const worth = ready && !running && Boolean(!head?.metrics || found.since); // there is something new to learn
+  at("train").className = worth ? "ix-primary" : "";
+  at("ready").hidden = !worth;
   const offers = !running && job?.state === "done" && job.do !== "write" && job.preview && write_tags !== "off";
   at("look").hidden = running || offers || !head || write_tags === "off";
   const basis = JSON.stringify([running, head, job, write_tags, watched]);
@@ -144,7 +148,7 @@ async function refresh() {
   try {
     const answer = await fetch(panel.dataset.from);
     if (answer.ok) running = show(await answer.json());
-    else at("training-state").textContent = `The server answered ${answer.status}.`;
+    else at("training-state").textContent = (await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`;
   } catch { /* the server is gone; the next request may reach it again */ }
   clearTimeout(timer);
   timer = setTimeout(refresh, document.hidden ? HIDDEN_MS : running || again-- > 0 ? RUNNING_MS : IDLE_MS);
