@@ -234,8 +234,10 @@ def test_nothing_but_the_orders_is_accepted_and_only_from_a_page_of_ours(unlabel
     with_server(cli, work)
 
 
-@pytest.mark.parametrize("how", ["end of stdin", "SIGTERM to all"])
-def test_the_training_ends_with_the_server(unlabelled, how):
+@pytest.mark.parametrize(
+    ("do", "how"), [("train", "end of stdin"), ("train", "SIGTERM to all"), ("write", "end of stdin")]
+)
+def test_the_process_ends_with_the_server(unlabelled, do, how):
     cli, _ = unlabelled
     process = subprocess.Popen(
         [sys.executable, "-m", "indexer.upkeep.train_process"],
@@ -245,7 +247,7 @@ def test_the_training_ends_with_the_server(unlabelled, how):
     )
     with library_lock(cli.db):
         settings = config.to_json(load_settings(None, {}, cli.environ))
-        process.stdin.write(f"{json.dumps(settings)}\n{json.dumps({'do': 'train'})}\n".encode())
+        process.stdin.write(f"{json.dumps(settings)}\n{json.dumps({'do': do})}\n".encode())
         process.stdin.flush()
         while json.loads(process.stdout.readline()).get("step") != "waiting":
             pass
