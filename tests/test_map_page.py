@@ -76,6 +76,20 @@ def test_every_recording_is_a_point_unless_it_is_missing(pages, cli, music_folde
     assert len(unpacked(pages.get("/-/map.bin").content)[1]) == 5
 
 
+def test_a_point_has_the_genre_of_the_word_that_counts(pages, cli):
+    with closing(sqlite3.connect(cli.db)) as conn:
+        conn.execute("UPDATE predictions SET genre = 'house', decided = 0")
+        conn.execute("UPDATE tags SET genre = 'techno' WHERE file_id = 2")
+        conn.execute("UPDATE tags SET genre = 'Polka' WHERE file_id = 3")
+        conn.commit()
+    pages.post("/-/correct", {"id": 1, "genre": "trance"})
+    labels, ids, _, _, genres = unpacked(pages.get("/-/map.bin").content)
+    found = dict(zip(ids, genres, strict=True))
+    assert [found[n] for n in (1, 2, 3)] == [labels.index("trance"), labels.index("techno"), NO_GENRE]
+    assert found[4] == labels.index("house") + UNDECIDED
+    assert pages.json("/-/map/track/1.json")["label"] == "trance"
+
+
 def test_the_small_map_holds_some_of_the_points(pages, monkeypatch):
     whole = unpacked(pages.get("/-/map.bin").content)[1]
     assert unpacked(pages.get("/-/map.bin?few=1").content)[1] == whole  # few already
@@ -97,7 +111,7 @@ def test_the_points_are_compressed_and_not_sent_twice(pages):
 
 def test_a_point_is_told_in_a_few_words(pages, cli):
     found = pages.json(f"/-/map/track/{one(cli.db, 'SELECT min(id) FROM files')}.json")
-    assert set(found) == {"id", "name", "title", "artist", "genre", "confidence", "playable"}
+    assert set(found) == {"id", "name", "title", "artist", "genre", "confidence", "playable", "label"}
     assert pages.get("/-/map/track/999.json").status_code == 404
 
 

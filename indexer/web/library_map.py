@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from datasette.utils.asgi import Response
 
+from indexer.library.whose_word import LABEL, SAID, USERS_TAG
 from indexer.web.context import ask, number, page, rows, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
@@ -23,8 +24,10 @@ _POINT = np.dtype([("id", np.int64), ("x", np.float64), ("y", np.float64), ("gen
 
 # The plus keeps SQLite from the index of states: by recording it need not sort the whole library.
 _POINTS = (
-    "SELECT min(f.id), l.x, l.y, p.genre, p.decided FROM places l JOIN files f ON f.recording_id ="
-    " l.recording_id AND +f.state = 'ready'"
+    f"SELECT min(f.id), l.x, l.y, coalesce({SAID}, {USERS_TAG}, p.genre),"
+    f" coalesce({SAID}, {USERS_TAG}) IS NOT NULL OR p.decided"
+    " FROM places l JOIN files f ON f.recording_id = l.recording_id AND +f.state = 'ready'"
+    " LEFT JOIN tags t ON t.file_id = f.id"
     " LEFT JOIN predictions p ON p.recording_id = l.recording_id AND p.head_id = :head"
     " WHERE l.encoder_id = :encoder AND l.recording_id % :step = 0 GROUP BY l.recording_id"
 )
@@ -125,7 +128,7 @@ async def map_track(request: Any, datasette: Any) -> Any:
     found = await rows(
         datasette,
         "SELECT f.id, f.path_text AS path, t.title, t.artist, p.genre, p.confidence, f.root_id IS NOT NULL AS"
-        " playable FROM files f"
+        f" playable, {LABEL} AS label FROM files f"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id WHERE f.id = ?",
         [file_id],
@@ -139,17 +142,12 @@ async def map_track(request: Any, datasette: Any) -> Any:
 
 async def map_page(request: Any, datasette: Any) -> Any:
     """`/-/map`."""
-    counts = await rows(
-        datasette,
-        "SELECT p.genre, count(*) AS recordings FROM heads h JOIN predictions p ON p.head_id = h.id WHERE"
-        " h.in_use = 1 GROUP BY p.genre",
-    )
     made = await rows(
         datasette,
         "SELECT e.name, j.made_at, j.recordings FROM projections j JOIN encoders e ON e.id = j.encoder_id"
         f" WHERE j.encoder_id = ({_ENCODER})",
     )
-    shown = await page(datasette, request, "map.html", {"counts": counts, "made": made[0] if made else None})
+    shown = await page(datasette, request, "map.html", {"made": made[0] if made else None})
     shown.headers["content-security-policy"] = STRICT_POLICY
     return shown
 

@@ -18,7 +18,7 @@ function panel(file) {
   const number = element("span", { class: "ix-soft" });
   const cancel = element("button", { type: "button", "aria-label": `Cancel ${file.name}` }, "Cancel");
   const body = element("div", {}, progress, element("p", { class: "ix-row" }, cancel, number));
-  results.prepend(element("article", { class: "ix-panel" }, element("h2", {}, file.name), state, body));
+  results.append(element("article", { class: "ix-panel" }, element("h2", {}, file.name), state, body));
   return { file, progress, state, number, cancel, body, settled: false };
 }
 

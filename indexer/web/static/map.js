@@ -103,6 +103,9 @@ async function titleOf(i) {
   return titles.get(points.ids[i]);
 }
 
+/** A track's genre behind its name: by the word that counts, else what the model guesses. */
+const genreOf = ({ label, genre, confidence }) => (label ? ` · ${label}` : genre ? ` · perhaps ${genre} (${Math.round(100 * confidence)} %)` : "");
+
 let hovered = -1;
 function hover(x, y, boxX, boxY) {
   const i = under(x, y);
@@ -113,7 +116,7 @@ function hover(x, y, boxX, boxY) {
   if (i < 0) return;
   titleOf(i).then((track) => {
     if (hovered !== i) return;
-    tip.textContent = track.genre ? `${track.name} · ${track.genre} ${Math.round(100 * track.confidence)} %` : track.name;
+    tip.textContent = track.name + genreOf(track);
     tip.hidden = false;
     tip.style.left = `${Math.min(boxX + 12, canvas.clientWidth - tip.offsetWidth - 4)}px`;
     tip.style.top = `${Math.max(0, boxY - tip.offsetHeight - 8)}px`;
@@ -123,7 +126,7 @@ function hover(x, y, boxX, boxY) {
 async function choose(i) {
   const track = await titleOf(i);
   at("now").hidden = false;
-  at("name").replaceChildren(element("a", { href: canvas.dataset.page + track.id }, track.name), track.genre ? ` · ${track.genre} ${Math.round(100 * track.confidence)} %` : "");
+  at("name").replaceChildren(element("a", { href: canvas.dataset.page + track.id }, track.name), genreOf(track));
   player.hidden = !track.playable;
   if (track.playable) {
     player.src = canvas.dataset.sound + track.id;
@@ -247,7 +250,7 @@ function legend() {
     if (!count) return null;
     const square = element("i", { "aria-hidden": "true", class: "ix-square" });
     square.style.setProperty("--colour", n < points.labels.length ? colour(n) : "var(--ix-soft)");
-    const button = element("button", { type: "button", "aria-pressed": "true" }, square, `${points.labels[n] ?? "no genre"} ${count.toLocaleString("en")}`);
+    const button = element("button", { type: "button", "aria-pressed": "true" }, square, `${points.labels[n] ?? "other or no genre"} ${count.toLocaleString("en")}`);
     button.addEventListener("click", () => {
       if (!hidden.delete(n)) hidden.add(n);
       button.setAttribute("aria-pressed", String(!hidden.has(n)));
