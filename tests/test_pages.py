@@ -147,7 +147,7 @@ def test_a_word_of_a_person_goes_into_the_library_and_then_into_the_tags(pages, 
     assert answer.status_code == 200
     assert answer.json() == {"id": track, "genre": "trance", "tags": "with the next scan"}
     assert one(cli.db, "SELECT genre, corrected_by FROM corrections") == ("trance", "web page")
-    assert "you said trance" in pages.get(f"/library/tracks/{track}").text
+    assert "you said so" in pages.get(f"/library/tracks/{track}").text
     cli("scan", music_folder)
     assert pages.json(f"/library/tracks/{track}.json")["tag_genre"] == "Trance"
 

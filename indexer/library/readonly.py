@@ -5,11 +5,13 @@ migration of a library of an earlier version.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,13 +98,17 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     with plain_errors(path, "not an indexer library"):
         conn = _connect(path)
         conn.execute("SELECT 1 FROM files LIMIT 1").fetchone()
-        try:
-            conn.execute("SELECT 1 FROM same_sound LIMIT 1").fetchone()  # of the newest migration
-        except sqlite3.OperationalError as e:
+        if conn.execute("SELECT 1 FROM _sqlite_migrations WHERE name = ?", (_newest_migration(),)).fetchone() is None:
             conn.close()
-            _bring_up_to_date(path, e)
+            _bring_up_to_date(path)
             conn = _connect(path)
     return conn
+
+
+@functools.cache
+def _newest_migration() -> str:
+    names = (file.name for file in resources.files("indexer.schema").iterdir() if file.name[:1].isdigit())
+    return max(names).removesuffix(".sql")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -142,12 +148,10 @@ def connect_readonly(path: Path, *, check_same_thread: bool = True) -> sqlite3.C
     return connect("immutable=1")
 
 
-def _bring_up_to_date(path: Path, error: sqlite3.OperationalError) -> None:
+def _bring_up_to_date(path: Path) -> None:
     from indexer.library.lock import library_lock
     from indexer.library.store import Store
 
-    if "no such table" not in str(error):
-        raise error
     try:
         with library_lock(path), Store(path):
             pass

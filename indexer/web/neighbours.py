@@ -18,7 +18,8 @@ from indexer.errors import StoreError
 from indexer.library.readonly import reading
 from indexer.library.vectors.directions import Directions, open_directions, stored_directions
 from indexer.library.vectors.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
-from indexer.web.context import ask, number, settings_of
+from indexer.library.whose_word import LABEL
+from indexer.web.context import ask, number, rows, settings_of
 from indexer.wording import printable
 
 MADE_ANEW_AFTER_S = 600.0  # the shortest time between two rebuilds; each takes seconds on all cores
@@ -138,9 +139,17 @@ async def similar_json(request: Any, datasette: Any) -> Any:
         return Response.json({"error": str(e)}, status=503)
     if tracks is None:
         return Response.json({"state": "preparing"}, status=202)
-    return Response.json(
-        {"state": "ready", "tracks": [{**track, "path": printable(os.fsencode(track["path"]))} for track in tracks]}
+    ids = [track["id"] for track in tracks]
+    said = await rows(
+        datasette,
+        f"SELECT f.id, {LABEL} AS label, t.bpm, t.musical_key FROM files f LEFT JOIN tags t ON t.file_id = f.id"
+        " LEFT JOIN heads h ON h.in_use = 1 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND"
+        f" p.head_id = h.id WHERE f.id IN ({','.join('?' * len(ids))})",
+        ids,
     )
+    more = {row["id"]: row for row in said}
+    shown = [{**track, **more[track["id"]], "path": printable(os.fsencode(track["path"]))} for track in tracks]
+    return Response.json({"state": "ready", "tracks": shown})
 
 
 ROUTES = [(r"/-/similar/(?P<id>[^/]+?)\.json$", similar_json)]

@@ -11,11 +11,12 @@ from datasette.utils.asgi import NotFound, Response
 from markupsafe import Markup, escape
 
 from indexer.learn import corrections
+from indexer.library.whose_word import LABEL, LABEL_SOURCE
 from indexer.web.context import ask, library, number, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.names import track_name
 
-_TRACK = """
+_TRACK = f"""
 SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
   coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason,
   CASE WHEN f.state = 'ready' THEN f.reason END AS left_alone, f.first_seen, f.last_seen,
@@ -23,7 +24,8 @@ SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
   t.year, t.bpm, t.musical_key,
   t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,
   p.decided, p.reason AS undecided_reason,
-  p.second_genre, w.probabilities AS heard, round(w.electronic, 4) AS electronic, h.name AS head, h.labels,
+  p.second_genre, {LABEL} AS label, {LABEL_SOURCE} AS label_source, w.probabilities AS heard,
+  round(w.electronic, 4) AS electronic, h.name AS head, h.labels,
   n.name AS encoder
 FROM files f LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN tags t ON t.file_id = f.id

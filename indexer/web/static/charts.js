@@ -64,6 +64,12 @@ function winner(scores, labels) {
   return labels.reduce((best, label) => (scores[label] > scores[best] ? label : best), labels[0]);
 }
 
+/** How far a share stands above chance among so many labels, from 0 to 1: near-equal shares are pale. */
+function certainty(share, count) {
+  const chance = 1 / count;
+  return count < 2 ? 1 : Math.min(1, Math.max(0, (share - chance) / (1 - chance)));
+}
+
 /** The timeline in words: which genre from when to when. */
 function summary(segments, labels, endOf) {
   const parts = [];
@@ -78,7 +84,7 @@ function summary(segments, labels, endOf) {
 }
 
 /**
- * Genres along the track as stacked columns, one a segment, with a legend.
+ * Genres along the track: the most probable of each segment in its colour, the paler the less certain, with a legend.
  * segments: [{start_s, scores}]; onSeek(seconds), when given, makes it a slider. The result has a method place(seconds) that moves the line.
  */
 export function timeline(segments, { labels, duration_s, onSeek }) {
@@ -89,14 +95,11 @@ export function timeline(segments, { labels, duration_s, onSeek }) {
   for (const [n, { start_s, scores }] of segments.entries()) {
     const x = (1000 * start_s) / length_s;
     const width = (1000 * (endOf(n) - start_s)) / length_s;
-    let y = 100;
-    for (const [place, label] of labels.entries()) {
-      const height = 100 * scores[label];
-      y -= height;
-      const column = shape("rect", { x, y, width: width + 0.3, height });
-      column.style.fill = colour(place);
-      svg.append(column);
-    }
+    const label = winner(scores, labels);
+    const column = shape("rect", { x, y: 0, width: width + 0.3, height: 100 });
+    column.style.fill = colour(labels.indexOf(label));
+    column.style.fillOpacity = 0.12 + 0.88 * certainty(scores[label], labels.length);
+    svg.append(column);
   }
   const line = shape("line", { x1: 0, x2: 0, y1: 0, y2: 100, "vector-effect": "non-scaling-stroke" });
   line.classList.add("ix-playhead");

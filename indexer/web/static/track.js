@@ -1,5 +1,6 @@
-// The track page: charts in place of the table of numbers, a timeline that moves the player, and similar tracks with a play button each.
+// The track page: charts in place of the table of numbers, a timeline that is the player's bar, and similar tracks.
 import { bars, clock, element, timeline } from "./charts.js";
+import { player as foot } from "./player.js";
 
 const chart = JSON.parse(document.getElementById("chart").textContent);
 const player = document.getElementById("player");
@@ -19,38 +20,71 @@ if (chart.timeline.length) {
     onSeek: player ? (seconds) => { player.currentTime = seconds; } : undefined,
   });
   document.getElementById("timeline").append(figure);
-  player?.addEventListener("timeupdate", () => figure.place(player.currentTime));
+  if (player) scrub(figure);
 }
+
+/** The timeline in place of the player's own bar: a button, the time, and one axis for both. */
+function scrub(figure) {
+  const button = element("button", { type: "button", class: "ix-play", "aria-pressed": "false", "aria-label": "Play" });
+  const time = element("span", { class: "ix-soft" });
+  const show = () => {
+    figure.place(player.currentTime);
+    time.textContent = `${clock(player.currentTime)} / ${clock(player.duration || chart.duration_s || 0)}`;
+    button.setAttribute("aria-pressed", String(!player.paused));
+    button.setAttribute("aria-label", player.paused ? "Play" : "Pause");
+  };
+  button.addEventListener("click", () => (player.paused ? player.play().catch(() => {}) : player.pause()));
+  for (const name of ["timeupdate", "play", "pause", "loadedmetadata", "ended"]) player.addEventListener(name, show);
+  player.controls = false;
+  figure.before(element("div", { class: "ix-row" }, button, time));
+  show();
+}
+
+// A label is said without leaving the page, so that Back leads where one came from.
+document.getElementById("say").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const token = document.querySelector("meta[name=csrf-token]").content;
+  const id = Number(event.target.elements.id.value);
+  const answer = await fetch(event.target.action, { method: "POST", headers: { "content-type": "application/json", "x-csrftoken": token }, body: JSON.stringify({ id, genre: event.submitter.value || null }) });
+  if (answer.ok) location.reload();
+  else document.getElementById("said").textContent = (await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`;
+});
 
 const similar = document.getElementById("similar");
-const other = new Audio(); // one at a time, beside the page's own player
-document.body.append(other); // so that the player at the foot hears of it
-let playing = null; // the button of the similar track that plays
+const ALIKE = [[0.75, "very much alike"], [0.5, "alike"], [0.25, "a little alike"]]; // from which similarity (centred cosine) on; what is below is not shown
 
-function toggle(button, id) {
-  if (playing === button) {
-    other.pause();
-    return;
+const nameOf = (track) => [track.artist, track.title].filter(Boolean).join(" – ") || track.path.split("/").at(-1);
+
+/** The tracks that are alike, those of one name and length once: [{track, files}]. */
+function merged(tracks) {
+  const found = new Map();
+  for (const track of tracks.filter(({ similarity }) => similarity >= ALIKE.at(-1)[0])) {
+    const key = track.title && track.artist ? `${nameOf(track).toLowerCase()} ${Math.round((track.duration_s ?? 0) / 3)}` : track.id;
+    if (found.has(key)) found.get(key).files += 1;
+    else found.set(key, { track, files: 1 });
   }
-  player?.pause();
-  other.src = similar.dataset.sound + id;
-  other.play().catch(() => { button.textContent = "Cannot play"; });
-  playing?.setAttribute("aria-pressed", "false");
-  playing = button;
-  button.setAttribute("aria-pressed", "true");
+  return [...found.values()];
 }
-other.addEventListener("pause", () => { playing?.setAttribute("aria-pressed", "false"); playing = null; });
-player?.addEventListener("play", () => other.pause());
 
-function row(track) {
-  const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `Play ${track.title || track.path}`, class: "ix-play" });
-  button.addEventListener("click", () => toggle(button, track.id));
-  const name = [track.artist, track.title].filter(Boolean).join(" – ") || track.path.split("/").at(-1);
-  const genre = track.genre ? `${track.decided ? "" : "perhaps "}${track.genre} (${Math.round(100 * track.confidence)} %)` : "";
-  return element("tr", {}, element("td", {}, button), element("td", {}, element("a", { href: similar.dataset.tracks + track.id }, name)),
-    element("td", {}, genre), element("td", { class: "ix-number" }, track.duration_s ? clock(track.duration_s) : ""),
-    element("td", { class: "ix-number", title: "centred cosine of the embeddings" }, track.similarity.toFixed(2)));
+function row({ track, files }, n, all) {
+  const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `Play ${track.title || track.path}`, class: "ix-play", "data-id": track.id });
+  button.addEventListener("click", () => {
+    if (foot.current?.id === track.id) foot.toggle();
+    else foot.play(all.map(({ track: { id, title, artist, path } }) => ({ id, title: title || path.split("/").at(-1), artist })), n);
+  });
+  const genre = track.label ?? (track.genre ? `perhaps ${track.genre}` : "");
+  const [, words] = ALIKE.find(([from]) => track.similarity >= from);
+  const bar = element("meter", { min: 0, max: 1, value: track.similarity, "aria-label": words, title: words });
+  const number = (text) => element("td", { class: "ix-number" }, text);
+  return element("tr", {}, element("td", {}, button),
+    element("td", {}, element("a", { href: similar.dataset.tracks + track.id }, nameOf(track)), files > 1 ? element("span", { class: "ix-soft" }, ` in ${files} files`) : ""),
+    element("td", {}, genre), number(track.bpm ? Math.round(track.bpm) : ""), element("td", {}, track.musical_key ?? ""),
+    number(track.duration_s ? clock(track.duration_s) : ""), element("td", {}, bar));
 }
+
+document.addEventListener("ix-player", () => {
+  for (const button of similar.querySelectorAll(".ix-play")) button.setAttribute("aria-pressed", String(foot.isPlaying && foot.current?.id === Number(button.dataset.id)));
+});
 
 async function fillSimilar(wait_ms = 500) {
   const say = (text) => similar.replaceChildren(element("p", { class: "ix-soft" }, text));
@@ -62,8 +96,10 @@ async function fillSimilar(wait_ms = 500) {
   } else if (!answer.ok) say(found.error ?? "Not known for this track.");
   else if (!found.tracks.length) say("There is nothing else in the library yet.");
   else {
-    const head = element("thead", {}, element("tr", {}, ...["", "track", "genre", "length", "similarity"].map((text) => element("th", { scope: "col" }, text || element("span", { class: "ix-hidden" }, "play")))));
-    similar.replaceChildren(element("div", { class: "ix-scroll" }, element("table", { class: "ix-table" }, head, element("tbody", {}, ...found.tracks.map(row)))));
+    const alike = merged(found.tracks);
+    if (!alike.length) { say("Nothing in the library is much like it."); return; }
+    const head = element("thead", {}, element("tr", {}, ...["", "track", "genre", "BPM", "key", "length", "how alike"].map((text) => element("th", { scope: "col", class: ["BPM", "length"].includes(text) ? "ix-number" : null }, text || element("span", { class: "ix-hidden" }, "play")))));
+    similar.replaceChildren(element("div", { class: "ix-scroll" }, element("table", { class: "ix-table ix-similar" }, head, element("tbody", {}, ...alike.map(row)))));
   }
 }
 fillSimilar().catch(() => similar.replaceChildren(element("p", { class: "ix-soft" }, "Could not be asked just now.")));
