@@ -67,6 +67,15 @@ def test_the_model_must_be_as_sure_as_asked(pages, cli):
     assert "95 %" in page
 
 
+def test_a_long_answer_is_shown_in_part_and_given_whole(pages, cli, monkeypatch):
+    monkeypatch.setattr(canned, "SHOWN_ROWS", 2)
+    change(cli, "UPDATE tags SET bpm = 120")
+    page = pages.get("/library/tempo").text
+    assert "6 tracks, of which 2 are shown" in page
+    assert len(tracks_in(page)) == 2
+    assert len(pages.get("/library/tempo.json?_shape=array&genre=&from_bpm=60&to_bpm=200").json()) == 6
+
+
 def test_a_tempo_has_a_span_from_the_start(pages, cli):
     change(cli, "UPDATE tags SET bpm = 100 + file_id")
     page = pages.get("/library/tempo").text

@@ -25,6 +25,9 @@ from indexer.wording import duration
 
 QUESTIONS: dict[str, dict[str, Any]] = metadata(Path("library.db"))["databases"]["library"]["queries"]
 
+MAX_ROWS = 1000  # the LIMIT of the questions
+SHOWN_ROWS = 200  # on the page; the playlist and the data hold all
+
 # The heads of columns that do not say by themselves what they are.
 HEADS = {
     "label": "genre",
@@ -143,7 +146,8 @@ async def question_page(request: Any, datasette: Any) -> Any:
                 for column in shown_columns
             ],
             "is_of_tracks": is_of_tracks,
-            "rows": [row_of(row, shown_columns) for row in found],
+            "count": len(found),
+            "rows": [row_of(row, shown_columns) for row in found[:SHOWN_ROWS]],
             "is_more": truncated or len(found) == MAX_ROWS,
             "labels": await ask(datasette, labels_in_use) or [],
             "values": f"?{urlencode(values)}" if values else "",
@@ -155,5 +159,4 @@ async def question_page(request: Any, datasette: Any) -> Any:
     return shown
 
 
-MAX_ROWS = 1000  # the LIMIT of the questions
 ROUTES = [(rf"/(?P<database>[^/]+)/(?P<question>{'|'.join(QUESTIONS)})$", question_page)]

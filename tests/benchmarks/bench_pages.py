@@ -132,6 +132,7 @@ def main(tracks: int, requests: int) -> None:
             "track page": [f"/library/tracks/{n}" for n in some],
             "similar tracks": [f"/-/similar/{n}.json" for n in some],
             "review, next 20": [f"/-/review.json?skip={n}" for n in some],
+            "a question": ["/library/by_genre?genre=house&min_confidence=0"] * requests,
             "classify page": ["/-/classify"] * requests,
             "map page": ["/-/map"] * requests,
             "map data": ["/-/map.bin"] * requests,
