@@ -834,7 +834,7 @@ def test_a_scan_says_what_held_it_up(cli, music_folder, monkeypatch, slow):
     encode, decode = RhythmEncoder.encode, Worker.decode
 
     def slow_encode(self, units):  # called once for several files, beside which reading goes on
-        time.sleep(2.0)
+        time.sleep(1.0)
         return encode(self, units)
 
     def slow_decode(self, path, **kwargs):
