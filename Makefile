@@ -1,5 +1,5 @@
 # What one runs while working on indexer. `make` alone checks and tests.
-.PHONY: all check format test test-fast bench docs audit
+.PHONY: all check format test test-fast bench docs screenshots audit
 
 all: check test
 
@@ -30,3 +30,6 @@ audit:  ## known holes in what is installed, and in the lowest versions that pyp
 
 docs:  ## the generated parts of docs/
 	python -m tests.generate_docs
+
+screenshots:  ## the pictures of the pages in docs/pages/
+	python -m tests.make_screenshots

@@ -35,13 +35,13 @@ class Kind:
 
 
 KINDS = (
-    Kind("musicnn", "ISC", True, 86, "100 tags, what is alike", ("musicnn",)),
-    Kind("rhythm", "no weights", True, 817, "which beats are alike", ("rhythm",)),
+    Kind("musicnn", "ISC", True, 125, "100 tags, what is alike", ("musicnn",)),
+    Kind("rhythm", "no weights", True, 822, "which beats are alike", ("rhythm",)),
     Kind(
         "M2D with AudioSet",
         "NTT's",
         False,
-        105,
+        122,
         "a first guess of genres",
         ("m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d"),
     ),
@@ -49,7 +49,7 @@ KINDS = (
         "M2D",
         "NTT's",
         False,
-        105,
+        122,
         "what is alike",
         (
             "m2d_vit_base-80x608p16x16-221006-mr7_enconly",

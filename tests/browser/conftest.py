@@ -10,21 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.chromium import CHROMIUM, QUIET
 from tests.helpers.cli import Cli
 from tests.helpers.synth import write_audio
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-    "--mute-audio",
-]
 
 
 @pytest.fixture(scope="module")
