@@ -6,21 +6,16 @@ fail half the time.
 """
 
 import sqlite3
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
-from indexer.library.readonly import is_damage
+from indexer.library.readonly import SCHEMA, is_damage
 
 
 def schema_files() -> list[tuple[str, str]]:
     """(name, SQL) of every migration in order; ``001_initial`` is the first."""
-    folder = resources.files("indexer.schema")
-    found = [
-        (f.name.removesuffix(".sql"), f) for f in folder.iterdir() if f.name[:1].isdigit() and f.name.endswith(".sql")
-    ]
-    return [(name, f.read_text(encoding="utf-8")) for name, f in sorted(found, key=lambda item: item[0])]
+    return [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(SCHEMA.glob("[0-9]*.sql"))]
 
 
 def migrate(db: Any, path: Path) -> None:

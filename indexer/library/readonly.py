@@ -11,12 +11,12 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
 from indexer.errors import LockedError, StoreError
 
+SCHEMA = Path(__file__).parents[1] / "schema"  # importlib.resources would take 3 ms of each command
 # For signatures outside indexer.library and indexer.web, which alone import sqlite3.
 Connection = sqlite3.Connection
 Row = sqlite3.Row
@@ -107,8 +107,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
 
 @functools.cache
 def _newest_migration() -> str:
-    names = (file.name for file in resources.files("indexer.schema").iterdir() if file.name[:1].isdigit())
-    return max(names).removesuffix(".sql")
+    return max(path.stem for path in SCHEMA.glob("[0-9]*.sql"))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
