@@ -259,3 +259,16 @@ def test_the_process_ends_with_the_server(unlabelled, do, how):
     assert json.loads(out.splitlines()[-1]) == {"state": "cancelled"}
     process.stdout.close()
     process.stderr.close()
+
+
+def test_without_a_head_the_usual_genres_have_their_colours(unlabelled):
+    cli, music = unlabelled
+    cli("correct", music / "artist 0" / "ambient 0.flac", "ambient")
+
+    async def work(ask, _datasette):
+        return [(await ask(path)).text for path in ("/", "/-/tracks")] + [(await ask("/-/map.bin")).content]
+
+    overview, tracks, points = with_server(cli, work)
+    assert "ix-g0" in overview
+    assert "ix-g0" in tracks
+    assert json.loads(points.partition(b"\n")[0])["labels"][0] == "ambient"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from datasette.utils.asgi import Response
 
+from indexer.library.store import DEFAULT_LABELS
 from indexer.library.whose_word import LABEL, SAID, USERS_TAG
 from indexer.web.context import ask, number, page, rows, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY
@@ -49,7 +50,7 @@ def points(conn: Any, at_most: int | None = None) -> tuple[list[str], Iterable[A
     """
     head = conn.execute("SELECT id, labels FROM heads WHERE in_use = 1").fetchone()
     encoder = conn.execute(_ENCODER).fetchone()
-    labels = json.loads(head["labels"]) if head else []
+    labels = json.loads(head["labels"]) if head else list(DEFAULT_LABELS)
     if encoder is None:
         return labels, []
     step = 1

@@ -10,6 +10,7 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.library.states import SHOWN_STATE, TRUNCATED
+from indexer.library.store import DEFAULT_LABELS
 from indexer.library.summary import LAST_SCAN, as_it_ended, not_written
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
@@ -76,12 +77,13 @@ async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
 async def figures(datasette: Any) -> dict[str, Any]:
     """Counts and lists of the library.
 
-    ``genres``: {genre, colour, decided, undecided}, the commonest first; ``colour`` is the place of the head's label,
+    ``genres``: {genre, colour, decided, undecided}, the commonest first; ``colour`` is the place of the label,
     None for a genre of the user's own. ``without``: recordings that nobody, no tag and no head gives a genre.
     """
     counts = await counts_of(datasette)
     head = await rows(datasette, "SELECT name, labels, threshold FROM heads WHERE in_use = 1")
     labels = json.loads(head[0]["labels"]) if head else []
+    colours = labels or list(DEFAULT_LABELS)  # those of the genres that the program begins with
     counted = {row["genre"]: row for row in counts["genres"]}
     others = [genre for genre in counted if genre not in labels]
     states = {row["shown"]: row["n"] for row in counts["states"]}
@@ -96,12 +98,12 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "hours": round(totals["hours"] or 0, 1),
         "artists": totals["artists"],
         "head": head[0]["name"] if head else None,
-        "labels": labels,
+        "labels": colours,
         "genres": sorted(
             (
                 {
                     "genre": genre,
-                    "colour": labels.index(genre) if genre in labels else None,
+                    "colour": colours.index(genre) if genre in colours else None,
                     "decided": counted[genre]["decided"] if genre in counted else 0,
                     "undecided": counted[genre]["recordings"] - counted[genre]["decided"] if genre in counted else 0,
                 }

@@ -19,6 +19,7 @@ from indexer.learn import corrections
 from indexer.library import browse
 from indexer.library.browse import Catalogue, Found, Wanted
 from indexer.library.registered import labels_in_use
+from indexer.library.store import DEFAULT_LABELS
 from indexer.web import playlist
 from indexer.web.context import ask, number, page, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY
@@ -317,7 +318,7 @@ class _Browsed:
     number: int  # from 1
     pages: int
     tracks: list[dict[str, Any]]
-    labels: list[str]  # of the head in use: they give the colours
+    labels: list[str]  # of the head in use, else the usual ones: they give the colours
     has: dict[str, bool]  # whether any track of the library has a tempo, a key, a genre by a model
 
 
@@ -329,7 +330,7 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
 
     def find(conn: Any) -> _Browsed:
         catalogue = catalogue_of(conn, settings.db)
-        labels = labels_in_use(conn) or []
+        labels = labels_in_use(conn) or list(DEFAULT_LABELS)
         found = catalogue.find(conn, wanted)
         pages = max(1, -(-len(found.ids) // PAGE_TRACKS))
         at = min(asked, pages)
