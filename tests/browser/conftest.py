@@ -93,34 +93,47 @@ def shared(tmp_path_factory, tracks, rhythm_head):
 
 
 @pytest.fixture
-def own(tmp_path, tracks, rhythm_head):
+def windows():
+    """The browser's windows of one test: closed before a server of its own ends, of which they may still ask."""
+    return []
+
+
+def close(windows):
+    while windows:
+        windows.pop().close()
+
+
+@pytest.fixture
+def own(tmp_path, tracks, rhythm_head, windows):
     """For tests that change something: no recording in it has a decided genre."""
     made = serve(library(tracks, tmp_path, rhythm_head, INDEXER_MIN_CONFIDENCE="1"))
     yield made
+    close(windows)
     made.process.terminate()
     made.process.communicate(timeout=20)
 
 
 @pytest.fixture
-def fresh(unlabelled):
+def fresh(unlabelled, windows):
     """A library without labels, tags and head; no encoder that needs torch."""
     made = serve(unlabelled[0])
     yield made
+    close(windows)
     made.process.terminate()
     made.process.communicate(timeout=20)
 
 
 @pytest.fixture
-def tab(chromium):
+def tab(chromium, windows):
     """Opens a page in a browser of its own; fails afterwards when a script failed or another host was asked."""
-    contexts, wrong = [], []
+    wrong = []
 
     def open_tab(served, path, *, width=1280, scheme="light", fails=False):
         """``fails``: the page itself is the answer to a mistake, which the console tells."""
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600
         )
-        contexts.append(context)
+        windows.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
@@ -143,6 +156,5 @@ def tab(chromium):
         return page
 
     yield open_tab
-    for context in contexts:
-        context.close()
+    close(windows)
     assert wrong == []
