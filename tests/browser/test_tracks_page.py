@@ -188,12 +188,13 @@ def test_it_reads_filters_and_sorts_without_javascript(chromium, shared):
     page.goto(shared.url + "/-/tracks")
     page.get_by_role("searchbox").fill("flac")
     page.get_by_role("button", name="Search").click()
+    page.wait_for_url("**/-/tracks?q=flac", wait_until="load")
     assert page.locator(ROWS).count() == 1
     page.get_by_role("link", name="Title").click()
-    assert page.url.endswith("?q=flac&sort=title")
+    page.wait_for_url("**/-/tracks?q=flac&sort=title", wait_until="load")
     page.locator(".ix-play").first.wait_for(state="hidden")
     page.get_by_role("link", name="flac track").click()
-    assert page.url.endswith(f"/library/tracks/{id_of(shared.cli, 'flac track.flac')}")
+    page.wait_for_url(f"**/library/tracks/{id_of(shared.cli, 'flac track.flac')}")
     context.close()
 
 
