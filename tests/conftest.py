@@ -15,6 +15,7 @@ from indexer.upkeep.demo import Track, write_track
 from tests.helpers import checkpoints, labelled
 from tests.helpers.cli import FIXTURES, LABELS, Cli
 from tests.helpers.libraries import adopt
+from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here or in a child: workers fill the cores
@@ -139,6 +140,12 @@ def scanned_music(quick_cli: Cli, music_folder: Path, music_template: Path, scan
     """The six recordings, as a scan of ``quick_cli`` that writes no tags leaves them."""
     adopt(quick_cli, music_folder, state=scanned_template, scanned=music_template)
     return music_folder
+
+
+@pytest.fixture
+def pages(quick_cli: Cli, scanned_music: Path) -> Pages:
+    """The pages of that library."""
+    return Pages(quick_cli.db)
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ def cli(quick_cli):
     return quick_cli
 
 
-@pytest.fixture
-def pages(cli, scanned_music):
-    return Pages(cli.db)
-
-
 def change(cli, sql, *values):
     with closing(sqlite3.connect(cli.db)) as conn:
         conn.execute(sql, values)

@@ -58,11 +58,6 @@ def cli(quick_cli):
     return quick_cli
 
 
-@pytest.fixture
-def pages(cli, scanned_music):
-    return Pages(cli.db)
-
-
 def test_every_recording_is_a_point_unless_it_is_missing(pages, cli, music_folder):
     shutil.copy(music_folder / "mp3.mp3", music_folder / "copy.mp3")
     cli("scan", music_folder, "--no-tags")

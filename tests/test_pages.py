@@ -22,11 +22,6 @@ def cli(quick_cli):
     return quick_cli
 
 
-@pytest.fixture
-def pages(cli, scanned_music):
-    return Pages(cli.db)
-
-
 def test_the_home_page_tells_what_there_is(pages, cli, music_folder):
     (music_folder / "broken.mp3").write_bytes(b"no music at all" * 100)
     cli("scan", music_folder, "--no-tags", code=1)

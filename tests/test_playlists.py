@@ -18,11 +18,6 @@ def cli(quick_cli):
     return quick_cli
 
 
-@pytest.fixture
-def pages(cli, scanned_music):
-    return Pages(cli.db)
-
-
 def paths(answer):
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("audio/x-mpegurl")

@@ -41,6 +41,10 @@ class Served:
     cli: Cli
     process: subprocess.Popen
 
+    def end(self):
+        self.process.terminate()
+        self.process.communicate(timeout=20)
+
 
 def serve(cli):
     """`indexer serve` as a process of its own."""
@@ -88,8 +92,7 @@ def shared(tmp_path_factory, tracks, rhythm_head):
     """For tests that only look."""
     made = serve(library(tracks, tmp_path_factory.mktemp("served"), rhythm_head))
     yield made
-    made.process.terminate()
-    made.process.communicate(timeout=20)
+    made.end()
 
 
 @pytest.fixture
@@ -109,8 +112,7 @@ def own(tmp_path, tracks, rhythm_head, windows):
     made = serve(library(tracks, tmp_path, rhythm_head, INDEXER_MIN_CONFIDENCE="1"))
     yield made
     close(windows)
-    made.process.terminate()
-    made.process.communicate(timeout=20)
+    made.end()
 
 
 @pytest.fixture
@@ -119,8 +121,7 @@ def fresh(unlabelled, windows):
     made = serve(unlabelled[0])
     yield made
     close(windows)
-    made.process.terminate()
-    made.process.communicate(timeout=20)
+    made.end()
 
 
 @pytest.fixture
