@@ -58,7 +58,10 @@ class Session:
         self.type(line)
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Press Ctrl-C once the process waits: between a question and its read, Python would only note the signal."""
+        deadline = time.monotonic() + 5
+        while self._runs() and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.write(self._master, b"\x03")
 
     def end(self) -> int:
@@ -67,6 +70,14 @@ class Session:
         while self._read(deadline):
             pass
         return self._process.wait(DEADLINE_S)
+
+    def _runs(self) -> bool:
+        """Whether the process's main thread is on a processor or asks for one (Linux; elsewhere it is not known)."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "R"
 
     def _read(self, deadline: float) -> bool:
         """Read what is printed next; False once nobody prints any more."""
