@@ -8,6 +8,8 @@ import os
 
 from indexer.wording import escaped, printable
 
+READ_ONLY = "read-only"  # how the reason of a ReadOnlyError begins
+
 
 class IndexerError(Exception):
     """Shown to the user as one line: what happened and what to do."""
@@ -102,4 +104,4 @@ class WriteRefusedError(FileError):
 
 
 class ReadOnlyError(WriteRefusedError):
-    """The file, its folder or its drive cannot be written now; the next scan tries again."""
+    """The file, its folder or its drive cannot be written now; the next scan tries again. See READ_ONLY."""

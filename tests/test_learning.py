@@ -219,7 +219,11 @@ def test_a_folder_is_corrected_at_once_and_undoing_all_keeps_what_a_person_said(
     assert {entry["tag_genre"] for entry in found["files"]} == {"Drum and Bass"}
     assert said <= set(cli.json("tags", "undo", "--all", "--corrections", "--dry-run")["files"])
     assert said.isdisjoint(cli.json("tags", "undo", "--all", "--dry-run")["files"])
-    assert said.isdisjoint(cli.json("tags", "undo", "--all")["restored"])
+    keep = f"{len(said)} files keep the genre that you gave; `--corrections` undoes them, too"
+    assert keep in cli("tags", "undo", "--all", "--dry-run").stdout
+    assert said.isdisjoint(cli.json("tags", "undo", "--all", "--yes")["restored"])
+    assert cli.json("tags", "undo", "--all", "--yes")["kept"] == len(said)
+    assert keep in cli("tags", "undo", "--all", "--yes").stdout
     assert said <= set(cli.json("tags", "undo", "--all", "--corrections")["restored"])
     (folder / "empty").mkdir()
     assert "the library does not hold it" in cli("correct", folder / "empty", "DnB", code=2).stderr
@@ -350,9 +354,31 @@ def test_train_applied_classifies_everything_and_writes_the_genres(two_genres):
     assert printed.splitlines()[-1].startswith("13 recordings classified with ")  # and no scan
 
 
+def test_what_an_interrupted_application_left_undone_is_counted_until_it_is_written(two_genres, monkeypatch):
+    cli, folder = two_genres
+    make(folder / "new.flac", "ambient", 99, labelled=False)
+    cli("scan", folder, "--no-tags")
+
+    def interrupted(*_args, **_how):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("indexer.cli.scan.scanned", interrupted)
+        ended = cli("train", "--labels", "tags", "--apply", code=130)
+    assert "the new head is in use; `indexer scan` goes on from here" in ended.stderr
+    assert cli.json("status")["not_written"] == 1
+    assert "1 decided genre is not in the files yet: `indexer scan` or `indexer tags apply`" in cli("status").stdout
+    assert cli.json("relabel")["not_written"] == 1
+    assert "next: `indexer scan --dry-run` lists the 1 genre to be written into files" in cli("relabel").stdout
+    assert cli.json("scan", "--dry-run")["tag_writes"] == 1
+    assert cli.json("scan")["tags_written"] == 1
+    assert cli.json("status")["not_written"] == 0
+    assert "next: `indexer serve --open` shows the result" in cli("relabel").stdout
+
+
 def test_train_and_relabel_say_what_comes_next_and_why_nothing_is_decided(labelled):
     assert "next: `indexer relabel`" in labelled("train").stdout
-    assert "next: `indexer scan --dry-run`" in labelled("relabel").stdout
+    assert "next: `indexer serve --open`" in labelled("relabel").stdout  # each file has a genre of its user's
     printed = labelled("relabel", env={"INDEXER_MIN_CONFIDENCE": "1"}).stdout
     assert "nothing is decided: the surest is" in printed
     assert "next:" not in printed

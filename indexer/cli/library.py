@@ -115,7 +115,7 @@ def status(settings: Settings, as_json: bool) -> None:
     from indexer.library.summary import status as look
     from indexer.watch.status import read_status
 
-    found = {**look(settings.db), "watch": read_status(settings.db)}
+    found = {**look(settings), "watch": read_status(settings.db)}
     show(found, text.status_text, as_json=as_json)
 
 

@@ -99,12 +99,18 @@ def apply_head(settings: Settings, *, verbosity: int, as_json: bool) -> tuple[di
 
     ``scan`` is None where nothing is to be written.
     """
-    found = relabelled(settings, as_json=as_json)
-    if settings.write_tags == "off" or found["undecided"] == found["classified"]:
-        return {"relabel": found, "scan": None}, int(bool(found["damaged"]))
-    result = scanned(settings, (), verbosity=verbosity)
+    try:
+        found = relabelled(settings, as_json=as_json)
+        if settings.write_tags == "off" or found["undecided"] == found["classified"]:
+            return {"relabel": found, "scan": None}, int(bool(found["damaged"]))
+        result = scanned(settings, (), verbosity=verbosity)
+    except KeyboardInterrupt:
+        note(text.APPLY_GOES_ON)
+        raise
     if not as_json:
         show(result.to_json(), lambda found: text.scan_text(found, verbose=verbosity > 0), as_json=False)
+    if result.interrupted:
+        note(text.APPLY_GOES_ON)
     return {"relabel": found, "scan": result.to_json()}, result.exit_code or int(bool(found["damaged"]))
 
 
@@ -173,7 +179,7 @@ def relabel(settings: Settings, as_json: bool) -> None:
     if as_json:
         show(found, str, as_json=True)
     elif found["undecided"] < found["classified"]:
-        say(text.NEXT_WRITE)
+        say(text.next_after_relabel(found["not_written"]))
     sys.exit(1 if found["damaged"] else 0)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option
 from indexer.cli.output import note, show
@@ -64,9 +63,9 @@ def tags_undo(
     if not files and (dry_run or asks):
         found = to_undo(settings, run_id=run_id, since=since, corrections=corrections or not everything)
         if dry_run:
-            show({"dry_run": True, "files": found}, lambda plan: "\n".join(plan["files"]), as_json=as_json)
+            show({"dry_run": True, **found}, text.undo_plan_text, as_json=as_json)
             return
-        if not click.confirm(f"Put back the former genre in {wording.count(len(found), 'file')}?", err=True):
+        if not click.confirm(text.undo_question(found), err=True):
             note("nothing was undone")
             return
     done = undo_files(

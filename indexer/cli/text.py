@@ -10,11 +10,8 @@ _LEFT_OUT = {
     "ignored": "by the setting ignore",
     "link": "links (none is followed: name the folder that they lead to)",
 }
-NOT_WRITTEN = (
-    "{} {} not in the files yet (read-only, or a full disk): `indexer tags apply`, or the next scan, writes them"
-)
 NEXT_RELABEL = "next: `indexer relabel` classifies everything with it (`train --apply` does that, and writes the tags)"
-NEXT_WRITE = "next: `indexer scan --dry-run` lists the genres that would be written, `indexer scan` writes them"
+APPLY_GOES_ON = "the new head is in use; `indexer scan` goes on from here"
 _INTO_FILES = {
     "off": "",
     "fill": ", and write the decided genres into files that have none",
@@ -46,12 +43,46 @@ def undo_text(done: dict[str, Any]) -> str:
     return (
         f"{len(done['restored']):,} restored, {len(done['nothing']):,} held nothing of ours,"
         f" {len(done['refused']):,} left alone"
+    ) + (f"\n{_kept_text(done['kept'])}" if done["kept"] else "")
+
+
+def undo_plan_text(found: dict[str, Any]) -> str:
+    """The files in which `indexer tags undo --dry-run` would undo our writes, and how many it would keep."""
+    return "\n".join([*found["files"], *([_kept_text(found["kept"])] if found["kept"] else [])])
+
+
+def undo_question(found: dict[str, Any]) -> str:
+    """What `indexer tags undo --all` asks."""
+    keeps = f" ({_kept_text(found['kept'])})" if found["kept"] else ""
+    return f"Put back the former genre in {count(len(found['files']), 'file')}?{keeps}"
+
+
+def _kept_text(files: int) -> str:
+    keep, them = ("keeps", "it") if files == 1 else ("keep", "them")
+    return f"{count(files, 'file')} {keep} the genre that you gave; `--corrections` undoes {them}, too"
+
+
+def not_written_text(files: int) -> str:
+    """That decided genres are not in so many files yet, and the command that writes them."""
+    return (
+        f"{count(files, 'decided genre')} {'is' if files == 1 else 'are'} not in the files yet: `indexer scan` or"
+        f" `indexer tags apply` writes {'it' if files == 1 else 'them'} (into read-only files once they can be written)"
     )
 
 
 def apply_question(write_tags: str) -> str:
     """What `indexer train` asks on a terminal, under a setting of ``write_tags``."""
     return f"Classify the library with it now{_INTO_FILES[write_tags]}?"
+
+
+def next_after_relabel(not_written: int) -> str:
+    """What `indexer relabel` says to do next, where something is decided."""
+    if not not_written:
+        return "next: `indexer serve --open` shows the result"
+    return (
+        f"next: `indexer scan --dry-run` lists the {count(not_written, 'genre')} to be written into files,"
+        " `indexer scan` writes them"
+    )
 
 
 def relabel_text(found: dict[str, Any]) -> str:
@@ -94,9 +125,7 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
     if r["left_alone"]:
         lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
     if r["not_written"]:
-        lines.append(
-            NOT_WRITTEN.format(count(r["not_written"], "decided genre"), "is" if r["not_written"] == 1 else "are")
-        )
+        lines.append(not_written_text(r["not_written"]))
     if r["left_out"]:
         lines.append(f"left out: {', '.join(f'{n:,} {_LEFT_OUT[why]}' for why, n in r['left_out'].items())}")
     bad = [f"{r[key]:,} {key}" for key in ("unreadable", "unsupported", "truncated", "missing") if r[key]]
@@ -249,8 +278,8 @@ def status_text(s: dict[str, Any]) -> str:
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {count(s['tags_written'], 'file')} with a genre of ours")
-    if n := s["not_written"]:
-        lines.append("  " + NOT_WRITTEN.format(count(n, "decided genre"), "is" if n == 1 else "are"))
+    if s["not_written"]:
+        lines.append("  " + not_written_text(s["not_written"]))
     lines += [
         f"  {f['files']:5,} x {f['reason']}" + (f", such as {f['example']}" if f["files"] > 1 else f": {f['example']}")
         for f in (*s["left_alone"], *s["failures"])

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from indexer.config import Settings
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
 from indexer.library.states import SHOWN_STATE, TRUNCATED
+from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS
 
-LAST_SCAN = "SELECT summary FROM runs WHERE command = 'scan' AND state = 'done' ORDER BY id DESC LIMIT 1"
 MAX_KINDS = 20  # of reasons, listed
 _REASONS = "SELECT reason, count(*) AS files, min(path_text) AS path FROM files"
 # The recordings that some file holds: one that is there, or that is on a drive that is away. What remains of a file
@@ -27,12 +28,14 @@ _HELD = (
 )
 
 
-def status(db: Path) -> dict[str, Any]:
+def status(settings: Settings) -> dict[str, Any]:
     """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason.
 
-    ``tags_written``: files that carry a genre of ours. ``failures``: files that could not be read, and ``left_alone``:
+    ``tags_written``: files that carry a genre of ours; ``not_written``: that a decided genre is still to go into.
+    ``failures``: files that could not be read, and ``left_alone``:
     readable files into which no genre is written, by the kind of reason: {reason, files, example}.
     """
+    db = settings.db
     conn = open_readonly(db)
 
     def rows(sql: str, *values: str) -> list[dict[str, Any]]:
@@ -82,7 +85,7 @@ def status(db: Path) -> dict[str, Any]:
         ),
         "genres": rows(GENRE_COUNTS),
         "tags_written": _count(one("SELECT count(*) AS n FROM tags WHERE indexer_genre IS NOT NULL")),
-        "not_written": not_written(rows(LAST_SCAN)),
+        "not_written": count_unwritten(conn, settings),
         "failures": _by_kind(
             rows(f"{_REASONS} WHERE state IN ('unreadable', 'unsupported', 'deferred') GROUP BY reason ORDER BY path")
         ),
@@ -93,11 +96,6 @@ def status(db: Path) -> dict[str, Any]:
     }
     conn.close()
     return found
-
-
-def not_written(last_scan: list[dict[str, Any]]) -> int:
-    """How many decided genres the last scan could not write into the files; ``last_scan``: the rows of LAST_SCAN."""
-    return int(json.loads(last_scan[0]["summary"]).get("not_written", 0)) if last_scan else 0
 
 
 def _by_kind(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:

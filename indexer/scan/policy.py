@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from indexer.config import Settings
+from indexer.errors import READ_ONLY
 from indexer.files.audio.identity import Stat
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
-from indexer.files.tags.write import READ_ONLY
 from indexer.heads.head import Head
 from indexer.library.store import parse_stat
 

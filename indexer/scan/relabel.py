@@ -10,6 +10,7 @@ from indexer.errors import ModelError
 from indexer.heads.decide import NOT_ELECTRONIC, UNLIKE
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
+from indexer.library.unwritten import count_unwritten
 from indexer.models.choice import choose_and_register, without_genres
 from indexer.scan.classify import classify_recording
 from indexer.scan.genre_labels import update_genre_labels
@@ -23,9 +24,10 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
 
     ``on_classified`` is called now and then with how many are done.
 
-    Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, elapsed_s}. ``unlike``:
-    recordings unlike everything the head learned from; ``not_electronic``: that do not sound electronic. ``surest``:
-    the highest confidence of the others, 0 to 1.
+    Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, not_written, elapsed_s}.
+    ``unlike``: recordings unlike everything the head learned from; ``not_electronic``: that do not sound electronic.
+    ``surest``: the highest confidence of the others, 0 to 1. ``not_written``: files that a decided genre is still to go
+    into.
     """
     started = time.monotonic()
     with library_lock(settings.db), Store(settings.db) as store:
@@ -52,6 +54,7 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
                         damaged += 1
             on_classified(classified)
         update_genre_labels(store, settings)
+        not_written = count_unwritten(store.connection, settings)
     return {
         "head": head.name,
         "threshold": threshold,
@@ -61,5 +64,6 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
         "not_electronic": not_electronic,
         "surest": round(surest, 4),
         "damaged": damaged,
+        "not_written": not_written,
         "elapsed_s": round(time.monotonic() - started, 3),
     }

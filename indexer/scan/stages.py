@@ -16,14 +16,22 @@ from typing import Any, TypeVar
 
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
-from indexer.errors import DeferredError, FileError, ModelError, ReaderDiedError, ReadOnlyError, WriteRefusedError
+from indexer.errors import (
+    READ_ONLY,
+    DeferredError,
+    FileError,
+    ModelError,
+    ReaderDiedError,
+    ReadOnlyError,
+    WriteRefusedError,
+)
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
 from indexer.files.links import is_file, look
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import READ_ONLY, Prepared, discard, edit_to_json, read_only, remove_copies
+from indexer.files.tags.write import Prepared, discard, edit_to_json, read_only, remove_copies
 from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model

@@ -30,32 +30,46 @@ def undo_files(
 ) -> dict[str, Any]:
     """Undo our writes in the named files, in those of one run, in those since a time, or (nothing given) in all files.
 
-    corrections: with all files, also the genres that a person gave. Returns {restored, nothing, refused}. Named files
-    need no library: the fields in the files are enough. Raises ConfigError for a time that cannot be read, and as
-    ``resolve_named`` does.
+    corrections: with all files, also the genres that a person gave. Returns {restored, nothing, refused, kept}; kept:
+    how many files keep such a genre. Named files need no library: the fields in the files are enough. Raises
+    ConfigError for a time that cannot be read, and as ``resolve_named`` does.
     """
     named = resolve_named(files, settings.roots, known_roots(settings.db))
     if not settings.db.exists() and named:
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "library.db") as store:
-            return asdict(undo(store, named, Limits.of(settings), force=force, preserve_mtime=settings.preserve_mtime))
+            return _undone(settings, store, named, 0, force=force)
     with library_lock(settings.db), Store(settings.db) as store:
         settle_open_writes(store)
-        targets = named or _written(store, run_id, since, corrections=corrections)
-        return asdict(undo(store, targets, Limits.of(settings), force=force, preserve_mtime=settings.preserve_mtime))
+        targets, kept = (named, 0) if named else _written(store, run_id, since, corrections=corrections)
+        return _undone(settings, store, targets, kept, force=force)
+
+
+def _undone(
+    settings: Settings, store: Store, targets: Sequence[FileRow | bytes], kept: int, *, force: bool
+) -> dict[str, Any]:
+    done = undo(store, targets, Limits.of(settings), force=force, preserve_mtime=settings.preserve_mtime)
+    return {**asdict(done), "kept": kept}
 
 
 def to_undo(
     settings: Settings, *, run_id: int | None = None, since: str | None = None, corrections: bool = True
-) -> list[str]:
-    """The files in which ``undo_files`` would undo our writes, as far as the library knows."""
+) -> dict[str, Any]:
+    """What ``undo_files`` would do, as far as the library knows: {files, kept}."""
     with library_lock(settings.db), Store(settings.db) as store:
-        return [printable(row.path) for row in _written(store, run_id, since, corrections=corrections)]
+        targets, kept = _written(store, run_id, since, corrections=corrections)
+        return {"files": [printable(row.path) for row in targets], "kept": kept}
 
 
-def _written(store: Store, run_id: int | None, since: str | None, *, corrections: bool) -> Sequence[FileRow]:
-    return store.written_files(
-        run_id=run_id, since=_utc(since) if since else None, without_model=None if corrections else CORRECTION
-    )
+def _written(
+    store: Store, run_id: int | None, since: str | None, *, corrections: bool
+) -> tuple[Sequence[FileRow], int]:
+    """The files with a genre of ours, and how many others keep the genre that a person gave."""
+    since = _utc(since) if since else None
+    found = store.written_files(run_id=run_id, since=since)
+    if corrections:
+        return found, 0
+    targets = store.written_files(run_id=run_id, since=since, without_model=CORRECTION)
+    return targets, len(found) - len(targets)
 
 
 def _utc(text: str) -> str:

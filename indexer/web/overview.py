@@ -11,10 +11,11 @@ from datasette.utils.asgi import Response
 
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.store import DEFAULT_LABELS
-from indexer.library.summary import LAST_SCAN, as_it_ended, not_written
+from indexer.library.summary import as_it_ended
+from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status
-from indexer.web.context import page, rows, settings_of
+from indexer.web.context import ask, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
 from indexer.web.kept import Kept
 from indexer.web.names import track_name
@@ -55,8 +56,12 @@ _COUNTS = {
 
 
 async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
-    """Rows of {genres, totals, states, truncated}."""
-    return {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
+    """Rows of {genres, totals, states, truncated, unwritten}."""
+    found = {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
+    settings = settings_of(datasette)
+    assert settings is not None
+    unwritten = await ask(datasette, lambda conn: count_unwritten(conn, settings))
+    return {**found, "unwritten": [{"n": unwritten}]}
 
 
 async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
@@ -116,7 +121,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "decided": decided,
         "undecided": undecided,
         "without": undecided if head else max(0, totals["recordings"] - decided),
-        "not_written": not_written(await rows(datasette, LAST_SCAN)),
+        "not_written": counts["unwritten"][0]["n"],
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
         "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),
         "looked_at": LOOKED_AT,

@@ -305,7 +305,7 @@ def status(_music: Path, settings: Settings, files: int) -> Result:
     found = []
     for _ in range(rounds(files)):
         started = time.perf_counter()
-        assert summary.status(settings.db)["files"] == {"ready": files}
+        assert summary.status(settings)["files"] == {"ready": files}
         found.append(time.perf_counter() - started)
     return {"status": statistics.median(found)}
 

@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from indexer.errors import DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
+from indexer.errors import READ_ONLY, DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.exchange import exchange
 from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
@@ -58,7 +58,6 @@ COPY_BLOCK = 4 << 20
 SYNC_EVERY = 64 << 20
 MARGIN = 1 << 20  # free bytes required beyond one copy
 FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
-READ_ONLY = "read-only"  # how the reason of a ReadOnlyError begins
 CHANGED = "changed while its tag was written"
 COPY_CHANGED = "its edited copy was changed by another program"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
