@@ -121,6 +121,11 @@ class Settings:
         'genre tag or folder name that means a label when training, such as "Deep House" = "house"',
         default_factory=dict,
     )
+    dj_map: Mapping[str, str] = _doc(
+        'folder here = the same folder as the DJ programs\' machine sees it, such as "/mnt/music" = "D:/Music"; see'
+        " docs/dj.md",
+        default_factory=dict,
+    )
     ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
     settle_s: float = _doc("watch: seconds that a file must have been left alone before it is read", default=2.0)
     scan_interval_s: float = _doc("watch: seconds from one scan of all roots to the next", default=3600.0)

@@ -26,3 +26,8 @@ def _escape(character: str) -> str:
 def printable(path: bytes) -> str:
     """A path for people."""
     return escaped(path.decode("utf-8", "surrogateescape"))
+
+
+def artist_and_title(artist: str | None, title: str | None) -> str:
+    """Both on one line; empty when neither is known."""
+    return escaped(" - ".join(filter(None, (artist, title))))

@@ -31,6 +31,7 @@ TOWER = (
     "models",
     "heads",
     "encoders",
+    "exchange",
     "library",
     "files",
 )

@@ -4,6 +4,8 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -124,3 +126,35 @@ def test_a_query_longer_than_a_page_is_a_playlist_whole(pages, cli, monkeypatch)
     ):
         assert len(paths(answer)) == 3
         assert answer.content.endswith(b"\n# only the first 3 tracks; there are more\n")
+
+
+def locations(answer):
+    """The paths of the tracks of an XML playlist, in its order."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("application/xml")
+    document = ET.fromstring(answer.content)
+    by_id = {track.get("TrackID"): track.get("Location") for track in document.find("COLLECTION")}
+    (listed,) = document.findall(".//NODE[@Type='1']")
+    assert int(document.find("COLLECTION").get("Entries")) == len(by_id) == int(listed.get("Entries"))
+    return [unquote(by_id[one.get("Key")]).removeprefix("file://localhost") for one in listed]
+
+
+def test_whatever_is_a_playlist_is_one_for_rekordbox_too(pages, cli, music_folder):
+    wav, mp3 = music_folder / "album" / "wav.wav", music_folder / "mp3.mp3"
+    ids = f"ids={id_of(cli, 'wav.wav')},{id_of(cli, 'mp3.mp3')},99999"
+    assert locations(pages.get(f"/-/playlist.xml?{ids}")) == [str(wav), str(mp3)]
+    assert len(locations(pages.get("/library/tracks.xml?_size=2"))) == 6
+    assert locations(pages.get("/library/tracks.xml?container=flac")) == [str(music_folder / "flac.flac")]
+    assert locations(pages.get("/-/tracks.xml?format=wav")) == [str(wav)]
+    assert locations(pages.get("/library.xml", params={"sql": "select id, path from tracks where id = 1"}))
+    mapped = Pages(cli.db, dj_map={str(music_folder): "D:/Music"})
+    assert locations(mapped.get("/-/tracks.xml?format=wav")) == ["/D:/Music/album/wav.wav"]
+    genre = one(cli.db, "SELECT max(genre) FROM predictions")
+    for page, link in (
+        ("/-/tracks?format=wav", "/-/tracks.xml?format=wav"),
+        ("/library/tracks?container=flac", "/library/tracks.xml?container=flac"),
+        (f"/library/by_genre?genre={genre}", "/library/by_genre.xml?genre="),
+        (f"/library/tracks/{id_of(cli, 'wav.wav')}", "/-/playlist.xml?similar="),
+        ("/-/map", 'formaction="/-/playlist.xml"'),
+    ):
+        assert link in pages.get(page).text, page

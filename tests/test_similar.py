@@ -12,12 +12,13 @@ import pytest
 from indexer.config import load_settings
 from indexer.encoders.encoder import joined_id
 from indexer.errors import StoreError
+from indexer.exchange.m3u import to_m3u
 from indexer.files.audio.identity import Stat
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from indexer.library.vectors import directions
 from indexer.library.vectors.directions import open_directions
-from indexer.library.vectors.similar import encoder_of, nearest, to_m3u, to_text
+from indexer.library.vectors.similar import encoder_of, nearest, to_text
 from indexer.web import neighbours
 from indexer.web.serve import make_datasette
 from tests.helpers.synth import write_audio

@@ -1,13 +1,14 @@
 """Commands about the library as a whole: status, similar, doctor, prune, export, bench, serve, demo, cluster."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from indexer import wording
 from indexer.cli import text
-from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.cli.options import PATH, clustered, common, dj_map_option, json_option
 from indexer.cli.output import note, show
 from indexer.config import Settings
 from indexer.errors import ConfigError
@@ -21,7 +22,8 @@ from indexer.errors import ConfigError
 @common
 def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
     """List the tracks of the library nearest to FILE by embedding; the library need not hold FILE."""
-    from indexer.library.vectors.similar import NotHeldError, to_m3u, to_text
+    from indexer.exchange.m3u import to_m3u
+    from indexer.library.vectors.similar import NotHeldError, to_text
     from indexer.library.vectors.similar import similar as ask
 
     if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
@@ -173,39 +175,87 @@ def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
 @click.command()
 @click.option(
     "--parquet",
-    "folder",
     type=PATH,
-    required=True,
     metavar="DIR",
-    help="New folder to write to, or an earlier export, which is replaced.",
+    help="Everything as Parquet: a new folder to write to, or an earlier export, which is replaced.",
 )
+@click.option("--rekordbox", type=PATH, metavar="FILE.xml", help="Tracks and playlists as rekordbox XML.")
+@click.option("--m3u", type=PATH, metavar="DIR", help="The playlists as M3U8 files in a folder.")
+@click.option("--serato", type=PATH, metavar="DIR", help="The playlists as new Serato crates in a folder.")
+@click.option("--relative", is_flag=True, help="M3U8 with paths relative to DIR, in the place of absolute ones.")
+@dj_map_option
 @json_option
 @common
-def export(settings: Settings, verbosity: int, folder: Path, as_json: bool) -> None:
-    """Write the library as Parquet, for DuckDB, Spark, pandas or a vector database.
+def export(
+    settings: Settings,
+    verbosity: int,
+    parquet: Path | None,
+    rekordbox: Path | None,
+    m3u: Path | None,
+    serato: Path | None,
+    relative: bool,
+    as_json: bool,
+) -> None:
+    """Write the library for other programs: as Parquet, or its playlists for players and DJ programs.
 
-    That is recordings, files with their tags, embeddings, predictions and corrections.
+    Parquet, for DuckDB, Spark, pandas or a vector database, holds recordings, files with their tags, embeddings,
+    predictions and corrections. The playlists are one for each genre, the undecided tracks, and one for each saved
+    question.
 
-    A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was.
+    A scan may go on meanwhile. Interrupted, it leaves an earlier export as it was. A file that indexer did not write,
+    or that was changed since, is never replaced.
     """
-    from indexer.upkeep.export import export as write
+    if not (parquet or rekordbox or m3u or serato):
+        raise click.UsageError("say what to write: --parquet DIR, --rekordbox FILE.xml, --m3u DIR or --serato DIR")
+    if rekordbox and rekordbox.suffix.lower() != ".xml":
+        raise click.UsageError(f"--rekordbox: {rekordbox} must end in .xml")
+    if relative and not m3u:
+        raise click.UsageError("--relative is about --m3u DIR")
+    found: dict[str, Any] = {}
+    if parquet:
+        from indexer.upkeep.export import export as write_parquet
 
+        found |= _with_progress("exporting", verbosity, lambda progress: write_parquet(settings.db, parquet, progress))
+        if not as_json:
+            show(found, text.export_text, as_json=False)
+    if rekordbox or m3u or serato:
+        from indexer.exchange.export import export as write_playlists
+
+        lists = _with_progress(
+            "exporting playlists",
+            verbosity,
+            lambda progress: write_playlists(
+                settings,
+                to_rekordbox=rekordbox,
+                to_m3u=m3u,
+                to_serato=serato,
+                relative=relative,
+                progress=progress,
+            ),
+        )
+        found |= lists
+        if not as_json:
+            show(lists, text.playlists_text, as_json=False)
+    if as_json:
+        show(found, str, as_json=True)
+    for line in text.export_notes(found):
+        note(f"indexer: {line}")
+    sys.exit(1 if found.get("damaged") or found.get("problems") else 0)
+
+
+def _with_progress(
+    label: str, verbosity: int, work: Callable[[Callable[[int, int], None]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the work with a bar on a terminal."""
     with click.progressbar(
-        length=0, label="exporting", width=0, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
+        length=0, label=label, width=0, file=sys.stderr, hidden=verbosity < 0 or not sys.stderr.isatty()
     ) as bar:
 
         def progressed(done: int, total: int) -> None:
             bar.length = total
             bar.update(done - bar.pos)
 
-        found = write(settings.db, folder, progressed)
-    show(found, text.export_text, as_json=as_json)
-    if found["damaged"]:
-        note(
-            f"indexer: {wording.count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force`"
-            " makes them again"
-        )
-        sys.exit(1)
+        return work(progressed)
 
 
 @click.command()

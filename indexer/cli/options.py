@@ -51,6 +51,7 @@ CLUSTER = [
     click.option("--tls-key", type=PATH, help="The key of this machine's certificate."),
 ]
 # Settings that some commands have a flag for.
+PAIRS = {"map": "--map", "worker_resources": "--worker-resources", "dj_map": "--map"}  # of HERE=THERE, repeatable
 FLAGS = ("jobs", "host", "port", "cluster", "tls_ca", "tls_cert", "tls_key")
 
 
@@ -93,11 +94,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
             "units": int(units) if units and units.isdecimal() else units,
         }
         flags |= {key: arguments.pop(key) for key in FLAGS if key in arguments}
-        flags |= {
-            key: _pairs(arguments.pop(key), f"--{key.replace('_', '-')}")
-            for key in ("map", "worker_resources")
-            if key in arguments
-        }
+        flags |= {key: _pairs(arguments.pop(key), flag) for key, flag in PAIRS.items() if key in arguments}
         if wants_verbosity:
             arguments["verbosity"] = int(verbose) - int(quiet)
         if wants_reload:
@@ -117,6 +114,13 @@ def _pairs(texts_given: tuple[str, ...], flag: str) -> dict[str, str] | None:
     return pairs(texts_given, flag)
 
 
+dj_map_option = click.option(
+    "--map",
+    "dj_map",
+    multiple=True,
+    metavar="HERE=THERE",
+    help="Folder here and the same folder where the DJ program runs, such as /mnt/music=D:/Music; repeatable.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

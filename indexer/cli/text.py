@@ -340,6 +340,36 @@ def export_text(found: dict[str, Any]) -> str:
     return f"{parts} in {found['folder']} ({found['bytes'] / 1e6:.1f} MB), {found['elapsed_s']:.1f} s"
 
 
+def playlists_text(found: dict[str, Any]) -> str:
+    """The playlists that `indexer export` wrote, and the steps that are left to do in the DJ programs."""
+    from indexer.exchange.export import next_steps
+
+    lines = [
+        f"{count(one['playlists'], 'playlist')} of {count(one['tracks'], 'track')} in {one['to']}"
+        for one in (found[form] for form in ("rekordbox", "m3u", "serato") if form in found)
+    ]
+    return "\n".join([*lines, *next_steps(found)])
+
+
+def export_notes(found: dict[str, Any]) -> list[str]:
+    """What `indexer export` could not write as it is, a line each."""
+    notes = list(found.get("problems", ()))
+    if found.get("damaged"):
+        notes.append(
+            f"{count(found['damaged'], 'embedding')} left out (damaged); `indexer scan --force` makes them again"
+        )
+    if found.get("not_utf8"):
+        notes.append(
+            f"{count(found['not_utf8'], 'track')} with a path that is no UTF-8: DJ programs may not find them; give"
+            " the files other names"
+        )
+    if left_out := found.get("m3u", {}).get("left_out"):
+        notes.append(f"m3u: left out {left_out:,} times, the path has a line break")
+    if left_out := found.get("serato", {}).get("left_out"):
+        notes.append(f"serato: left out {left_out:,} times, the path is no UTF-8")
+    return notes
+
+
 def prune_text(found: dict[str, Any]) -> str:
     """The plan of `indexer prune`: what is forgotten, and what offline roots keep."""
     lines = [f"- {path}" for path in found["paths"]]

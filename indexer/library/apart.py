@@ -121,6 +121,14 @@ def ask(
     return Answer(found["columns"], found["rows"], truncated=found["truncated"])
 
 
+def end() -> None:
+    """End this thread's process, where it has one; the next question starts another."""
+    process: _Process | None = getattr(_here, "process", None)
+    if process is not None:
+        del _here.process
+        process.end()
+
+
 class _Process:
     def __init__(self) -> None:
         with without_interrupts():

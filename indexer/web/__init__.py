@@ -111,6 +111,6 @@ def handle_exception(datasette: Any, request: Any, exception: BaseException) -> 
 
 
 @hookimpl  # type: ignore[untyped-decorator]
-def register_output_renderer() -> dict[str, Any]:
+def register_output_renderer() -> list[dict[str, Any]]:
     """Offer any list of tracks as a playlist."""
-    return playlist.RENDERER
+    return playlist.RENDERERS

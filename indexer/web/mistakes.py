@@ -29,7 +29,7 @@ def answer(
     ours: the names of the modules whose errors are faults of this program.
     """
     status, reason = _told(request, exception, ours)
-    if request.path.endswith((".json", ".csv", ".m3u8", ".bin")):
+    if request.path.endswith((".json", ".csv", ".m3u8", ".xml", ".bin")):
         if status == 500 or isinstance(exception, Base400) or getattr(exception, "status", 500) != 500:
             return None
         if not request.path.endswith(".json"):

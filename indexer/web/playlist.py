@@ -1,9 +1,9 @@
-"""A playlist (M3U8) of any tracks: a filtered table, a query, tracks similar to one, tracks selected on the map.
+"""A playlist (M3U8, or XML for rekordbox) of any tracks: a filtered table, a query, similar ones, selected ones.
 
-Owns which tracks a playlist holds: those with given ids, if these are ids of files. indexer.library.vectors.similar
-writes the playlist.
+Owns which tracks a playlist holds: those with given ids, if these are ids of files. indexer.exchange writes it.
 """
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,8 +12,12 @@ from urllib.parse import urlencode
 from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
-from indexer.library.vectors.similar import to_m3u
-from indexer.web.context import ask, library, number, posted
+from indexer.exchange import own_files, rekordbox
+from indexer.exchange.dj_paths import PathMap
+from indexer.exchange.export import genre_of
+from indexer.exchange.m3u import to_m3u
+from indexer.library import listed
+from indexer.web.context import ask, library, number, posted, settings_of
 from indexer.web.neighbours import similar_tracks
 
 MAX_TRACKS = 10_000
@@ -45,16 +49,32 @@ async def tracks_of(datasette: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
     return [found[i] for i in dict.fromkeys(ids) if i in found]
 
 
-def answer(tracks: list[dict[str, Any]], name: str, *, more: bool = False) -> Any:
-    """A playlist as a download; ``more``: there were more tracks than one may hold."""
-    content = to_m3u({"tracks": tracks}) + (
-        f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b""
-    )
+async def answer(datasette: Any, form: str, tracks: list[dict[str, Any]], name: str, *, more: bool = False) -> Any:
+    """A playlist as a download; ``form``: m3u8 or xml; ``more``: there were more tracks than one may hold."""
+    if form == "xml":
+        content, kind = await _xml(datasette, tracks, f"{name}, the first {MAX_TRACKS:,}" if more else name), "xml"
+    else:
+        note = f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b""
+        content, kind = to_m3u({"tracks": tracks}) + note, "x-mpegurl"
     return Response(
         content,
-        content_type="audio/x-mpegurl; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="{name}.m3u8"'},
+        content_type=f"{'application' if form == 'xml' else 'audio'}/{kind}; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="{name}.{form}"'},
     )
+
+
+async def _xml(datasette: Any, tracks: list[dict[str, Any]], name: str) -> bytes:
+    """The tracks and a playlist of them, for rekordbox."""
+    settings = settings_of(datasette)
+    assert settings is not None
+    wanted = [track["id"] for track in tracks]
+    found = await ask(datasette, lambda conn: [*listed.tracks(conn, wanted)])
+    playlist = rekordbox.Playlist(name, [track.id for track in found])
+    out = io.BytesIO()
+    out.write(own_files.XML.first_line)
+    there = PathMap(settings.dj_map).there
+    rekordbox.write(out, found, len(found), [playlist], there=there, genre_of=genre_of(settings))
+    return out.getvalue()
 
 
 def _numbers(text: str) -> list[int] | None:
@@ -64,8 +84,9 @@ def _numbers(text: str) -> list[int] | None:
 
 
 async def playlist(request: Any, datasette: Any) -> Any:
-    """`/-/playlist.m3u8`: GET ?ids=1,2,3 or ?similar=ID; POST with the field ids, for many."""
+    """`/-/playlist.m3u8` and `.xml`: GET ?ids=1,2,3 or ?similar=ID; POST with the field ids, for many."""
     values = await posted(request) if request.method == "POST" else request.args
+    form = request.url_vars["form"]
     similar = number(values.get("similar"))
     try:
         if similar is not None:
@@ -76,7 +97,7 @@ async def playlist(request: Any, datasette: Any) -> Any:
                     status=503,
                     headers={"retry-after": "10"},
                 )
-            return answer(found, f"similar to {similar}")
+            return await answer(datasette, form, found, f"similar to {similar}")
     except StoreError as e:
         return Response.text(str(e), status=404)
     ids = _numbers(str(values.get("ids")))
@@ -84,7 +105,7 @@ async def playlist(request: Any, datasette: Any) -> Any:
         return Response.text("ids are the numbers of tracks, parted by commas", status=400)
     if len(ids) > MAX_TRACKS:
         return Response.text(f"at most {MAX_TRACKS:,} tracks", status=400)
-    return answer(await tracks_of(datasette, ids), "tracks")
+    return await answer(datasette, form, await tracks_of(datasette, ids), "tracks")
 
 
 # ---- every table and query of tracks
@@ -96,6 +117,7 @@ def can_render(columns: Sequence[str], table: str | None) -> bool:
 
 
 async def render(
+    form: str,
     datasette: Any,
     request: Any,
     rows: Iterable[Any],
@@ -108,7 +130,7 @@ async def render(
     if not can_render(columns, table):
         return Response.text("this is no list of tracks: it needs the columns id and path", status=400)
     if table is not None and view_name == "table":
-        return await _table(datasette, request, table)
+        return await _table(form, datasette, request, table)
     if data.get("truncated"):
         query = data["query"]
         sql = f"SELECT id, path FROM (\n{query['sql'].rstrip().rstrip(';')}\n) LIMIT {MAX_TRACKS + 1}"
@@ -116,14 +138,16 @@ async def render(
     paths = {row["id"]: row["path"] for row in rows if isinstance(row["id"], int)}
     tracks = await tracks_of(datasette, [*paths][:MAX_TRACKS])
     # A query may name any columns id and path; a row counts only when both are those of one file.
-    return answer(
+    return await answer(
+        datasette,
+        form,
         [track for track in tracks if paths[track["id"]] in (track["path_text"], os.fsencode(track["path"]))],
         data.get("query_name") or "query",
         more=len(paths) > MAX_TRACKS,
     )
 
 
-async def _table(datasette: Any, request: Any, table: str) -> Any:
+async def _table(form: str, datasette: Any, request: Any, table: str) -> Any:
     headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
     asked = [
         (key, value)
@@ -131,7 +155,7 @@ async def _table(datasette: Any, request: Any, table: str) -> Any:
         for value in request.args.getlist(key)
         if key not in ("_next", "_size", "_shape", "_facet")
     ]
-    path = request.path.removesuffix(".m3u8") + ".json"
+    path = request.path.removesuffix(f".{form}") + ".json"
     ids: list[int] = []
     following: str | None = ""
     while following is not None and len(ids) <= MAX_TRACKS:
@@ -151,8 +175,25 @@ async def _table(datasette: Any, request: Any, table: str) -> Any:
         page = found.json()
         ids += [row["id"] for row in page["rows"]]
         following = page.get("next")
-    return answer(await tracks_of(datasette, ids[:MAX_TRACKS]), table, more=len(ids) > MAX_TRACKS)
+    return await answer(
+        datasette, form, await tracks_of(datasette, ids[:MAX_TRACKS]), table, more=len(ids) > MAX_TRACKS
+    )
 
 
-RENDERER = {"extension": "m3u8", "can_render": can_render, "render": render}
-ROUTES = [(r"/-/playlist\.m3u8$", playlist)]
+def _renderer(form: str) -> dict[str, Any]:
+    async def render_as(
+        datasette: Any,
+        request: Any,
+        rows: Iterable[Any],
+        columns: Sequence[str],
+        table: str | None,
+        view_name: str,
+        data: Mapping[str, Any],
+    ) -> Any:  # Datasette looks at the names
+        return await render(form, datasette, request, rows, columns, table, view_name, data)
+
+    return {"extension": form, "can_render": can_render, "render": render_as}
+
+
+RENDERERS = [_renderer("m3u8"), _renderer("xml")]
+ROUTES = [(r"/-/playlist\.(?P<form>m3u8|xml)$", playlist)]

@@ -405,12 +405,17 @@ async def tracks_json(request: Any, datasette: Any) -> Any:
     )
 
 
-async def tracks_m3u8(request: Any, datasette: Any) -> Any:
-    """All tracks that the page lists, on all its pages, as a playlist."""
+async def tracks_playlist(request: Any, datasette: Any) -> Any:
+    """All tracks that the page lists, on all its pages, as a playlist (M3U8 or XML)."""
     ids = (await _browse(request, datasette)).found.ids
     found = await playlist.tracks_of(datasette, ids[: playlist.MAX_TRACKS].tolist())
-    return playlist.answer(found, "tracks", more=len(ids) > playlist.MAX_TRACKS)
+    form, more = request.url_vars["form"], len(ids) > playlist.MAX_TRACKS
+    return await playlist.answer(datasette, form, found, "tracks", more=more)
 
 
 MENU = ("Tracks", "/-/tracks")
-ROUTES = [(r"/-/tracks$", tracks_page), (r"/-/tracks\.json$", tracks_json), (r"/-/tracks\.m3u8$", tracks_m3u8)]
+ROUTES = [
+    (r"/-/tracks$", tracks_page),
+    (r"/-/tracks\.json$", tracks_json),
+    (r"/-/tracks\.(?P<form>m3u8|xml)$", tracks_playlist),
+]

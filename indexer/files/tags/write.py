@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from indexer.errors import READ_ONLY, DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
-from indexer.files.exchange import exchange
 from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
 from indexer.files.open_files import lease_is_refused
+from indexer.files.swap import exchange
 from indexer.files.tags.genre import (
     GenreEdit,
     changed_fields,

@@ -1,4 +1,4 @@
-"""`indexer similar`: finds the tracks nearest to one by the cosine of embeddings, as a table, JSON or a playlist.
+"""`indexer similar`: finds the tracks nearest to one by the cosine of embeddings, as a table or JSON.
 
 Exact: compares every recording, without an approximate index. Reads only, and works while a scan runs.
 """
@@ -17,8 +17,8 @@ from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.vectors.directions import Directions, open_directions
+from indexer.wording import artist_and_title, escaped, printable
 from indexer.wording import count as counted
-from indexer.wording import escaped, printable
 
 _SORTED_FIRST = 256
 
@@ -176,24 +176,11 @@ def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     }
 
 
-def to_m3u(found: dict[str, Any]) -> bytes:
-    """An extended M3U8 playlist with exact paths. M3U cannot hold a line break: a comment replaces such a path."""
-    lines = [b"#EXTM3U"]
-    for track in found["tracks"]:
-        path = os.fsencode(track["path"])
-        if b"\n" in path or b"\r" in path:
-            lines.append(f"# left out, its path has a line break: {printable(path)}".encode())
-        else:
-            title = _title(track) or printable(os.path.basename(path))  # noqa: PTH119 - bytes
-            lines += [f"#EXTINF:{round(track['duration_s'] or -1)},{title}".encode(), path]
-    return b"\n".join(lines) + b"\n"
-
-
 def to_text(found: dict[str, Any]) -> str:
     """The result as text for a person."""
     lines = []
     for track in found["tracks"]:
-        title = _title(track)
+        title = artist_and_title(track["artist"], track["title"])
         perhaps = "" if track["decided"] else "perhaps "
         genre = escaped(f"{perhaps}{track['genre']} ({track['confidence']:.0%})") if track["genre"] else ""
         path = printable(os.fsencode(track["path"]))
@@ -203,8 +190,3 @@ def to_text(found: dict[str, Any]) -> str:
         f" {found['elapsed_ms']:.0f} ms"
     )
     return "\n".join(lines)
-
-
-def _title(track: dict[str, Any]) -> str:
-    """Artist and title on one line; empty when neither is known."""
-    return escaped(" - ".join(filter(None, (track["artist"], track["title"]))))

@@ -150,7 +150,7 @@ function encircled() {
   at("chosen").hidden = false;
   const many = chosen.length > MAX_IN_PLAYLIST ? "; a playlist holds at most 10,000" : chosen.length > MAX_IN_TABLE ? "; too many for a table" : "";
   at("count").textContent = `${chosen.length.toLocaleString("en")} ${chosen.length === 1 ? "track" : "tracks"} encircled${many}`;
-  at("playlist").disabled = !chosen.length || chosen.length > MAX_IN_PLAYLIST;
+  for (const form of ["playlist", "rekordbox"]) at(form).disabled = !chosen.length || chosen.length > MAX_IN_PLAYLIST;
   at("ids").value = chosen.join(",");
   at("table").hidden = !chosen.length || chosen.length > MAX_IN_TABLE;
   at("table").href = `${canvas.dataset.table}?id__in=${chosen.join(",")}`;

@@ -1,0 +1,138 @@
+"""Files of ours among the user's: a seal in the file tells ours, unchanged since; nothing else is ever replaced.
+
+The seal is a comment in the second line, the SHA-256 of all that follows it. A file is written beside its place and
+renamed, so that a reader sees the old or the new one, and only where its content differs.
+"""
+
+import filecmp
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from indexer.errors import ConfigError
+
+_BLOCK = 1 << 20
+
+
+class Output(Protocol):
+    """What the writers of the formats write to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Write all of it."""
+
+
+class Form(NamedTuple):
+    """How the files of a format begin."""
+
+    first_line: bytes
+    comment: bytes  # %s stands for the seal
+
+
+XML = Form(
+    b'<?xml version="1.0" encoding="UTF-8"?>\n', b"<!-- made by indexer, which leaves a changed file alone: %s -->\n"
+)
+M3U8 = Form(b"#EXTM3U\n", b"# made by indexer, which leaves a changed file alone: %s\n")
+_NO_SEAL = b"0" * 64
+
+
+class Hashing:
+    """Passes what is written on, and hashes it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes, /) -> None:
+        self.sha256.update(data)
+        self._out.write(data)
+
+
+def write_sealed(path: Path, form: Form, write: Callable[[Output], None]) -> bool:
+    """Write a sealed file, whose content ``write`` writes; returns whether it is new or differs from what was there.
+
+    Raises ConfigError where another file stands there, or nothing can be written.
+    """
+
+    def sealed(out: BinaryIO) -> None:
+        out.write(form.first_line + form.comment % _NO_SEAL)
+        hashing = Hashing(out)
+        write(hashing)
+        out.seek(len(form.first_line) + form.comment.index(b"%s"))
+        out.write(hashing.sha256.hexdigest().encode())
+
+    return replace(path, sealed, is_sealed)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether we wrote a file, and nobody changed it since."""
+    with path.open("rb") as file:
+        first, second = file.readline(200), file.readline(200)
+        for form in (XML, M3U8):
+            before, after = form.comment.split(b"%s")
+            if first == form.first_line and second.startswith(before) and second.endswith(after):
+                sha256 = hashlib.sha256()
+                while block := file.read(_BLOCK):
+                    sha256.update(block)
+                return second == form.comment % sha256.hexdigest().encode()
+    return False
+
+
+def refuse_others(path: Path, is_ours: Callable[[Path], bool] = is_sealed) -> None:
+    """Raise ConfigError where something stands at a path that is not a file of ours, unchanged."""
+    with _plain_errors(path):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(found.st_mode) or not is_ours(path):
+            raise ConfigError(
+                f"{path}: is not a file that indexer wrote, or was changed since; move it away or name another"
+            )
+
+
+def replace(path: Path, write: Callable[[BinaryIO], object], is_ours: Callable[[Path], bool]) -> bool:
+    """Write a file beside its place and rename it; returns whether it is new or differs from what was there.
+
+    Raises ConfigError where anything but a file of ours stands there, or nothing can be written.
+    """
+    refuse_others(path, is_ours)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.indexer")  # the name itself may be as long as names can be
+    with _plain_errors(path):
+        try:
+            with temporary.open("xb") as out:
+                write(out)
+                out.flush()
+                os.fsync(out.fileno())
+            if path.exists():
+                if filecmp.cmp(path, temporary, shallow=False):
+                    return False
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            refuse_others(path, is_ours)  # another program may have written meanwhile
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems sync no folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be written ({e.strerror or e})") from e

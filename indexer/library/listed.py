@@ -1,0 +1,91 @@
+"""What playlists and DJ programs are told of tracks, and which tracks a genre has. Reads only.
+
+A file is listed while it is ready, and while its drive is away: unplugging a drive empties no playlist.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from indexer.library.readonly import Reader
+from indexer.library.states import LEFT_OUT
+from indexer.library.whose_word import LABEL, LABEL_SOURCE
+
+CHUNK = 500  # ids in one query
+
+_IS_LISTED = (
+    f"(f.state = 'ready' OR (f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
+    " AND f.root_id IN (SELECT id FROM roots WHERE state = 'offline')))"
+)
+_JOINED = """FROM files f
+LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
+LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+_SHOWN = f"""
+SELECT f.id, f.path, f.container, f.size, f.first_seen, t.title, t.artist, t.album, t.year, t.bpm, t.musical_key,
+  t.record_label, t.comment, t.genre, {LABEL}, {LABEL_SOURCE}, r.duration_s, r.sample_rate_hz
+{_JOINED} WHERE {_IS_LISTED}"""
+_BY_NAME = "t.artist COLLATE NOCASE, t.title COLLATE NOCASE, f.path"
+
+
+class ListedTrack(NamedTuple):
+    """A file as playlists and DJ programs are told of it."""
+
+    id: int
+    path: bytes
+    container: str | None
+    size: int  # bytes
+    first_seen: str  # ISO 8601
+    title: str | None
+    artist: str | None
+    album: str | None
+    year: int | None
+    bpm: float | None
+    musical_key: str | None
+    record_label: str | None
+    comment: str | None
+    tag_genre: str | None  # as it stands in the file
+    label: str | None  # by whose word counts
+    label_source: str | None  # said, tag or head
+    duration_s: float | None
+    sample_rate_hz: int | None
+
+
+def all_tracks(reader: Reader, page_rows: int = 1000) -> Iterator[ListedTrack]:
+    """Yield every listed track in the order of ids; holds a page of them at a time."""
+    cursor = reader.execute(f"{_SHOWN} ORDER BY f.id")
+    while page := cursor.fetchmany(page_rows):
+        yield from map(ListedTrack._make, page)
+
+
+def tracks(reader: Reader, ids: Sequence[int]) -> Iterator[ListedTrack]:
+    """Yield tracks in the order of their ids, each once, without those that are not listed."""
+    ids = list(dict.fromkeys(ids))
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        rows = reader.execute(f"{_SHOWN} AND f.id IN ({','.join('?' * len(chunk))})", chunk)
+        found = {row[0]: ListedTrack._make(row) for row in rows}
+        yield from (found[file_id] for file_id in chunk if file_id in found)
+
+
+def paths(reader: Reader) -> Iterator[tuple[int, bytes]]:
+    """Yield id and path of every listed file, in the order of ids."""
+    yield from map(tuple, reader.execute(f"SELECT f.id, f.path FROM files f WHERE {_IS_LISTED} ORDER BY f.id"))
+
+
+def by_label(reader: Reader) -> Iterator[tuple[str, "array[int]"]]:
+    """Yield each genre with the ids of its tracks, by artist and title."""
+    rows = reader.execute(
+        f"SELECT label, id FROM (SELECT {LABEL} AS label, f.id, row_number() OVER (ORDER BY {_BY_NAME})"
+        f" AS place {_JOINED} WHERE {_IS_LISTED}) WHERE label IS NOT NULL ORDER BY label, place"
+    )
+    for label, found in groupby(rows, lambda row: row[0]):
+        yield label, array("q", (row[1] for row in found))
+
+
+def undecided(reader: Reader) -> "array[int]":
+    """The ids of tracks that nobody gave a genre and of whose guess the head is not sure, by artist and title."""
+    rows = reader.execute(
+        f"SELECT f.id {_JOINED} WHERE {_IS_LISTED} AND {LABEL} IS NULL AND p.decided = 0 ORDER BY {_BY_NAME}"
+    )
+    return array("q", (row[0] for row in rows))
