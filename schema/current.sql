@@ -25,6 +25,20 @@ CREATE INDEX tag_writes_run ON tag_writes (run_id);
 
 CREATE INDEX tags_artist ON tags (artist);
 
+CREATE TABLE analysis (              -- made in the pass that decodes for the encoder; of known recordings later
+  recording_id INTEGER PRIMARY KEY REFERENCES recordings (id) ON DELETE CASCADE,
+  version INTEGER NOT NULL,          -- of the measurements; a row of another version is made anew
+  tempo_bpm REAL,                    -- the likeliest by the sound alone; the genre may choose another, see predictions
+  tempo_confidence REAL,             -- 0 to 1
+  key TEXT,                          -- on the Camelot wheel: 8A; NULL: no tonality was found
+  key_name TEXT,                     -- the same key: Am
+  key_confidence REAL,               -- 0 to 1
+  loudness_lufs REAL,                -- integrated, ITU-R BS.1770
+  bandwidth_hz INTEGER,              -- where the content of the spectrum ends
+  lossy_edge INTEGER CHECK (lossy_edge IN (0, 1)), -- whether it ends there as a lossy encoder ends it
+  measured TEXT NOT NULL             -- JSON: all that was measured, with the other candidates
+) STRICT;
+
 CREATE TABLE corrections (           -- what a person said; the newest row of a recording counts
   id INTEGER PRIMARY KEY,
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
@@ -108,7 +122,7 @@ CREATE TABLE predictions (
   genre TEXT NOT NULL,               -- the most probable label, decided or not
   confidence REAL NOT NULL,          -- its probability, 0 to 1
   threshold REAL NOT NULL,           -- the threshold it was held against
-  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, -- confidence reaches the threshold
+  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, tempo_bpm REAL /* the tempo that suits the head's genres best */, tempo_confidence REAL /* of that tempo, 0 to 1 */, -- confidence reaches the threshold
   PRIMARY KEY (recording_id, head_id)
 ) STRICT, WITHOUT ROWID;
 

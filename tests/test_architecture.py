@@ -34,6 +34,7 @@ TOWER = (
     "exchange",
     "library",
     "files",
+    "analysis",
 )
 FLOOR = {package: len(TOWER) - n for n, package in enumerate(TOWER)}  # config, errors and wording are the ground: 0
 

@@ -25,6 +25,7 @@ from indexer.files.audio.decode import (
     _Tally,
     decode,
     leading_id3_bytes,
+    listen,
     probe,
     sound_decoders,
 )
@@ -379,7 +380,7 @@ def test_channels_that_the_header_does_not_tell_are_found_by_decoding(tmp_path):
 
 def mixed_by_libsndfile(path: Path, after: int = 0) -> np.ndarray:
     with path.open("rb") as file, libsndfile.opened(file) as sound:
-        return np.concatenate(list(libsndfile.samples(sound, after)))
+        return np.concatenate([block.mean(axis=1) for block in libsndfile.samples(sound, after)])
 
 
 @pytest.mark.parametrize(
@@ -432,6 +433,60 @@ def test_where_both_refuse_the_reason_names_both(refused, tmp_path):
     for action in (probe, whole):
         with pytest.raises(ReadError, match=r"\(FFmpeg\); .* \(libsndfile\)$"):
             action(tmp_path / "x.ogg")
+
+
+# The tap
+
+
+def tapped(path: Path) -> tuple[np.ndarray, np.ndarray, set[int]]:
+    """What a tap is given: the mix, the channels, the rates."""
+    mixes: list[np.ndarray] = []
+    channels: list[np.ndarray] = []
+    rates: set[int] = set()
+
+    def tap(mix: np.ndarray, apart: np.ndarray, rate_hz: int) -> None:
+        assert 0 < len(mix) == apart.shape[1] <= rate_hz
+        mixes.append(mix.copy())
+        channels.append(apart.copy())
+        rates.add(rate_hz)
+
+    with_tap = np.concatenate(list(decode(path, tap=tap)))
+    assert np.array_equal(with_tap, whole(path))  # it changes nothing
+    count = len(mixes)
+    frames = sum(map(len, mixes))
+    assert list(listen(path, tap))[-1] == pytest.approx(frames / next(iter(rates)))
+    assert all(map(np.array_equal, mixes[:count], mixes[count:]))
+    del mixes[count:], channels[count:]
+    return np.concatenate(mixes), np.concatenate(channels, axis=1), rates
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_a_tap_is_given_every_channel_at_the_files_own_rate(tmp_path, subtype):
+    sound = np.stack([music(2.5, sample_rate_hz=22_050, channels=1, seed=seed)[:, 0] for seed in range(3)], axis=1)
+    soundfile.write(tmp_path / "a.wav", sound, 22_050, subtype=subtype)
+    mix, channels, rates = tapped(tmp_path / "a.wav")
+    assert rates == {22_050}
+    assert np.abs(channels.T - sound).max() < (0.01 if subtype == "PCM_U8" else 1e-4)
+    np.testing.assert_allclose(mix, channels.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_tap_hears_what_is_decoded(container, tracks):
+    mix, channels, _ = tapped(tracks[container])
+    np.testing.assert_allclose(mix, channels.mean(axis=0), atol=1e-6)
+
+
+def test_a_tap_hears_what_libsndfile_reads(refused, tracks):
+    for ours, theirs in zip(tapped(refused), tapped(tracks["vorbis"]), strict=True):
+        assert ours == theirs if isinstance(ours, set) else np.abs(ours - theirs).max() < 1e-5
+
+
+def test_a_tap_is_given_no_nan(tmp_path):
+    sound = music(1.0)
+    sound[1000:1010] = np.nan
+    soundfile.write(tmp_path / "a.wav", sound, 44_100, subtype="FLOAT")
+    for part in tapped(tmp_path / "a.wav")[:2]:
+        assert np.isfinite(part).all()
 
 
 # Files that end early

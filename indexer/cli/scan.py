@@ -47,7 +47,7 @@ def scan(
         found = preview(settings, paths)
         show(found, text.preview_text, as_json=as_json)
         return
-    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force)
+    run_scan(settings, paths, verbosity=verbosity, as_json=as_json, write_tags=not no_tags, force=force, analyse=True)
 
 
 def run_scan(settings: Settings, paths: tuple[Path, ...], *, verbosity: int, as_json: bool, **how: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.analysis.analyser import Analysis
 from indexer.cluster.assignment import MAX_WINDOW, File
 from indexer.cluster.outcome import KINDS, REASON_CHARS
 from indexer.cluster.wire import unpack
@@ -146,11 +147,11 @@ def _check_tags(tags: dict[str, Any]) -> None:
             raise WrongAnswerError("a confidence lies above 1")
 
 
-def _embedded(value: object, width: int) -> tuple[bytes, int, bytes, float, str | None]:
+def _embedded(value: object, width: int) -> tuple[bytes, int, bytes, float, str | None, Analysis | None]:
     """The parts of an ``Embedded`` of an encoder of this width."""
-    if not isinstance(value, list) or len(value) != 5:
-        raise WrongAnswerError("an embedding is not of five parts")
-    found = dict(zip(("vector", "units", "trajectory", "duration_s", "truncated"), value, strict=True))
+    if not isinstance(value, list) or len(value) != 6:
+        raise WrongAnswerError("an embedding is not of six parts")
+    found = dict(zip(("vector", "units", "trajectory", "duration_s", "truncated", "analysis"), value, strict=True))
     _vector(found["vector"], "<f2", width)
     try:
         trajectory = Trajectory.from_bytes(found["trajectory"])
@@ -164,7 +165,11 @@ def _embedded(value: object, width: int) -> tuple[bytes, int, bytes, float, str 
         raise WrongAnswerError("a trajectory holds NaN or infinity")
     _optional(found, "truncated", REASON_CHARS)
     units, duration_s = _whole(found, "units", 1), _real(found, "duration_s")
-    return found["vector"], units, found["trajectory"], duration_s, found["truncated"]
+    try:
+        analysis = None if found["analysis"] is None else Analysis.from_json(found["analysis"])
+    except ValueError as error:
+        raise WrongAnswerError(f"an analysis is damaged: {error}") from error
+    return found["vector"], units, found["trajectory"], duration_s, found["truncated"], analysis
 
 
 def _busy(value: object) -> dict[str, float]:

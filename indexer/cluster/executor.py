@@ -150,9 +150,10 @@ class ClusterExecutor:
         """See Executor."""
         return self._submit(File("inspect", path, path, stat, None, Future()))
 
-    def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
         """See Executor; preferably on the worker that inspected the file."""
-        return self._submit(File("embed", path, path, stat, part.encoder_id, Future(), near=self._near.pop(path, None)))
+        near = self._near.pop(path, None)
+        return self._submit(File("embed", path, path, stat, part.encoder_id, Future(), analyse, near=near))
 
     def engine(self) -> Engine | None:
         """See Executor; where workers differ, the engine of the last answer."""
@@ -515,7 +516,10 @@ class ClusterExecutor:
         client, candidate = self._client, self._candidates[batch.worker.address]
         # Packed: Dask would inspect every element of a list, which costs more than sending it.
         items = pack(
-            [(file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id) for file in batch.files]
+            [
+                (file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id, file.analyse)
+                for file in batch.files
+            ]
         )
         future = None
         try:

@@ -38,7 +38,8 @@ def to_plain(future: "Future[Any]") -> tuple[str, Any]:
         return "Exception", ((str(e) or type(e).__name__)[:REASON_CHARS], 0)
     if isinstance(value, dict):
         return "ok", {**value, "damage": value["damage"] and value["damage"][:REASON_CHARS]}
-    return "ok", (value.vector, value.units, value.trajectory, value.duration_s, value.truncated)
+    analysis = value.analysis and value.analysis.to_json()
+    return "ok", (value.vector, value.units, value.trajectory, value.duration_s, value.truncated, analysis)
 
 
 def _kind_of(error: Exception) -> str:

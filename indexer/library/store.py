@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,18 @@ def _ranges(targets: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for target in targets:
         yield target, target + b"\0"
         yield subtree(target)
+
+
+def _unanalysed(targets: Sequence[bytes], version: int) -> tuple[str, list[Any]]:
+    """SQL that is true for a readable file of ``files f`` whose recording is not measured, and its values.
+
+    The plus keeps SQLite from indexes, so that it goes by id.
+    """
+    among = " OR ".join(["(+f.path >= ? AND +f.path < ?)"] * (2 * len(targets))) or "0"
+    return (
+        f"+f.state = 'ready' AND +f.recording_id IS NOT NULL AND ({among}) AND NOT EXISTS"
+        " (SELECT 1 FROM analysis a WHERE a.recording_id = f.recording_id AND a.version = ?)"
+    ), [*chain.from_iterable(_ranges(targets)), version]
 
 
 def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, bytes, int, int, int, int, str]]:
@@ -672,6 +685,40 @@ class Store:
         ).fetchall():
             yield [(row["id"], row["vector"]) for row in page]
             last = page[-1]["id"]
+
+    # ---- what was measured beside a genre
+
+    def put_analysis(self, recording_id: int, columns: Mapping[str, float | int | str | None]) -> None:
+        """Store what was measured in a recording, by column; what an earlier version measured is replaced."""
+        self._run(
+            f"INSERT OR REPLACE INTO analysis (recording_id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
+            (recording_id, *columns.values()),
+        )
+
+    def has_analysis(self, recording_id: int, version: int) -> bool:
+        """Whether the recording was measured by this version."""
+        row = self._one("SELECT version FROM analysis WHERE recording_id = ?", (recording_id,))
+        return row is not None and row["version"] == version
+
+    def unanalysed_size(self, targets: Sequence[bytes], version: int) -> tuple[int, int]:
+        """How many recordings ``unanalysed`` yields a file of, and the bytes of these files."""
+        condition, values = _unanalysed(targets, version)
+        row = self._one(
+            f"SELECT count(DISTINCT f.recording_id) AS n, sum(f.size) AS size FROM files f WHERE {condition}", values
+        )
+        assert row is not None
+        return row["n"], row["size"] or 0
+
+    def unanalysed(self, targets: Sequence[bytes], version: int) -> Iterator[int]:
+        """Yield ids of readable files among the targets whose recording this version has not measured, newest first."""
+        condition, values = _unanalysed(targets, version)
+        before = 1 << 62
+        while page := self._run(
+            f"SELECT f.id FROM files f WHERE f.id < ? AND {condition} ORDER BY f.id DESC LIMIT 500", (before, *values)
+        ).fetchall():
+            for row in page:
+                yield row["id"]
+            before = page[-1]["id"]
 
     # ---- heads and predictions
 

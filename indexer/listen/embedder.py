@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.analysis.analyser import Analysis
 from indexer.encoders.encoder import Encoder, Unit
 from indexer.encoders.trajectory import Collector, Trajectory
 from indexer.errors import TruncatedError
@@ -144,10 +145,15 @@ class Embedder:
         *,
         watch: Watch = lambda blocks, _rate_hz: blocks,
         waited: Callable[[float], None] = lambda _seconds: None,
+        analysed: Callable[[Analysis], None] | None = None,
     ) -> Future[TrackEmbedding]:
-        """Like ``embed``, for a file that the worker's child process decodes. Raises FileError."""
+        """Like ``embed``, for a file that the worker's child process decodes. Raises FileError.
+
+        ``analysed``: see ``Worker.decode``; it is called before this returns.
+        """
         rate_hz = self.encoder.sample_rate_hz
-        return self.embed(watch(worker.decode(path, sample_rate_hz=rate_hz), rate_hz), waited=waited)
+        blocks = worker.decode(path, sample_rate_hz=rate_hz, analysed=analysed)
+        return self.embed(watch(blocks, rate_hz), waited=waited)
 
     def close(self) -> None:
         """Stop after the current batch; recordings that are not finished are dropped."""

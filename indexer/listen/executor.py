@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from indexer.analysis.analyser import Analysis
 from indexer.encoders.encoder import Encoder, Part
 from indexer.errors import DeferredError, FileError
 from indexer.files.audio.identity import Stat
@@ -20,6 +21,7 @@ from indexer.files.children.pool import Readers
 from indexer.files.children.worker import Worker
 from indexer.listen.embedder import Embedder, TrackEmbedding
 
+_Fed = tuple["Future[TrackEmbedding]", Analysis | None]  # the embedding to come, and what was measured
 LOADING = "loading the model"  # a kind of load, see Executor.load
 
 
@@ -41,12 +43,13 @@ class Embedded:
     trajectory: bytes
     duration_s: float  # of the decoded audio
     truncated: str | None = None  # how the file shows that it lost its end
+    analysis: Analysis | None = None  # what was measured in the same pass, where that was asked for
 
     @classmethod
-    def of(cls, result: TrackEmbedding) -> "Embedded":
+    def of(cls, result: TrackEmbedding, analysis: Analysis | None) -> "Embedded":
         """Convert the result of an Embedder."""
         vector, trajectory = result.vector.astype("<f2").tobytes(), result.trajectory.to_bytes()
-        return cls(vector, result.units, trajectory, result.duration_s, result.truncated)
+        return cls(vector, result.units, trajectory, result.duration_s, result.truncated, analysis)
 
 
 class Executor(Protocol):
@@ -64,8 +67,10 @@ class Executor(Protocol):
         """
         ...
 
-    def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
         """The embedding of the file's audio. Raises ModelError when the encoder cannot be loaded.
+
+        ``analyse``: measure it in the same pass.
 
         The future's error is a FileError when the file cannot be read, a DeferredError when it is no longer the file
         that ``stat`` describes, a ValueError when the recording is too short, and otherwise the encoder's own.
@@ -113,11 +118,11 @@ class LocalExecutor:
         """See Executor."""
         return self._readers.submit(lambda worker: worker.call("inspect", path))
 
-    def embed(self, path: bytes, stat: Stat, part: Part) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
         """See Executor."""
         embedder = self._embedder(part)
         result: Future[Embedded] = Future()
-        fed = self._readers.submit(partial(self._feed, path, stat, embedder))
+        fed = self._readers.submit(partial(self._feed, path, stat, embedder, analyse))
         fed.add_done_callback(partial(_chain, result))
         return result
 
@@ -165,11 +170,14 @@ class LocalExecutor:
             self._engine = Engine(encoder.device, encoder.precision, encoder.engine)
         return embedder
 
-    def _feed(self, path: bytes, stat: Stat, embedder: Embedder, worker: Worker) -> "Future[TrackEmbedding]":
+    def _feed(self, path: bytes, stat: Stat, embedder: Embedder, analyse: bool, worker: Worker) -> _Fed:
         """Decode the file into the encoder. Raises FileError; DeferredError when the file changed meanwhile."""
         failure: FileError | None = None
+        found: list[Analysis] = []
         try:
-            result = embedder.embed_file(worker, path, waited=self._readers.waited)
+            result = embedder.embed_file(
+                worker, path, waited=self._readers.waited, analysed=found.append if analyse else None
+            )
         except FileError as e:
             failure = e
         try:
@@ -180,21 +188,22 @@ class LocalExecutor:
             raise DeferredError(os.fsdecode(path), "it changed while it was read") from failure
         if failure is not None:
             raise failure
-        return result
+        return result, found[0] if found else None
 
 
-def _chain(result: "Future[Embedded]", fed: "Future[Future[TrackEmbedding]]") -> None:
-    """Settle ``result`` once the file is decoded and its embedding is done; ``fed`` holds the embedding's future."""
+def _chain(result: "Future[Embedded]", fed: "Future[_Fed]") -> None:
+    """Settle ``result`` once the file is decoded and its embedding is done."""
     if fed.cancelled():
         result.cancel()
     elif (error := fed.exception()) is not None:
         result.set_exception(error)
     else:
-        fed.result().add_done_callback(partial(_settle, result))
+        embedding, analysis = fed.result()
+        embedding.add_done_callback(partial(_settle, result, analysis))
 
 
-def _settle(result: "Future[Embedded]", done: "Future[TrackEmbedding]") -> None:
+def _settle(result: "Future[Embedded]", analysis: Analysis | None, done: "Future[TrackEmbedding]") -> None:
     if (error := done.exception()) is not None:
         result.set_exception(error)
     else:
-        result.set_result(Embedded.of(done.result()))
+        result.set_result(Embedded.of(done.result(), analysis))

@@ -17,6 +17,7 @@ class Counts:
     cached: int = 0  # files whose recording was embedded before, or by another file of this run
     classified: int = 0  # files that the run worked on and whose recording has a prediction
     undecided: int = 0  # of these, under the threshold
+    analysed: int = 0  # recordings whose tempo, key and the like were measured
     tags_written: int = 0
     tags_refused: int = 0
     not_written: int = 0  # decided genres that are not in the files: read-only, or a full disk
@@ -60,6 +61,7 @@ class ScanResult:
     unsupported: int = 0
     truncated: int = 0  # readable ones that lost their end
     missing: int = 0
+    unanalysed: int = 0  # recordings of the scanned folders that are still to be measured
     elapsed_s: float = 0.0
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders
@@ -76,6 +78,8 @@ class ScanResult:
             "cached": c.cached,
             "classified": c.classified,
             "undecided": c.undecided,
+            "analysed": c.analysed,
+            "unanalysed": self.unanalysed,
             "tags_written": c.tags_written,
             "tags_refused": c.tags_refused,
             "not_written": c.not_written,

@@ -23,9 +23,9 @@ from indexer.files.tags.write import Prepared, discard
 from indexer.library.store import Lacking, Store
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
-from indexer.scan.outcome import Listener
+from indexer.scan.outcome import Counts, Listener
 from indexer.scan.policy import tag_policy_digest
-from indexer.scan.stages import Backlog, Changed, FileFailedError, FileGoneError, Run, Stage, Wait, process, unforeseen
+from indexer.scan.stages import Changed, FileFailedError, FileGoneError, Item, Run, Stage, Wait, process, unforeseen
 
 POLL_S = 0.2  # poll the executor for messages, and look for a stop, at least this often
 GROUP = 256  # finished steps that share a transaction, at most
@@ -37,7 +37,7 @@ class _InFlight:
     """A file whose stages have begun and wait for a step."""
 
     name: str
-    item: Changed | Backlog
+    item: Item
     stages: Stage[str]
 
 
@@ -65,10 +65,12 @@ class Pipeline:
         write_tags: bool = True,
         force: bool = False,
         explicit_tags: bool = False,
+        counts: Counts | None = None,
     ) -> None:
         """``explicit_tags``: the user asked for tags to be written, so a former undo does not hold them back.
 
-        ``executor``: where the heavy steps run; this machine when None. ``run`` closes it at its end.
+        ``executor``: where the heavy steps run; this machine when None. ``run`` closes it at its end. ``counts``: of an
+        earlier part of the run, to be continued.
         """
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
@@ -88,6 +90,7 @@ class Pipeline:
             force,
             explicit_tags,
             self._stop.is_set,
+            counts or Counts(),
         )
         self.counts = self._run.counts
         self.turns = 0  # rounds of the loop; the number stands still only when something hangs
@@ -117,7 +120,7 @@ class Pipeline:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""
         self._stop.set()
 
-    def run(self, work: Iterator[Changed | Backlog | None]) -> bool:
+    def run(self, work: Iterator[Item | None]) -> bool:
         """Work through all files of ``work``; returns False when stopped before the end. Stores every finished step.
 
         ``work`` is asked again as long as a file is in flight, also after it gave None or ended, because files may be
@@ -162,7 +165,7 @@ class Pipeline:
 
     # ---- one file
 
-    def _begin(self, item: Changed | Backlog) -> None:
+    def _begin(self, item: Item) -> None:
         path = item.path if isinstance(item, Changed) else self._run.store.file(item.file_id).path
         self._in_flight += 1
         self._go_on(_InFlight(os.fsdecode(path), item, process(self._run, item)))

@@ -3,15 +3,18 @@
 Knows neither click nor a terminal: it reports progress to its Listener.
 """
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
+from indexer.analysis.analyser import VERSION
 from indexer.config import Settings
 from indexer.errors import ConfigError, ModelError
 from indexer.files.links import is_file, is_folder
@@ -27,9 +30,9 @@ from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.genre_labels import update_genre_labels
 from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
-from indexer.scan.outcome import Listener, ScanResult
+from indexer.scan.outcome import Counts, Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
-from indexer.scan.stages import Backlog, Changed
+from indexer.scan.stages import Backlog, Changed, Unanalysed
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
@@ -83,9 +86,12 @@ class Scan:
         write_tags: bool = True,
         force: bool = False,
         explicit_tags: bool = False,
+        analyse: bool = False,
         on_start: OnStart = lambda _total, _chosen: None,
     ) -> ScanResult:
         """Scan folders and files. ``on_start(total, chosen)`` is called with the number of files to work on.
+
+        ``analyse``: when all is done, measure known recordings that an earlier version did not measure.
 
         Raises LockedError, ConfigError, ModelError or StoreError before any work.
         """
@@ -96,7 +102,14 @@ class Scan:
                 if store.root_for(target) is None and not os.path.exists(target):  # noqa: PTH110 - bytes
                     raise ConfigError(f"{printable(target)}: no such folder or file")
             return self._run(
-                store, "scan", targets, on_start, write_tags=write_tags, force=force, explicit_tags=explicit_tags
+                store,
+                "scan",
+                targets,
+                on_start,
+                write_tags=write_tags,
+                force=force,
+                explicit_tags=explicit_tags,
+                analyse_s=math.inf if analyse else 0.0,
             )
 
     def run_named(self, paths: Iterable[bytes]) -> ScanResult:
@@ -108,8 +121,33 @@ class Scan:
                 store, "watch", (), lambda _total, _chosen: None, write_tags=True, force=False, explicit_tags=False
             )
 
+    def analyse(self, at_most_s: float) -> ScanResult:
+        """Measure known recordings that an earlier version did not measure, newest first.
+
+        Ends after so many seconds, and when paths are added. Raises as ``run`` does.
+        """
+        with library_lock(self._settings.db), Store(self._settings.db) as store:
+            settle_open_writes(store)
+            targets = folders_to_scan((), self._settings.roots, store.root_paths())
+            started = time.monotonic()
+            chosen = choose_and_register(store, self._settings)
+            run_id = store.start_run("analyse")
+            live = _LiveRun(store, run_id, self._listener, started)
+            result = live.result = ScanResult(Counts(), named=True)
+            with _recorded(store, run_id, result, started):
+                self._analyse(store, chosen, targets, live, at_most_s)
+            return result
+
     def _run(
-        self, store: Store, command: str, targets: Sequence[bytes], on_start: OnStart, *, force: bool, **how: Any
+        self,
+        store: Store,
+        command: str,
+        targets: Sequence[bytes],
+        on_start: OnStart,
+        *,
+        force: bool,
+        analyse_s: float = 0.0,
+        **how: Any,
     ) -> ScanResult:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
@@ -141,6 +179,8 @@ class Scan:
                 update_genre_labels(store, self._settings)
             if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
                 self._place(store, chosen)
+            if not (result.interrupted or result.named):
+                self._analyse(store, chosen, targets, live, analyse_s)
             _count_states(store, targets, result)
         return result
 
@@ -169,6 +209,38 @@ class Scan:
             same_sound.update(store, chosen.info.encoder_id, parts, lambda: self._stopped)
         except Exception as e:  # all files are done; nothing but the map and the duplicates is lost
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
+
+    def _analyse(
+        self, store: Store, chosen: Chosen | None, targets: Sequence[bytes], live: "_LiveRun", at_most_s: float
+    ) -> None:
+        """Measure known recordings among the targets, for at most so many seconds, and count those that are left."""
+        result = live.result
+        counts = result.counts
+        todo, size_bytes = store.unanalysed_size(targets, VERSION)
+        before = counts.analysed
+        if todo and at_most_s:
+            live.total += todo
+            live.begin("measuring tempo and key", todo, size_bytes)
+            ends_s = time.monotonic() + at_most_s
+            files = takewhile(
+                lambda _: time.monotonic() < ends_s and not self._named,
+                map(Unanalysed, store.unanalysed(targets, VERSION)),
+            )
+            settings = replace(self._settings, jobs=1) if self._watched else self._settings
+            pipeline = self._pipeline = Pipeline(
+                store,
+                settings,
+                pipeline_model(chosen, self._settings) if chosen else None,
+                run_id=live.run_id,
+                listener=live,
+                counts=counts,
+            )
+            if self._stopped:
+                pipeline.stop()
+            scanning = counts.busy, counts.workers
+            result.interrupted = not pipeline.run(files)
+            counts.busy, counts.workers = scanning
+        result.unanalysed = todo - (counts.analysed - before)
 
     def _work(
         self, store: Store, pipeline: Pipeline, targets: Sequence[bytes], result: ScanResult
@@ -239,7 +311,7 @@ class _LiveRun:
         self.total = 0  # files to work on, as far as was known at the start
         self.result: ScanResult
         self._store = store
-        self._run_id = run_id
+        self.run_id = run_id
         self._listener = listener
         self._started_s = self._noted_s = started_s
         self._done = 0
@@ -257,7 +329,7 @@ class _LiveRun:
             self._noted_s = moment_s
             self.result.elapsed_s = moment_s - self._started_s
             self._store.note_run(
-                self._run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)}
+                self.run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)}
             )
 
     def problem(self, path: str, reason: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from indexer.analysis.analyser import VERSION, Analysis
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
 from indexer.errors import (
@@ -62,6 +63,16 @@ class Backlog:
     """A file that an earlier run read and that lacks a later stage."""
 
     file_id: int
+
+
+@dataclass(frozen=True)
+class Unanalysed:
+    """A file of a known recording that was not measured yet."""
+
+    file_id: int
+
+
+Item = Changed | Backlog | Unanalysed
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +146,12 @@ class Run:
     truncated: set[int] = field(default_factory=set)  # files of which decoding found that they lost their end
 
 
-def process(run: Run, item: Changed | Backlog) -> Stage[str]:
+def process(run: Run, item: Item) -> Stage[str]:
     """Take one file through all stages and return its outcome. Raises FileFailedError or FileGoneError."""
+    if isinstance(item, Unanalysed):
+        file = known_file(run.store, item.file_id)
+        yield from analyse(run, file)
+        return file.outcome
     file = (yield from read(run, item)) if isinstance(item, Changed) else known_file(run.store, item.file_id)
     yield from embed(run, file)
     report_left_alone(run, file)
@@ -255,7 +270,7 @@ def _not_read(
     return FileFailedError(reason, state)
 
 
-def unforeseen(run: Run, item: Changed | Backlog, reason: str) -> FileFailedError:
+def unforeseen(run: Run, item: Item, reason: str) -> FileFailedError:
     """Store the reason of an error that no stage handles, and return the error to raise. The next scan tries again."""
     reason = escaped(reason)
     if isinstance(item, Changed):
@@ -320,7 +335,8 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part])
     """Embed the recording from this file with each encoder that it lacks; return the seconds of audio."""
     audio_s = 0.0
     for part in missing:
-        done = yield Wait(partial(run.executor.embed, file.row.path, file.row.stat, part), outside=True)
+        embed = partial(run.executor.embed, file.row.path, file.row.stat, part, analyse=part is missing[0])
+        done = yield Wait(embed, outside=True)
         error = done.exception()
         if isinstance(error, FileError):
             root = run.store.root_for(file.row.path)
@@ -340,6 +356,9 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part])
                 run.store.put_embedding(
                     file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory
                 )
+                if result.analysis is not None:
+                    run.store.put_analysis(file.recording_id, result.analysis.columns())
+                    run.counts.analysed += 1
                 hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
                 run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
@@ -357,6 +376,39 @@ def _note_truncation(run: Run, file: KnownFile, truncated: str | None) -> None:
     run.store.set_file_reason(file.row.id, f"{truncated}; {known or NO_GENRE}")
     file.row = run.store.file(file.row.id)
     run.truncated.add(file.row.id)
+
+
+# ---- analyse: what is measured in a recording that an earlier version embedded
+
+
+def analyse(run: Run, file: KnownFile) -> Stage[None]:
+    """Measure the recording from this file, and store that; its embeddings stay.
+
+    What cannot be measured counts as measured, so that it is not tried with every scan. A file that is not there or not
+    the same any more is left to the next scan.
+    """
+    if run.store.has_analysis(file.recording_id, VERSION):
+        return
+    file.outcome = "not measured"
+    done = yield Wait(partial(run.readers.submit, partial(Worker.call, op="analyse", path=file.row.path)))
+    found = Analysis(VERSION, 0.0)
+    failure: FileError | None = None
+    try:
+        found = Analysis.from_json(done.result()["analysis"])
+    except FileError as e:
+        failure = e
+    try:
+        unchanged = Stat.from_result(look(file.row.path)).same_state(file.row.stat)
+    except OSError:
+        unchanged = False
+    if not unchanged or isinstance(failure, DeferredError):
+        return
+    if failure is not None:
+        run.listener.problem(os.fsdecode(file.row.path), f"not measured: {failure.reason}")
+    with run.store.transaction():
+        run.store.put_analysis(file.recording_id, found.columns())
+    run.counts.analysed += 1
+    file.outcome = "measured"
 
 
 # ---- classify: the genre that the head decides

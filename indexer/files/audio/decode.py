@@ -9,7 +9,7 @@ writes, starts threads or logs. Runs in a reader process. Every failure is a Rea
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +28,10 @@ from indexer.files.audio.payload.stated_end import missing_end
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, ends_in_zeros, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
+
+# (the mean of all channels (n,), the channels (channels, n), their rate in Hz), float32: is given the sound at its own
+# rate, at most one second at a time. The arrays are reused: the next samples overwrite them.
+Tap = Callable[[np.ndarray, np.ndarray, int], None]
 
 # Self-contained sound files only: a format that names other files (hls, concat, dash, sdp, ...), a device, raw samples
 # or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8, which ignores unknown ones.
@@ -108,12 +112,15 @@ def metadata(path: AnyPath) -> dict[str, str]:
         return {**stream.metadata, **container.metadata}
 
 
-def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0) -> Iterator[np.ndarray]:
+def decode(
+    path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0, tap: Tap | None = None
+) -> Iterator[np.ndarray]:
     """Yield a sound file as mono float32 blocks of exactly ``block_s`` seconds but the last, each of shape (frames,).
 
     Encoder delay and padding are cut where the file states them. Memory does not depend on the length of the file.
 
     :param sample_rate_hz: the rate of the result in Hz.
+    :param tap: is given all samples of all channels on their way; it must not raise.
     :raises TruncatedError: after the last block: the file lost its end, and what was given is most of the recording.
     :raises ReadError: while iterating too: the file is damaged, has no audio, or has lost most of it.
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
@@ -123,7 +130,7 @@ def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0
         parts: list[np.ndarray] = []
         held = given = 0
         tally = _Tally()
-        for samples in _resampled(path, sample_rate_hz, tally):
+        for samples in _resampled(path, sample_rate_hz, tally, tap):
             parts.append(samples)
             held += len(samples)
             if held < block_frames:
@@ -140,11 +147,27 @@ def decode(path: AnyPath, *, sample_rate_hz: int = 16_000, block_s: float = 10.0
         _judge(path, tally)
 
 
-def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally") -> Iterator[np.ndarray]:
+def listen(path: AnyPath, tap: Tap) -> Iterator[float]:
+    """Give all samples of a sound file to ``tap`` and yield the seconds so far; nothing is resampled.
+
+    Raises as ``decode`` does.
+    """
+    tally = _Tally()
+    heard_s = 0.0
+    with _errors_named(path):
+        for mono, rate_hz in _heard(path, tally, tap):
+            heard_s += len(mono) / rate_hz
+            yield heard_s
+        if not heard_s:
+            raise ReadError(path, "no audio")
+        _judge(path, tally)
+
+
+def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally", tap: Tap | None) -> Iterator[np.ndarray]:
     """Yield the mixed samples at ``sample_rate_hz``; a change of rate within the file starts a new resampler."""
     resampler: Any = None
     rate_hz = 0
-    for mono, now_hz in _heard(path, tally):
+    for mono, now_hz in _heard(path, tally, tap):
         if now_hz != rate_hz:
             if resampler is not None:
                 yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
@@ -156,19 +179,24 @@ def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally") -> Iterator[
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _heard(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
+def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the mixed samples with their rate in Hz: FFmpeg's, and libsndfile's from where FFmpeg refuses to go on."""
     frames = 0
     try:
         with _errors_named(path):
-            for mono, rate_hz in _mixed(path, tally):
+            for mono, rate_hz in _mixed(path, tally, tap):
                 yield mono, rate_hz
                 frames += len(mono)
     except FileError as refusal:
         before = frames
         with _asked_too(path, refusal) as (file, sound):
-            for mono in libsndfile.samples(sound, frames):
-                yield _finite(mono), _checked_rate(path, sound.samplerate)
+            rate_hz = _checked_rate(path, sound.samplerate)
+            for block in libsndfile.samples(sound, frames):
+                with np.errstate(all="ignore"):
+                    mono = _finite(block.mean(axis=1))
+                if tap is not None:
+                    tap(mono, _finite(block.T), rate_hz)
+                yield mono, rate_hz
                 frames += len(mono)
             _check_disk(path, file)
             tally.libsndfile(
@@ -193,20 +221,30 @@ def _asked_too(path: AnyPath, refusal: FileError) -> "Iterator[tuple[_SoundFile,
         raise type(refusal)(path, f"{refusal.reason} (FFmpeg); {error} (libsndfile)") from error
 
 
-def _mixed(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
+def _mixed(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the average of all channels at the file's own rate, as (frames (n,), rate in Hz), n at most one second.
 
     The array is reused: the next frames overwrite it.
     """
     buffer = np.empty(_MIX_FRAMES, np.float32)
-    filled = rate_hz = 0
+    apart = np.empty((0, 0), np.float32)  # the channels by themselves, for the tap
+    filled = rate_hz = limit = 0
+
+    def mixed() -> tuple[np.ndarray, int]:
+        mono = _finite(buffer[:filled])
+        if tap is not None:
+            tap(mono, _finite(apart[:, :filled]), rate_hz)
+        return mono, rate_hz
+
     for frame in _frames(path, tally):
-        if frame.sample_rate != rate_hz:
+        channels, offset, scale = _channels(frame)
+        if frame.sample_rate != rate_hz or (tap is not None and len(channels) != len(apart)):
             if filled:
-                yield _finite(buffer[:filled]), rate_hz
+                yield mixed()
             filled, rate_hz = 0, _checked_rate(path, frame.sample_rate)
             limit = min(_MIX_FRAMES, rate_hz)
-        channels, offset, scale = _channels(frame)
+            if tap is not None:
+                apart = np.empty((len(channels), limit), np.float32)
         start = 0
         while start < frame.samples:
             n = min(limit - filled, frame.samples - start)
@@ -217,12 +255,17 @@ def _mixed(path: AnyPath, tally: "_Tally") -> Iterator[tuple[np.ndarray, int]]:
                     np.add(out, channel[start : start + n], out=out, casting="unsafe")
                 out -= offset
                 out *= scale
+                for row, channel in zip(apart, channels, strict=False):  # no row without a tap
+                    out = row[filled : filled + n]
+                    np.copyto(out, channel[start : start + n], casting="unsafe")
+                    out -= offset / len(channels)
+                    out *= scale * len(channels)
             filled, start = filled + n, start + n
             if filled == limit:
-                yield _finite(buffer[:limit]), rate_hz
+                yield mixed()
                 filled = 0
     if filled:
-        yield _finite(buffer[:filled]), rate_hz
+        yield mixed()
 
 
 def _checked_rate(path: AnyPath, rate_hz: int) -> int:

@@ -63,7 +63,7 @@ def codec(sound: Any) -> str:
 
 
 def samples(sound: Any, after: int) -> Iterator[np.ndarray]:
-    """Yield the average of all channels, as (frames,) float32, from frame number ``after`` on.
+    """Yield all channels, as (frames, channels) float32, from frame number ``after`` on.
 
     Frames before it are decoded and dropped: seeking is inexact in some formats.
     """
@@ -73,8 +73,7 @@ def samples(sound: Any, after: int) -> Iterator[np.ndarray]:
         kept = block[skip:]
         skip = max(0, skip - len(block))
         if len(kept):
-            with np.errstate(all="ignore"):
-                yield kept.mean(axis=1)
+            yield kept
 
 
 def _read(sound: Any, frames: int) -> np.ndarray:

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from indexer.errors import DeferredError, FileError, ReadError
+from indexer.analysis.analyser import Analyser
+from indexer.errors import DeferredError, FileError, ReadError, TruncatedError
 from indexer.files import links
 from indexer.files.audio.decode import decode as decode_audio
-from indexer.files.audio.decode import probe
+from indexer.files.audio.decode import listen, probe
 from indexer.files.audio.identity import Stat, sniff
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
@@ -55,12 +56,13 @@ class Channel:
         """Begin to count for an operation on a file."""
         self._path, self._budget = path, Budget(self._limits)
 
-    def beat(self, heard_s: float = 0.0, /) -> None:
+    def beat(self, heard_s: float = 0.0, /, beside_s: float = 0.0) -> None:
         """Tell the parent that work goes on. Called by work loops, never by a timer, so that a hang is silent.
 
-        ``heard_s``: the seconds of sound so far. Raises LimitError where the operation takes more than it may.
+        ``heard_s``: the seconds of sound so far. Raises LimitError where the operation takes more than it may;
+        ``beside_s`` of computing are not its own.
         """
-        self._budget.check(self._path, heard_s)
+        self._budget.check(self._path, heard_s, beside_s)
         at = time.monotonic()
         if at - self._last_beat > 0.2:
             self._last_beat = at
@@ -100,14 +102,36 @@ def open_file(path: str) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
-def decode(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any]:
-    """Send the audio as messages with blocks of mono float32."""
+def decode(path: str, channel: Channel, *, sample_rate_hz: int, analyse: bool = False) -> dict[str, Any]:
+    """Send the audio as messages with blocks of mono float32.
+
+    ``truncated``: how the file shows that it lost its end, or None. ``analysis``: what was measured in all of it.
+    """
+    analyser = Analyser()
+    truncated = None
     frames = 0
-    for block in decode_audio(path, sample_rate_hz=sample_rate_hz):
-        frames += len(block)
-        channel.beat(frames / sample_rate_hz)
-        channel.send("block", {}, block.data.cast("B"))
-    return {"frames": frames}
+    try:
+        for block in decode_audio(path, sample_rate_hz=sample_rate_hz, tap=analyser.hear if analyse else None):
+            frames += len(block)
+            channel.beat(frames / sample_rate_hz, analyser.cpu_s)
+            channel.send("block", {}, block.data.cast("B"))
+    except TruncatedError as error:
+        truncated = error.reason
+    return {"truncated": truncated, "analysis": analyser.finish().to_json() if analyse else None}
+
+
+def analyse(path: str, channel: Channel) -> dict[str, Any]:
+    """What is measured in the audio, as far as it can be decoded; no encoder hears it."""
+    analyser = Analyser()
+    try:
+        for heard_s in listen(path, analyser.hear):
+            channel.beat(heard_s, analyser.cpu_s)
+    except FileError:
+        found = analyser.finish()
+        if not found.heard_s:
+            raise
+        return {"analysis": found.to_json()}
+    return {"analysis": analyser.finish().to_json()}
 
 
 def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
@@ -152,7 +176,7 @@ def examine(path: str, channel: Channel) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
-    "picture": picture,
+    "picture": picture, "analyse": analyse,
 }  # fmt: skip
 
 

@@ -14,13 +14,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from indexer import errors
-from indexer.errors import FileError, ReaderDiedError
+from indexer.analysis.analyser import Analysis
+from indexer.errors import FileError, ReaderDiedError, TruncatedError
 from indexer.files.children.limits import Limits
 from indexer.files.children.start import without_interrupts
 
@@ -79,17 +80,27 @@ class Worker:
             result = message
         return result
 
-    def decode(self, path: bytes, *, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    def decode(
+        self, path: bytes, *, sample_rate_hz: int, analysed: Callable[[Analysis], None] | None = None
+    ) -> Iterator[np.ndarray]:
         """Yield blocks (frames,) of mono float32 as the child decodes; closing the iterator early kills the child.
+
+        ``analysed`` is called after the last block with what was measured in the same pass; None: nothing is measured.
 
         Raises TruncatedError after the last block of a file that lost its end, and any other FileError at any time.
         """
         finished = False
         try:
-            for _, raw in self._exchange("decode", path, {"sample_rate_hz": sample_rate_hz}):
+            arguments = {"sample_rate_hz": sample_rate_hz, "analyse": analysed is not None}
+            for message, raw in self._exchange("decode", path, arguments):
+                end = message  # the last one is the result
                 if raw:
                     yield np.frombuffer(raw, dtype="<f4")
             finished = True
+            if analysed is not None:
+                analysed(Analysis.from_json(end["analysis"]))
+            if end["truncated"] is not None:
+                raise TruncatedError(os.fsdecode(path), end["truncated"])
         except FileError:
             finished = True
             raise

@@ -1,0 +1,137 @@
+"""Joins the meters: hears a recording once, as it is decoded, and gives what each of them measured.
+
+A meter is made for a sample rate, takes samples, and gives a small dataclass of plain values, or None where it has
+nothing honest to say. Whatever a meter raises costs its own measurement and never the decoding. All together are given
+so much computing; where it is spent, what was heard until then counts.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from indexer.analysis.bandwidth import Bandwidth, BandwidthMeter
+from indexer.analysis.plain import MOST_CHARS, from_plain
+
+VERSION = 1  # of all measurements; recordings with those of another version are measured anew
+MOST_CPU_S = 180.0  # for one recording: some ten hours of sound
+MOST_PARTS = 4  # how often sample rate or channels may change in a file; of its parts the longest counts
+
+
+class Meter(Protocol):
+    """What measures one thing. With ``HEARS_CHANNELS = True`` in its class it takes all channels, else their mean."""
+
+    def __init__(self, rate_hz: int) -> None: ...
+
+    def push(self, samples: np.ndarray, /) -> None:
+        """Take the next samples: float32, (n,) or (channels, n), at most one second, no meter may keep the array."""
+
+    def finish(self) -> Any:
+        """What was measured, as a frozen dataclass of plain values; None where nothing can be said."""
+
+
+METERS: dict[str, type[Meter]] = {"bandwidth": BandwidthMeter}  # by the field of Analysis that they fill
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What was measured in a recording; None for what could not be."""
+
+    version: int
+    heard_s: float  # of the part of the recording that was measured
+    bandwidth: Bandwidth | None = None
+    failed: tuple[str, ...] = ()  # meters that raised, and what
+
+    def columns(self) -> dict[str, float | int | str | None]:
+        """The values of the columns of the table ``analysis``."""
+        bandwidth = self.bandwidth
+        return {
+            "version": self.version,
+            "bandwidth_hz": bandwidth.bandwidth_hz if bandwidth else None,
+            "lossy_edge": int(bandwidth.is_lossy_edge) if bandwidth else None,
+            "measured": json.dumps(self.to_json()),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for another process or machine."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: object) -> "Analysis":
+        """The inverse of ``to_json``. Raises ValueError for anything else."""
+        return from_plain(cls, found)
+
+
+class Analyser:
+    """The meters for one recording."""
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0  # that it took so far
+        self._part: _Part | None = None
+        self._parts = 0
+        self._longest = Analysis(VERSION, 0.0)
+
+    def hear(self, mono: np.ndarray, channels: np.ndarray, rate_hz: int) -> None:
+        """Take the next samples: their mean (n,) and all channels (channels, n), float32. Never raises."""
+        if self.cpu_s > MOST_CPU_S:
+            return
+        began_s = time.thread_time()
+        if self._part is None or self._part.form != (rate_hz, len(channels)):
+            self._end_part()
+            if self._parts < MOST_PARTS:
+                self._parts += 1
+                self._part = _Part(rate_hz, len(channels))
+        if self._part is not None:
+            self._part.hear(mono, channels)
+        self.cpu_s += time.thread_time() - began_s
+
+    def finish(self) -> Analysis:
+        """What was measured in what was heard."""
+        self._end_part()
+        return self._longest
+
+    def _end_part(self) -> None:
+        if self._part is not None and self._part.heard_s > self._longest.heard_s:
+            self._longest = self._part.finish()
+        self._part = None
+
+
+class _Part:
+    """A part of a recording with one sample rate and one number of channels, and its meters."""
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self.form = rate_hz, channels
+        self.heard_s = 0.0
+        self._failed: dict[str, str] = {}
+        self._meters: dict[str, Meter] = {}
+        for name, kind in METERS.items():
+            with self._apart(name):
+                self._meters[name] = kind(rate_hz)
+
+    def hear(self, mono: np.ndarray, channels: np.ndarray) -> None:
+        self.heard_s += len(mono) / self.form[0]
+        for name, meter in list(self._meters.items()):
+            with self._apart(name):
+                meter.push(channels if getattr(meter, "HEARS_CHANNELS", False) else mono)
+
+    def finish(self) -> Analysis:
+        found: dict[str, Any] = {}
+        for name, meter in list(self._meters.items()):
+            with self._apart(name):
+                result = meter.finish()
+                found[name] = None if result is None else from_plain(type(result), asdict(result))
+        return Analysis(VERSION, round(self.heard_s, 3), **found, failed=tuple(self._failed.values()))
+
+    @contextmanager
+    def _apart(self, name: str) -> Iterator[None]:
+        """Keep what a meter raises to itself; it hears no more."""
+        try:
+            with np.errstate(all="ignore"):
+                yield
+        except Exception as error:
+            self._meters.pop(name, None)
+            self._failed[name] = f"{name}: {type(error).__name__}: {error}"[:MOST_CHARS]
