@@ -115,7 +115,9 @@ def test_a_damaged_vector_has_no_tags_and_costs_no_other(tmp_path):
         for n, vector in enumerate(vectors):
             recording = store.recording(f"{n:064x}", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=9.0)
             store.put_embedding(recording, encoder.id, vector, 1)
-        hear_cached(store, ears(None, ()))
+        told = []
+        hear_cached(store, ears(None, ()), on_step=lambda *step: told.append(step))
+        assert told == [("hearing", 0, 3)]
         assert [row["recording_id"] for row in store._run("SELECT recording_id FROM heard")] == [1]
 
 

@@ -122,3 +122,16 @@ def test_a_scan_in_a_narrow_terminal(tmp_path):
     assert done.returncode == 0
     assert moving
     assert max(map(len, moving)) < 60
+
+
+def test_steps_without_files_tell_how_many_recordings_are_done(now):
+    with closing(Terminal(100)) as terminal, open(terminal.slave, "w", closefd=False) as out:
+        progress = Progress(out=out)
+        for done in (0, 500):
+            progress.step("hearing", done, 1000)
+        assert terminal.lines()[-1].startswith(f"hearing [{'=' * 15}{' ' * 15}] 500/1,000 recordings, ")
+        progress.step("comparing", 10, 1000)
+        assert terminal.lines()[-1].startswith("comparing [  ")
+        progress.begin("scanning", 10)
+        progress.advance("/m/1.mp3", "done")
+        assert "1/10 files" in terminal.lines()[-1]

@@ -101,8 +101,11 @@ def test_more_of_one_length_than_fit_are_compared_with_their_neighbours(store, m
     monkeypatch.setattr(same_sound, "_PAGE", 2)
     monkeypatch.setattr(same_sound, "MOST_AT_ONCE", 4)
     ids = add(store, {n: n // 2 for n in range(40)}, dict.fromkeys(range(40), 50.0))
-    update(store)
+    projection.update(store, "e", ["e"])
+    told = []
+    same_sound.update(store, "e", ["e"], on_done=lambda *done: told.append(done))
     assert groups(store) == {frozenset({ids[n], ids[n + 1]}) for n in range(0, 40, 2)}
+    assert told == [(done, 40) for done in range(2, 41, 2)]
 
 
 def test_the_question_of_duplicates_lists_copies_and_other_encodings_with_links_and_as_a_playlist(quick_cli, tmp_path):

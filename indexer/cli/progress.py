@@ -30,7 +30,7 @@ class Progress:
 
     def begin(self, step: str, files: int, size_bytes: int = 0) -> None:
         """Start the clock of a step on so many files. With their size, the time left goes by bytes and not by files."""
-        self._step = step
+        self._step, self._things = step, "files"
         self._files, self._done = files, 0
         self._bytes, self._done_bytes = size_bytes, 0
         self._started_s = time.monotonic()
@@ -44,8 +44,15 @@ class Progress:
                 self._done_bytes += os.stat(path).st_size  # noqa: PTH116 - any bytes
         if self._verbosity > 0:
             self.line(f"{self._done}/{self._files} {_shown(path)}: {outcome}")
-        elif self._moving and time.monotonic() - self._drawn_s > REDRAW_S:
-            self._draw()
+        else:
+            self._draw_soon()
+
+    def step(self, step: str, done: int, total: int) -> None:
+        """Show that of a step that opens no file so many recordings are done."""
+        if (step, total) != (self._step, self._files):
+            self.begin(step, total)
+        self._done, self._things = done, "recordings"
+        self._draw_soon()
 
     def problem(self, path: str, reason: str) -> None:
         """Print why a file was not handled, or only in part."""
@@ -63,6 +70,10 @@ class Progress:
             self._out.write("\r\x1b[K")
             self._out.flush()
 
+    def _draw_soon(self) -> None:
+        if self._moving and time.monotonic() - self._drawn_s > REDRAW_S:
+            self._draw()
+
     def _draw(self) -> None:
         self._drawn_s = time.monotonic()
         elapsed_s = self._drawn_s - self._started_s
@@ -70,7 +81,7 @@ class Progress:
         share = min(1.0, self._done_bytes / self._bytes if self._bytes else self._done / max(1, self._files))
         left = f", {duration(elapsed_s * (1 - share) / share)} left" if 0 < share < 1 else ""
         text = (
-            f"{self._done:,}/{self._files:,} files, {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute"
+            f"{self._done:,}/{self._files:,} {self._things}, {60 * self._done / max(elapsed_s, 1e-3):,.0f} a minute"
             f"{left}{escaped(self.tail())}"
         )
         width = min(BAR_COLUMNS, columns - len(f"{self._step} [] {text}"))

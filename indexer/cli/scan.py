@@ -100,7 +100,7 @@ def apply_head(settings: Settings, *, verbosity: int, as_json: bool) -> tuple[di
     ``scan`` is None where nothing is to be written.
     """
     try:
-        found = relabelled(settings, as_json=as_json)
+        found = relabelled(settings, verbosity=verbosity, as_json=as_json)
         if settings.write_tags == "off" or found["undecided"] == found["classified"]:
             return {"relabel": found, "scan": None}, int(bool(found["damaged"]))
         result = scanned(settings, (), verbosity=verbosity)
@@ -114,11 +114,16 @@ def apply_head(settings: Settings, *, verbosity: int, as_json: bool) -> tuple[di
     return {"relabel": found, "scan": result.to_json()}, result.exit_code or int(bool(found["damaged"]))
 
 
-def relabelled(settings: Settings, *, as_json: bool) -> dict[str, Any]:
+def relabelled(settings: Settings, *, verbosity: int, as_json: bool) -> dict[str, Any]:
     """Classify all cached embeddings with the head in use; the summary is printed here unless it goes into JSON."""
+    from indexer.cli.progress import Progress
     from indexer.scan.relabel import relabel as classify_all
 
-    found = classify_all(settings)
+    progress = Progress(verbosity)
+    try:
+        found = classify_all(settings, progress.step)
+    finally:
+        progress.clear()
     if not as_json:
         show(found, text.relabel_text, as_json=False)
     if found["damaged"]:
@@ -173,9 +178,9 @@ def classify(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None
 @click.command()
 @json_option
 @common
-def relabel(settings: Settings, as_json: bool) -> None:
+def relabel(settings: Settings, verbosity: int, as_json: bool) -> None:
     """Apply the head in use to all cached embeddings; no file is opened."""
-    found = relabelled(settings, as_json=as_json)
+    found = relabelled(settings, verbosity=verbosity, as_json=as_json)
     if as_json:
         show(found, str, as_json=True)
     elif found["undecided"] < found["classified"]:

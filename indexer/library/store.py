@@ -96,6 +96,15 @@ def _missing(why: str) -> str:
     return f"UPDATE files SET state = 'missing', reason = {reason}, {_LAST_THERE} WHERE state <> 'missing' AND "
 
 
+def _unheard(ears: Sequence[str]) -> str:
+    """FROM and WHERE of the recordings above an id that an encoder embedded and none of these ears heard."""
+    return (
+        "FROM recordings r JOIN embeddings e ON e.recording_id = r.id AND e.encoder_id = ?"
+        " LEFT JOIN heard h ON h.recording_id = r.id WHERE r.id > ? AND coalesce(h.ear, '') NOT IN"
+        f" ({', '.join('?' * len(ears))})"
+    )
+
+
 def _file_row(row: sqlite3.Row) -> FileRow:
     return FileRow(
         row["id"],
@@ -630,6 +639,11 @@ class Store:
             (recording_id, encoder_id),
         )
 
+    def embedded_count(self, encoder_id: str) -> int:
+        """How many recordings an encoder embedded."""
+        row = self._one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", (encoder_id,))
+        return row["n"] if row else 0
+
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
         """(recording id, [(vector, trajectory) of each encoder]) of recordings that all encoders embedded."""
         first, *others = encoder_ids
@@ -674,13 +688,16 @@ class Store:
         row = self._one("SELECT electronic FROM heard WHERE recording_id = ?", (recording_id,))
         return row["electronic"] if row else None
 
+    def unheard_count(self, ears: Sequence[str], encoder_id: str) -> int:
+        """How many recordings ``unheard`` yields."""
+        row = self._one(f"SELECT count(*) AS n {_unheard(ears)}", (encoder_id, 0, *ears))
+        return row["n"] if row else 0
+
     def unheard(self, ears: Sequence[str], encoder_id: str, page_rows: int = 500) -> Iterator[list[tuple[int, bytes]]]:
         """Yield (recording id, vector) of what an encoder embedded and none of these ears heard, a page at a time."""
         last = 0
         while page := self._run(
-            "SELECT r.id, e.vector FROM recordings r JOIN embeddings e ON e.recording_id = r.id AND e.encoder_id = ?"
-            " LEFT JOIN heard h ON h.recording_id = r.id WHERE r.id > ? AND coalesce(h.ear, '') NOT IN"
-            f" ({', '.join('?' * len(ears))}) ORDER BY r.id LIMIT ?",
+            f"SELECT r.id, e.vector {_unheard(ears)} ORDER BY r.id LIMIT ?",
             (encoder_id, last, *ears, page_rows),
         ).fetchall():
             yield [(row["id"], row["vector"]) for row in page]

@@ -10,19 +10,29 @@ from indexer.library.facts import sound_vectors
 from indexer.library.store import Store
 
 
-def hear_cached(store: Store, ears: Sequence[Ear], stopped: Callable[[], bool] = lambda: False) -> None:
+def hear_cached(
+    store: Store,
+    ears: Sequence[Ear],
+    stopped: Callable[[], bool] = lambda: False,
+    on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
+) -> None:
     """Store what the best ear hears in every recording that has a vector for it, where that is lacking.
 
-    Ends early when ``stopped``. Raises ModelError where the package's weights are missing or damaged.
+    Ends early when ``stopped``; ``on_step`` is told the step's name, how many are done, of how many. Raises ModelError
+    where the package's weights are missing or damaged.
     """
     for place, ear in enumerate(ears):
         for encoder in registered.encoders(store.connection):
             if encoder.id in ear.encoder_ids:
-                for page in store.unheard([one.id for one in ears[: place + 1]], encoder.id):
+                as_good = [one.id for one in ears[: place + 1]]
+                done, total = 0, store.unheard_count(as_good, encoder.id)
+                for page in store.unheard(as_good, encoder.id):
                     if stopped():
                         return
+                    on_step("hearing", done, total)
                     with store.transaction():
                         _hear(store, ear, page)
+                    done += len(page)
 
 
 def hear(store: Store, ears: Sequence[Ear], recording_id: int, encoder_id: str, vector: bytes) -> None:

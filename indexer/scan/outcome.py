@@ -47,6 +47,9 @@ class Listener(Protocol):
     def advance(self, path: str, outcome: str) -> None:
         """A file is finished; ``outcome`` says how."""
 
+    def step(self, step: str, done: int, total: int) -> None:
+        """Of a step that opens no file, so many recordings are done."""
+
     def problem(self, path: str, reason: str) -> None:
         """A file was not handled, or only in part."""
 

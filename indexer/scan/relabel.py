@@ -19,10 +19,12 @@ from indexer.scan.heard import hear_cached
 COMMIT_ROWS = 1000
 
 
-def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n: None) -> dict[str, Any]:
+def relabel(
+    settings: Settings, on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None
+) -> dict[str, Any]:
     """Classify all cached recordings anew. Raises ModelError without a head.
 
-    ``on_classified`` is called now and then with how many are done.
+    ``on_step`` is called now and then with the step's name, how many recordings are done, and of how many.
 
     Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, not_written, elapsed_s}.
     ``unlike``: recordings unlike everything the head learned from; ``not_electronic``: that do not sound electronic.
@@ -38,9 +40,11 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
         threshold = settings.threshold(head.threshold)
         classified = undecided = unlike = not_electronic = damaged = 0
         surest = 0.0
-        hear_cached(store, chosen.ears)
+        hear_cached(store, chosen.ears, on_step=on_step)
+        total = store.embedded_count(chosen.info.parts[0].encoder_id)
         cached_recordings = store.embeddings([part.encoder_id for part in chosen.info.parts])
         while page := list(islice(cached_recordings, COMMIT_ROWS)):
+            on_step("classifying", classified + damaged, total)
             with store.transaction():
                 for recording_id, cached in page:
                     try:
@@ -52,7 +56,6 @@ def relabel(settings: Settings, on_classified: Callable[[int], None] = lambda _n
                         classified += 1
                     except ModelError:
                         damaged += 1
-            on_classified(classified)
         update_genre_labels(store, settings)
         not_written = count_unwritten(store.connection, settings)
     return {

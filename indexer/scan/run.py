@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ class Scan:
     def _hear_cached(self, store: Store, ears: Sequence[Ear]) -> None:
         """Store what cached vectors tell and an earlier version did not store."""
         try:
-            hear_cached(store, ears, lambda: self._stopped)
+            hear_cached(store, ears, lambda: self._stopped, self._listener.step)
         except ModelError as e:  # the package is damaged; what needs no tags goes on
             self._listener.problem(str(self._settings.db), f"no tags were heard ({e})")
 
@@ -205,8 +206,8 @@ class Scan:
         """Update the map and what sounds the same. An error is reported and fails no scan; the next one tries again."""
         parts = [part.encoder_id for part in chosen.info.parts]
         try:
-            projection.update(store, chosen.info.encoder_id, parts, lambda: self._stopped)
-            same_sound.update(store, chosen.info.encoder_id, parts, lambda: self._stopped)
+            for update, step in ((projection.update, "placing on the map"), (same_sound.update, "comparing")):
+                update(store, chosen.info.encoder_id, parts, lambda: self._stopped, partial(self._listener.step, step))
         except Exception as e:  # all files are done; nothing but the map and the duplicates is lost
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
@@ -331,6 +332,10 @@ class _LiveRun:
             self._store.note_run(
                 self.run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)}
             )
+
+    def step(self, step: str, done: int, total: int) -> None:
+        """Pass on how far a step is that opens no file."""
+        self._listener.step(step, done, total)
 
     def problem(self, path: str, reason: str) -> None:
         """Pass on why a file was not handled, or only in part."""

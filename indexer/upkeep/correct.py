@@ -33,6 +33,9 @@ class _Problems:
     def advance(self, path: str, outcome: str) -> None:
         """Ignore a finished file."""
 
+    def step(self, step: str, done: int, total: int) -> None:
+        """Ignore a step without files."""
+
     def problem(self, path: str, reason: str) -> None:
         """Keep why a file was not handled, or only in part."""
         self.reasons[path] = reason

@@ -71,13 +71,13 @@ class _Progress:
     """Tells how far a step is, but not more often than every PROGRESS_S; the Listener of a scan, too."""
 
     def __init__(self) -> None:
-        self.step = ""
+        self.name = ""
         self._done, self._total = 0, 0
         self._told_s = float("-inf")
 
     def begin(self, step: str, files: int, size_bytes: int = 0) -> None:  # noqa: ARG002 - as of any Listener
         """A step with so many things to do begins; 0: nobody knows how many."""
-        self.step, self._done, self._total = step, 0, files
+        self.name, self._done, self._total = step, 0, files
         tell(step=step, done=0, total=files or None, reason=None)
 
     def at(self, done: int, total: int) -> None:
@@ -85,11 +85,17 @@ class _Progress:
         self._done = done
         if time.monotonic() - self._told_s >= PROGRESS_S:
             self._told_s = time.monotonic()
-            tell(step=self.step, done=done, total=total or None, reason=None)
+            tell(step=self.name, done=done, total=total or None, reason=None)
 
     def advance(self, path: str, outcome: str) -> None:  # noqa: ARG002
         """Count a finished file."""
         self.at(self._done + 1, max(self._total, self._done + 1))
+
+    def step(self, step: str, done: int, total: int) -> None:
+        """So many recordings of a step are done."""
+        if step != self.name:
+            self.begin(step, total)
+        self.at(done, total)
 
     def problem(self, path: str, reason: str) -> None:
         """Ignore it: the scan's result lists the failures."""
@@ -104,15 +110,14 @@ def _train(settings: Settings) -> None:
     cancelling, progress = _Cancelling(stop), _Progress()
 
     def on_step(step: "Step") -> None:
-        if progress.step != "learning":
+        if progress.name != "learning":
             progress.begin("learning", step.total)
         progress.at(step.number, step.total)
 
     tell(step="collecting the labels", done=0, total=None)
     learned = cancelling.once_free(lambda: train(settings, Request(), on_step))
     tell(learned={key: learned[key] for key in ("head", "notes", "compared", "recordings", "artists")})
-    progress.begin("classifying", 0)
-    tell(applied=cancelling.once_free(lambda: relabel(settings, lambda done: progress.at(done, 0))))
+    tell(applied=cancelling.once_free(lambda: relabel(settings, progress.step)))
     _look(settings, progress)
 
 

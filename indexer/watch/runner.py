@@ -44,6 +44,9 @@ class _Teller:
         """Report that a file was processed."""
         self.tell("file", path=path, outcome=outcome)
 
+    def step(self, step: str, done: int, total: int) -> None:
+        """Ignore a step without files: the daemon reports files."""
+
     def problem(self, path: str, reason: str) -> None:
         """Report that a file was not processed, or only in part."""
         self.tell("problem", path=path, reason=reason)

@@ -35,6 +35,8 @@ class Silent:
 
     def advance(self, path: str, outcome: str) -> None: ...
 
+    def step(self, step: str, done: int, total: int) -> None: ...
+
     def problem(self, path: str, reason: str) -> None:
         print(path, reason)
 

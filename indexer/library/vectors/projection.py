@@ -82,11 +82,17 @@ def turned(axes: np.ndarray, former: np.ndarray) -> np.ndarray:
     return np.asarray(u @ v @ axes, np.float32)
 
 
-def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
+def update(
+    store: Store,
+    encoder_id: str,
+    parts: Sequence[str],
+    stopped: Callable[[], bool] = lambda: False,
+    on_done: Callable[[int, int], None] = lambda _done, _total: None,
+) -> int:
     """Place the recordings that all ``parts`` of an encoder embedded: those without a place, or all on new axes.
 
     Reads only the vectors of those that it places (and, for new axes, of a sample). Returns how many were placed;
-    changes nothing when it is stopped.
+    changes nothing when it is stopped. ``on_done`` is told now and then how many are placed, and of how many.
     """
     reader = store.connection
     row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
@@ -106,7 +112,7 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
     )
     try:
         if former is not None and not _aged(row, placed, len(unplaced)):
-            ids, places = _project(reader, former, parts, unplaced, stopped)
+            ids, places = _project(reader, former, parts, unplaced, stopped, on_done)
             shown = (placed * explained + _squares(places)) / max(1, placed + len(ids))
             if shown >= MIN_EXPLAINED * row["explained"]:
                 _keep(store, encoder_id, ids, places)
@@ -116,7 +122,7 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
         if not len(sample):
             return 0
         made = fit(sample, widths, former.axes if former else None)
-        ids, places = _project(reader, made, parts, everyone, stopped)
+        ids, places = _project(reader, made, parts, everyone, stopped, on_done)
     except _StoppedError:
         return 0
     _replace(store, encoder_id, made, ids, places)
@@ -161,12 +167,18 @@ def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stoppe
 
 
 def _project(
-    reader: Reader, projection: Projection, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]
+    reader: Reader,
+    projection: Projection,
+    parts: Sequence[str],
+    recordings: np.ndarray,
+    stopped: Callable[[], bool],
+    on_done: Callable[[int, int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """(recordings with sound vectors (n,), their places (n, 2))."""
     ids = [np.empty(0, np.int64)]
     places = [np.empty((0, 2), np.float32)]
     for page, vectors in _pages(reader, parts, recordings, stopped):
+        on_done(sum(map(len, ids)), len(recordings))
         ids.append(page)
         places.append(projection.places(vectors))
     return np.concatenate(ids), np.concatenate(places)

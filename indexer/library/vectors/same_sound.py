@@ -20,11 +20,17 @@ MOST_AT_ONCE = 10_000  # recordings of one length that are compared with each ot
 _PAGE = 500
 
 
-def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> int:
+def update(
+    store: Store,
+    encoder_id: str,
+    parts: Sequence[str],
+    stopped: Callable[[], bool] = lambda: False,
+    on_done: Callable[[int, int], None] = lambda _done, _total: None,
+) -> int:
     """Compare the recordings that all ``parts`` of an encoder embedded and that were not compared yet.
 
     Needs the encoder's place on the map (see projection), whose mean vector it uses. Returns how many were compared;
-    changes nothing when it is stopped.
+    changes nothing when it is stopped. ``on_done`` is told now and then how many are looked at, and of how many.
     """
     reader = store.connection
     row = reader.execute("SELECT mean FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
@@ -39,6 +45,7 @@ def update(store: Store, encoder_id: str, parts: Sequence[str], stopped: Callabl
     for page, pairs in _pairs(reader, parts, mean, ids, lengths_s):
         if stopped():
             return 0
+        on_done(int(page[-1]) + 1 if len(page) else 0, len(ids))
         compared += ids[page[is_new[page]]].tolist()
         for one, other in pairs:
             if is_new[one] or is_new[other]:
