@@ -263,6 +263,14 @@ def test_a_library_that_takes_long_to_read_is_not_read_for_every_visit(tmp_path)
     assert (found["count"], found["tracks"][0]["word"]) == (1, "you")  # what a row says is read anew
 
 
+def test_a_server_reads_the_library_before_anybody_asks(tmp_path, monkeypatch):
+    tracks.read_ahead(tmp_path / "none.db")  # says nothing
+    db = fill(tmp_path / "library.db")
+    tracks.read_ahead(db)
+    monkeypatch.setattr(tracks.browse, "read", None)
+    assert Pages(db).json("/-/tracks.json")["count"] == 6
+
+
 def test_an_empty_library_says_how_to_begin(tmp_path):
     Store(tmp_path / "library.db").close()
     pages = Pages(tmp_path / "library.db")

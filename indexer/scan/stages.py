@@ -433,8 +433,8 @@ def classify(run: Run, file: KnownFile) -> Label | None:
         assert prediction is not None
     run.counts.classified += 1
     run.counts.undecided += not prediction["decided"]
-    sure = "" if prediction["decided"] else "?"
-    file.outcome = f"{file.outcome}, {prediction['genre']}{sure} {prediction['confidence']:.0%}"
+    perhaps = "" if prediction["decided"] else "perhaps "
+    file.outcome = f"{file.outcome}, {perhaps}{prediction['genre']} ({prediction['confidence']:.0%})"
     return Label(prediction["genre"], prediction["confidence"]) if prediction["decided"] else None
 
 

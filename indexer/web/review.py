@@ -132,7 +132,7 @@ async def _told(datasette: Any, what: str, recordings: list[int]) -> list[dict[s
     found = await rows(
         datasette,
         "SELECT min(f.id) AS id, f.recording_id, f.path_text AS path, f.container, t.title, t.artist, t.album,"
-        " t.genre AS tag_genre, p.genre, p.confidence, p.threshold, p.reason, r.duration_s, h.id AS head_id"
+        " t.genre AS tag_genre, p.genre, p.confidence, p.threshold, p.decided, p.reason, r.duration_s, h.id AS head_id"
         f"{_FILES}{_SOME} AND {KINDS[what]} GROUP BY f.recording_id",
         {"ids": json.dumps(recordings)},
     )

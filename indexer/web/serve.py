@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 from importlib import resources
@@ -79,6 +80,7 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     from datasette.cli import check_databases
 
     from indexer.web.connections import MAX_CONNECTIONS, BoundedProtocol, SparingFilter, raise_file_limit
+    from indexer.web.tracks import read_ahead
 
     open_readonly(settings.db).close()
     datasette = make_datasette(settings)
@@ -88,6 +90,7 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
     announce(url)
+    threading.Thread(target=read_ahead, args=(settings.db,), name="reading ahead", daemon=True).start()
     if open_browser:
         webbrowser.open(url)
     # An upload that is being classified when the server ends is dropped: nothing of it would be stored.

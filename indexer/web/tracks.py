@@ -7,6 +7,7 @@ says goes to indexer.web.correct. Without JavaScript it can be read, searched, f
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,9 +16,11 @@ from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 
+from indexer.errors import IndexerError
 from indexer.learn import corrections
 from indexer.library import browse
 from indexer.library.browse import Catalogue, Found, Wanted
+from indexer.library.readonly import reading
 from indexer.library.registered import labels_in_use
 from indexer.library.store import DEFAULT_LABELS
 from indexer.web import playlist
@@ -87,6 +90,12 @@ def catalogue_of(conn: Any, db: Path) -> Catalogue:
         return kept.catalogue
     finally:
         _reading.release()
+
+
+def read_ahead(db: Path) -> None:
+    """Read the library before anybody asks, so that the first visit need not wait; what fails, the page will say."""
+    with suppress(IndexerError), reading(db) as conn:
+        catalogue_of(conn, db)
 
 
 def _is_good(kept: _Kept, db: Path) -> bool:

@@ -254,3 +254,12 @@ def test_a_genre_is_taken_off_the_map(tab, shared):
         buttons.nth(n).click()
         assert buttons.nth(n).get_attribute("aria-pressed") == "false"
     page.wait_for_function(f"() => !({painted})()")
+
+
+def test_the_sql_editor_is_dark_in_the_dark(tab, shared):
+    page = tab(shared, "/library?sql=select+'a',+1,+count(*)+from+files+--+b", scheme="dark")
+    editor = page.locator(".CodeMirror")
+    editor.wait_for()
+    assert editor.evaluate("editor => getComputedStyle(editor).backgroundColor") == "rgb(28, 35, 43)"  # --ix-panel
+    found = Axe().run(page, ".CodeMirror", {"runOnly": ["color-contrast"]})
+    assert found.violations_count == 0, found.generate_report()

@@ -49,7 +49,7 @@ function show(track) {
   at("name").textContent = track.name;
   at("name").href = page.dataset.tracks + track.id;
   const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
-  const model = track.genre ? `the model says ${track.genre} (${Math.round(100 * track.confidence)} %)` : null;
+  const model = track.genre ? `the model says ${track.decided ? "" : "perhaps "}${track.genre} (${Math.round(100 * track.confidence)} %)` : null;
   at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), model, tag, track.reason].filter(Boolean).join(" · ");
   at("chart").replaceChildren(...(track.genre ? [bars(track.scores, { threshold: track.threshold, labels })] : []));
   const known = player.canPlayType(track.media_type) !== "";
