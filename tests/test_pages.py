@@ -11,7 +11,8 @@ from contextlib import closing
 import pytest
 
 from indexer.files.tags.correction import CORRECTION
-from indexer.web import sound
+from indexer.web import overview, sound
+from indexer.web.serve import DATASETTE_SETTINGS
 from tests.helpers.pages import Pages, id_of, one
 from tests.helpers.synth import write_audio
 
@@ -60,6 +61,13 @@ def test_the_home_page_calls_for_what_is_to_be_done(cli, music_folder, tmp_path)
     assert "1 decided genre is not in the files yet" in page
     assert "Deep Space Music</a>" in page
     assert "unsure</span>" in page
+
+
+def test_counts_that_take_longer_than_a_query_may_are_shown_all_the_same(pages, monkeypatch):
+    counting = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 3000000)"
+    monkeypatch.setitem(overview._COUNTS, "truncated", f"{counting} SELECT count(*) - 2999993 AS n FROM c")
+    monkeypatch.setitem(DATASETTE_SETTINGS, "sql_time_limit_ms", 100)
+    assert ">7 truncated</a>" in pages.get("/").text
 
 
 def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):

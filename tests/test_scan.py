@@ -431,6 +431,20 @@ def test_a_dry_run_prints_the_genres_that_would_be_written(cli, music_folder):
     assert cli.json("tags", "apply", "--dry-run")["tag_writes"] == 1
 
 
+def test_a_genre_beside_the_users_is_written_once_and_planned_once(cli, music_folder):
+    tagged = mutagen.File(music_folder / "flac.flac")
+    tagged["genre"] = ["Dub", "Field Recording"]
+    tagged.save()
+    cli("scan", music_folder, "--no-tags")
+    beside = {"INDEXER_WRITE_TAGS": "append"}
+    planned = {write["path"]: write["after"] for write in cli.json("scan", "--dry-run", env=beside)["writes"]}
+    assert len(planned) == cli.json("status", env=beside)["not_written"] == 6
+    cli("scan", music_folder, env=beside)
+    assert planned[str(music_folder / "flac.flac")] == mutagen.File(music_folder / "flac.flac")["genre"]
+    assert cli.json("tags", "apply", "--dry-run", env=beside)["writes"] == []
+    assert cli.json("status", env=beside)["not_written"] == 0
+
+
 def test_the_users_genre_stays_under_fill_and_goes_under_replace(cli, music_folder):
     tagged = mutagen.File(music_folder / "flac.flac")
     tagged["genre"] = ["Field Recording"]

@@ -66,9 +66,7 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
             row["action"], row["write_state"], row["write_reason"], row["stat_before"], row["written_at"], stat, label
         ):
             continue
-        found = Tags(
-            genres=(row["tag_genre"],) if row["tag_genre"] else (), ours=parse_ours(row["indexer_genre"] or "")
-        )
+        found = _tags(settings, row["tag_genre"], row["indexer_genre"])
         edit = edit_for(settings, head, found, label)
         if edit is not None:
             yield {
@@ -77,6 +75,14 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
                 "after": list(edit.genres),
                 "confidence": round(label.confidence, 4),
             }
+
+
+def _tags(settings: Settings, genre: str | None, indexer_genre: str | None) -> Tags:
+    """The genres in a file as the library knows them; those that are not ours stood there before."""
+    genres = tuple(genre.split("; ")) if genre else ()
+    ours = parse_ours(indexer_genre or "")
+    ours_text = settings.text_for(ours.label).casefold() if ours else None
+    return Tags(genres=genres, ours=ours, original_genres=tuple(g for g in genres if g.casefold() != ours_text))
 
 
 def _label(row: Row, threshold: float) -> Label | None:

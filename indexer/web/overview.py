@@ -56,12 +56,16 @@ _COUNTS = {
 
 
 async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
-    """Rows of {genres, totals, states, truncated, unwritten}."""
-    found = {name: await rows(datasette, sql) for name, sql in _COUNTS.items()}
+    """Rows of {genres, totals, states, truncated, unwritten}; one request at a time asks, without a limit of time."""
     settings = settings_of(datasette)
     assert settings is not None
-    unwritten = await ask(datasette, lambda conn: count_unwritten(conn, settings))
-    return {**found, "unwritten": [{"n": unwritten}]}
+
+    def count(conn: Any) -> dict[str, list[dict[str, Any]]]:
+        found = {name: [dict(row) for row in conn.execute(sql)] for name, sql in _COUNTS.items()}
+        return {**found, "unwritten": [{"n": count_unwritten(conn, settings)}]}
+
+    found: dict[str, list[dict[str, Any]]] = await ask(datasette, count)
+    return found
 
 
 async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
