@@ -67,6 +67,30 @@ def _doc(help_text: str, **kwargs: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LivingPlaylist:
+    """A playlist that every scan brings up to date: a question, by filters or as SQL, and the file for its answer."""
+
+    file: Path  # .m3u8, .m3u or .xml
+    sql: str | None = None  # its column id names tracks
+    genre: tuple[str, ...] = ()  # one of these
+    tempo: tuple[float, ...] = ()  # BPM: from, to
+    key: tuple[str, ...] = ()  # one of these
+    confidence: float | None = None  # at least, of the head in the genre
+    relative: bool = False  # M3U8: paths relative to the file's folder
+
+    def __post_init__(self) -> None:
+        filters = bool(self.genre or self.tempo or self.key or self.confidence is not None)
+        if filters == bool(self.sql):
+            raise ConfigError("needs either sql or some of genre, tempo, key, confidence")
+        if self.file.suffix.lower() not in (".m3u8", ".m3u", ".xml"):
+            raise ConfigError(f"file is {self.file}: must end in .m3u8, .m3u or .xml")
+        if self.tempo and not (len(self.tempo) == 2 and 0 <= self.tempo[0] <= self.tempo[1]):
+            raise ConfigError(f"tempo is {list(self.tempo)}: must be two tempos in BPM, such as [120, 128]")
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ConfigError(f"confidence is {self.confidence}: must be between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings; the help texts are the documentation's table."""
 
@@ -126,6 +150,11 @@ class Settings:
         " docs/dj.md",
         default_factory=dict,
     )
+    playlists: Mapping[str, LivingPlaylist] = _doc(
+        "playlists that every scan and `watch` keep true: name -> a question and the file for its answer; see"
+        " docs/dj.md",
+        default_factory=dict,
+    )
     ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
     settle_s: float = _doc("watch: seconds that a file must have been left alone before it is read", default=2.0)
     scan_interval_s: float = _doc("watch: seconds from one scan of all roots to the next", default=3600.0)
@@ -153,6 +182,11 @@ class Settings:
         for key in ("max_audio_s", "max_read_cpu_s"):
             if not 0 < getattr(self, key) < 1e9:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be more than 0 seconds")
+        by_file: dict[Path, str] = {}
+        for name, playlist in self.playlists.items():
+            other = by_file.setdefault(playlist.file, name)
+            if other != name:
+                raise ConfigError(f"playlists: '{other}' and '{name}' have the same file, {playlist.file}")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
 
@@ -362,24 +396,59 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise wrong
         return expanded(value)
     if kind is tuple:
-        if (
-            isinstance(value, str)
-            or not isinstance(value, (list, tuple))
-            or not all(isinstance(v, (str, os.PathLike)) for v in value)
-        ):
-            raise wrong
-        is_path = typing.get_args(hint)[0] is Path
-        return tuple(expanded(v) if is_path else str(v) for v in value)
+        return _convert_list(value, typing.get_args(_options(hint)[0])[0], wrong)
     if kind is Mapping:
-        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-            raise wrong
-        return dict(value)
+        return _convert_mapping(value, typing.get_args(hint)[1], where, wrong)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     is_word = any(value in typing.get_args(option) for option in _options(hint)[1:])
     if not is_word and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise wrong
     return value
+
+
+def _convert_list(value: Any, kind: Any, wrong: ConfigError) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise wrong
+    kinds = (int, float) if kind is float else (str, os.PathLike)
+    if not all(isinstance(v, kinds) and not isinstance(v, bool) for v in value):
+        raise wrong
+    return tuple(expanded(v) if kind is Path else kind(v) for v in value)
+
+
+def _convert_mapping(value: Any, kind: Any, where: str, wrong: ConfigError) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise wrong
+    if dataclasses.is_dataclass(kind):
+        return {name: _convert_table(told, kind, f"{where}.{name}") for name, told in value.items()}
+    if not all(isinstance(v, str) for v in value.values()):
+        raise wrong
+    return dict(value)
+
+
+def _convert_table(told: Any, kind: Any, where: str) -> Any:
+    """A table with fixed keys as its dataclass; one value may stand for a list of one."""
+    if not isinstance(told, Mapping):
+        raise ConfigError(f"{where}: {told!r} is not a table")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in told.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown setting '{key}'{_nearest(key, hints)}")
+        if value is not None:  # from JSON
+            is_one = _base(hints[key]) is tuple and isinstance(value, str | int | float)
+            values[key] = _convert([value] if is_one else value, hints[key], f"{where}.{key}")
+    missing = [field.name for field in dataclasses.fields(kind) if _is_needed(field) and field.name not in values]
+    if missing:
+        raise ConfigError(f"{where}: needs '{missing[0]}'")
+    try:
+        return kind(**values)
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from e
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _close_choice(value: Any, choices: tuple[str, ...]) -> str:

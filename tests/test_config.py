@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import Settings, keep, load_settings, made
+from indexer.config import Settings, from_json, keep, load_settings, made, to_json
 from indexer.errors import ConfigError
 
 
@@ -112,3 +112,48 @@ def test_a_file_that_cannot_be_changed_safely_stays_as_it_is(tmp_path, text, val
     with pytest.raises(ConfigError, match=said):
         keep(path, values)
     assert path.read_text() == text
+
+
+def test_playlists_are_tables_of_their_own(tmp_path):
+    text = """
+[playlists."House, fast"]
+file = "~/fast.m3u8"
+genre = "house"
+tempo = [126, 132.5]
+key = ["8A", "9A"]
+confidence = 1
+[playlists.new]
+file = "/lists/new.xml"
+sql = "SELECT id FROM tracks"
+"""
+    settings = load_settings(settings_file(tmp_path, text), {}, {})
+    fast = settings.playlists["House, fast"]
+    assert (fast.file, fast.genre, fast.tempo) == (Path("~/fast.m3u8").expanduser(), ("house",), (126.0, 132.5))
+    assert (fast.key, fast.confidence, fast.relative, fast.sql) == (("8A", "9A"), 1.0, False, None)
+    assert from_json(to_json(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1", "playlists.x: 1 is not a table"),
+        ("x = {genre = 'house'}", "playlists.x: needs 'file'"),
+        ("x = {file = 'a.m3u8'}", "playlists.x: needs either sql or some of genre, tempo, key, confidence"),
+        ("x = {file = 'a.m3u8', sql = 'SELECT 1', genre = 'house'}", "needs either sql or"),
+        ("x = {file = 'a.mp3', genre = 'house'}", "must end in .m3u8, .m3u or .xml"),
+        ("x = {file = 'a.m3u8', gnre = 'house'}", "unknown setting 'gnre'; did you mean 'genre'?"),
+        ("x = {file = 'a.m3u8', genre = 1}", "playlists.x.genre: [1] is not a list"),
+        ("x = {file = 'a.m3u8', tempo = 128}", "must be two tempos"),
+        ("x = {file = 'a.m3u8', tempo = [130, 120]}", "must be two tempos"),
+        ("x = {file = 'a.m3u8', tempo = ['a', 'b']}", "is not a list"),
+        ("x = {file = 'a.m3u8', confidence = 80}", "must be between 0 and 1"),
+        (
+            "x = {file = 'a.m3u8', genre = 'a'}\ny = {file = 'a.m3u8', genre = 'b'}",
+            "'x' and 'y' have the same file, a.m3u8",
+        ),
+    ],
+)
+def test_a_wrong_playlist_is_named_with_what_would_be_right(tmp_path, text, said):
+    with pytest.raises(ConfigError) as e:
+        load_settings(settings_file(tmp_path, f"[playlists]\n{text}\n"), {}, {})
+    assert said in str(e.value)

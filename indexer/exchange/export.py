@@ -16,8 +16,9 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
-from indexer.exchange import m3u, own_files, own_folder, rekordbox, serato
+from indexer.exchange import living, m3u, own_files, own_folder, rekordbox, serato
 from indexer.exchange.dj_paths import PathMap
+from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.exchange.rekordbox import Playlist
 from indexer.files.mounts import read_mounts
@@ -99,17 +100,6 @@ def export(
     }
 
 
-def genre_of(settings: Settings) -> Callable[[ListedTrack], str | None]:
-    """The genre that DJ programs are told of a track: as it stands in the tag, or as we would write it."""
-
-    def genre(track: ListedTrack) -> str | None:
-        if track.label is None or track.label_source == "tag":
-            return track.tag_genre if track.label else None
-        return settings.text_for(track.label)
-
-    return genre
-
-
 # ---- the playlists
 
 
@@ -124,24 +114,32 @@ def _gather(conn: Reader, settings: Settings, paths: PathMap) -> Found:
     undecided = Playlist(_unique("Undecided", taken), listed.undecided(conn))
     found = Found(ids, genres, undecided, [], not_utf8)
     known = frozenset(ids)
+    asked: dict[str, Callable[[], array[int] | None]] = {
+        title: partial(questions.tracks_of, settings.db, settings.aliases, sql)
+        for title, sql in questions.ready_made().items()
+    }
+    asked |= {
+        name: partial(living.tracks_of, conn, settings, playlist) for name, playlist in settings.playlists.items()
+    }
     try:
-        for title, sql in questions.ready_made().items():
-            _ask(settings, title, sql, found, known, taken)
+        for name, ask in asked.items():
+            _ask(name, ask, found, known, taken)
     finally:
         apart.end()
     return found
 
 
-def _ask(settings: Settings, title: str, sql: str, found: Found, known: frozenset[int], taken: set[str]) -> None:
+def _ask(
+    name: str, ask: Callable[[], "array[int] | None"], found: Found, known: frozenset[int], taken: set[str]
+) -> None:
     """Add the tracks that a question finds as a playlist, where it finds any."""
     try:
-        answer = questions.tracks_of(settings.db, settings.aliases, sql)
+        answer = array("q", (file_id for file_id in ask() or () if file_id in known))
     except StoreError as e:
-        found.problems.append(f"{title}: left out, {e}")
+        found.problems.append(f"{name}: left out, {e}")
         return
-    answer = array("q", (file_id for file_id in answer or () if file_id in known))
     if answer:
-        found.questions.append(Playlist(_unique(title, taken), answer))
+        found.questions.append(Playlist(_unique(name, taken), answer))
 
 
 def _is_utf8(path: bytes) -> bool:

@@ -83,6 +83,36 @@ def by_label(reader: Reader) -> Iterator[tuple[str, "array[int]"]]:
         yield label, array("q", (row[1] for row in found))
 
 
+def matching(
+    reader: Reader,
+    *,
+    labels: Sequence[str] = (),
+    tempo_bpm: tuple[float, float] | None = None,
+    keys: Sequence[str] = (),
+    confidence: float | None = None,
+) -> "array[int]":
+    """The ids of tracks for which all that is given holds, by artist and title.
+
+    ``labels`` and ``keys``: one of these, whatever the case; ``confidence``: at least that of the head in the genre.
+    """
+    wanted = [_IS_LISTED]
+    values: list[object] = []
+    if labels:
+        wanted.append(f"{LABEL} COLLATE NOCASE IN ({','.join('?' * len(labels))})")
+        values += labels
+    if tempo_bpm:
+        wanted.append("t.bpm BETWEEN ? AND ?")
+        values += tempo_bpm
+    if keys:
+        wanted.append(f"t.musical_key COLLATE NOCASE IN ({','.join('?' * len(keys))})")
+        values += keys
+    if confidence is not None:
+        wanted.append(f"p.genre = {LABEL} AND p.confidence >= ?")
+        values.append(confidence)
+    rows = reader.execute(f"SELECT f.id {_JOINED} WHERE {' AND '.join(wanted)} ORDER BY {_BY_NAME}", values)
+    return array("q", (row[0] for row in rows))
+
+
 def undecided(reader: Reader) -> "array[int]":
     """The ids of tracks that nobody gave a genre and of whose guess the head is not sure, by artist and title."""
     rows = reader.execute(

@@ -18,6 +18,7 @@ from typing import Any
 from indexer.analysis.analyser import VERSION
 from indexer.config import Settings
 from indexer.errors import ConfigError, ModelError
+from indexer.exchange import living
 from indexer.files.links import is_file, is_folder
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
@@ -153,6 +154,7 @@ class Scan:
         started = time.monotonic()
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
+        changes = store.connection.total_changes
         live = _LiveRun(store, run_id, self._listener, started)
         pipeline = self._pipeline = Pipeline(
             store,
@@ -180,10 +182,20 @@ class Scan:
                 update_genre_labels(store, self._settings)
             if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
                 self._place(store, chosen)
+            if not result.interrupted and (not result.named or store.connection.total_changes != changes):
+                self._keep_playlists(store, result)
+            changes = store.connection.total_changes
             if not (result.interrupted or result.named):
                 self._analyse(store, chosen, targets, live, analyse_s)
+            if store.connection.total_changes != changes:
+                self._keep_playlists(store, result)
             _count_states(store, targets, result)
         return result
+
+    def _keep_playlists(self, store: Store, result: ScanResult) -> None:
+        """Bring the user's playlists up to date; what cannot be written is told with the result."""
+        problems = living.refresh(store.connection, self._settings)
+        result.notes += [problem for problem in problems if problem not in result.notes]
 
     def _executor(self, chosen: Chosen | None, targets: Sequence[bytes]) -> Executor | None:
         """Where the heavy steps run; None: here."""

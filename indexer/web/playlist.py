@@ -14,7 +14,7 @@ from datasette.utils.asgi import Response
 from indexer.errors import StoreError
 from indexer.exchange import own_files, rekordbox
 from indexer.exchange.dj_paths import PathMap
-from indexer.exchange.export import genre_of
+from indexer.exchange.genres import genre_of
 from indexer.exchange.m3u import to_m3u
 from indexer.library import listed
 from indexer.web.context import ask, library, number, posted, settings_of

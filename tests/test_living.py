@@ -1,0 +1,140 @@
+"""Playlists of the settings file stay true: a scan and the daemon write them anew, and only when they change."""
+
+import os
+from contextlib import closing
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from indexer.config import load_settings
+from indexer.exchange import living
+from indexer.library import questions
+from indexer.library.readonly import open_readonly
+from indexer.library.store import Store
+from tests.helpers.daemons import Watching
+from tests.helpers.synth import write_audio
+
+
+@pytest.fixture
+def refresh(labelled_library):
+    """Brings playlists up to date in a library of 90 tracks of house, techno and trance; returns what went wrong."""
+
+    def refresh(**playlists):
+        settings = load_settings(None, {"db": labelled_library.db, "playlists": playlists}, {})
+        with closing(open_readonly(labelled_library.db)) as conn:
+            return living.refresh(conn, settings)
+
+    refresh.cli = labelled_library
+    return refresh
+
+
+def entries(file):
+    lines = file.read_bytes().split(b"\n")
+    assert lines[0] == b"#EXTM3U"
+    return [os.fsdecode(line) for line in lines[1:] if line and not line.startswith(b"#")]
+
+
+def numbers(file):
+    return sorted(int(path.rpartition("/")[2].removesuffix(".mp3")) for path in entries(file))
+
+
+def test_filters_choose_what_a_playlist_holds(refresh, tmp_path):
+    file = tmp_path / "list.m3u8"
+    with Store(refresh.cli.db) as store:
+        store._run("UPDATE tags SET bpm = 120 + file_id % 10, musical_key = CASE file_id % 2 WHEN 0 THEN '8A' END")
+    for filters, holds in (
+        ({"genre": "House"}, lambda n: n % 3 == 0),
+        ({"genre": ["HOUSE", "trance"]}, lambda n: n % 3 != 1),
+        ({"tempo": [122, 123.5]}, lambda n: (n + 1) % 10 in (2, 3)),
+        ({"key": "8a", "genre": ["techno"]}, lambda n: n % 2 == 1 and n % 3 == 1),
+        ({"confidence": 0.5}, lambda n: False),  # no head has said anything
+        ({"sql": "SELECT id FROM tracks WHERE id < 4 ORDER BY id DESC"}, lambda n: n < 3),
+    ):
+        assert refresh(x={"file": file, **filters}) == []
+        assert numbers(file) == [n for n in range(90) if holds(n)], filters
+
+
+def test_sql_decides_the_order_and_each_track_comes_once(refresh, tmp_path):
+    file = tmp_path / "list.m3u"
+    sql = (
+        "SELECT id FROM (SELECT id FROM tracks UNION ALL SELECT id FROM tracks) WHERE id IN (1, 2, 3) ORDER BY id DESC"
+    )
+    assert refresh(x={"file": file, "sql": sql, "relative": True}) == []
+    assert entries(file) == ["music/2.mp3", "music/1.mp3", "music/0.mp3"]
+
+
+def test_a_list_is_written_only_when_it_changes(refresh, tmp_path):
+    file = tmp_path / "house.xml"
+    wish = {"file": file, "genre": "house"}
+    assert refresh(house=wish) == []
+    (listed,) = ET.parse(file).findall(".//NODE[@Type='1']")
+    assert (listed.get("Name"), listed.get("Entries")) == ("house", "30")
+    before = file.stat()
+    assert refresh(house=wish) == []
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    with Store(refresh.cli.db) as store:
+        store._run("UPDATE tags SET genre = 'House' WHERE file_id = 2")
+    assert refresh(house=wish) == []
+    assert ET.parse(file).find(".//NODE[@Type='1']").get("Entries") == "31"
+
+
+def test_what_goes_wrong_with_one_is_said_and_the_others_are_written(refresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "LIMIT_S", 0.3)
+    mine = tmp_path / "mine.m3u8"
+    mine.write_text("#EXTM3U\n/mine.mp3\n")
+    endless = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT max(id) AS id FROM n"
+    wishes = {
+        "mine": {"file": mine, "genre": "house"},
+        "nowhere": {"file": tmp_path / "none" / "x.m3u8", "genre": "house"},
+        "wrong": {"file": tmp_path / "a.m3u8", "sql": "SELECT id FRM tracks"},
+        "other": {"file": tmp_path / "b.m3u8", "sql": "SELECT title FROM tracks"},
+        "writes": {"file": tmp_path / "c.m3u8", "sql": "DELETE FROM files RETURNING id"},
+        "endless": {"file": tmp_path / "d.m3u8", "sql": endless},
+        "good": {"file": tmp_path / "good.m3u8", "genre": "house"},
+    }
+    problems = refresh(**wishes)
+    said = dict(problem.removeprefix("playlist ").split(": ", 1) for problem in problems)
+    assert said.keys() == wishes.keys() - {"good"}
+    for name, part in (
+        ("mine", "is not a file that indexer wrote"),
+        ("nowhere", "No such file or directory"),
+        ("wrong", "syntax error"),
+        ("other", "must have a column id"),
+        ("writes", "readonly database"),
+        ("endless", "longer than 0 s"),
+    ):
+        assert part in said[name]
+        assert "\n" not in said[name]
+    assert mine.read_text() == "#EXTM3U\n/mine.mp3\n"
+    assert sorted(path.name for path in tmp_path.glob("*.m3u8")) == ["good.m3u8", "mine.m3u8"]
+    assert len(entries(tmp_path / "good.m3u8")) == 30
+
+
+def test_a_scan_keeps_lists_true_and_fails_when_it_cannot(scanned, scanned_music, tmp_path):
+    wav = {"INDEXER_PLAYLISTS": f"{{wav = {{file = '{tmp_path}/wav.m3u8', genre = 'dub'}}}}"}
+    scanned("scan", scanned_music, "--no-tags", env=wav)
+    assert entries(tmp_path / "wav.m3u8") == []
+    scanned("correct", "--new", scanned_music / "album" / "wav.wav", "dub")
+    scanned("scan", scanned_music, "--no-tags", env=wav)
+    assert entries(tmp_path / "wav.m3u8") == [str(scanned_music / "album" / "wav.wav")]
+    with (tmp_path / "wav.m3u8").open("ab") as out:
+        out.write(b"/mine.mp3\n")
+    result = scanned("scan", scanned_music, "--no-tags", env=wav, code=1)
+    assert "playlist wav: " in result.stderr
+    (tmp_path / "wav.m3u8").unlink()
+    scanned("scan", scanned_music, "--no-tags", env=wav)
+    exported = scanned.json("export", "--m3u", tmp_path / "lists", env=wav)
+    assert exported["problems"] == []
+    assert len(entries(tmp_path / "lists" / "wav.m3u8")) == 1
+
+
+def test_the_daemon_keeps_lists_true(quick_cli, scanned_music, tmp_path):
+    file = tmp_path / "all.m3u8"
+    sql = "SELECT id FROM tracks ORDER BY path"
+    environ = {"playlists": f"{{all = {{file = '{file}', sql = '{sql}', relative = true}}}}"}
+    with Watching(quick_cli, scanned_music, write_tags="off", **environ) as watch:
+        watch.until(lambda: file.exists() and len(entries(file)) == 6, "the list is written")
+        write_audio(scanned_music / "new", "wav", 1.0, seed=20)
+        watch.until(lambda: "music/new.wav" in entries(file), "the new track is listed")
+        (scanned_music / "new.wav").unlink()
+        watch.until(lambda: len(entries(file)) == 6, "the deleted track is gone from it")
