@@ -259,7 +259,9 @@ CREATE VIEW tracks AS
 SELECT f.id, t.title, t.artist, t.album,
   coalesce((SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1), CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END, CASE WHEN p.decided THEN p.genre END) AS label,
   CASE WHEN (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) IS NOT NULL THEN 'said' WHEN CASE WHEN json_extract(t.indexer_genre, '$.genre') IS t.genre AND json_extract(t.indexer_genre, '$.model') IS NOT 'correction' THEN NULL ELSE nullif(coalesce((SELECT g.label FROM genre_labels g WHERE g.genre = t.genre), t.genre), '') END IS NOT NULL THEN 'tag' WHEN p.decided THEN 'head' END AS label_source,
-  round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
+  round(r.duration_s, 2) AS duration_s, round(coalesce(p.tempo_bpm, a.tempo_bpm), 2) AS tempo_bpm, round(CASE WHEN p.tempo_bpm IS NULL THEN a.tempo_confidence ELSE p.tempo_confidence END, 4) AS tempo_confidence,
+  a.key, a.key_name, round(a.key_confidence, 4) AS key_confidence, a.loudness_lufs,
+  t.bpm AS tag_bpm, t.musical_key AS tag_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
   t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic,
@@ -268,11 +270,13 @@ SELECT f.id, t.title, t.artist, t.album,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'house') AS "house",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'techno') AS "techno",
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'trance') AS "trance",
-  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
+  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, a.bandwidth_hz,
+  CASE WHEN r.codec IN ('alac', 'ape', 'double', 'flac', 'float', 'mlp', 'pcm_16', 'pcm_24', 'pcm_32', 'pcm_f32be', 'pcm_f32le', 'pcm_f64be', 'pcm_f64le', 'pcm_s16be', 'pcm_s16le', 'pcm_s24be', 'pcm_s24le', 'pcm_s32be', 'pcm_s32le', 'shorten', 'tak', 'truehd', 'tta', 'wavpack', 'wmalossless') THEN a.lossy_edge END AS lossy_suspect, f.size,
   f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1
 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
-LEFT JOIN heard w ON w.recording_id = f.recording_id;
+LEFT JOIN heard w ON w.recording_id = f.recording_id
+LEFT JOIN analysis a ON a.recording_id = f.recording_id;

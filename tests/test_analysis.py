@@ -7,16 +7,20 @@ import os
 import sqlite3
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from indexer.analysis import analyser
 from indexer.analysis.analyser import METERS, VERSION, Analyser, Analysis
 from indexer.analysis.bandwidth import Bandwidth, BandwidthMeter
 from indexer.analysis.plain import from_plain
+from indexer.config import load_settings
 from indexer.errors import ReaderDiedError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
+from indexer.scan.run import Scan
 from tests.helpers.contents import rows
+from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio, write_samples
 
 RATE_HZ = 44_100
@@ -217,6 +221,74 @@ def test_known_recordings_are_measured_later_without_losing_embeddings(quick_cli
     assert rows(quick_cli, "SELECT * FROM embeddings") == embeddings
     assert quick_cli.json("scan", scanned_music)["analysed"] == 0
     assert quick_cli.json("scan", scanned_music, "--force")["analysed"] == 6
+
+
+class Quiet:
+    """A listener that hears nothing."""
+
+    def begin(self, *_):
+        pass
+
+    advance = problem = begin
+
+
+def test_measuring_ends_in_time_and_for_what_is_new(quick_cli, scanned_music, monkeypatch):
+    for name, value in quick_cli.environ.items():
+        monkeypatch.setenv(name, value)
+    change(quick_cli, "DELETE FROM analysis")
+    scan = Scan(load_settings(), Quiet(), watched=True)
+    scan.add([os.fsencode(scanned_music / "new.flac")])
+    result = scan.analyse(3600.0)
+    assert (result.counts.analysed, result.unanalysed) == (0, 6)
+    assert scan.left_over() == [os.fsencode(scanned_music / "new.flac")]
+    result = Scan(load_settings(), Quiet(), watched=True).analyse(0.0)
+    assert (result.counts.analysed, result.unanalysed) == (0, 6)
+    result = Scan(load_settings(), Quiet(), watched=True).analyse(3600.0)
+    assert (result.counts.analysed, result.unanalysed) == (6, 0)
+    assert rows(quick_cli, "SELECT * FROM runs WHERE command = 'analyse'") == []
+
+
+def test_only_what_is_scanned_is_measured(quick_cli, scanned_music):
+    change(quick_cli, "DELETE FROM analysis")
+    assert quick_cli.json("scan", scanned_music / "album")["analysed"] == 1
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A folder with a file that is honestly lossless, one that ends as an MP3 does, and an MP3 that does."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    edge = noise(6, lambda hz: np.clip((16_150 - hz) / 300, 1e-5, 1))
+    for name, container, sound in (("true", "flac", noise(6)), ("fake", "flac", edge), ("lossy", "mp3", edge)):
+        write_samples(folder / name, container, np.stack([sound] * 2, 1), RATE_HZ)
+    return folder
+
+
+def test_a_lossless_file_that_was_lossy_once_is_told(quick_cli, fake, tmp_path):
+    quick_cli("scan", fake)
+    found = {row["path"][len(str(fake)) + 1 :]: row for row in rows(quick_cli, "SELECT * FROM tracks")}
+    assert {name: row["lossy_suspect"] for name, row in found.items()} == {
+        "true.flac": 0,
+        "fake.flac": 1,
+        "lossy.mp3": None,
+    }
+    assert found["fake.flac"]["bandwidth_hz"] == pytest.approx(16_000, abs=400)
+    pages = Pages(quick_cli.db)
+    listed = pages.json("/-/tracks.json?lossy_suspect=1")
+    assert (listed["lossy_suspects"], [track["title"] for track in listed["tracks"]]) == (1, ["fake.flac"])
+    assert "lossy once?" in pages.get("/-/tracks").text
+    assert "may have been one" in pages.get(f"/library/tracks/{found['fake.flac']['id']}").text
+    assert "may have been one" not in pages.get(f"/library/tracks/{found['true.flac']['id']}").text
+    classified = quick_cli.json("classify", fake)
+    for result in classified:
+        row = found[os.path.basename(result["path"])]
+        for name in (*heard().facts(), "lossy_suspect"):
+            assert result[name] == row[name]
+    assert "it may have been one" in quick_cli("classify", fake / "fake.flac").stdout
+    quick_cli("export", "--parquet", tmp_path / "out")
+    exported = pyarrow.parquet.read_table(tmp_path / "out" / "recordings").to_pylist()
+    assert sorted(str(row["lossy_suspect"]) for row in exported) == ["0", "1", "None"]
+    assert all(Analysis.from_json(json.loads(row["measured"])).version == VERSION for row in exported)
 
 
 def test_a_recording_that_cannot_be_measured_is_tried_once(quick_cli, scanned_music, monkeypatch):

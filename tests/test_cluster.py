@@ -220,7 +220,7 @@ def test_a_worker_says_why_it_does_not_agree(changes, reason):
 
 @needs_dask
 def test_work_without_a_proof_is_not_done():
-    assert unpack(work("made up", "inspect", pack([(b"/x", 1, 1, None)]))) == {"unknown": True}
+    assert unpack(work("made up", "inspect", pack([(b"/x", 1, 1, None, False)]))) == {"unknown": True}
 
 
 @pytest.mark.parametrize(

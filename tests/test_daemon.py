@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from indexer.config import load_settings
 from indexer.learn import corrections
 from indexer.library.lock import watching_process
 from indexer.watch.status import ask_for_scan
-from tests.helpers.contents import genre_of
+from tests.helpers.contents import genre_of, rows
 from tests.helpers.daemons import Watching
 from tests.helpers.synth import write_audio
 
@@ -71,6 +72,21 @@ def test_the_library_follows_what_happens_to_files(cli, folder, tmp_path):
         (folder / "Moved.flac").unlink()
         watch.until_states(here | {folder / "Moved.flac": "missing"})
         assert len(watch.embeddings()) == 4
+
+
+def test_an_idle_daemon_measures_what_an_earlier_version_knew(cli, folder):
+    for seed in range(3):
+        audio(folder / f"{seed}.flac", seed)
+    cli("scan", folder)
+    measured = rows(cli, "SELECT * FROM analysis ORDER BY recording_id")
+    with contextlib.closing(sqlite3.connect(cli.db)) as conn, conn:
+        conn.execute("DELETE FROM analysis")
+    with Watching(cli, folder) as watch:
+        watch.until(lambda: rows(cli, "SELECT * FROM analysis ORDER BY recording_id") == measured, "all are measured")
+        watch.until_idle()
+        fresh = audio(folder / "fresh.flac", 9)
+        watch.until_states({folder / f"{seed}.flac": "ready" for seed in range(3)} | {fresh: "ready"})
+    assert sum("measured" in line for line in watch.lines) == 3
 
 
 def test_a_file_that_is_being_written_when_the_watch_begins_waits_for_its_end(cli, folder):

@@ -277,7 +277,7 @@ def test_an_empty_library_says_how_to_begin(tmp_path):
     assert "indexer scan FOLDER" in pages.get("/-/tracks").text
     assert "Show everything" in pages.get("/-/tracks?q=x").text
     assert pages.json("/-/tracks.json") == {
-        "count": 0, "duration_s": 0.0, "page": 1, "pages": 1, "undecided": 0, "tracks": [],
+        "count": 0, "duration_s": 0.0, "page": 1, "pages": 1, "undecided": 0, "lossy_suspects": 0, "tracks": [],
         "counts": {kind: {} for kind in ("genre", "word", "format", "key", "state", "year", "tempo", "folder")},
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from indexer.analysis.bandwidth import Bandwidth, BandwidthMeter
+from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMeter
 from indexer.analysis.plain import MOST_CHARS, from_plain
 
 VERSION = 1  # of all measurements; recordings with those of another version are measured anew
@@ -46,13 +46,28 @@ class Analysis:
     bandwidth: Bandwidth | None = None
     failed: tuple[str, ...] = ()  # meters that raised, and what
 
+    def facts(self) -> dict[str, float | int | str | None]:
+        """What was measured under the names by which a person finds it, None for what could not be."""
+        return {
+            "tempo_bpm": None,
+            "tempo_confidence": None,
+            "key": None,
+            "key_name": None,
+            "key_confidence": None,
+            "loudness_lufs": None,
+            "bandwidth_hz": self.bandwidth.bandwidth_hz if self.bandwidth else None,
+        }
+
+    def lossy_suspect(self, codec: str | None) -> bool | None:
+        """Whether a recording in this codec was lossy once, as far as its spectrum tells; None: cannot be said."""
+        return self.bandwidth.is_lossy_edge if self.bandwidth and codec in LOSSLESS_CODECS else None
+
     def columns(self) -> dict[str, float | int | str | None]:
         """The values of the columns of the table ``analysis``."""
-        bandwidth = self.bandwidth
         return {
             "version": self.version,
-            "bandwidth_hz": bandwidth.bandwidth_hz if bandwidth else None,
-            "lossy_edge": int(bandwidth.is_lossy_edge) if bandwidth else None,
+            **self.facts(),
+            "lossy_edge": int(self.bandwidth.is_lossy_edge) if self.bandwidth else None,
             "measured": json.dumps(self.to_json()),
         }
 

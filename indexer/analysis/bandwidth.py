@@ -30,6 +30,15 @@ LOSSY_EDGE_HZ = (14_500, 20_650)
 LOSSY_EDGE_DB = 20.0
 
 
+# FFmpeg's names, and libsndfile's of PCM, of codecs that keep every sample; WavPack may be lossy, and then says so by
+# nothing here.
+LOSSLESS_CODECS = frozenset({
+    "flac", "alac", "wavpack", "ape", "tta", "tak", "shorten", "mlp", "truehd", "wmalossless",
+    "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be",
+    "pcm_f64le", "pcm_f64be", "pcm_16", "pcm_24", "pcm_32", "float", "double",
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
     """Where the content of the spectrum ends, and the fall of the level within half a kilohertz at its steepest."""

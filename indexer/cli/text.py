@@ -1,5 +1,6 @@
 """The text that commands print for a person: pure functions of their JSON results."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from indexer.wording import count, duration
@@ -222,12 +223,25 @@ def classify_text(result: dict[str, Any]) -> str:
         lines.append(f"  heard: {', '.join(named(result['heard'])[:SHOWN_TAGS]) or '-'}")
     if result["electronic"] is not None:
         lines.append(f"  electronic: {result['electronic']:.0%}")
+    lines += [f"  {line}" for line in _measured(result)]
     width = max(len(label) for label in result["scores"])
     lines += [
         f"  {label:{width}}  {'█' * round(40 * p):40} {p:6.1%}"
         for label, p in sorted(result["scores"].items(), key=lambda s: -s[1])
     ]
     return "\n".join(lines)
+
+
+def _measured(result: dict[str, Any]) -> Iterator[str]:
+    """What was measured, where it could be."""
+    if result["tempo_bpm"] is not None:
+        yield f"tempo: {result['tempo_bpm']:.1f} BPM ({result['tempo_confidence']:.0%})"
+    if result["key"] is not None:
+        yield f"key: {result['key']}, {result['key_name']} ({result['key_confidence']:.0%})"
+    if result["loudness_lufs"] is not None:
+        yield f"loudness: {result['loudness_lufs']:.1f} LUFS"
+    if result["lossy_suspect"]:
+        yield f"its spectrum ends at {result['bandwidth_hz']:,} Hz as an MP3's or AAC's does: it may have been one"
 
 
 def correct_text(found: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import Reader
 from indexer.library.states import SHOWN_STATE
 from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
@@ -25,20 +26,23 @@ PAGE_ROWS = 10_000  # read at once
 
 _JOINED = f"""FROM (SELECT *, {SHOWN_STATE} AS shown FROM files) f
   LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
-  LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+  LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
+  {MEASURED_JOIN}"""
 # Materialized, because SQLite would evaluate each word again wherever it stands.
 _ALL = f"""
 WITH words AS MATERIALIZED (
-  SELECT f.id, f.path_text, f.shown AS state, f.container, r.duration_s, t.bpm, t.musical_key, t.year,
+  SELECT f.id, f.path_text, f.shown AS state, f.container, r.duration_s, coalesce({TEMPO_BPM}, t.bpm) AS tempo_bpm,
+    coalesce(a.key, t.musical_key) AS key, {LOSSY_SUSPECT} AS lossy, t.year,
     {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS head, p.genre AS guess, p.confidence
   {_JOINED}
 )
-SELECT id, rtrim(rtrim(path_text, replace(path_text, '/', '')), '/'), state, container, duration_s, bpm, musical_key,
-  year, coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
+SELECT id, rtrim(rtrim(path_text, replace(path_text, '/', '')), '/'), state, container, duration_s, tempo_bpm, key,
+  lossy, year, coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
   WHEN head IS NOT NULL THEN 'model' END, guess, confidence FROM words ORDER BY id
 """
 _COLUMNS = (
-    "id", "folder", "state", "format", "duration_s", "tempo_bpm", "key", "year", "label", "word", "guess", "confidence",
+    "id", "folder", "state", "format", "duration_s", "tempo_bpm", "key", "lossy", "year", "label", "word", "guess",
+    "confidence",
 )  # fmt: skip
 # A file's name: the path without what ends with its last slash.
 _NAME = "replace(f.path_text, rtrim(f.path_text, replace(f.path_text, '/', '')), '')"
@@ -49,7 +53,8 @@ _BY_TEXT = {
 _SHOWN = f"""
 SELECT f.id, f.path_text AS path, {_NAME} AS name, f.shown AS state, f.container, f.first_seen,
   coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason, f.root_id,
-  t.title, t.artist, t.album, t.year, t.bpm, t.musical_key, t.genre AS tag_genre, r.duration_s,
+  t.title, t.artist, t.album, t.year, {TEMPO_BPM} AS tempo_bpm, a.key, a.key_name, {LOSSY_SUSPECT} AS lossy_suspect,
+  {TAG_BPM} AS tag_bpm, t.musical_key AS tag_key, t.genre AS tag_genre, r.duration_s,
   {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence
 {_JOINED}
 WHERE f.id IN ("""
@@ -71,6 +76,7 @@ class Wanted:
     years: tuple[int, ...] = ()
     tempo_bpm: tuple[int | None, int | None] = (None, None)
     folder: str = ""
+    lossy_suspect: bool = False
     states: tuple[str, ...] = ()
     sort: str = "added"
     descending: bool = True
@@ -128,6 +134,7 @@ class Found:
     ids: np.ndarray  # (found,) int64
     duration_s: float  # of all of them together
     undecided: int  # counted like a genre
+    lossy_suspects: int
     counts: dict[str, dict[Any, int]]
 
 
@@ -147,6 +154,7 @@ class Catalogue:
     tempo_bpm: np.ndarray  # rounded
     year: np.ndarray
     confidence: np.ndarray
+    lossy: np.ndarray  # 1: a lossless file that was lossy once, as far as its spectrum tells
     _orders: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
     _searches: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -169,6 +177,7 @@ class Catalogue:
             self.ids[order[chosen[order]]],
             float(np.nansum(self.duration_s[chosen])),
             int((genre_rows & self._undecided()).sum()),
+            int((left("lossy") & (self.lossy == 1)).sum()),
             {
                 "genre": self.label.counts(genre_rows),
                 "word": self.word.counts(left("word")),
@@ -204,6 +213,8 @@ class Catalogue:
         low, high = wanted.tempo_bpm
         if (low, high) != (None, None):
             masks["tempo"] = (self.tempo_bpm >= (low or 0)) & (self.tempo_bpm <= (np.inf if high is None else high))
+        if wanted.lossy_suspect:
+            masks["lossy"] = self.lossy == 1
         if wanted.folder:
             below = wanted.folder.rstrip("/") + "/"
             inside = [name == wanted.folder or name.startswith(below) for name in self.folder.names]
@@ -305,7 +316,7 @@ def read(reader: Reader) -> Catalogue:
     cursor.row_factory = None  # plain tuples: there is one for every file
     ids = [np.empty(0, np.int64)]
     texts = {name: _Coding() for name in ("folder", "state", "format", "key", "label", "word", "guess")}
-    numbers = {name: [np.empty(0)] for name in ("duration_s", "tempo_bpm", "year", "confidence")}
+    numbers = {name: [np.empty(0)] for name in ("duration_s", "tempo_bpm", "year", "confidence", "lossy")}
     while page := cursor.fetchmany(PAGE_ROWS):
         values = dict(zip(_COLUMNS, zip(*page, strict=True), strict=True))
         ids.append(np.array(values["id"], np.int64))
@@ -328,6 +339,7 @@ def read(reader: Reader) -> Catalogue:
         tempo_bpm=tempo_bpm,
         year=np.concatenate(numbers["year"]),
         confidence=np.concatenate(numbers["confidence"]),
+        lossy=np.concatenate(numbers["lossy"]),
     )
 
 

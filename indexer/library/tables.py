@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from indexer.library.measured import LOSSY_SUSPECT, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.readonly import Reader, reading
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 
@@ -21,7 +22,11 @@ class Column(NamedTuple):
 # name -> (SQL from FROM on, columns)
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "recordings": (
-        "recordings r LEFT JOIN heard w ON w.recording_id = r.id ORDER BY r.id",
+        (
+            "recordings r LEFT JOIN heard w ON w.recording_id = r.id LEFT JOIN analysis a ON a.recording_id = r.id"
+            " LEFT JOIN heads h ON h.in_use = 1"
+            " LEFT JOIN predictions p ON p.recording_id = r.id AND p.head_id = h.id ORDER BY r.id"
+        ),
         [
             Column("audio_sha256", "r.audio_sha256", "string"),
             Column("codec", "r.codec", "string"),
@@ -31,6 +36,15 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             Column("reason", "r.reason", "string"),
             Column("heard", "w.probabilities", "string"),
             Column("electronic", "w.electronic", "double"),
+            Column("tempo_bpm", TEMPO_BPM, "double"),
+            Column("tempo_confidence", TEMPO_CONFIDENCE, "double"),
+            Column("key", "a.key", "string"),
+            Column("key_name", "a.key_name", "string"),
+            Column("key_confidence", "a.key_confidence", "double"),
+            Column("loudness_lufs", "a.loudness_lufs", "double"),
+            Column("bandwidth_hz", "a.bandwidth_hz", "int64"),
+            Column("lossy_suspect", LOSSY_SUSPECT, "int64"),
+            Column("measured", "a.measured", "string"),
         ],
     ),
     "files": (
@@ -55,8 +69,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             Column("album", "t.album", "string"),
             Column("album_artist", "t.album_artist", "string"),
             Column("year", "t.year", "int64"),
-            Column("bpm", "t.bpm", "double"),
-            Column("musical_key", "t.musical_key", "string"),
+            Column("tag_bpm", "t.bpm", "double"),
+            Column("tag_key", "t.musical_key", "string"),
             Column("record_label", "t.record_label", "string"),
             Column("comment", "t.comment", "string"),
             Column("tag_genre", "t.genre", "string"),

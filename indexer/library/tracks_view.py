@@ -5,6 +5,7 @@ It is made anew when the head in use has other labels.
 
 from collections.abc import Sequence
 
+from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
 _TRACK_COLUMNS = (
@@ -15,8 +16,14 @@ _TRACK_COLUMNS = (
     "label",
     "label_source",
     "duration_s",
-    "bpm",
-    "musical_key",
+    "tempo_bpm",
+    "tempo_confidence",
+    "key",
+    "key_name",
+    "key_confidence",
+    "loudness_lufs",
+    "tag_bpm",
+    "tag_key",
     "year",
     "genre",
     "confidence",
@@ -31,6 +38,8 @@ _TRACK_COLUMNS = (
     "container",
     "codec",
     "sample_rate_hz",
+    "bandwidth_hz",
+    "lossy_suspect",
     "size",
     "path",
     "state",
@@ -58,18 +67,22 @@ def tracks_view(labels: Sequence[str]) -> str:
 SELECT f.id, t.title, t.artist, t.album,
   {LABEL} AS label,
   {LABEL_SOURCE} AS label_source,
-  round(r.duration_s, 2) AS duration_s, t.bpm, t.musical_key, t.year,
+  round(r.duration_s, 2) AS duration_s, {TEMPO_BPM} AS tempo_bpm, {TEMPO_CONFIDENCE} AS tempo_confidence,
+  a.key, a.key_name, round(a.key_confidence, 4) AS key_confidence, a.loudness_lufs,
+  t.bpm AS tag_bpm, t.musical_key AS tag_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   {SAID} AS corrected,
   t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic{columns},
-  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, f.size,
+  t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, a.bandwidth_hz,
+  {LOSSY_SUSPECT} AS lossy_suspect, f.size,
   f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
 FROM files f
 LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1
 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
-LEFT JOIN heard w ON w.recording_id = f.recording_id"""
+LEFT JOIN heard w ON w.recording_id = f.recording_id
+{MEASURED_JOIN}"""
 
 
 def _quoted(text: str, mark: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from indexer.analysis.analyser import Analysis
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.limits import Limits
@@ -35,6 +36,8 @@ class Fed:
 
     embedded: list[Future[TrackEmbedding]]  # by each encoder
     damage: str | None  # what is wrong with it, as a scan tells it
+    codec: str
+    analysis: Analysis  # what was measured in the first pass
 
 
 class FileClassifier:
@@ -64,8 +67,12 @@ class FileClassifier:
     def feed(self, path: bytes, watch: Watch = lambda blocks, _rate_hz: blocks) -> Fed | FileError:
         """Look at a file as a scan does, then decode it for every encoder; the error of a file that cannot be heard."""
         try:
-            damage = self.worker.call("inspect", path)["damage"]
-            return Fed([embedder.embed_file(self.worker, path, watch=watch) for embedder in self._embedders], damage)
+            about = self.worker.call("inspect", path)
+            first, *others = self._embedders
+            found: list[Analysis] = []
+            embedded = [first.embed_file(self.worker, path, watch=watch, analysed=found.append)]
+            embedded += [embedder.embed_file(self.worker, path, watch=watch) for embedder in others]
+            return Fed(embedded, about["damage"], about["audio"]["codec"], found[0])
         except FileError as e:
             return e
 
@@ -100,6 +107,8 @@ class FileClassifier:
             "damage": fed.damage or embeddings[0].truncated,
             "heard": (heard.tags if heard else None) or None,
             "electronic": None if electronic is None else round(electronic, 4),
+            **fed.analysis.facts(),
+            "lossy_suspect": fed.analysis.lossy_suspect(fed.codec),
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
@@ -124,9 +133,11 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
     Raises ModelError when no head is in use.
 
     A result is {path, genre, confidence, threshold, decided, reason, second_genre, damage, heard, electronic, scores,
-    timeline}, or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
+    tempo_bpm, tempo_confidence, key, key_name, key_confidence, loudness_lufs, bandwidth_hz, lossy_suspect, timeline},
+    or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
     ``heard``: by vocabulary the probability of each tag, see encoders/musicnn/tags.py; None without that encoder.
-    ``electronic``: how electronic it sounds, see heads/electronic.py; None where nothing can tell.
+    ``electronic``: how electronic it sounds, see heads/electronic.py; None where nothing can tell. What was measured is
+    None where it could not be; ``lossy_suspect``: whether a lossless file was lossy once, None for others.
     The timeline has one entry for each segment: {start_s, scores}.
     """
     with FileClassifier(settings, chosen_model(settings)) as classifier:

@@ -64,7 +64,7 @@ class ScanResult:
     unsupported: int = 0
     truncated: int = 0  # readable ones that lost their end
     missing: int = 0
-    unanalysed: int = 0  # recordings of the scanned folders that are still to be measured
+    unanalysed: int = 0  # recordings of the scanned folders that this run did not get to measure
     elapsed_s: float = 0.0
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders

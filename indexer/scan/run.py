@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -226,34 +226,37 @@ class Scan:
     def _analyse(
         self, store: Store, chosen: Chosen | None, targets: Sequence[bytes], live: "_LiveRun", at_most_s: float
     ) -> None:
-        """Measure known recordings among the targets, for at most so many seconds, and count those that are left."""
-        result = live.result
-        counts = result.counts
-        todo, size_bytes = store.unanalysed_size(targets, VERSION)
-        before = counts.analysed
-        if todo and at_most_s:
-            live.total += todo
-            live.begin("measuring tempo and key", todo, size_bytes)
-            ends_s = time.monotonic() + at_most_s
-            files = takewhile(
-                lambda _: time.monotonic() < ends_s and not self._named,
-                map(Unanalysed, store.unanalysed(targets, VERSION)),
-            )
-            settings = replace(self._settings, jobs=1) if self._watched else self._settings
-            pipeline = self._pipeline = Pipeline(
-                store,
-                settings,
-                pipeline_model(chosen, self._settings) if chosen else None,
-                run_id=live.run_id,
-                listener=live,
-                counts=counts,
-            )
-            if self._stopped:
-                pipeline.stop()
-            scanning = counts.busy, counts.workers
-            result.interrupted = not pipeline.run(files)
-            counts.busy, counts.workers = scanning
-        result.unanalysed = todo - (counts.analysed - before)
+        """Measure known recordings among the targets, for at most so many seconds and until paths are added."""
+        result, counts = live.result, live.result.counts
+        result.unanalysed, size_bytes = store.unanalysed_size(targets, VERSION)
+        if not result.unanalysed or not at_most_s:
+            return
+        live.total += result.unanalysed
+        live.begin("measuring tempo and key", result.unanalysed, size_bytes)
+        ends_s, before = time.monotonic() + at_most_s, counts.analysed
+
+        def files() -> Iterator[Unanalysed]:
+            for file_id in store.unanalysed(targets, VERSION):
+                if time.monotonic() > ends_s or self._named:
+                    return
+                yield Unanalysed(file_id)
+            result.unanalysed = 0  # what could not be measured now is left to the next scan
+
+        pipeline = self._pipeline = Pipeline(
+            store,
+            replace(self._settings, jobs=1) if self._watched else self._settings,
+            pipeline_model(chosen, self._settings) if chosen else None,
+            run_id=live.run_id,
+            listener=live,
+            counts=counts,
+        )
+        if self._stopped:
+            pipeline.stop()
+        of_the_scan = counts.busy, counts.workers
+        result.interrupted = not pipeline.run(files())
+        counts.busy, counts.workers = of_the_scan
+        if result.unanalysed:
+            result.unanalysed -= counts.analysed - before
 
     def _work(
         self, store: Store, pipeline: Pipeline, targets: Sequence[bytes], result: ScanResult

@@ -42,6 +42,9 @@ STOP_S = 90.0  # how long the working process may take to finish the file it is 
 STALL_S = 1800.0  # a working process silent for this long is killed; walking a slow network drive takes long
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # wait after a failure, doubled each time
 ASKED_S = 5.0  # from SIGUSR1 to the scan: labelling tracks on the pages sends many signals, one scan serves them
+# Known recordings are measured when nothing else is to be done, by one reader, in parts of so many seconds; in between,
+# the library is not locked for so many.
+ANALYSE_S, BETWEEN_S = 60.0, 10.0
 STATUS_S = 2.0  # seconds between two writes of the status file during a run
 
 Say = Callable[[str, int], None]  # (line, level): level 0 is printed always, 1 only with -v
@@ -67,6 +70,7 @@ class Daemon:
         self._next_scan_s = time.monotonic()
         self._not_before_s = float("-inf")  # no order before this time, because the last one failed
         self._retry_s = FIRST_RETRY_S
+        self._analyse_s: float | None = None  # when to measure more of the known recordings; None: there are none
         self._left_over: list[bytes] = []  # changed paths that no order contained yet
         self._said: set[str] = set()  # current problems that were printed
         self._said_notes: set[str] = set()  # notes of the last scan
@@ -217,6 +221,8 @@ class Daemon:
         elif self._left_over:
             waiting, self._left_over = self._left_over, []
             self._begin("working").order("named", waiting)
+        elif self._analyse_s is not None and moment_s >= self._analyse_s:
+            self._begin("measuring").order("analyse", at_most_s=ANALYSE_S)
         elif runner and moment_s - runner.heard_s >= self._settings.unload_after_s:
             self._runner = None
             runner.stop(STOP_S)
@@ -237,6 +243,8 @@ class Daemon:
                 due.append(moment_s + STATUS_S)
         if self._left_over:
             due.append(self._not_before_s)
+        if self._analyse_s is not None and not (self._runner and self._runner.busy):
+            due.append(max(self._analyse_s, self._not_before_s))
         due += [self._watcher.due_s, self._retries.next_s]
         if self._watcher.pending:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
@@ -261,7 +269,7 @@ class Daemon:
                 self._worked(message["order"], message["result"])
             elif kind == "failed":
                 self._failed(message["message"], locked=message["exit_code"] == LockedError.exit_code)
-        if not runner.busy and self._status["state"] in ("scanning", "working"):
+        if not runner.busy and self._status["state"] in ("scanning", "working", "measuring"):
             self._set(state="idle")
         if runner.ended:
             self._runner = None
@@ -278,6 +286,9 @@ class Daemon:
                 self._say(note, 0)
             self._said_notes = set(result["notes"])
             self._set(last_scan_at=now(), last_scan=result)
+        if order != "named":
+            pause_s = BETWEEN_S if order == "analyse" else 0.0
+            self._analyse_s = time.monotonic() + pause_s if result["unanalysed"] else None
         if scan_again:
             self._next_scan_s = min(self._next_scan_s, time.monotonic() + self._settings.settle_s)
         if result["embedded"] or result["tags_written"] or result["failed"]:

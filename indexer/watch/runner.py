@@ -131,6 +131,8 @@ def _obey(settings: Settings, order: dict[str, Any], orders: _Orders, teller: _T
 
 
 def _run(scan: Scan, order: dict[str, Any], teller: _Teller) -> ScanResult:
+    if order["do"] == "analyse":
+        return scan.analyse(order["at_most_s"])
     if order["do"] == "named":
         return scan.run_named([os.fsencode(path) for path in order["paths"]])
 

@@ -43,11 +43,14 @@ class RunnerHandle:
         """Whether it has an order to carry out."""
         return self.orders > 0
 
-    def order(self, do: str, paths: Sequence[bytes] = ()) -> None:
-        """Give an order: "scan", or "named" with the paths to process, which are added to a run in progress."""
+    def order(self, do: str, paths: Sequence[bytes] = (), *, at_most_s: float = 0.0) -> None:
+        """Give an order: "scan", "named" with the paths to process, which are added to a run in progress, or "analyse".
+
+        ``at_most_s``: how long to analyse.
+        """
         self.orders += 1
         self.heard_s = time.monotonic()
-        self._write({"do": do, "paths": [os.fsdecode(path) for path in paths]})
+        self._write({"do": do, "paths": [os.fsdecode(path) for path in paths], "at_most_s": at_most_s})
 
     def _write(self, message: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):  # ``messages`` notices the end of the process

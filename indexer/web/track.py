@@ -11,6 +11,7 @@ from datasette.utils.asgi import NotFound, Response
 from markupsafe import Markup, escape
 
 from indexer.learn import corrections
+from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 from indexer.web.context import ask, library, number, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
@@ -21,7 +22,9 @@ SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
   coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason,
   CASE WHEN f.state = 'ready' THEN f.reason END AS left_alone, f.first_seen, f.last_seen,
   o.path_text AS root, r.duration_s, r.codec, r.sample_rate_hz, r.channels, t.title, t.artist, t.album, t.album_artist,
-  t.year, t.bpm, t.musical_key,
+  t.year, t.bpm AS tag_bpm, t.musical_key AS tag_key, {TEMPO_BPM} AS tempo_bpm, {TEMPO_CONFIDENCE} AS tempo_confidence,
+  a.key, a.key_name, round(a.key_confidence, 4) AS key_confidence, a.loudness_lufs, a.bandwidth_hz,
+  {LOSSY_SUSPECT} AS lossy_suspect, a.measured,
   t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,
   p.decided, p.reason AS undecided_reason,
   p.second_genre, {LABEL} AS label, {LABEL_SOURCE} AS label_source, w.probabilities AS heard,
@@ -32,6 +35,7 @@ LEFT JOIN tags t ON t.file_id = f.id
 LEFT JOIN heard w ON w.recording_id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1 LEFT JOIN encoders n ON n.id = h.encoder_id
 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
+{MEASURED_JOIN}
 WHERE f.id = :id"""
 
 
@@ -45,6 +49,7 @@ async def details(datasette: Any, file_id: int | None) -> dict[str, Any] | None:
     track["labels"] = json.loads(track["labels"] or "[]")
     track["indexer_genre"] = json.loads(track["indexer_genre"]) if track["indexer_genre"] else None
     track["heard"] = (json.loads(track["heard"]) if track["heard"] else None) or None
+    track["measured"] = json.loads(track["measured"] or "{}")
     scores = await rows(
         datasette,
         "SELECT s.genre, s.probability FROM scores s JOIN heads h ON h.id = s.head_id AND h.in_use = 1"

@@ -6,7 +6,7 @@ says goes to indexer.web.correct. Without JavaScript it can be read, searched, f
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -121,6 +121,7 @@ def wanted_of(args: Any) -> Wanted:
         years=tuple(year for year in map(number, texts("year")) if year is not None),
         tempo_bpm=(number(args.get("from_bpm")), number(args.get("to_bpm"))),
         folder=args.get("folder") or "",
+        lossy_suspect=args.get("lossy_suspect") == "1",
         sort=sort,
         descending=descending,
         genres=texts("genre"),
@@ -141,6 +142,7 @@ def query_of(wanted: Wanted) -> list[tuple[str, str]]:
         (name, str(bpm)) for name, bpm in zip(("from_bpm", "to_bpm"), wanted.tempo_bpm, strict=True) if bpm is not None
     ]
     found += [("folder", wanted.folder)] if wanted.folder else []
+    found += [("lossy_suspect", "1")] if wanted.lossy_suspect else []
     if (wanted.sort, wanted.descending) != ("added", True):
         found.append(("sort", ("-" if wanted.descending else "") + wanted.sort))
     return found
@@ -218,6 +220,13 @@ def _tempo_chips(wanted: Wanted, counts: Mapping[int, int]) -> list[Chip]:
     return chips
 
 
+def _lossy_chips(wanted: Wanted, found: Found) -> list[Chip]:
+    """Lossless files that were lossy once, where there are any."""
+    address = _address(replace(wanted, lossy_suspect=not wanted.lossy_suspect))
+    chip = Chip("lossy once?", address, found.lossy_suspects, wanted.lossy_suspect, outline=True)
+    return [chip] if found.lossy_suspects or wanted.lossy_suspect else []
+
+
 def _folder_chips(wanted: Wanted, counts: Mapping[str, int]) -> list[Chip]:
     chips = []
     if wanted.folder:
@@ -241,7 +250,7 @@ def filters(wanted: Wanted, found: Found) -> list[dict[str, Any]]:
     counts = found.counts
     kinds = [
         ("More genres", "genre", _chips(wanted, "genres", counts["genre"])[SHOWN_GENRES:]),
-        ("Format", "format", _chips(wanted, "formats", counts["format"])),
+        ("Format", "format", [*_chips(wanted, "formats", counts["format"]), *_lossy_chips(wanted, found)]),
         ("Tempo", "tempo", _tempo_chips(wanted, counts["tempo"])),
         ("Key", "key", _chips(wanted, "keys", counts["key"], by_name=True)),
         ("Year", "year", _chips(wanted, "years", counts["year"], by_name=True)),
@@ -302,8 +311,11 @@ def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
         "guess": track["guess"],
         "percent": percent,
         "length": duration(track["duration_s"]) if track["duration_s"] else None,
-        "bpm": round(track["bpm"]) if track["bpm"] and 1 <= track["bpm"] <= browse.MAX_TEMPO_BPM else None,
-        "key": _clipped(track["musical_key"] or ""),
+        "bpm": round(bpm) if (bpm := track["tempo_bpm"] or track["tag_bpm"]) else None,
+        "bpm_says": f"by the tag: {track['tag_bpm']:g}" if track["tag_bpm"] else None,
+        "key": _clipped(track["key"] or track["tag_key"] or ""),
+        "key_says": "; ".join(_key_says(track)) or None,
+        "lossy_suspect": bool(track["lossy_suspect"]),
         "format": track["container"],
         "added": _day(added, today) if added else track["first_seen"],
         "added_at": added.isoformat(sep=" ", timespec="seconds") if added else track["first_seen"],
@@ -313,6 +325,14 @@ def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
         "is_playable": track["state"] == "ready" and track["root_id"] is not None,
         "path": track["path"],
     }
+
+
+def _key_says(track: Mapping[str, Any]) -> Iterator[str]:
+    """The measured key in notes, and the tag's beside it."""
+    if track["key_name"]:
+        yield track["key_name"]
+    if track["key"] and track["tag_key"]:
+        yield f"by the tag: {_clipped(track['tag_key'])}"
 
 
 # ---- answers
@@ -357,7 +377,7 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
 
 
 async def tracks_page(request: Any, datasette: Any) -> Any:
-    """`/-/tracks?q=&genre=&undecided=1&format=&from_bpm=&to_bpm=&key=&year=&folder=&word=&state=&sort=&page=`."""
+    """`/-/tracks?q=&genre=&undecided=1&format=&from_bpm=&to_bpm=&key=&year=&folder=&lossy_suspect=1&word=&state=&sort=&page=`."""
     browsed = await _browse(request, datasette)
     wanted, found = browsed.wanted, browsed.found
     heads = []
@@ -399,7 +419,7 @@ async def tracks_page(request: Any, datasette: Any) -> Any:
 
 
 async def tracks_json(request: Any, datasette: Any) -> Any:
-    """The same for programs: {count, duration_s, page, pages, undecided, counts, tracks}."""
+    """The same for programs: {count, duration_s, page, pages, undecided, lossy_suspects, counts, tracks}."""
     browsed = await _browse(request, datasette)
     return Response.json(
         {
@@ -408,6 +428,7 @@ async def tracks_json(request: Any, datasette: Any) -> Any:
             "page": browsed.number,
             "pages": browsed.pages,
             "undecided": browsed.found.undecided,
+            "lossy_suspects": browsed.found.lossy_suspects,
             "counts": browsed.found.counts,
             "tracks": browsed.tracks,
         }

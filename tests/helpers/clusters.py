@@ -276,7 +276,7 @@ def instant(op: str, item: tuple) -> "Future[object]":
     from indexer.files.tags.read import Tags
     from indexer.listen.executor import Embedded
 
-    path, size, mtime_ns, _, _ = item
+    path, size, mtime_ns, *_ = item
     future: Future[object] = Future()
     if op == "inspect":
         future.set_result(
