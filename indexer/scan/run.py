@@ -138,6 +138,8 @@ class Scan:
             result = live.result = ScanResult(Counts(), named=True)
             with _recorded(store, run_id, result, started):
                 self._analyse(store, chosen, targets, live, at_most_s)
+                if result.counts.analysed:
+                    self._keep_playlists(store, result)
             return result
 
     def _run(
