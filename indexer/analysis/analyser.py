@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMeter
+from indexer.analysis.key import KeyEstimate, KeyMeter
 from indexer.analysis.plain import MOST_CHARS, from_plain
 
 VERSION = 1  # of all measurements; recordings with those of another version are measured anew
@@ -34,7 +35,8 @@ class Meter(Protocol):
         """What was measured, as a frozen dataclass of plain values; None where nothing can be said."""
 
 
-METERS: dict[str, type[Meter]] = {"bandwidth": BandwidthMeter}  # by the field of Analysis that they fill
+# By the field of Analysis that they fill.
+METERS: dict[str, type[Meter]] = {"key": KeyMeter, "bandwidth": BandwidthMeter}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Analysis:
 
     version: int
     heard_s: float  # of the part of the recording that was measured
+    key: KeyEstimate | None = None
     bandwidth: Bandwidth | None = None
     failed: tuple[str, ...] = ()  # meters that raised, and what
 
@@ -51,9 +54,9 @@ class Analysis:
         return {
             "tempo_bpm": None,
             "tempo_confidence": None,
-            "key": None,
-            "key_name": None,
-            "key_confidence": None,
+            "key": self.key.camelot if self.key else None,
+            "key_name": self.key.name if self.key else None,
+            "key_confidence": round(self.key.confidence, 4) if self.key else None,
             "loudness_lufs": None,
             "bandwidth_hz": self.bandwidth.bandwidth_hz if self.bandwidth else None,
         }
