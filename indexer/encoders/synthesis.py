@@ -354,15 +354,25 @@ _LAYERS: dict[str, Callable[[Loop], Layers]] = {
 }
 
 
-def make_track(genre: str, seed: int, duration_s: float = 25.0) -> np.ndarray:
-    """One track (frames, 2) float32 at SAMPLE_RATE_HZ, peak 0.5 to 0.95; ``genre`` is one of GENRES."""
+def _loop(genre: str, seed: int) -> Loop:
     rng = np.random.default_rng([seed, GENRES.index(genre)])
-    loop = Loop(
+    return Loop(
         rng.uniform(*TEMPO_BPM[genre]),
         float(rng.choice([0.0, 0.0, rng.uniform(0.02, 0.15)])),
         55 * 2 ** (rng.uniform(-4, 8) / 12),
         rng,
     )
+
+
+def track_tempo_bpm(genre: str, seed: int) -> float:
+    """The true tempo of ``make_track(genre, seed)`` in beats a minute."""
+    return LOOP_BARS * 4 * 60 * SAMPLE_RATE_HZ / _loop(genre, seed).frames
+
+
+def make_track(genre: str, seed: int, duration_s: float = 25.0) -> np.ndarray:
+    """One track (frames, 2) float32 at SAMPLE_RATE_HZ, peak 0.5 to 0.95; ``genre`` is one of GENRES."""
+    loop = _loop(genre, seed)
+    rng = loop.rng
     frames = round(duration_s * SAMPLE_RATE_HZ)
     repeats = -(-frames // loop.frames)
     mix = np.zeros((frames, 2))
