@@ -6,11 +6,12 @@ import torch
 
 from indexer.encoders.encoder import Unit, track_vector
 from indexer.encoders.load import load_encoder
-from indexer.encoders.m2d import openvino
+from indexer.encoders.m2d import openvino, prepare
 from indexer.encoders.m2d.checkpoint import convert
-from indexer.encoders.m2d.encoder import best_batch
-from indexer.encoders.m2d.frontend import LogMel, M2DCutter
+from indexer.encoders.m2d.cpu import Pace
+from indexer.encoders.m2d.frontend import LogMel, M2DCutter, NumpyLogMel
 from indexer.encoders.m2d.geometry import Geometry, front_end
+from indexer.encoders.m2d.torch_model import best_batch
 from indexer.errors import ModelError
 from tests.helpers import checkpoints, reference_m2d
 from tests.helpers.synth import music
@@ -44,7 +45,7 @@ def relative(got, expected):
 def engine(request):
     """Encoders made on the CPU in fp32 run on this engine."""
     if request.param == "OpenVINO" and not openvino.serves("fp32"):
-        pytest.skip("OpenVINO is not installed: pip install 'edm-indexer[fast]'")
+        pytest.skip("OpenVINO is not installed: no wheel for this machine")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr(openvino, "serves", lambda precision: False)
@@ -76,11 +77,15 @@ def test_log_mel_agrees_with_the_reference(rate, seconds):
     samples = samples_of(seconds, rate)
     fe = front_end(rate)
     (unit,) = cut(M2DCutter(fe, small_geometry(columns=1000, unit_frames=16_000)), samples)
-    got = LogMel(fe)(torch.from_numpy(unit.samples)[None])[0].numpy()
     expected = reference_m2d.log_mel(samples, rate)
-    assert got.shape == expected.shape == (80, 1 + len(samples) // fe.hop)
-    assert relative(got, expected) < 1e-4
-    assert np.abs(got - expected).max() < 2e-3
+    frames = 1 + len(samples) // fe.hop
+    for got in (
+        LogMel(fe)(torch.from_numpy(unit.samples)[None])[0].numpy(),
+        NumpyLogMel(fe)([unit], frames)[0],
+    ):
+        assert got.shape == expected.shape == (80, frames)
+        assert relative(got, expected) < 1e-4
+        assert np.abs(got - expected).max() < 2e-3
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -114,6 +119,7 @@ def test_vit_base_agrees_with_the_reference(tmp_path, vit_base, monkeypatch, siz
     )
     samples = samples_of(unit_frames / 100 + 1)
     expected = reference_m2d.track(samples, weights, unit_frames=unit_frames)
+    monkeypatch.setattr(prepare, "_trial", lambda *_: Pace())
     engines = ["OpenVINO", "torch"] if openvino.serves("fp32") else ["torch"]
     for engine in engines:
         if engine == "torch":
@@ -236,18 +242,19 @@ def test_no_units_give_no_vectors(small):
 
 
 def test_out_of_memory_halves_the_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino, "serves", lambda precision: False)
     source = checkpoints.write_folder(tmp_path, checkpoints.published_state(checkpoints.weights()))
     encoder = load_encoder(convert(source, tmp_path / "out"), device="cpu", precision="fp32")
     units = cut(encoder.cutter(), samples_of(61))
     expected = encoder.encode(units)
-    real, limit = encoder._encode_batch, 3
+    real, limit = encoder._model._encode_batch, 3
 
     def hungry(batch, columns):
         if len(batch) > limit:
             raise torch.OutOfMemoryError("no memory left")
         return real(batch, columns)
 
-    monkeypatch.setattr(encoder, "_encode_batch", hungry)
+    monkeypatch.setattr(encoder._model, "_encode_batch", hungry)
     np.testing.assert_allclose(encoder.encode(units), expected, rtol=1e-4, atol=1e-5)
     assert encoder.batch_units == 2
     limit = 0
@@ -334,5 +341,6 @@ def test_the_batch_of_a_gpu_is_the_one_after_which_little_is_gained(unit_s, fits
     assert len(tried) == len(set(tried))
 
 
-def test_a_batch_is_timed_from_samples_to_vectors(small):
-    assert small["80x608"][0]._seconds(2) > 0
+def test_a_batch_is_timed_from_samples_to_vectors(small, engine):
+    if engine == "torch":
+        assert small["80x608"][0]._model._seconds(2) > 0

@@ -12,7 +12,7 @@ import click
 
 from indexer.cli import text
 from indexer.cli.learn import learned
-from indexer.cli.models import fetched
+from indexer.cli.models import fetched, prepare
 from indexer.cli.options import PATH, common
 from indexer.cli.output import note, say, show
 from indexer.cli.scan import apply_head, scanned
@@ -135,8 +135,9 @@ def _download(settings: Settings, file: Path, verbosity: int, accept_licence: bo
     if settings.encoder and needs_download(settings.encoder, settings.models):
         if not accept_licence:
             _must_ask("--accept-licence")
-        fetched(settings, settings.encoder, verbosity=verbosity, accept_licence=accept_licence)
+        path = fetched(settings, settings.encoder, verbosity=verbosity, accept_licence=accept_licence)
         _keep_encoder(settings, file)
+        prepare(settings, path, verbosity)
 
 
 def _known(answer: str, settings: Settings) -> str:

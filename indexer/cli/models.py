@@ -36,6 +36,7 @@ def models_download(settings: Settings, verbosity: int, name: str, accept_licenc
     """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
     path = fetched(settings, name, verbosity=verbosity, accept_licence=accept_licence, base_url=base_url)
     say(f"installed {path.parent.name}")
+    prepare(settings, path, verbosity)
 
 
 def fetched(
@@ -60,15 +61,36 @@ def fetched(
         )
 
 
+def prepare(settings: Settings, path: Path, verbosity: int) -> None:
+    """Prepare an installed model for this processor, with progress; a scan does what is not done here.
+
+    Quantising and measuring take up to a minute, which the first scan need not spend.
+    """
+    from indexer.encoders.m2d import device, prepare
+    from indexer.errors import ModelError
+
+    def progressed(precision: str, done: int, steps: int) -> None:
+        if verbosity >= 0:
+            note(f"preparing it for this processor: {precision} ({done + 1} of {steps})")
+
+    try:
+        if device.chosen(settings.device) == "cpu":
+            prepare.prepare(path, progressed)
+    except ModelError as error:
+        note(f"it could not be prepared for this processor: {error}")
+
+
 @models.command("add")
 @click.argument("source", type=PATH)
 @click.option("--name", help="Name to install it under.")
 @common
-def models_add(settings: Settings, source: Path, name: str | None) -> None:
+def models_add(settings: Settings, verbosity: int, source: Path, name: str | None) -> None:
     """Install a checkpoint that is here already: .pth, .zip or folder."""
     from indexer.models import catalogue
 
-    say(f"installed {catalogue.add(source, settings.models, name=name).parent.name}")
+    path = catalogue.add(source, settings.models, name=name)
+    say(f"installed {path.parent.name}")
+    prepare(settings, path, verbosity)
 
 
 @models.command("info")

@@ -1,20 +1,23 @@
 """M2D's front end: cuts a stream of samples into units, and turns units into normalised log-mel spectrograms.
 
-The cutter is numpy only, so that it works without torch; LogMel imports torch when it is made. Both take mono samples
-at the model's own rate.
+Cutter and NumpyLogMel need no torch; LogMel imports it when it is made. All take mono samples at the model's own rate.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from indexer.encoders.encoder import Unit
 from indexer.encoders.m2d.geometry import FrontEnd, Geometry
+from indexer.encoders.mel import slaney_bank
 
 if TYPE_CHECKING:
     import torch
 
 LOG_FLOOR = 1.19209290e-07  # float32 epsilon, added before the logarithm
+ROWS = 8  # frames in one product: OpenBLAS computes so small a one in its caller's thread and disturbs no engine
 
 
 class M2DCutter:
@@ -86,20 +89,44 @@ class M2DCutter:
         return units
 
 
+class NumpyLogMel:
+    """Turns units into normalised log-mel on the processor, without torch."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._fe = front_end
+        turns = np.arange(front_end.n_fft) / front_end.n_fft
+        self._window = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)  # periodic Hann
+        self._bank = _bank(front_end)
+
+    def __call__(self, units: Sequence[Unit], frames: int) -> np.ndarray:
+        """(B, mels, frames) float32 of units of at most, or cut to, ``frames``; behind a short unit's end are zeros."""
+        lms = np.zeros((len(units), self._fe.n_mels, frames), np.float32)
+        with np.errstate(all="ignore"):  # samples that are not finite make vectors that are not, which are refused
+            for unit, out in zip(units, lms, strict=True):
+                valid = min(frames, self._fe.frames_in(len(unit.samples)))
+                out[:, :valid] = self._log_mel(unit.samples, valid).T
+        return lms
+
+    def _log_mel(self, samples: np.ndarray, frames: int) -> np.ndarray:
+        """(frames, mels)."""
+        fe = self._fe
+        windows = sliding_window_view(samples, fe.n_fft)[:: fe.hop][:frames]  # (frames, n_fft), not copied
+        spectrum = np.fft.rfft(windows * self._window).astype(np.complex64, copy=False)  # (frames, bins)
+        power = np.zeros((-(-frames // ROWS), ROWS, spectrum.shape[1]), np.float32)
+        power.reshape(-1, spectrum.shape[1])[:frames] = np.square(spectrum.real) + np.square(spectrum.imag)
+        mel = (power @ self._bank).reshape(-1, fe.n_mels)[:frames]
+        return np.asarray((np.log(mel + np.float32(LOG_FLOOR)) - np.float32(fe.mean)) / np.float32(fe.std))
+
+
 class LogMel:
-    """Turns batches of unit samples into normalised log-mel, in float32 on the given device."""
+    """Turns batches of unit samples into normalised log-mel with torch, in float32 on the given device."""
 
     def __init__(self, front_end: FrontEnd, device: "torch.device | str" = "cpu") -> None:
         import torch
-        from torchaudio.functional import melscale_fbanks
 
         self._fe = front_end
         self._window = torch.hann_window(front_end.n_fft, periodic=True, device=device)  # (n_fft,)
-        bank = melscale_fbanks(
-            front_end.n_fft // 2 + 1, front_end.f_min_hz, front_end.f_max_hz, front_end.n_mels,
-            front_end.sample_rate_hz, norm="slaney", mel_scale="slaney",
-        )  # (bins, mels)  # fmt: skip
-        self._bank_t = bank.T.contiguous().to(device)  # (mels, bins)
+        self._bank_t = torch.from_numpy(_bank(front_end).T.copy()).to(device)  # (mels, bins)
 
     def __call__(self, samples: "torch.Tensor") -> "torch.Tensor":
         """Take samples (B, (frames-1) x hop + n_fft) float32, return (B, mels, frames) float32."""
@@ -112,3 +139,8 @@ class LogMel:
         power = spectrum.real.square() + spectrum.imag.square()  # (B, bins, frames)
         mel = torch.matmul(self._bank_t, power)  # (mels, bins) @ (B, bins, frames) -> (B, mels, frames)
         return ((mel + LOG_FLOOR).log() - fe.mean) / fe.std
+
+
+def _bank(fe: FrontEnd) -> np.ndarray:
+    """(bins, mels) float32."""
+    return slaney_bank(fe.sample_rate_hz, fe.n_fft, fe.n_mels, fe.f_min_hz, fe.f_max_hz).astype(np.float32)

@@ -37,6 +37,10 @@ class FrontEnd:
     mean: float  # of the natural-log mel spectrogram
     std: float
 
+    def frames_in(self, samples: int) -> int:
+        """Whole frames of an STFT without padding."""
+        return 1 + (samples - self.n_fft) // self.hop
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.encoders.encoder import UnitCutter
+from indexer.encoders.encoder import Unit, UnitCutter
 from indexer.encoders.synthesis import GENRES, SAMPLE_RATE_HZ, make_track
 
 LEVELS = 256  # steps of an activation, unsigned
@@ -32,16 +32,16 @@ class Seen:
         return Seen(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
-def calibration_units(cutter: UnitCutter, sample_rate_hz: int) -> list[np.ndarray]:
-    """Samples of full units, loud and soft, of every synthesised genre; uses up ``cutter``."""
+def calibration_units(cutter: UnitCutter, sample_rate_hz: int) -> list[Unit]:
+    """Full units, loud and soft, of every synthesised genre; uses up ``cutter``."""
     import soxr
 
-    units = []
+    units: list[Unit] = []
     for genre in GENRES:
         track = soxr.resample(make_track(genre, 0, CALIBRATION_S), SAMPLE_RATE_HZ, sample_rate_hz)
         mono = (track if track.ndim == 1 else track.mean(axis=1)).astype(np.float32)
         units += cutter.push(mono) + cutter.push(QUIET * mono)
-    return [unit.samples for unit in units]
+    return units
 
 
 def smoothed_pairs(depth: int) -> Iterator[tuple[str, str]]:

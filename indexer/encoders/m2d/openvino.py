@@ -1,10 +1,14 @@
-"""The M2D encoder as an OpenVINO graph: model.py's arithmetic with faster matrix kernels on a CPU; an optional extra.
+"""The M2D encoder as an OpenVINO graph: model.py's arithmetic with faster matrix kernels on a CPU.
 
-Builds the graph from the weights in a tenth of a second, so nothing is converted or kept on disk, and checks what the
-processor supports. Never reads a model's file or imports torch, and turns OpenVINO's telemetry off.
+Builds the graph from the weights, compiles it, and tells what the processor multiplies. Never reads a model's file or
+imports torch, and turns OpenVINO's telemetry off.
 """
 
+import hashlib
 import importlib.util
+import io
+import os
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +22,7 @@ from indexer.errors import ModelError
 
 NORM_EPS = 1e-6
 _CPUINFO = Path("/proc/cpuinfo")
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/core_cpus_list"
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without these, bfloat16 products are emulated or in float32
 # Without one of these, sums of two products may overflow, and int8 is no faster.
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
@@ -25,18 +30,21 @@ _OBSERVED_UNITS = 5  # in a batch
 
 
 def serves(precision: str) -> bool:
-    """Whether the extra is installed and the processor supports this precision."""
+    """Whether OpenVINO is installed and the processor supports this precision."""
     has_products = {"fp32": True, "bf16": multiplies_bf16(), "int8": multiplies_int8()}
     return is_installed() and has_products[precision]
 
 
 def is_installed() -> bool:
-    """Whether the extra is installed."""
+    """Whether OpenVINO is installed; there are processors and systems without a wheel of it."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 products; False where /proc/cpuinfo does not list it."""
+    """Whether the processor has bfloat16 products; False where /proc/cpuinfo does not list it.
+
+    OpenVINO's own list of capabilities does not tell: it names BF16 for every processor with AVX-512.
+    """
     return bool(_BF16_FLAGS & _cpu_flags())
 
 
@@ -46,45 +54,48 @@ def multiplies_int8() -> bool:
 
 
 def _cpu_flags() -> set[str]:
+    return set(_cpu_line("flags").split())
+
+
+def _cpu_line(name: str) -> str:
+    """What /proc/cpuinfo says of the first processor; empty where it says nothing."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
-class OpenVinoM2D:
-    """Turns log-mel units into features per patch column. For one thread at a time."""
+def processor() -> str:
+    """A text that differs for processors on which a compiled model, or its fastest batch, may differ."""
+    flags = hashlib.sha256(" ".join(sorted(_cpu_flags())).encode()).hexdigest()[:16]
+    return f"{platform.machine()}, {_cpu_line('model name') or platform.processor()}, {flags}"
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        weights: Mapping[str, np.ndarray],
-        precision: str,
-        threads: int,
-        seen: Mapping[str, Seen] | None = None,
-    ) -> None:
-        """Raises ModelError where OpenVINO is damaged.
 
-        weights: float32 by their published names, not needed afterwards. precision: fp32, bf16 or int8. threads: at
-        most this many. seen: for int8, the result of an Observer.
-        """
-        floats = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "f32"
-        self._request = compiled(_graph(_Builder(weights, geometry.depth, seen), geometry), floats, threads)
+def threads() -> int:
+    """The threads to compute with: OMP_NUM_THREADS, else one for each physical core that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len({_core(cpu) for cpu in usable})
 
-    def __call__(self, lms: np.ndarray) -> np.ndarray:
-        """Take (B, mels, T x patch frames) float32, T at most ``columns``; return (B, T, rows x C) float32."""
-        features: np.ndarray = self._request.infer([lms])[0]
-        return features
+
+def _core(cpu: int) -> str:
+    """The logical processors that share a core with this one."""
+    try:
+        return Path(_TOPOLOGY.format(cpu)).read_text()
+    except OSError:
+        return str(cpu)
 
 
 class Observer:
     """The encoder in float32, which measures the input ranges of the linear layers in its blocks."""
 
-    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray], threads: int) -> None:
-        """Arguments as for OpenVinoM2D; ``weights`` are not needed afterwards."""
+    def __init__(self, geometry: Geometry, weights: Mapping[str, np.ndarray]) -> None:
+        """weights: float32 by their published names, not needed afterwards."""
         build = _Builder(weights, geometry.depth, observed=True)
-        self._request = compiled(_graph(build, geometry), "f32", threads)
+        self._request = compiled(_graph(build, geometry), "fp32").create_infer_request()
         self._layers = build.observed_layers
 
     def __call__(self, lms: np.ndarray) -> dict[str, Seen]:
@@ -98,15 +109,39 @@ class Observer:
         return join(batches)
 
 
-def compiled(graph: Any, floats: str, threads: int) -> Any:
-    """Compile a graph for the CPU and return an inference request; ``floats``: bf16 or f32."""
-    options = {
-        "INFERENCE_PRECISION_HINT": floats,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+def encoder_graph(geometry: Geometry, weights: Mapping[str, np.ndarray], seen: Mapping[str, Seen] | None = None) -> Any:
+    """The encoder: log-mel (B, mels, T x patch frames), T at most ``columns`` -> (B, T, rows x C) float32.
+
+    weights: float32 by their published names, not needed once the graph is compiled. seen: for int8, the result of an
+    Observer. Raises ModelError where OpenVINO is damaged.
+    """
+    return _graph(_Builder(weights, geometry.depth, seen), geometry)
+
+
+def compiled(graph: Any, precision: str, streams: int = 1) -> Any:
+    """Compile a graph for the processor. streams: of requests that are computed at the same time."""
+    return engine().Core().compile_model(graph, "CPU", _options(precision, streams))
+
+
+def exported(model: Any) -> bytes:
+    """A compiled model as bytes, for this release of OpenVINO."""
+    content: bytes = model.export_model().read()
+    return content
+
+
+def imported(content: bytes, precision: str, streams: int = 1) -> Any:
+    """The model that ``exported`` made into bytes. It trusts them: check them first. Raises RuntimeError."""
+    return engine().Core().import_model(io.BytesIO(content), "CPU", _options(precision, streams))
+
+
+def _options(precision: str, streams: int) -> dict[str, Any]:
+    in_bf16 = precision == "bf16" or (precision == "int8" and multiplies_bf16())
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
+        "INFERENCE_NUM_THREADS": max(threads(), streams),
+        "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,  # pinned threads would wait for readers that decode on the same cores
     }
-    return engine().Core().compile_model(graph, "CPU", options).create_infer_request()
 
 
 def version() -> str:
@@ -124,7 +159,7 @@ def engine() -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"OpenVINO cannot be loaded ({reason}): "
-            "pip install --force-reinstall 'edm-indexer[fast]', or pip uninstall openvino"
+            "pip install --force-reinstall openvino, or pip uninstall openvino, which leaves the work to torch"
         ) from error
     return openvino
 

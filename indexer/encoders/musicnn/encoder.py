@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from indexer.encoders import mel
 from indexer.encoders.encoder import Unit
 from indexer.encoders.musicnn import frontend, weights
 from indexer.encoders.musicnn.frontend import UNIT, MusicnnCutter
@@ -71,7 +72,7 @@ def encoder_id() -> str:
     """Return the id of this encoder's vectors: hex sha256 over weights, every constant and the version."""
     content = [
         VERSION, weights.WEIGHTS_SHA256, weights.NETWORKS, frontend.SAMPLE_RATE_HZ, frontend.N_FFT, frontend.HOP,
-        frontend.BANDS, frontend.FRAMES, frontend.GAIN, frontend.SHORTEST, frontend.MEL_HZ, frontend.KNEE_MEL,
-        frontend.KNEE_HZ, frontend.MELS_PER_FACTOR, frontend.FACTOR, weights.NORM_EPSILON,
+        frontend.BANDS, frontend.FRAMES, frontend.GAIN, frontend.SHORTEST, mel.MEL_HZ, mel.KNEE_MEL,
+        mel.KNEE_HZ, mel.MELS_PER_FACTOR, mel.FACTOR, weights.NORM_EPSILON,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(["musicnn", *content]).encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from indexer.encoders.encoder import Unit
+from indexer.encoders.mel import slaney_bank
 
 if TYPE_CHECKING:
     import torch
@@ -22,11 +23,6 @@ SHORTEST = N_FFT  # samples; our choice: a recording without one whole window ha
 STRIDE = FRAMES * HOP  # samples from one unit's start to the next one's
 UNIT = (FRAMES - 1) * HOP + N_FFT  # samples of a unit
 MARGIN = N_FFT // 2  # zeros at both ends of a recording, so that frame f is centred on sample f x HOP
-
-# Slaney: Auditory Toolbox (1998): linear below the knee, logarithmic above.
-MEL_HZ = 200 / 3  # of a mel below the knee
-KNEE_MEL, KNEE_HZ = 15, 1000
-MELS_PER_FACTOR, FACTOR = 27, 6.4
 
 
 class MusicnnCutter:
@@ -96,11 +92,5 @@ class LogMel:
 
 
 def mel_bank() -> np.ndarray:
-    """(bins, BANDS) float64: a power spectrum's bins -> triangles of area one over Hz, evenly spaced in mel."""
-    top = KNEE_MEL + np.log(SAMPLE_RATE_HZ / 2 / KNEE_HZ) / np.log(FACTOR) * MELS_PER_FACTOR
-    mels = np.linspace(0, top, BANDS + 2)
-    edges = np.where(mels < KNEE_MEL, mels * MEL_HZ, KNEE_HZ * FACTOR ** ((mels - KNEE_MEL) / MELS_PER_FACTOR))
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    hz = np.arange(N_FFT // 2 + 1)[:, None] * SAMPLE_RATE_HZ / N_FFT  # (bins, 1)
-    triangles = np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle))
-    return np.asarray(np.maximum(triangles, 0) * 2 / (high - low))
+    """(bins, BANDS) float64, from 0 Hz to half the sample rate."""
+    return slaney_bank(SAMPLE_RATE_HZ, N_FFT, BANDS, 0, SAMPLE_RATE_HZ / 2)
