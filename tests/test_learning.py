@@ -19,6 +19,7 @@ from tests.helpers.cli import Cli
 from tests.helpers.deep import DEEP
 from tests.helpers.labelled import ENCODER, WIDTH, sql
 from tests.helpers.libraries import adopt
+from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
 
@@ -335,11 +336,14 @@ def test_before_relabel_suggest_does_not_claim_that_all_is_labelled(labelled):
     labelled("train")
     found = labelled.json("suggest")
     assert (found["label"], found["unclassified"]) == ([], 90)
+    assert labelled.json("status")["unclassified"] == 90
+    assert "90 recordings not classified by it yet: `indexer relabel`" in labelled("status").stdout
+    assert "The model has not classified 90 tracks yet" in Pages(labelled.db).get("/").text
     printed = labelled("suggest").stdout
     assert "has not classified 90 recordings yet: `indexer relabel` first" in printed
     assert "every recording has a label" not in printed
     labelled("relabel")
-    assert labelled.json("suggest")["unclassified"] == 0
+    assert labelled.json("suggest")["unclassified"] == 0 == labelled.json("status")["unclassified"]
     assert "every recording has a label" in labelled("suggest").stdout
 
 

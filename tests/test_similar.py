@@ -270,6 +270,7 @@ def test_a_playlist_keeps_paths_exact(library, tmp_path):
         "genre": "\x07",
         "confidence": 0.5,
         "decided": False,
+        "label": None,
         "duration_s": None,
         "similarity": 0.5,
     }
@@ -277,6 +278,11 @@ def test_a_playlist_keeps_paths_exact(library, tmp_path):
     assert to_m3u(found) == b"#EXTM3U\n#EXTINF:-1,\\x1b[31m - two\\nlines \\ud800\n/m/a.mp3\n"
     assert all(line.isprintable() for line in to_text(found).split("\n"))
     assert "perhaps \\x07 (50%)" in to_text(found)
+    odd |= {"label": "\x07", "decided": True}
+    assert "perhaps" not in to_text(found)
+    assert "\\x07 (50%)" in to_text(found)
+    odd |= {"label": "house"}
+    assert "  house  " in to_text(found)
     (tmp_path / "song.mp3").write_bytes(b"music")
     assert "must end in .m3u8" in library("similar", "/m/0.mp3", "--m3u", tmp_path / "song.mp3", code=2).stderr
     assert (tmp_path / "song.mp3").read_bytes() == b"music"

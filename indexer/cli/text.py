@@ -249,7 +249,7 @@ def correct_text(found: dict[str, Any]) -> str:
     lines = [
         f"{f['path']}: "
         + (
-            f"not written into its tag: {f['reason']}"
+            f"not written into its tag: {f['reason'].removeprefix('genre not written: ')}"
             if f["reason"]
             else f"genre in its tag: {f['tag_genre'] or '(none)'}"
         )
@@ -288,7 +288,11 @@ def status_text(s: dict[str, Any]) -> str:
         lines.append(
             f"head       {s['head']['name']} (numbers to a genre; decided from {s['head']['decided_from']:.0%})"
         )
-    lines += [_genre_line(g) for g in s["genres"][:SHOWN_GENRES]]
+    if n := s["unclassified"]:
+        lines.append(f"  {count(n, 'recording')} not classified by it yet: `indexer relabel`, or the next scan, does")
+    shown = s["genres"][:SHOWN_GENRES]
+    width = max((min(len(g["genre"]), 30) for g in shown), default=0)
+    lines += [_genre_line(g, max(width, 15)) for g in shown]
     if len(s["genres"]) > SHOWN_GENRES:
         lines.append(f"  and {count(len(s['genres']) - SHOWN_GENRES, 'more genre')}")
     lines.append(f"tags       {count(s['tags_written'], 'file')} with a genre of ours")
@@ -316,10 +320,12 @@ def status_text(s: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _genre_line(g: dict[str, Any]) -> str:
+def _genre_line(g: dict[str, Any], width: int) -> str:
     """A genre, its recordings, and by whose word they are of it."""
     whose = {"said": g["said"], "in tags": g["tag"], "decided": g["head"], "unsure": g["recordings"] - g["decided"]}
-    return f"  {g['genre']:15} {g['recordings']:7,}  " + ", ".join(f"{n:,} {word}" for word, n in whose.items() if n)
+    return f"  {g['genre']:{width}} {g['recordings']:7,}  " + ", ".join(
+        f"{n:,} {word}" for word, n in whose.items() if n
+    )
 
 
 def check_text(found: dict[str, Any]) -> str:

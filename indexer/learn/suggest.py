@@ -16,6 +16,7 @@ from indexer.learn.spread import directions, most_different
 from indexer.library import facts
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import in_use
+from indexer.library.registered import unclassified as unclassified_by
 from indexer.library.tracks import track_of
 from indexer.models.choice import choose, without_genres
 from indexer.wording import count as count_of
@@ -40,7 +41,7 @@ def suggest(settings: Settings, request: LabelRequest, count: int = 20, seed: in
         if chosen is None or chosen.head is None:
             raise ModelError(str(without_genres(chosen)))
         parts = [part.encoder_id for part in chosen.info.parts]
-        unclassified = facts.unclassified(conn, chosen.head.id, parts[0])
+        unclassified = unclassified_by(conn, chosen.head.id, parts[0])
         found: dict[str, Any] = {"head": chosen.head.name, "unclassified": unclassified, "notes": []}
         labelled = request.gather(conn, settings).label_of
         found["label"] = _to_label(conn, chosen.head, parts, set(labelled), count)

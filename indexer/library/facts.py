@@ -174,14 +174,3 @@ def least_confident(reader: Reader, head_id: str) -> list[int]:
         (head_id,),
     )
     return [row["recording_id"] for row in rows]
-
-
-def unclassified(reader: Reader, head_id: str, encoder_id: str) -> int:
-    """How many embedded recordings of readable files a head has not classified."""
-    (row,) = reader.execute(
-        "SELECT count(*) AS n FROM embeddings e WHERE e.encoder_id = ? AND NOT EXISTS"
-        " (SELECT 1 FROM predictions p WHERE p.head_id = ? AND p.recording_id = e.recording_id) AND EXISTS"
-        " (SELECT 1 FROM files f WHERE f.recording_id = e.recording_id AND f.state = 'ready')",
-        (encoder_id, head_id),
-    )
-    return int(row["n"])

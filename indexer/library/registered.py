@@ -128,3 +128,23 @@ def labels_in_use(reader: Reader) -> list[str] | None:
 
 def _ids(parts: str | None) -> tuple[str, ...]:
     return tuple(json.loads(parts)) if parts else ()
+
+
+def unclassified(reader: Reader, head_id: str, encoder_id: str) -> int:
+    """How many embedded recordings of readable files a head has not classified."""
+    (row,) = reader.execute(
+        "SELECT count(*) AS n FROM embeddings e WHERE e.encoder_id = ? AND NOT EXISTS"
+        " (SELECT 1 FROM predictions p WHERE p.head_id = ? AND p.recording_id = e.recording_id) AND EXISTS"
+        " (SELECT 1 FROM files f WHERE f.recording_id = e.recording_id AND f.state = 'ready')",
+        (encoder_id, head_id),
+    )
+    return int(row["n"])
+
+
+def unclassified_by_head_in_use(reader: Reader) -> int:
+    """How many such recordings there are for the head in use; 0 without one."""
+    row = reader.execute(
+        "SELECT h.id, coalesce(json_extract(e.parts, '$[0]'), e.id) AS first FROM heads h"
+        " JOIN encoders e ON e.id = h.encoder_id WHERE h.in_use = 1"
+    ).fetchone()
+    return unclassified(reader, row["id"], row["first"]) if row else 0

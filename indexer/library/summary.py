@@ -14,6 +14,7 @@ from typing import Any
 from indexer.config import Settings
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
+from indexer.library.registered import unclassified_by_head_in_use
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS
@@ -31,7 +32,8 @@ _HELD = (
 def status(settings: Settings) -> dict[str, Any]:
     """Counts of files by state, recordings, embeddings, genres; encoder, head, roots, last run, failures by reason.
 
-    ``tags_written``: files that carry a genre of ours; ``not_written``: that a decided genre is still to go into.
+    ``tags_written``: files that carry a genre of ours; ``not_written``: that a decided genre is still to go into;
+    ``unclassified``: recordings that the head in use has not classified yet.
     ``failures``: files that could not be read, and ``left_alone``:
     readable files into which no genre is written, by the kind of reason: {reason, files, example}.
     """
@@ -86,6 +88,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "genres": rows(GENRE_COUNTS),
         "tags_written": _count(one("SELECT count(*) AS n FROM tags WHERE indexer_genre IS NOT NULL")),
         "not_written": count_unwritten(conn, settings),
+        "unclassified": unclassified_by_head_in_use(conn),
         "failures": _by_kind(
             rows(f"{_REASONS} WHERE state IN ('unreadable', 'unsupported', 'deferred') GROUP BY reason ORDER BY path")
         ),

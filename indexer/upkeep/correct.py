@@ -61,7 +61,7 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
         recordings = {recording_id for path in named for recording_id in _recordings(store, path)}
         for recording_id in sorted(recordings):
             store.correct(recording_id, label, by="command line")
-        files = [path for recording_id in sorted(recordings) for _, path in store.files_of(recording_id)]
+        files = sorted(path for recording_id in recordings for _, path in store.files_of(recording_id))
     problems = _Problems()
     tags = "off" if settings.write_tags == "off" else "later" if busy else "written"
     if tags == "written" and files:

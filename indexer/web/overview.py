@@ -9,6 +9,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
+from indexer.library.registered import unclassified_by_head_in_use
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.store import DEFAULT_LABELS
 from indexer.library.summary import as_it_ended
@@ -55,20 +56,27 @@ _COUNTS = {
 }
 
 
-async def _counts(datasette: Any) -> dict[str, list[dict[str, Any]]]:
-    """Rows of {genres, totals, states, truncated, unwritten}; one request at a time asks, without a limit of time."""
+async def _counts(datasette: Any) -> dict[str, Any]:
+    """Rows of {genres, totals, states, truncated}, and the numbers {unwritten, unclassified}.
+
+    One request at a time asks, without a limit of time.
+    """
     settings = settings_of(datasette)
     assert settings is not None
 
-    def count(conn: Any) -> dict[str, list[dict[str, Any]]]:
+    def count(conn: Any) -> dict[str, Any]:
         found = {name: [dict(row) for row in conn.execute(sql)] for name, sql in _COUNTS.items()}
-        return {**found, "unwritten": [{"n": count_unwritten(conn, settings)}]}
+        return {
+            **found,
+            "unwritten": count_unwritten(conn, settings),
+            "unclassified": unclassified_by_head_in_use(conn),
+        }
 
-    found: dict[str, list[dict[str, Any]]] = await ask(datasette, count)
+    found: dict[str, Any] = await ask(datasette, count)
     return found
 
 
-async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
+async def counts_of(datasette: Any) -> dict[str, Any]:
     """The rows of ``_counts`` that this server keeps of a library; of a file that took its place, new ones."""
     settings = settings_of(datasette)
     assert settings is not None
@@ -79,7 +87,7 @@ async def counts_of(datasette: Any) -> dict[str, list[dict[str, Any]]]:
         library_file = None
     if getattr(datasette, _KEPT, (None, None))[1] != library_file or library_file is None:
         setattr(datasette, _KEPT, (Kept(lambda: _counts(datasette)), library_file))
-    found: dict[str, list[dict[str, Any]]] = await getattr(datasette, _KEPT)[0].value()
+    found: dict[str, Any] = await getattr(datasette, _KEPT)[0].value()
     return found
 
 
@@ -125,7 +133,8 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "decided": decided,
         "undecided": undecided,
         "without": undecided if head else max(0, totals["recordings"] - decided),
-        "not_written": counts["unwritten"][0]["n"],
+        "not_written": counts["unwritten"],
+        "unclassified": counts["unclassified"],
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
         "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),
         "looked_at": LOOKED_AT,

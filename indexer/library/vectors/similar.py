@@ -17,6 +17,7 @@ from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.vectors.directions import Directions, open_directions
+from indexer.library.whose_word import LABEL
 from indexer.wording import artist_and_title, escaped, printable
 from indexer.wording import count as counted
 
@@ -35,8 +36,8 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
     """The recordings nearest to that of a file, one file of each, the nearest first; missing files are left out.
 
     {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, decided,
-    duration_s, similarity}. Raises NotHeldError for a file that the library does not hold, StoreError for one that is
-    not embedded.
+    label, duration_s, similarity}; ``genre`` by the head, ``label`` the one that counts (see whose_word). Raises
+    NotHeldError for a file that the library does not hold, StoreError for one that is not embedded.
     """
     started = time.monotonic()
     exact = os.path.realpath(os.fsencode(file))
@@ -159,7 +160,8 @@ def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[di
 def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
     row = reader.execute(
-        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence, p.decided FROM files f JOIN"
+        "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence, p.decided,"
+        f" {LABEL} AS label FROM files f JOIN"
         " recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
@@ -176,13 +178,21 @@ def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     }
 
 
+def _genre_text(track: dict[str, Any]) -> str:
+    """The genre that counts, with the head's confidence where it is the head's; its guess where nothing counts."""
+    if track["label"] and not (track["decided"] and track["label"] == track["genre"]):
+        return str(track["label"])
+    if not track["genre"]:
+        return ""
+    return f"{'' if track['decided'] else 'perhaps '}{track['genre']} ({track['confidence']:.0%})"
+
+
 def to_text(found: dict[str, Any]) -> str:
     """The result as text for a person."""
     lines = []
     for track in found["tracks"]:
         title = artist_and_title(track["artist"], track["title"])
-        perhaps = "" if track["decided"] else "perhaps "
-        genre = escaped(f"{perhaps}{track['genre']} ({track['confidence']:.0%})") if track["genre"] else ""
+        genre = escaped(_genre_text(track))
         path = printable(os.fsencode(track["path"]))
         lines.append(f"{track['similarity']:6.3f}  {genre:28}  {path}" + (f"  ({title})" if title else ""))
     lines.append(
