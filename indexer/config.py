@@ -145,6 +145,11 @@ class Settings:
         'genre tag or folder name that means a label when training, such as "Deep House" = "house"',
         default_factory=dict,
     )
+    tempo_ranges: Mapping[str, tuple[float, ...]] = _doc(
+        "beats a minute in which tracks of a genre are counted, before those that are built in, such as"
+        ' "techno" = [125, 160]; [] for none; see docs/analysis.md',
+        default_factory=dict,
+    )
     dj_map: Mapping[str, str] = _doc(
         'folder here = the same folder as the DJ programs\' machine sees it, such as "/mnt/music" = "D:/Music"; see'
         " docs/dj.md",
@@ -182,6 +187,7 @@ class Settings:
         for key in ("max_audio_s", "max_read_cpu_s"):
             if not 0 < getattr(self, key) < 1e9:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be more than 0 seconds")
+        _check_tempo_ranges(self.tempo_ranges)
         by_file: dict[Path, str] = {}
         for name, playlist in self.playlists.items():
             other = by_file.setdefault(playlist.file, name)
@@ -204,6 +210,15 @@ class Settings:
     def worker_count(self) -> int:
         """Child processes to start."""
         return self.jobs or min(32, os.cpu_count() or 1)
+
+
+def _check_tempo_ranges(ranges: Mapping[str, tuple[float, ...]]) -> None:
+    for label, span in ranges.items():
+        if span and not (len(span) == 2 and 20 <= span[0] < span[1] <= 400):
+            raise ConfigError(
+                f"tempo_ranges.{label} is {list(span)}: must be the slowest and the fastest tempo in beats a minute, "
+                "from 20 to 400, such as [120, 150], or []"
+            )
 
 
 def load_settings(
@@ -421,6 +436,8 @@ def _convert_mapping(value: Any, kind: Any, where: str, wrong: ConfigError) -> d
         raise wrong
     if dataclasses.is_dataclass(kind):
         return {name: _convert_table(told, kind, f"{where}.{name}") for name, told in value.items()}
+    if kind is not str:
+        return {name: _convert(v, kind, f"{where}.{name}") for name, v in value.items()}
     if not all(isinstance(v, str) for v in value.values()):
         raise wrong
     return dict(value)

@@ -1,5 +1,8 @@
 """Words for people: text made safe for a terminal, a log and a page, and how counts and durations read."""
 
+import re
+import unicodedata
+
 
 def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
@@ -31,3 +34,10 @@ def printable(path: bytes) -> str:
 def artist_and_title(artist: str | None, title: str | None) -> str:
     """Both on one line; empty when neither is known."""
     return escaped(" - ".join(filter(None, (artist, title))))
+
+
+def key(text: str) -> str:
+    """The form in which texts are compared: no case, punctuation or spaces; '&', '+' and a single n become 'and'."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = re.split(r"[\W_]+", re.sub(r"[&+]", " and ", folded))
+    return "".join("and" if word == "n" else word for word in words) or folded.strip()

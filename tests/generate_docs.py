@@ -1,7 +1,8 @@
 """Writes the generated parts of the documentation: the commands from click, the settings from config.py, the encoders.
 
 Run it as ``python -m tests.generate_docs``. It replaces what stands between the markers of docs/commands.md,
-docs/settings.md and README.md and nothing else. tests/test_docs.py fails while a part is not up to date.
+docs/settings.md, docs/analysis.md and README.md and nothing else. tests/test_docs.py fails while a part is not up to
+date.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import click
 
+from indexer.analysis.tempo_choice import RANGES_BPM
 from indexer.cli.main import main as cli
 from indexer.config import Settings
 from indexer.models.guide import KINDS
@@ -149,10 +151,20 @@ def encoders_part() -> str:
     return "\n".join(lines)
 
 
+def tempo_ranges_part() -> str:
+    """Labels by their range of tempo, the slowest first."""
+    labels: dict[tuple[float, float], list[str]] = {}
+    for label, span in RANGES_BPM.items():
+        labels.setdefault(span, []).append(label)
+    rows = [f"| {low} to {high} | {', '.join(names)} |" for (low, high), names in sorted(labels.items())]
+    return "\n".join(["| beats a minute | labels |", "|---|---|", *rows])
+
+
 # file -> (name of the marker, what stands between <!-- name --> and <!-- end -->)
 PARTS = {
     DOCS / "commands.md": ("commands", commands_part),
     DOCS / "settings.md": ("settings", settings_part),
+    DOCS / "analysis.md": ("tempo ranges", tempo_ranges_part),
     DOCS.parent / "README.md": ("encoders", encoders_part),
 }
 

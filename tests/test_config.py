@@ -157,3 +157,27 @@ def test_a_wrong_playlist_is_named_with_what_would_be_right(tmp_path, text, said
     with pytest.raises(ConfigError) as e:
         load_settings(settings_file(tmp_path, f"[playlists]\n{text}\n"), {}, {})
     assert said in str(e.value)
+
+
+def test_the_tempi_of_a_genre_are_two_numbers_or_none(tmp_path):
+    text = '[tempo_ranges]\ntechno = [125, 160.5]\n"my house" = []\n'
+    settings = load_settings(settings_file(tmp_path, text), {}, {})
+    assert settings.tempo_ranges == {"techno": (125.0, 160.5), "my house": ()}
+    assert from_json(to_json(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("techno = 130", "tempo_ranges.techno: 130 is not a list"),
+        ("techno = ['a', 'b']", "is not a list"),
+        ("techno = [130]", "must be the slowest and the fastest tempo"),
+        ("techno = [150, 120]", "must be the slowest and the fastest tempo"),
+        ("techno = [0, 120]", "from 20 to 400"),
+        ("techno = [nan, nan]", "must be the slowest and the fastest tempo"),
+    ],
+)
+def test_wrong_tempi_of_a_genre_are_named_with_what_would_be_right(tmp_path, text, said):
+    with pytest.raises(ConfigError) as e:
+        load_settings(settings_file(tmp_path, f"[tempo_ranges]\n{text}\n"), {}, {})
+    assert said in str(e.value)

@@ -3,8 +3,9 @@
 import pytest
 
 from indexer.errors import ConfigError
-from indexer.learn.labels import Aliases, artist_group, gather, key, read_csv
+from indexer.learn.labels import Aliases, artist_group, gather, read_csv
 from indexer.library.facts import FileFacts
+from indexer.wording import key
 
 DNB = "drum and bass"
 

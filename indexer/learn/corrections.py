@@ -12,11 +12,12 @@ from indexer.config import Settings
 from indexer.errors import ConfigError
 from indexer.files.foreign import NAME_CHARS, is_name
 from indexer.files.tags.correction import CORRECTION
-from indexer.learn.labels import BUILT_IN, Aliases, key
+from indexer.learn.labels import BUILT_IN, Aliases
 from indexer.library.facts import known_labels
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import labels_in_use
 from indexer.library.store import Store
+from indexer.wording import key
 
 
 def genres(reader: Reader) -> list[str]:

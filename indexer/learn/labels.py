@@ -8,7 +8,6 @@ import csv
 import io
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from indexer.errors import ConfigError
 from indexer.files.foreign import is_name
 from indexer.library.facts import FileFacts
+from indexer.wording import key
 
 SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
 # Spellings only. The user decides which label a sub-genre belongs to (setting aliases): Deep House, Liquid, or Jungle,
@@ -42,13 +42,6 @@ class Labels:
     unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text without a label -> files
     contradictions: dict[str, int] = field(default_factory=dict)  # "tags" or "tags against folders" -> recordings
     unknown_rows: int = 0  # rows of the CSV that name no recording of the library
-
-
-def key(text: str) -> str:
-    """The form in which texts are compared: no case, punctuation or spaces; '&', '+' and a single n become 'and'."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = re.split(r"[\W_]+", re.sub(r"[&+]", " and ", folded))
-    return "".join("and" if word == "n" else word for word in words) or folded.strip()
 
 
 class Aliases:
