@@ -10,8 +10,8 @@ import pytest
 
 from indexer.config import load_settings
 from indexer.errors import ConfigError
-from indexer.exchange import own_files, own_folder, rekordbox, serato
-from indexer.exchange.dj_paths import PathMap
+from indexer.exchange import own_files, own_folder, rekordbox
+from indexer.exchange.dj_paths import PathMap, from_drive_root
 from indexer.exchange.export import export, file_names
 from indexer.exchange.rekordbox import Playlist, location
 from indexer.files.audio.identity import Stat
@@ -226,7 +226,7 @@ def test_serato_names_a_track_from_the_root_of_its_drive():
         (b"/Users/me/x.mp3", b"Users/me/x.mp3"),
         (b"/media/me/USB/Music/x.mp3", b"Music/x.mp3"),
     ):
-        assert serato.from_drive_root(path, mounts) == rooted
+        assert from_drive_root(path, mounts) == rooted
 
 
 @pytest.mark.parametrize("option", ["--m3u", "--serato"])

@@ -1,19 +1,19 @@
 """Commands that learn from labels: train, evaluate, suggest."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer.cli import text
-from indexer.cli.options import PATH, common, json_option, label_request, labelled
+from indexer.cli.options import PATH, common, json_option, labelled
 from indexer.cli.output import note, say, show
 from indexer.cli.scan import apply_head
 from indexer.config import Settings
 from indexer.wording import escaped
 
 if TYPE_CHECKING:
+    from indexer.learn.dataset import LabelRequest
     from indexer.learn.train import Request
 
 
@@ -61,8 +61,7 @@ if TYPE_CHECKING:
 def train(
     settings: Settings,
     verbosity: int,
-    labels: str | None,
-    csv_file: Path | None,
+    label_request: "LabelRequest",
     apply_now: bool,
     as_json: bool,
     **request: Any,
@@ -71,7 +70,7 @@ def train(
     from indexer.learn.train import Request, report
 
     try:
-        found = learned(settings, Request(label_request(labels, csv_file), **request), verbosity=verbosity)
+        found = learned(settings, Request(label_request, **request), verbosity=verbosity)
     except KeyboardInterrupt:
         note("the former head stays in use; the same command with --resume goes on from here")
         raise
@@ -147,9 +146,7 @@ def learned(settings: Settings, request: "Request", *, verbosity: int) -> dict[s
 )
 @json_option
 @common
-def evaluate(
-    settings: Settings, verbosity: int, labels: str | None, csv_file: Path | None, as_json: bool, **request: Any
-) -> None:
+def evaluate(settings: Settings, verbosity: int, label_request: "LabelRequest", as_json: bool, **request: Any) -> None:
     """Measure how well heads know your own genres, on recordings by artists new to them. Writes a page of plots."""
     from indexer.learn.evaluate import Request
     from indexer.learn.evaluate import evaluate as judge
@@ -164,7 +161,7 @@ def evaluate(
     ) as bar:
         found = judge(
             settings,
-            Request(label_request(labels, csv_file), **request),
+            Request(label_request, **request),
             lambda what, share: bar.update(round(1000 * share) - bar.pos, escaped(what)),
         )
     show(found, lambda found: f"{to_text(found)}\nreport: {found['report']}", as_json=as_json)
@@ -175,10 +172,10 @@ def evaluate(
 @click.option("-n", "--count", type=click.IntRange(1), default=20, show_default=True, help="How many of each to list.")
 @json_option
 @common
-def suggest(settings: Settings, labels: str | None, csv_file: Path | None, count: int, as_json: bool) -> None:
+def suggest(settings: Settings, label_request: "LabelRequest", count: int, as_json: bool) -> None:
     """List tracks whose label would teach most, and labels that look wrong, each with its reason."""
     from indexer.learn.suggest import suggest as ask
     from indexer.learn.suggest import to_text
 
-    found = ask(settings, label_request(labels, csv_file), count)
+    found = ask(settings, label_request, count)
     show(found, to_text, as_json=as_json)

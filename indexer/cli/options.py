@@ -11,7 +11,7 @@ import click
 from indexer.config import load_settings
 
 if TYPE_CHECKING:
-    from indexer.learn.dataset import LabelRequest
+    pass
 
 PATH = click.Path(path_type=Path)
 COMMON = [
@@ -125,23 +125,45 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 label_options = [
+    click.argument("more_playlists", nargs=-1, type=PATH, metavar="[PLAYLIST]..."),
     click.option(
         "--labels",
         metavar="SOURCE,...",
-        help="Where labels come from: corrections, tags, folders (default: all three).",
+        help="Where labels come from: corrections, tags, folders (default: all three; with --csv or --playlists"
+        " corrections and these).",
     ),
     click.option(
         "--csv", "csv_file", type=PATH, help="Labels from a CSV with the columns path (or audio_sha256) and genre."
     ),
+    click.option(
+        "--playlists",
+        type=PATH,
+        multiple=True,
+        metavar="PATH...",
+        help="Labels from the names of playlists and their folders: rekordbox XML, Serato crates, M3U8, Traktor's NML,"
+        " or a folder of them.",
+    ),
+    dj_map_option,
 ]
 
 
 def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --labels and --csv."""
-    return functools.reduce(lambda f, option: option(f), reversed(label_options), function)
+    """Give a command the options about labels, and call it with ``label_request`` in their place."""
 
+    @functools.wraps(function)
+    def with_request(
+        labels: str | None,
+        csv_file: Path | None,
+        playlists: tuple[Path, ...],
+        more_playlists: tuple[Path, ...],
+        **arguments: Any,
+    ) -> Any:
+        from indexer.learn.dataset import LabelRequest
 
-def label_request(labels: str | None, csv_file: Path | None) -> "LabelRequest":
-    from indexer.learn.dataset import LabelRequest
+        if more_playlists and not playlists:
+            raise click.UsageError(f"{more_playlists[0]}: playlists come after --playlists")
+        sources = None if labels is None else tuple(part.strip() for part in labels.split(","))
+        request = LabelRequest(sources, csv_file, (*playlists, *more_playlists))
+        return function(label_request=request, **arguments)
 
-    return LabelRequest(tuple(part.strip() for part in labels.split(",")) if labels is not None else None, csv_file)
+    return functools.reduce(lambda f, option: option(f), reversed(label_options), with_request)

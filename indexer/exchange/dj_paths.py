@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from indexer.config import expanded
 from indexer.errors import ConfigError
+from indexer.files.mounts import Mount, mount_of
 
 _DRIVE = re.compile(rb"[A-Za-z]:(?=/|$)")
 
@@ -37,6 +38,15 @@ class PathMap:
                 return here + path[len(there) :]
         return None
 
+    def here_rooted(self, path: bytes) -> bytes | None:
+        """A path from the root of its drive, as crates name tracks, as this machine sees it; None where none fits."""
+        for here, there in self._pairs:
+            folder = from_drive_root(there + b"/")
+            if path.startswith(folder):
+                self._unused.pop(here, None)
+                return here + b"/" + path[len(folder) :]
+        return None
+
     @property
     def unused(self) -> list[str]:
         """The pairs HERE=THERE that fitted no path so far."""
@@ -51,6 +61,19 @@ def is_of_windows(path: bytes) -> bool:
 def of_windows(path: str) -> str:
     """A path of Windows with forward slashes; any other as it is."""
     return path.replace("\\", "/") if re.match(r"[A-Za-z]:[\\/]|\\\\", path) else path
+
+
+def from_drive_root(path: bytes, mounts: Sequence[Mount] = ()) -> bytes:
+    """A path from the root of its drive: ``D:/x``, ``/Volumes/USB/x`` and ``/x`` all are ``x``.
+
+    ``mounts``: those of this machine, where the path is one of this machine.
+    """
+    if is_of_windows(path):
+        return path[2:].lstrip(b"/")
+    mount = mount_of(path, mounts)
+    if mount is not None and mount.point != b"/":
+        return path[len(mount.point) :].lstrip(b"/")
+    return re.sub(rb"^/(Volumes/[^/]+/)?", b"", path)
 
 
 def _here(folder: str) -> bytes:

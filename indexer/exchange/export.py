@@ -17,7 +17,7 @@ from typing import Any
 from indexer.config import Settings
 from indexer.errors import ConfigError, StoreError
 from indexer.exchange import living, m3u, own_files, own_folder, rekordbox, serato
-from indexer.exchange.dj_paths import PathMap
+from indexer.exchange.dj_paths import PathMap, from_drive_root
 from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.exchange.rekordbox import Playlist
@@ -219,7 +219,7 @@ def _serato(conn: Reader, found: Found, paths: PathMap, folder: Path, counting: 
         nonlocal left_out
         for track in counting.counted(listed.tracks(conn, playlist.ids)):
             there = paths.there(track.path)
-            path = serato.from_drive_root(there, mounts if there == track.path else ())
+            path = from_drive_root(there, mounts if there == track.path else ())
             if _is_utf8(path):
                 yield path.decode()
             else:  # UTF-16 cannot say it

@@ -4,13 +4,13 @@ https://github.com/Holzhaus/serato-tags describes the records. A track is named 
 without a slash in front.
 """
 
-import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from indexer.exchange.dj_paths import is_of_windows
+from indexer.errors import ConfigError
+from indexer.exchange.foreign_lists import Entry, ForeignList, read_bytes
 from indexer.exchange.own_files import Output
-from indexer.files.mounts import Mount, mount_of
 
 VERSION = "1.0/Serato ScratchLive Crate"
 _HEADER = struct.Struct(">4sI")
@@ -28,14 +28,48 @@ def write(out: Output, paths: Iterable[str]) -> None:
         out.write(record(b"otrk", record(b"ptrk", path.encode("utf-16-be"))))
 
 
-def from_drive_root(path: bytes, mounts: Sequence[Mount] = ()) -> bytes:
-    """A path from the root of its drive: ``D:/x``, ``/Volumes/USB/x`` and ``/x`` all are ``x``.
+def read(path: Path) -> Iterator[ForeignList]:
+    """The list that a crate is; the crates it lies in are in its name, parted by ``%%``. Raises ConfigError."""
+    content = read_bytes(path)
+    records = _records(content, path)
+    name, version = next(records, (b"", b""))
+    told = version.decode("utf-16-be", "replace")
+    if name != b"vrsn" or told != VERSION:
+        raise ConfigError(
+            f"{path}: is a Serato file of the version '{told[:60]}', which is not known here; known is '{VERSION}'"
+            if name == b"vrsn"
+            else f"{path}: is no Serato crate"
+        )
+    roots = _drive_roots(path)
+    entries = []
+    for record_name, value in records:
+        if record_name == b"otrk":
+            entries += [_entry(track, roots, path) for kind, track in _records(value, path) if kind == b"ptrk"]
+    yield ForeignList(tuple(path.stem.split("%%")), entries)
 
-    ``mounts``: those of this machine, where the path is one of this machine.
-    """
-    if is_of_windows(path):
-        return path[2:].lstrip(b"/")
-    mount = mount_of(path, mounts)
-    if mount is not None and mount.point != b"/":
-        return path[len(mount.point) :].lstrip(b"/")
-    return re.sub(rb"^/(Volumes/[^/]+/)?", b"", path)
+
+def _records(content: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at < len(content):
+        if at + _HEADER.size > len(content):
+            raise ConfigError(f"{path}: is damaged: a record has no end")
+        name, size = _HEADER.unpack_from(content, at)
+        at += _HEADER.size
+        if at + size > len(content):
+            raise ConfigError(f"{path}: is damaged: a record is longer than the file")
+        yield name, content[at : at + size]
+        at += size
+
+
+def _entry(value: bytes, roots: tuple[bytes, ...], path: Path) -> Entry:
+    try:
+        track = value.decode("utf-16-be").encode()
+    except UnicodeError as e:
+        raise ConfigError(f"{path}: is damaged: the path of a track is no text") from e
+    return Entry(tuple(root + track for root in roots), rooted=track)
+
+
+def _drive_roots(path: Path) -> tuple[bytes, ...]:
+    """Where the drive of a crate may begin: at the folder that holds ``_Serato_``, or at the root of this machine."""
+    above = [folder.parent for folder in path.absolute().parents if folder.name == "_Serato_"]
+    return (*(bytes(folder).rstrip(b"/") + b"/" for folder in above), b"/")

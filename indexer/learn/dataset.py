@@ -16,6 +16,9 @@ from indexer.config import Settings
 from indexer.encoders.encoder import joined_id
 from indexer.encoders.load import is_built_in
 from indexer.errors import ConfigError, ModelError
+from indexer.exchange import read_lists
+from indexer.exchange.dj_paths import PathMap
+from indexer.exchange.match import match
 from indexer.heads import evaluation
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts
@@ -34,29 +37,43 @@ class LabelRequest:
 
     sources: tuple[str, ...] | None = None
     csv: Path | None = None
+    playlists: tuple[Path, ...] = ()  # files and folders
 
     def chosen(self) -> tuple[str, ...]:
-        """Sources in order of trust: those asked for, else with a CSV corrections and CSV, else all but CSV."""
-        wanted = self.sources or (("corrections",) if self.csv else ("corrections", "tags", "folders"))
-        return tuple(s for s in SOURCES if s in wanted or (s == "csv" and self.csv))
+        """Sources in order of trust: a CSV and playlists that are named, and those asked for.
+
+        Where none is asked for: corrections, and without CSV and playlists tags and folders, too.
+        """
+        named = {"csv": bool(self.csv), "playlists": bool(self.playlists)}
+        usual = ("corrections",) if any(named.values()) else ("corrections", "tags", "folders")
+        return tuple(s for s in SOURCES if named.get(s, s in (self.sources or usual)))
 
     def check(self) -> None:
         """Raise ConfigError for a source that does not exist."""
-        unknown = [s for s in self.sources or () if s not in SOURCES or s == "csv"]
+        unknown = [s for s in self.sources or () if s not in SOURCES or s in ("csv", "playlists")]
         if unknown:
             raise ConfigError(
-                f"--labels: '{unknown[0]}' is not one of corrections, tags, folders (a CSV comes with --csv FILE)"
+                f"--labels: '{unknown[0]}' is not one of corrections, tags, folders (others come with"
+                " --csv FILE and --playlists PATH)"
             )
 
     def gather(self, reader: Reader, settings: Settings) -> Labels:
-        """The library's labels from these sources. Raises ConfigError for a CSV that cannot be used."""
-        return gather(
-            facts.files(reader),
+        """The library's labels from these sources. Raises ConfigError for a CSV or playlist that cannot be used."""
+        rows = read_csv(self.csv) if self.csv else []
+        read = read_lists.read(self.playlists) if self.playlists else None
+        files = list(facts.files(reader))
+        matched = match(read.lists, files, PathMap(settings.dj_map)) if read else None
+        found = gather(
+            files,
             Aliases(settings.aliases),
             sources=self.chosen(),
             corrections=facts.corrections(reader),
-            rows=read_csv(self.csv) if self.csv else [],
+            rows=rows,
+            members=matched.members if matched else (),
         )
+        if read and matched:
+            found.playlists = {"files": read.files, **matched.to_json(), "problems": read.problems}
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,9 +249,13 @@ def _compared(parts: list[Features], main: int, only_main: bool) -> list[Feature
 
 
 def _not_understood(labels: Labels) -> str:
-    """The most frequent texts without a label, as the end of a message."""
+    """The most frequent texts without a label, and how much of playlists was found, as the end of a message."""
     texts = [f'"{escaped(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
-    return f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
+    hint = f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
+    if labels.playlists:
+        found = labels.playlists["by_path"] + labels.playlists["by_name"]
+        hint += f"; of {labels.playlists['entries']:,} entries of the playlists {found:,} are tracks of the library"
+    return hint
 
 
 def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:

@@ -92,6 +92,7 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
             "damaged": whole.damaged,
             "too_few": whole.too_few,
             "contradictions": whole.labels.contradictions,
+            "playlists": whole.labels.playlists,
         },
         "method": {
             "folds": None if request.held_out else request.folds,

@@ -1,4 +1,4 @@
-"""Labels from what the user has: corrections, a CSV, genre tags and folder names, in this order of trust.
+"""Labels from what the user has: corrections, a CSV, playlists, genre tags and folders, in this order of trust.
 
 Owns the alias table (which text means which label), the votes of a recording's files, and the grouping by artist. Never
 opens the database or a music file. A genre that this program wrote into a tag is no label.
@@ -12,13 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from indexer.errors import ConfigError
 from indexer.files.foreign import is_name
 from indexer.library.facts import FileFacts
 from indexer.wording import key
 
-SOURCES = ("corrections", "csv", "tags", "folders")  # the first one that knows a recording decides
+SOURCES = ("corrections", "csv", "playlists", "tags", "folders")  # the first one that knows a recording decides
 # Spellings only. The user decides which label a sub-genre belongs to (setting aliases): Deep House, Liquid, or Jungle,
 # which some file under drum and bass and others do not.
 BUILT_IN = {
@@ -42,6 +43,7 @@ class Labels:
     unmapped: dict[str, dict[str, int]] = field(default_factory=dict)  # source -> text without a label -> files
     contradictions: dict[str, int] = field(default_factory=dict)  # "tags" or "tags against folders" -> recordings
     unknown_rows: int = 0  # rows of the CSV that name no recording of the library
+    playlists: dict[str, Any] | None = None  # how many entries of playlists were found; None: none were asked for
 
 
 class Aliases:
@@ -141,9 +143,11 @@ def gather(
     sources: Sequence[str] = SOURCES,
     corrections: Mapping[int, str] | None = None,
     rows: Sequence[CsvRow] = (),
+    members: Sequence[tuple[int, tuple[str, ...]]] = (),
 ) -> Labels:
     """The label of each recording, from the first of ``sources`` in order of trust that has one.
 
+    ``members``: recordings in playlists, with the names of the folders around and of the playlist, which comes last.
     Within a source the majority of the recording's files decides; a tie, or a tag with two genres, gives no label.
     """
     found = Labels()
@@ -162,6 +166,11 @@ def gather(
     unmapped: dict[str, Counter[str]] = defaultdict(Counter)
     contradictions: Counter[str] = Counter()
     confused: dict[str, set[int]] = defaultdict(set)
+    for recording, names in members if "playlists" in sources else ():
+        label = _nearest_label(names, aliases)
+        if label:
+            votes["playlists"][recording][label] += 1
+        unmapped["playlists"].update(names[-1:] if label is None else ())
     for file in files:
         found.artist_of.setdefault(file.recording_id, artist_group(file))
         for source, (labels, unknown) in _implied(file, aliases, sources).items():
@@ -199,9 +208,14 @@ def _implied(
         implied["tags"] = aliases.of_tag(file.genre)
     if "folders" in sources:
         names = _folders(file)
-        label = next((label for name in reversed(names) if (label := aliases.label(name)) is not None), None)
+        label = _nearest_label(names, aliases)
         implied["folders"] = (frozenset([label] if label else []), tuple(names[1:2]) if label is None else ())
     return implied
+
+
+def _nearest_label(names: Sequence[str], aliases: Aliases) -> str | None:
+    """The label of the last name that has one; None where none has."""
+    return next((label for name in reversed(names) if (label := aliases.label(name)) is not None), None)
 
 
 def _folders(file: FileFacts) -> list[str]:

@@ -22,7 +22,7 @@ from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelReques
 from indexer.library.facts import electronic
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
-from indexer.wording import escaped
+from indexer.wording import count, escaped
 
 if TYPE_CHECKING:
     from indexer.heads.training import Step, Trained, TrainingSettings
@@ -243,6 +243,7 @@ def _result(
         "damaged": dataset.damaged,
         "near_duplicates": dataset.near_duplicates,
         "csv_rows_unknown": labels.unknown_rows,
+        "playlists": labels.playlists,
         "notes": _notes(settings, dataset, best.trained, options),
         "elapsed_s": round(elapsed_s, 3),
     }
@@ -293,6 +294,8 @@ def report(found: dict[str, Any]) -> str:
     lines += [f"  contradictory: {pair}: {n:,}" for pair, n in found["contradictions"].items()]
     if found["csv_rows_unknown"]:
         lines.append(f"  {found['csv_rows_unknown']:,} rows of the CSV name no recording of this library")
+    if found["playlists"]:
+        lines += _of_playlists(found["playlists"])
     for source, values in found["unmapped"].items():
         shown = ", ".join(f'"{escaped(text)}" {n:,}' for text, n in list(values.items())[:8])
         if shown:
@@ -325,6 +328,18 @@ def report(found: dict[str, Any]) -> str:
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append(f"in use: {found['file']} ({found['elapsed_s']:.1f} s)")
     return "\n".join(lines)
+
+
+def _of_playlists(found: dict[str, Any]) -> list[str]:
+    """What was found of the playlists, and what was not, a line each."""
+    what = f"{count(found['lists'], 'playlist')} in {count(found['files'], 'file')}"
+    how = f"{found['by_path']:,} found by path, {found['by_name']:,} by name and length, size or folder"
+    lost = f"{found['ambiguous']:,} fit several tracks, {found['unmatched']:,} none"
+    lines = [f"  {what}: of {found['entries']:,} entries {how}; {lost}"]
+    if found["examples"]:
+        lines.append(f"  not found, for example: {found['examples'][0]} (--map HERE=THERE maps folders)")
+    lines += [f"  --map {pair} fits none of them" for pair in found["unused_maps"]]
+    return lines + [f"  {problem}" for problem in found["problems"]]
 
 
 def _percent(value: float | None) -> str:

@@ -26,6 +26,8 @@ class FileFacts:
     genre: str | None  # the user's own; several values joined with "; "
     artist: str | None
     album_artist: str | None
+    size: int = 0  # bytes
+    duration_s: float | None = None
 
 
 def files(reader: Reader) -> Iterator[FileFacts]:
@@ -33,7 +35,7 @@ def files(reader: Reader) -> Iterator[FileFacts]:
     before = _genres_before_ours(reader)
     for row in reader.execute(
         "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre,"
-        " t.artist, t.album_artist"
+        " t.artist, t.album_artist, f.size, r.duration_s"
         " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT"
         " JOIN tags t ON t.file_id = f.id"
         " WHERE f.state <> 'missing' OR NOT EXISTS"
@@ -49,6 +51,8 @@ def files(reader: Reader) -> Iterator[FileFacts]:
             genre,
             row["artist"],
             row["album_artist"],
+            row["size"],
+            row["duration_s"],
         )
 
 

@@ -1,0 +1,78 @@
+"""Finds and reads playlists that others wrote: files of a known format, and folders of them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from indexer.errors import ConfigError
+from indexer.exchange import m3u, serato, xml_lists
+from indexer.exchange.foreign_lists import MAX_ENTRIES, ForeignList
+
+FORMATS: dict[str, Callable[[Path], Iterator[ForeignList]]] = {
+    ".xml": xml_lists.read,
+    ".nml": xml_lists.read,
+    ".crate": serato.read,
+    ".m3u8": m3u.read,
+    ".m3u": m3u.read,
+}
+MAX_FILES = 10_000  # of a folder
+
+
+@dataclass
+class ReadLists:
+    """What was found: the lists, and what could not be read in folders, a line each."""
+
+    lists: list[ForeignList] = field(default_factory=list)
+    files: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def read(paths: Sequence[Path]) -> ReadLists:
+    """Read files, and all playlists in folders; the names of folders count as those of lists in them do.
+
+    Raises ConfigError for a file that was named and cannot be read, and for more entries than may be.
+    """
+    found = ReadLists()
+    for path in paths:
+        if not path.is_dir():
+            _add(found, path, _read_file(path))
+            continue
+        for file in _files_below(path):
+            above = file.parent.relative_to(path).parts if file.suffix.lower() in (".m3u8", ".m3u") else ()
+            try:
+                lists = _read_file(file)
+            except ConfigError as e:
+                found.problems.append(str(e))
+                continue
+            _add(found, file, lists, (path.resolve().name, *above))
+    return found
+
+
+def _add(found: ReadLists, path: Path, lists: list[ForeignList], above: tuple[str, ...] = ()) -> None:
+    found.files += 1
+    found.lists += [ForeignList((*above, *one.names), one.entries) for one in lists]
+    if sum(len(one.entries) for one in found.lists) > MAX_ENTRIES:
+        raise ConfigError(f"{path}: with it there are more than {MAX_ENTRIES:,} entries; name fewer playlists")
+
+
+def _read_file(path: Path) -> list[ForeignList]:
+    read_one = FORMATS.get(path.suffix.lower())
+    if read_one is None:
+        raise ConfigError(f"{path}: is no playlist that is known here: {', '.join(FORMATS)}, or a folder of them")
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path}: no such file or folder")
+    return list(read_one(path))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The playlists in a folder and below it, sorted; links to folders are not followed."""
+    count = 0
+    for above, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in FORMATS:
+                count += 1
+                if count > MAX_FILES:
+                    raise ConfigError(f"{folder}: holds more than {MAX_FILES:,} playlists; name a smaller folder")
+                yield Path(above, name)
