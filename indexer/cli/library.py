@@ -17,10 +17,15 @@ from indexer.errors import ConfigError
 @click.command()
 @click.argument("file", type=PATH)
 @click.option("-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many to list.")
+@click.option(
+    "--mix",
+    is_flag=True,
+    help="Only tracks that mix well with it: same or neighbouring key, tempo within 6 % (or half, or double).",
+)
 @click.option("--m3u", type=PATH, help="Write them as a playlist (M3U8); '-' for stdout.")
 @json_option
 @common
-def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_json: bool) -> None:
+def similar(settings: Settings, file: Path, count: int, mix: bool, m3u: Path | None, as_json: bool) -> None:
     """List the tracks of the library nearest to FILE by embedding; the library need not hold FILE."""
     from indexer.exchange.m3u import to_m3u
     from indexer.library.vectors.similar import NotHeldError, to_text
@@ -29,13 +34,13 @@ def similar(settings: Settings, file: Path, count: int, m3u: Path | None, as_jso
     if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
         raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
     try:
-        found = ask(settings.db, file, count)
+        found = ask(settings.db, file, count, mix=mix)
     except NotHeldError:
         if not file.is_file():
             raise
         from indexer.upkeep.similar_file import similar_file
 
-        found = similar_file(settings, file, count)
+        found = similar_file(settings, file, count, mix=mix)
     if m3u is not None:
         try:
             with click.open_file(str(m3u), "wb") as out:

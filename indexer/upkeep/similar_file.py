@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from indexer.analysis.analyser import Analysis
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError, StoreError
 from indexer.files.tags.read import Tags
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
 from indexer.library.vectors.directions import open_directions
-from indexer.library.vectors.similar import encoder_of, parts_of, ranked, tracks_of
+from indexer.library.vectors.mixing import mixable
+from indexer.library.vectors.similar import encoder_of, mixing, parts_of, ranked, tracks_of
 from indexer.listen.classify import FileClassifier
 from indexer.models.choice import choose
 from indexer.wording import printable
@@ -22,7 +24,7 @@ from indexer.wording import printable
 NO_RECORDING = -1  # of the library is left out
 
 
-def similar_file(settings: Settings, file: Path, count: int = 10) -> dict[str, Any]:
+def similar_file(settings: Settings, file: Path, count: int = 10, *, mix: bool = False) -> dict[str, Any]:
     """The recordings nearest to a file, as ``library.vectors.similar.similar`` gives them for one of the library.
 
     Raises FileError for a file that cannot be heard, ModelError where the library's encoder is not installed,
@@ -40,17 +42,23 @@ def similar_file(settings: Settings, file: Path, count: int = 10) -> dict[str, A
             fed = heard.feed(exact)
             if isinstance(fed, FileError):
                 raise fed
+            measured = Analysis.from_json(heard.worker.call("analyse", exact)["analysis"]).columns() if mix else {}
             try:
                 vector = np.concatenate([future.result().vector for future in fed.embedded]).astype(np.float32)
             except ValueError as e:
                 raise StoreError(f"{printable(exact)}: {e}") from e
         parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]
-        found = list(islice(tracks_of(conn, ranked(parts, vector, NO_RECORDING)), count))
+        ranking = ranked(parts, vector, NO_RECORDING)
+        if mix:
+            of = mixable(measured, tags.bpm, tags.musical_key)
+            found = mixing(conn, ranking, of, count)
+        else:
+            found = {"tracks": list(islice(tracks_of(conn, ranking), count))}
     return {
         "path": printable(exact),
         "title": tags.title,
         "artist": tags.artist,
         "encoder": encoder["name"],
-        "tracks": found,
+        **found,
         "elapsed_ms": round(1000 * (time.monotonic() - started), 1),
     }

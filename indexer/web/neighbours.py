@@ -1,4 +1,4 @@
-"""The tracks most similar to one, answered at once, also while a scan changes the library.
+"""The tracks most similar to one, or that mix well with it, answered at once, also while a scan changes the library.
 
 Owns when the derived files of directions are made anew for the pages: in a thread of this process, one at a time. Until
 then it compares the track's own vector, from the library, with the files that exist. Never writes to the library.
@@ -15,9 +15,19 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.errors import StoreError
+from indexer.library.measured import MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import reading
 from indexer.library.vectors.directions import Directions, open_directions, stored_directions
-from indexer.library.vectors.similar import NotEmbeddedError, encoder_of, parts_of, ranked, tracks_of, vector_of
+from indexer.library.vectors.mixing import mixable_of
+from indexer.library.vectors.similar import (
+    NotEmbeddedError,
+    encoder_of,
+    mixing,
+    parts_of,
+    ranked,
+    tracks_of,
+    vector_of,
+)
 from indexer.library.whose_word import LABEL
 from indexer.web.context import ask, number, rows, settings_of
 from indexer.wording import printable
@@ -89,18 +99,19 @@ class Maker:
 maker = Maker()
 
 
-async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[dict[str, Any]] | None:
-    """The tracks most similar to a file, the nearest first; None while they are being prepared.
+async def similar_tracks(datasette: Any, file_id: int, count: int = 10, *, mix: bool = False) -> dict[str, Any] | None:
+    """The tracks most similar to a file, the nearest first: {tracks}; None while they are being prepared.
 
     Each is {id, title, artist, path, genre, confidence, decided, duration_s, similarity}; ``path`` is exact, as
-    os.fsdecode gives it. Searches the newest derived file, so tracks of the last minutes may be missing. Raises
-    NotEmbeddedError for a track without an embedding, StoreError where nothing can be prepared.
+    os.fsdecode gives it. ``mix``: only those that mix well: {tracks, mix}, see ``library.vectors.similar.mixing``.
+    Searches the newest derived file, so tracks of the last minutes may be missing. Raises NotEmbeddedError for a track
+    without an embedding, StoreError where nothing can be prepared.
     """
     settings = settings_of(datasette)
     assert settings is not None
     db = settings.db
 
-    def find(conn: Any) -> list[dict[str, Any]] | None:
+    def find(conn: Any) -> dict[str, Any] | None:
         row = conn.execute(
             "SELECT f.recording_id, r.reason FROM files f LEFT JOIN recordings r ON r.id = f.recording_id WHERE"
             " f.id = ?",
@@ -119,37 +130,41 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10) -> list[
             maker.make(db, parts_of(encoder), urgent=len(found) < len(parts))
         if len(found) < len(parts):
             return None
-        return list(islice(tracks_of(conn, ranked(found, vector, row["recording_id"])), count))
+        ranking = ranked(found, vector, row["recording_id"])
+        if mix:
+            return mixing(conn, ranking, mixable_of(conn, [row["recording_id"]])[row["recording_id"]], count)
+        return {"tracks": list(islice(tracks_of(conn, ranking), count))}
 
     return await ask(datasette, find)
 
 
 async def similar_json(request: Any, datasette: Any) -> Any:
-    """`/-/similar/<file id>.json?n=10`: {state: ready, tracks}, or 202 {state: preparing}."""
+    """`/-/similar/<file id>.json?n=10`: {state: ready, tracks}, or 202 {state: preparing}; ?mix=1: what mixes well."""
     count, file_id = number(request.args.get("n") or 10), number(request.url_vars["id"])
     if file_id is None:
         return Response.json({"error": "there is no track with this number"}, status=404)
     if count is None or not 1 <= count <= MAX_TRACKS:
         return Response.json({"error": f"n is a number from 1 to {MAX_TRACKS}"}, status=400)
     try:
-        tracks = await similar_tracks(datasette, file_id, count)
+        found = await similar_tracks(datasette, file_id, count, mix=request.args.get("mix") == "1")
     except NotEmbeddedError as e:
         return Response.json({"error": str(e)}, status=404)
     except StoreError as e:
         return Response.json({"error": str(e)}, status=503)
-    if tracks is None:
+    if found is None:
         return Response.json({"state": "preparing"}, status=202)
-    ids = [track["id"] for track in tracks]
+    ids = [track["id"] for track in found["tracks"]]
     said = await rows(
         datasette,
-        f"SELECT f.id, {LABEL} AS label, t.bpm, t.musical_key FROM files f LEFT JOIN tags t ON t.file_id = f.id"
+        f"SELECT f.id, {LABEL} AS label, {TEMPO_BPM} AS tempo_bpm, a.key, a.key_name, {TAG_BPM} AS tag_bpm,"
+        f" t.musical_key AS tag_key FROM files f LEFT JOIN tags t ON t.file_id = f.id {MEASURED_JOIN}"
         " LEFT JOIN heads h ON h.in_use = 1 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND"
         f" p.head_id = h.id WHERE f.id IN ({','.join('?' * len(ids))})",
         ids,
     )
     more = {row["id"]: row for row in said}
-    shown = [{**track, **more[track["id"]], "path": printable(os.fsencode(track["path"]))} for track in tracks]
-    return Response.json({"state": "ready", "tracks": shown})
+    shown = [{**more[track["id"]], **track, "path": printable(os.fsencode(track["path"]))} for track in found["tracks"]]
+    return Response.json({"state": "ready", **found, "tracks": shown})
 
 
 ROUTES = [(r"/-/similar/(?P<id>[^/]+?)\.json$", similar_json)]

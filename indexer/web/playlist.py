@@ -84,20 +84,22 @@ def _numbers(text: str) -> list[int] | None:
 
 
 async def playlist(request: Any, datasette: Any) -> Any:
-    """`/-/playlist.m3u8` and `.xml`: GET ?ids=1,2,3 or ?similar=ID; POST with the field ids, for many."""
+    """`/-/playlist.m3u8` and `.xml`: GET ?ids=1,2,3 or ?similar=ID, with &mix=1; POST with the field ids, for many."""
     values = await posted(request) if request.method == "POST" else request.args
     form = request.url_vars["form"]
     similar = number(values.get("similar"))
     try:
         if similar is not None:
-            found = await similar_tracks(datasette, similar, MAX_SIMILAR)
+            mix = values.get("mix") == "1"
+            found = await similar_tracks(datasette, similar, MAX_SIMILAR, mix=mix)
             if found is None:
                 return Response.text(
                     "the library is being prepared for this; try again in a moment",
                     status=503,
                     headers={"retry-after": "10"},
                 )
-            return await answer(datasette, form, found, f"similar to {similar}")
+            named = "mixes well with" if mix else "similar to"
+            return await answer(datasette, form, found["tracks"], f"{named} {similar}")
     except StoreError as e:
         return Response.text(str(e), status=404)
     ids = _numbers(str(values.get("ids")))

@@ -96,7 +96,7 @@ def test_what_sounds_alike_plays_at_the_foot_and_is_told_in_words(tab, shared):
                 "title": "Twice",
                 "artist": "A",
                 "similarity": 0.9,
-                "bpm": 128.2,
+                "tempo_bpm": 128.2,
                 "duration_s": 60,
             },
             {"id": 3, "path": "/b.mp3", "title": "twice", "artist": "a", "similarity": 0.6, "duration_s": 60.5},
@@ -106,7 +106,7 @@ def test_what_sounds_alike_plays_at_the_foot_and_is_told_in_words(tab, shared):
     }
     page.route("**/-/similar/1.json", lambda route: route.fulfill(json=answer))
     page.reload()
-    rows = page.locator(".ix-similar tbody tr")
+    rows = page.locator("#similar tbody tr")
     rows.nth(1).wait_for()
     assert rows.locator("td:nth-child(2)").all_text_contents() == ["A – Twice in 2 files", "c.mp3"]
     assert rows.locator("td:nth-child(4)").all_text_contents() == ["128", ""]
@@ -117,6 +117,37 @@ def test_what_sounds_alike_plays_at_the_foot_and_is_told_in_words(tab, shared):
     page.wait_for_function(
         "() => document.querySelector('.ix-similar .ix-play').getAttribute('aria-pressed') === 'true'"
     )
+
+
+def test_what_mixes_well_is_told_with_its_reasons_and_with_what_is_missing(tab, shared):
+    page = tab(shared, "/library/tracks/1")
+    why = {"sound": "alike (0.61)", "key": "a fifth up (8A to 9A)", "tempo": "1.6 % faster (126 to 128 BPM)"}
+    track = {
+        "id": 2,
+        "path": "/a.mp3",
+        "title": "Next",
+        "artist": "A",
+        "similarity": -0.2,
+        "tempo_bpm": 128,
+        "key": "9A",
+    }
+    mix = {"tempo_bpm": 126.0, "key": "8A", "missing": [], "unknown": 3}
+    answer = {"state": "ready", "tracks": [{**track, "reasons": why}], "mix": mix}
+    page.route("**/-/similar/1.json?mix=1", lambda route: route.fulfill(json=answer))
+    page.reload()
+    row = page.locator("#mix tbody tr")
+    row.wait_for()
+    assert row.locator("td").all_text_contents()[1:] == [
+        "A – Next",
+        "",
+        "128",
+        "9A",
+        *[why[k] for k in ("key", "tempo", "sound")],
+    ]
+    assert "3 passed over" in page.locator("#mix").text_content()
+    answer |= {"tracks": [], "mix": {"tempo_bpm": None, "key": None, "missing": ["no key: it is noise"], "unknown": 0}}
+    page.reload()
+    page.locator("#mix", has_text="This track has no key: it is noise.").wait_for()
 
 
 def test_review_by_keyboard(own, tab):

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from indexer.analysis.mixing import Mixable
 from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.vectors.directions import Directions, open_directions
+from indexer.library.vectors.mixing import Suited, mixable_of, shown
 from indexer.library.whose_word import LABEL
 from indexer.wording import artist_and_title, escaped, printable
 from indexer.wording import count as counted
@@ -32,12 +34,13 @@ class NotEmbeddedError(StoreError):
     """The encoder has no sound vector of this recording."""
 
 
-def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
+def similar(db: Path, file: Path, count: int = 10, *, mix: bool = False) -> dict[str, Any]:
     """The recordings nearest to that of a file, one file of each, the nearest first; missing files are left out.
 
     {path, title, artist, encoder, tracks, elapsed_ms}; tracks: {id, path, title, artist, genre, confidence, decided,
-    label, duration_s, similarity}; ``genre`` by the head, ``label`` the one that counts (see whose_word). Raises
-    NotHeldError for a file that the library does not hold, StoreError for one that is not embedded.
+    label, duration_s, similarity}; ``genre`` by the head, ``label`` the one that counts (see whose_word). ``mix``: only
+    those that mix well, as ``mixing`` gives them. Raises NotHeldError for a file that the library does not hold,
+    StoreError for one that is not embedded.
     """
     started = time.monotonic()
     exact = os.path.realpath(os.fsencode(file))
@@ -55,7 +58,12 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
                 " it first"
             )
         encoder = encoder_of(conn)
-        found = list(islice(tracks_of(conn, nearest(conn, db, encoder, row["recording_id"])), count))
+        recording = row["recording_id"]
+        ranking = nearest(conn, db, encoder, recording)
+        if mix:
+            found = mixing(conn, ranking, mixable_of(conn, [recording])[recording], count)
+        else:
+            found = {"tracks": list(islice(tracks_of(conn, ranking), count))}
     except NotEmbeddedError as e:
         raise StoreError(f"{printable(exact)}: {row['reason'] or f'{e}: run `indexer scan --force` on it'}") from e
     finally:
@@ -65,7 +73,7 @@ def similar(db: Path, file: Path, count: int = 10) -> dict[str, Any]:
         "title": row["title"],
         "artist": row["artist"],
         "encoder": encoder["name"],
-        "tracks": found,
+        **found,
         "elapsed_ms": round(1000 * (time.monotonic() - started), 1),
     }
 
@@ -157,6 +165,22 @@ def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[di
             yield {**track, "similarity": round(cosine, 4)}
 
 
+def mixing(reader: Reader, found: Iterator[tuple[int, float]], of: Mixable, count: int) -> dict[str, Any]:
+    """Those of ``found`` that mix well with a track: {tracks, mix}.
+
+    tracks: as ``tracks_of`` gives them, each with ``tempo_bpm``, ``key``, ``key_name`` and ``reasons``, a sentence for
+    each of ``sound``, ``key`` and ``tempo``. mix: the track's own {tempo_bpm, key, key_name}, ``missing`` (what is not
+    known of it, in sentences) and ``unknown`` (how many were passed over because their tempo or key is not known).
+    """
+    suited = Suited(reader, found, of)
+    tracks: list[dict[str, Any]] = []
+    for recording, cosine, more in suited:
+        tracks += ({**track, **more} for track in tracks_of(reader, iter([(recording, cosine)])))
+        if len(tracks) == count:
+            break
+    return {"tracks": tracks, "mix": {**shown(of), "missing": of.missing(), "unknown": suited.unknown}}
+
+
 def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
     row = reader.execute(
@@ -195,8 +219,23 @@ def to_text(found: dict[str, Any]) -> str:
         genre = escaped(_genre_text(track))
         path = printable(os.fsencode(track["path"]))
         lines.append(f"{track['similarity']:6.3f}  {genre:28}  {path}" + (f"  ({title})" if title else ""))
+        if "reasons" in track:
+            lines.append(f"        {'; '.join(track['reasons'].values())}")
+    like = f"mixing well with {_to_mix(found)}" if "mix" in found else f"like {found['path']}"
     lines.append(
-        f"{counted(len(found['tracks']), 'track')} like {found['path']}, by {found['encoder']}, in"
-        f" {found['elapsed_ms']:.0f} ms"
+        f"{counted(len(found['tracks']), 'track')} {like}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms"
     )
+    if "mix" in found:
+        lines += found["mix"]["missing"]
+        if found["mix"]["unknown"]:
+            lines.append(f"{counted(found['mix']['unknown'], 'track')} passed over: their tempo or key is not known")
     return "\n".join(lines)
+
+
+def _to_mix(found: dict[str, Any]) -> str:
+    """The track's path with its tempo and key, as far as they are known."""
+    bpm, key = found["mix"]["tempo_bpm"], found["mix"]["key"]
+    known = ", ".join(
+        filter(None, (f"{bpm:.1f} BPM" if bpm else "", f"{key} ({found['mix']['key_name']})" if key else ""))
+    )
+    return f"{found['path']}" + (f" ({known})" if known else "")

@@ -50,15 +50,15 @@ document.getElementById("say").addEventListener("submit", async (event) => {
   else document.getElementById("said").textContent = (await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`;
 });
 
-const similar = document.getElementById("similar");
-const ALIKE = [[0.75, "very much alike"], [0.5, "alike"], [0.25, "a little alike"]]; // from which similarity (centred cosine) on; what is below is not shown
+const places = { similar: document.getElementById("similar"), mix: document.getElementById("mix") };
+const ALIKE = [[0.75, "very much alike"], [0.5, "alike"], [0.25, "a little alike"]]; // from which similarity (centred cosine) on; "Sounds like" shows nothing below
 
 const nameOf = (track) => [track.artist, track.title].filter(Boolean).join(" – ") || track.path.split("/").at(-1);
 
-/** The tracks that are alike, those of one name and length once: [{track, files}]. */
+/** The tracks, those of one name and length once: [{track, files}]. */
 function merged(tracks) {
   const found = new Map();
-  for (const track of tracks.filter(({ similarity }) => similarity >= ALIKE.at(-1)[0])) {
+  for (const track of tracks) {
     const key = track.title && track.artist ? `${nameOf(track).toLowerCase()} ${Math.round((track.duration_s ?? 0) / 3)}` : track.id;
     if (found.has(key)) found.get(key).files += 1;
     else found.set(key, { track, files: 1 });
@@ -66,40 +66,71 @@ function merged(tracks) {
   return [...found.values()];
 }
 
-function row({ track, files }, n, all) {
+const number = (text) => element("td", { class: "ix-number" }, text);
+
+/** The cells that every list begins with: a button that plays the track, its name, genre, tempo and key. */
+function beginning(place, { track, files }, n, all) {
   const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `Play ${track.title || track.path}`, class: "ix-play", "data-id": track.id });
   button.addEventListener("click", () => {
     if (foot.current?.id === track.id) foot.toggle();
     else foot.play(all.map(({ track: { id, title, artist, path } }) => ({ id, title: title || path.split("/").at(-1), artist })), n);
   });
   const genre = track.label ?? (track.genre ? `perhaps ${track.genre}` : "");
+  const bpm = track.tempo_bpm ?? track.tag_bpm;
+  return [element("td", {}, button),
+    element("td", {}, element("a", { href: place.dataset.tracks + track.id }, nameOf(track)), files > 1 ? element("span", { class: "ix-soft" }, ` in ${files} files`) : ""),
+    element("td", {}, genre), number(bpm ? Math.round(bpm) : ""), element("td", {}, track.key ?? track.tag_key ?? "")];
+}
+
+function alikeRow(entry, n, all) {
+  const { track } = entry;
   const [, words] = ALIKE.find(([from]) => track.similarity >= from);
   const bar = element("meter", { min: 0, max: 1, value: track.similarity, "aria-label": words, title: words });
-  const number = (text) => element("td", { class: "ix-number" }, text);
-  return element("tr", {}, element("td", {}, button),
-    element("td", {}, element("a", { href: similar.dataset.tracks + track.id }, nameOf(track)), files > 1 ? element("span", { class: "ix-soft" }, ` in ${files} files`) : ""),
-    element("td", {}, genre), number(track.bpm ? Math.round(track.bpm) : ""), element("td", {}, track.musical_key ?? ""),
-    number(track.duration_s ? clock(track.duration_s) : ""), element("td", {}, bar));
+  return element("tr", {}, ...beginning(places.similar, entry, n, all), number(track.duration_s ? clock(track.duration_s) : ""), element("td", {}, bar));
+}
+
+function mixRow(entry, n, all) {
+  const { key, tempo, sound } = entry.track.reasons;
+  return element("tr", {}, ...beginning(places.mix, entry, n, all), ...[key, tempo, sound].map((why) => element("td", {}, why ?? "")));
+}
+
+function table(heads, rows) {
+  const head = element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", class: ["BPM", "length"].includes(text) ? "ix-number" : null }, text || element("span", { class: "ix-hidden" }, "play")))));
+  return element("div", { class: "ix-scroll" }, element("table", { class: "ix-table ix-similar" }, head, element("tbody", {}, ...rows)));
+}
+
+const soft = (text) => element("p", { class: "ix-soft" }, text);
+
+function alike({ tracks }) {
+  if (!tracks.length) return [soft("There is nothing else in the library yet.")];
+  const all = merged(tracks.filter(({ similarity }) => similarity >= ALIKE.at(-1)[0]));
+  if (!all.length) return [soft("Nothing in the library is much like it.")];
+  return [table(["", "track", "genre", "BPM", "key", "length", "how alike"], all.map(alikeRow))];
+}
+
+function mixing({ tracks, mix }) {
+  const said = mix.missing.map((text) => soft(`This track has ${text}.`));
+  if (mix.unknown) said.push(soft(`${mix.unknown.toLocaleString("en")} passed over: their tempo or key is not known.`));
+  if (!tracks.length) return [soft(mix.key || mix.tempo_bpm ? "Nothing in the library suits both its key and its tempo." : "Without a tempo and a key nothing can be compared."), ...said];
+  const all = merged(tracks);
+  return [table(["", "track", "genre", "BPM", "key", "by key", "by tempo", "by sound"], all.map(mixRow)), ...said];
 }
 
 document.addEventListener("ix-player", () => {
-  for (const button of similar.querySelectorAll(".ix-play")) button.setAttribute("aria-pressed", String(foot.isPlaying && foot.current?.id === Number(button.dataset.id)));
+  for (const button of document.querySelectorAll(".ix-similar .ix-play")) button.setAttribute("aria-pressed", String(foot.isPlaying && foot.current?.id === Number(button.dataset.id)));
 });
 
-async function fillSimilar(wait_ms = 500) {
-  const say = (text) => similar.replaceChildren(element("p", { class: "ix-soft" }, text));
-  const answer = await fetch(similar.dataset.from);
-  const found = await answer.json();
-  if (answer.status === 202) {
-    say("The library is being prepared for this, a moment …");
-    setTimeout(fillSimilar, wait_ms, Math.min(2 * wait_ms, 8000));
-  } else if (!answer.ok) say(found.error ?? "Not known for this track.");
-  else if (!found.tracks.length) say("There is nothing else in the library yet.");
-  else {
-    const alike = merged(found.tracks);
-    if (!alike.length) { say("Nothing in the library is much like it."); return; }
-    const head = element("thead", {}, element("tr", {}, ...["", "track", "genre", "BPM", "key", "length", "how alike"].map((text) => element("th", { scope: "col", class: ["BPM", "length"].includes(text) ? "ix-number" : null }, text || element("span", { class: "ix-hidden" }, "play")))));
-    similar.replaceChildren(element("div", { class: "ix-scroll" }, element("table", { class: "ix-table ix-similar" }, head, element("tbody", {}, ...alike.map(row)))));
+async function fill(place, drawn, wait_ms = 500) {
+  try {
+    const answer = await fetch(place.dataset.from);
+    const found = await answer.json();
+    if (answer.status === 202) {
+      place.replaceChildren(soft("The library is being prepared for this, a moment …"));
+      setTimeout(fill, wait_ms, place, drawn, Math.min(2 * wait_ms, 8000));
+    } else place.replaceChildren(...(answer.ok ? drawn(found) : [soft(found.error ?? "Not known for this track.")]));
+  } catch {
+    place.replaceChildren(soft("Could not be asked just now."));
   }
 }
-fillSimilar().catch(() => similar.replaceChildren(element("p", { class: "ix-soft" }, "Could not be asked just now.")));
+fill(places.similar, alike);
+fill(places.mix, mixing);
