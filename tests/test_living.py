@@ -46,12 +46,36 @@ def test_filters_choose_what_a_playlist_holds(refresh, tmp_path):
         ({"genre": "House"}, lambda n: n % 3 == 0),
         ({"genre": ["HOUSE", "trance"]}, lambda n: n % 3 != 1),
         ({"tempo": [122, 123.5]}, lambda n: (n + 1) % 10 in (2, 3)),
-        ({"key": "8a", "genre": ["techno"]}, lambda n: n % 2 == 1 and n % 3 == 1),
+        ({"key": "8A", "genre": ["techno"]}, lambda n: n % 2 == 1 and n % 3 == 1),
+        ({"key": ["A minor", "Ebm"]}, lambda n: n % 2 == 1),
         ({"confidence": 0.5}, lambda n: False),  # no head has said anything
         ({"sql": "SELECT id FROM tracks WHERE id < 4 ORDER BY id DESC"}, lambda n: n < 3),
     ):
         assert refresh(x={"file": file, **filters}) == []
         assert numbers(file) == [n for n in range(90) if holds(n)], filters
+
+
+def test_tempo_and_key_are_the_tags_or_else_measured(refresh, tmp_path):
+    file = tmp_path / "list.m3u8"
+    with Store(refresh.cli.db) as store:
+        store._run("UPDATE tags SET bpm = 87, musical_key = 'Fm' WHERE file_id = 1")
+        store._run("UPDATE tags SET bpm = 0, musical_key = 'none' WHERE file_id = 2")
+        store._run(
+            "INSERT INTO analysis (recording_id, version, tempo_bpm, key, key_name, measured)"
+            " SELECT id, 1, 174, '8A', 'Am', '{}' FROM recordings WHERE id < 4"
+        )
+    for filters, holds in (
+        ({"tempo": [173, 175]}, [1, 2]),
+        ({"tempo": [80, 90]}, [0]),
+        ({"key": "8A"}, [1, 2]),
+        ({"key": "4A"}, [0]),
+    ):
+        assert refresh(x={"file": file, **filters}) == []
+        assert numbers(file) == holds, filters
+    assert refresh(x={"file": tmp_path / "list.xml", "sql": "SELECT id FROM tracks WHERE id < 4"}) == []
+    tracks = ET.parse(tmp_path / "list.xml").find("COLLECTION")
+    told = [(track.get("AverageBpm"), track.get("Tonality")) for track in tracks]
+    assert told == [("87.00", "Fm"), ("174.00", "none"), ("174.00", "Am")]
 
 
 def test_sql_decides_the_order_and_each_track_comes_once(refresh, tmp_path):
@@ -86,6 +110,7 @@ def test_what_goes_wrong_with_one_is_said_and_the_others_are_written(refresh, tm
     wishes = {
         "mine": {"file": mine, "genre": "house"},
         "nowhere": {"file": tmp_path / "none" / "x.m3u8", "genre": "house"},
+        "keyless": {"file": tmp_path / "e.m3u8", "key": "H#"},
         "wrong": {"file": tmp_path / "a.m3u8", "sql": "SELECT id FRM tracks"},
         "other": {"file": tmp_path / "b.m3u8", "sql": "SELECT title FROM tracks"},
         "writes": {"file": tmp_path / "c.m3u8", "sql": "DELETE FROM files RETURNING id"},
@@ -98,6 +123,7 @@ def test_what_goes_wrong_with_one_is_said_and_the_others_are_written(refresh, tm
     for name, part in (
         ("mine", "is not a file that indexer wrote"),
         ("nowhere", "No such file or directory"),
+        ("keyless", "'H#' is no key"),
         ("wrong", "syntax error"),
         ("other", "must have a column id"),
         ("writes", "readonly database"),

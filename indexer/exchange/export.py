@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
-from indexer.errors import ConfigError, StoreError
+from indexer.errors import ConfigError, IndexerError
 from indexer.exchange import living, m3u, own_files, own_folder, rekordbox, serato
 from indexer.exchange.dj_paths import PathMap, from_drive_root
 from indexer.exchange.genres import genre_of
@@ -135,7 +135,7 @@ def _ask(
     """Add the tracks that a question finds as a playlist, where it finds any."""
     try:
         answer = array("q", (file_id for file_id in ask() or () if file_id in known))
-    except StoreError as e:
+    except IndexerError as e:
         found.problems.append(f"{name}: left out, {e}")
         return
     if answer:

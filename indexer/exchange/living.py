@@ -4,8 +4,9 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from indexer.analysis.camelot import Key, parse_key
 from indexer.config import LivingPlaylist, Settings
-from indexer.errors import IndexerError, StoreError
+from indexer.errors import ConfigError, IndexerError, StoreError
 from indexer.exchange import m3u, own_files, rekordbox
 from indexer.exchange.dj_paths import PathMap
 from indexer.exchange.genres import genre_of
@@ -29,19 +30,28 @@ def refresh(reader: Reader, settings: Settings) -> list[str]:
 
 
 def tracks_of(reader: Reader, settings: Settings, playlist: LivingPlaylist) -> "array[int]":
-    """The ids that answer the question of a playlist. Raises StoreError for SQL that cannot be answered."""
+    """The ids that answer the question of a playlist. Raises StoreError for SQL that cannot be
+    answered, ConfigError for a key that is none.
+    """
     if playlist.sql is None:
         return listed.matching(
             reader,
             labels=[label for genre in playlist.genre for label in _labels(settings, genre)],
             tempo_bpm=(playlist.tempo[0], playlist.tempo[1]) if playlist.tempo else None,
-            keys=playlist.key,
+            keys=[_key(text) for text in playlist.key],
             confidence=playlist.confidence,
         )
     found = questions.tracks_of(settings.db, settings.aliases, playlist.sql)
     if found is None:
         raise StoreError("its SQL must have a column id, the number of a track")
     return found
+
+
+def _key(text: str) -> Key:
+    key = parse_key(text)
+    if key is None:
+        raise ConfigError(f"'{text}' is no key, such as 8A or Am")
+    return key
 
 
 def _labels(settings: Settings, genre: str) -> Iterator[str]:

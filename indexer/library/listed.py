@@ -1,13 +1,17 @@
 """What playlists and DJ programs are told of tracks, and which tracks a genre has. Reads only.
 
-A file is listed while it is ready, and while its drive is away: unplugging a drive empties no playlist.
+A file is listed while it is ready, and while its drive is away: unplugging a drive empties no playlist. Tempo and key
+are those of the tags, else what was measured: a tag is the user's, or what a DJ program made of it.
 """
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from indexer.analysis.camelot import Key, parse_key
+from indexer.library.measured import MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import Reader
 from indexer.library.states import LEFT_OUT
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
@@ -18,11 +22,17 @@ _IS_LISTED = (
     f"(f.state = 'ready' OR (f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
     " AND f.root_id IN (SELECT id FROM roots WHERE state = 'offline')))"
 )
-_JOINED = """FROM files f
+_JOINED = (
+    """FROM files f
 LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
-LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"""
+LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
+"""
+    + MEASURED_JOIN
+)
+_BPM = f"coalesce({TAG_BPM}, {TEMPO_BPM})"
 _SHOWN = f"""
-SELECT f.id, f.path, f.container, f.size, f.first_seen, t.title, t.artist, t.album, t.year, t.bpm, t.musical_key,
+SELECT f.id, f.path, f.container, f.size, f.first_seen, t.title, t.artist, t.album, t.year, {_BPM},
+  coalesce(nullif(t.musical_key, ''), a.key_name),
   t.record_label, t.comment, t.genre, {LABEL}, {LABEL_SOURCE}, r.duration_s, r.sample_rate_hz
 {_JOINED} WHERE {_IS_LISTED}"""
 _BY_NAME = "t.artist COLLATE NOCASE, t.title COLLATE NOCASE, f.path"
@@ -41,7 +51,7 @@ class ListedTrack(NamedTuple):
     album: str | None
     year: int | None
     bpm: float | None
-    musical_key: str | None
+    musical_key: str | None  # as it stands in the tag, or Am
     record_label: str | None
     comment: str | None
     tag_genre: str | None  # as it stands in the file
@@ -88,12 +98,12 @@ def matching(
     *,
     labels: Sequence[str] = (),
     tempo_bpm: tuple[float, float] | None = None,
-    keys: Sequence[str] = (),
+    keys: Sequence[Key] = (),
     confidence: float | None = None,
 ) -> "array[int]":
     """The ids of tracks for which all that is given holds, by artist and title.
 
-    ``labels`` and ``keys``: one of these, whatever the case; ``confidence``: at least that of the head in the genre.
+    ``labels``: one of these, whatever the case; ``confidence``: at least, of the head in the genre.
     """
     wanted = [_IS_LISTED]
     values: list[object] = []
@@ -101,11 +111,18 @@ def matching(
         wanted.append(f"{LABEL} COLLATE NOCASE IN ({','.join('?' * len(labels))})")
         values += labels
     if tempo_bpm:
-        wanted.append("t.bpm BETWEEN ? AND ?")
+        wanted.append(f"{_BPM} BETWEEN ? AND ?")
         values += tempo_bpm
     if keys:
-        wanted.append(f"t.musical_key COLLATE NOCASE IN ({','.join('?' * len(keys))})")
-        values += keys
+        tagged = {row[0]: parse_key(row[0]) for row in reader.execute("SELECT DISTINCT musical_key FROM tags")}
+        meant = [text for text, key in tagged.items() if key in keys]
+        of_tags = [text for text, key in tagged.items() if key is not None]
+        wanted.append(
+            "CASE WHEN t.musical_key IN (SELECT value FROM json_each(?))"
+            " THEN t.musical_key IN (SELECT value FROM json_each(?))"
+            " ELSE a.key IN (SELECT value FROM json_each(?)) END"
+        )
+        values += map(json.dumps, (of_tags, meant, [key.camelot for key in keys]))
     if confidence is not None:
         wanted.append(f"p.genre = {LABEL} AND p.confidence >= ?")
         values.append(confidence)
