@@ -163,18 +163,28 @@ def doctor(settings: Settings, verbosity: int, paths: tuple[Path, ...], rebuild:
 @click.command()
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--jobs", type=int, help="Child processes that read and decode files.")
+@click.option("--labels", is_flag=True, help="Compare instead how precision and --units change labels and neighbours.")
 @json_option
 @common
-def bench(settings: Settings, files: tuple[Path, ...], as_json: bool) -> None:
+def bench(settings: Settings, verbosity: int, files: tuple[Path, ...], labels: bool, as_json: bool) -> None:
     """Measure how fast this machine decodes and embeds FILES (or tracks of the library), and which step is slower.
 
-    Also estimates how long the whole library takes.
+    Also estimates how long the whole library takes. With --labels: whether int8, bf16 or fewer units would change the
+    genres and similar tracks of a sample of your library; stores nothing.
     """
-    from indexer.upkeep.bench import bench as measure
-    from indexer.upkeep.bench import to_text
+    from indexer.cli.progress import Progress
+    from indexer.upkeep import bench as speed
+    from indexer.upkeep import bench_labels as quality
 
-    found = measure(settings, files)
-    show(found, to_text, as_json=as_json)
+    if not labels:
+        show(speed.bench(settings, files), speed.to_text, as_json=as_json)
+        return
+    progress = Progress(verbosity)
+    try:
+        found = quality.bench_labels(settings, files, progress)
+    finally:
+        progress.clear()
+    show(found, quality.to_text, as_json=as_json)
 
 
 @click.command()

@@ -78,21 +78,31 @@ def _encoder(settings: Settings) -> EncoderInfo:
 def _tracks(db: Path, files: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
     """Yield the files to measure on, and their source: named, library or synthesised."""
     if files:
-        for path in files:
-            if not path.is_file():
-                raise ConfigError(f"{path}: no such file")
-        yield list(files), "named"
+        yield existing(files), "named"
         return
-    found: list[Path] = []
-    if db.exists():
-        with reading(db) as conn:
-            paths = sample_of_paths(conn, LIBRARY_TRACKS)
-        found = [path for one in paths if (path := Path(os.fsdecode(one))).is_file()]
+    found = from_library(db, LIBRARY_TRACKS)
     if found:
         yield found, "library"
         return
     with tempfile.TemporaryDirectory() as folder:
         yield _made(Path(folder)), "synthesised"
+
+
+def existing(files: Sequence[Path]) -> list[Path]:
+    """The files that were named. Raises ConfigError for one that is not there."""
+    for path in files:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+    return list(files)
+
+
+def from_library(db: Path, count: int) -> list[Path]:
+    """At most so many files of the library, spread over it; none where there is no library."""
+    if not db.exists():
+        return []
+    with reading(db) as conn:
+        paths = sample_of_paths(conn, count)
+    return [path for one in paths if (path := Path(os.fsdecode(one))).is_file()]
 
 
 def _made(folder: Path) -> list[Path]:
