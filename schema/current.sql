@@ -62,7 +62,7 @@ CREATE TABLE encoders (
   width INTEGER NOT NULL,            -- numbers in a vector
   unit_s REAL NOT NULL,              -- seconds of audio in one unit
   in_use INTEGER NOT NULL DEFAULT 0 CHECK (in_use IN (0, 1)) -- chosen by `indexer models use`
-, parts TEXT /* JSON list of encoder ids, for one that joins others; NULL: a plain one */, changes INTEGER NOT NULL DEFAULT 0 /* counts every change of its embeddings, so that a copy knows whether it is stale */) STRICT;
+, parts TEXT /* JSON list of encoder ids, for one that joins others; NULL: a plain one */, changes INTEGER NOT NULL DEFAULT 0 /* counts every change of its embeddings, so that a copy knows whether it is stale */, words_of TEXT /* id of the encoder whose pass makes these audio vectors, which share a space with vectors of text; NULL: an encoder's own vectors */) STRICT;
 
 CREATE TABLE files (
   id INTEGER PRIMARY KEY,

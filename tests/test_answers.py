@@ -21,7 +21,7 @@ from indexer.listen.executor import Embedded
 pytest.importorskip("msgpack", reason="Dask is not installed: pip install 'edm-indexer[cluster]'")
 from indexer.cluster.wire import pack, unpack
 
-WIDTHS = {"id": 6}
+WIDTHS = {"id": (6, 0)}
 BUSY = {"elapsed": 2.0, "reading": 1.0, "encoder": 0.5}
 NAN, INFINITY = math.nan, math.inf
 
@@ -77,6 +77,13 @@ def test_what_a_worker_sends_passes_unchanged():
     for result in (embedded(), embedded(truncated="it lost its end"), embedded(trajectory=trajectory(1, 0))):
         _, [(kind, value)] = check(answer(result), "embed")
         assert (kind, Embedded(*value)) == ("ok", result)
+    words = (np.ones(4, "<f2").tobytes(), trajectory(width=4))
+    found = pack(answer(embedded(words=words)))
+    _, [(kind, value)] = checked_outcomes(found, [file("embed")], {"id": (6, 4)})
+    assert Embedded(*value) == embedded(words=words)
+    for widths, sent in (((6, 0), words), ((6, 4), None), ((6, 5), words), ((6, 4), words[:1]), ((6, 4), (b"", b""))):
+        with pytest.raises(WrongAnswerError):
+            checked_outcomes(pack(answer(embedded(words=sent))), [file("embed")], {"id": widths})
     assert check({"unknown": True}) is None
 
 

@@ -174,7 +174,7 @@ def converted(monkeypatch) -> list[Path]:
         data = path.read_bytes()
         if not data.startswith(b"weights"):
             raise ModelError(f"{path} is not one of ours")
-        return SimpleNamespace(encoder_id=hashlib.sha256(data).hexdigest())
+        return SimpleNamespace(encoder_id=hashlib.sha256(data).hexdigest(), words_id=None)
 
     monkeypatch.setattr(checkpoint, "convert", convert)
     monkeypatch.setattr(checkpoint, "inspect", inspect)
@@ -860,6 +860,7 @@ def test_the_catalogue_knows_the_published_checkpoints():
     assert [(model.name, model.tag) for model in catalogue.KNOWN] == [
         ("m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0"),
         ("m2d_as_vit_base-80x608p16x16-240213", "v0.1.0"),
+        ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "v0.5.0"),
         ("m2d_clap_vit_base-80x608p16x16-240128", "v0.1.0"),
         ("m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0"),
         ("m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0"),

@@ -76,7 +76,7 @@ def test_spread_takes_no_silence_and_holds_twice_as_many_at_most():
 class Counting:
     """An encoder whose vectors are the units' own first samples; every unit is four samples."""
 
-    id, name, width, sample_rate_hz, unit_s, batch_units = "x", "x", 2, 4, 1.0, 3
+    id, name, width, words_width, sample_rate_hz, unit_s, batch_units = "x", "x", 2, 0, 4, 1.0, 3
     device, precision, engine = "cpu", "fp32", "none"
 
     def __init__(self):

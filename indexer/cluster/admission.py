@@ -20,9 +20,21 @@ Answer = Mapping[str, Any]  # of indexer.cluster.worker.prove
 class Admission:
     """The conditions of one scan, and the precision that its workers share."""
 
-    def __init__(self, encoders: Mapping[str, str], roots: Sequence[bytes], *, precision: str, device: str) -> None:
-        """``encoders``: id to name. ``roots``: paths on the workers. ``device``: "auto" leaves it to each worker."""
+    def __init__(
+        self,
+        encoders: Mapping[str, str],
+        roots: Sequence[bytes],
+        *,
+        precision: str,
+        device: str,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
+        """``encoders``: id to name. ``roots``: paths on the workers. ``device``: "auto" leaves it to each worker.
+
+        words: by encoder id the id of the audio vectors that come with it.
+        """
         self._encoders = dict(encoders)
+        self._words = dict(words or {})
         self._roots = list(roots)
         self._device = None if device == "auto" else device
         self.precision = precision
@@ -39,6 +51,7 @@ class Admission:
         return {
             "version": __version__,
             "encoders": self._encoders if embeds else {},
+            "words": self._words if embeds else {},
             "roots": self._roots,
             "precision": self.precision,
             "device": self._device,

@@ -24,6 +24,7 @@ from indexer.files.tags.read import MAX_COMMENT
 
 PRECISIONS = ("fp32", "fp64", "fp16", "bf16", "int8")
 WORD = 200  # characters of a version, a host's name, a codec
+Widths = tuple[int, int]  # of an encoder: numbers in a vector, and in an audio vector (0: it knows no words)
 Outcome = tuple[str, Any]  # "ok" and the result, or the class of an error and (reason, deaths)
 
 
@@ -31,7 +32,7 @@ class WrongAnswerError(Exception):
     """A worker answered something that this version of the program never answers; says what."""
 
 
-def checked_proof(answer: object, widths: Mapping[str, int]) -> dict[str, Any]:
+def checked_proof(answer: object, widths: Mapping[str, Widths]) -> dict[str, Any]:
     """The answer to ``worker.prove``. widths: of the encoders that it was asked for, by id."""
     about = _record(answer, "the proof")
     found: dict[str, Any] = {key: _text(about, key, WORD) for key in ("version", "host")}
@@ -44,7 +45,7 @@ def checked_proof(answer: object, widths: Mapping[str, int]) -> dict[str, Any]:
         raise WrongAnswerError("its proof is of other encoders")
     if not all(value in PRECISIONS for value in precision.values()):
         raise WrongAnswerError("its precision is none")
-    for encoder_id, width in widths.items():
+    for encoder_id, (width, _) in widths.items():
         _vector(probe[encoder_id], "<f4", width)
     return found | {
         "refused": None,
@@ -58,7 +59,7 @@ def checked_proof(answer: object, widths: Mapping[str, int]) -> dict[str, Any]:
 
 
 def checked_outcomes(
-    answer: object, files: Sequence[File], widths: Mapping[str, int]
+    answer: object, files: Sequence[File], widths: Mapping[str, Widths]
 ) -> tuple[dict[str, float], list[Outcome]] | None:
     """The answer to ``worker.work`` for these files: what the worker was busy with, and an outcome for each, in order.
 
@@ -78,7 +79,7 @@ def checked_outcomes(
     return _busy(found.get("busy")), [_outcome(one, file, widths) for one, file in zip(outcomes, files, strict=True)]
 
 
-def _outcome(outcome: object, file: File, widths: Mapping[str, int]) -> Outcome:
+def _outcome(outcome: object, file: File, widths: Mapping[str, Widths]) -> Outcome:
     if not isinstance(outcome, list) or len(outcome) != 3:
         raise WrongAnswerError("an outcome is not of three parts")
     path, kind, value = outcome
@@ -147,29 +148,43 @@ def _check_tags(tags: dict[str, Any]) -> None:
             raise WrongAnswerError("a confidence lies above 1")
 
 
-def _embedded(value: object, width: int) -> tuple[bytes, int, bytes, float, str | None, Analysis | None]:
-    """The parts of an ``Embedded`` of an encoder of this width."""
-    if not isinstance(value, list) or len(value) != 6:
-        raise WrongAnswerError("an embedding is not of six parts")
-    found = dict(zip(("vector", "units", "trajectory", "duration_s", "truncated", "analysis"), value, strict=True))
-    _vector(found["vector"], "<f2", width)
-    try:
-        trajectory = Trajectory.from_bytes(found["trajectory"])
-    except (TypeError, ValueError) as error:
-        raise WrongAnswerError("a trajectory is damaged") from error
-    coefficients, basis = trajectory.coefficients, trajectory.basis
-    segments, rank = coefficients.shape
-    if basis.shape != (rank, width) or rank > RANK or not 1 <= segments <= MAX_SEGMENTS:
-        raise WrongAnswerError("a trajectory has another shape")
-    if not (np.isfinite(coefficients).all() and np.isfinite(basis).all() and 0 < trajectory.segment_s < math.inf):
-        raise WrongAnswerError("a trajectory holds NaN or infinity")
+def _embedded(value: object, widths: Widths) -> tuple[Any, ...]:
+    """The parts of an ``Embedded`` of an encoder of these widths."""
+    if not isinstance(value, list) or len(value) != 7:
+        raise WrongAnswerError("an embedding is not of seven parts")
+    names = ("vector", "units", "trajectory", "duration_s", "truncated", "analysis", "words")
+    found = dict(zip(names, value, strict=True))
+    width, words_width = widths
+    vector, trajectory = _vector_and_trajectory(found["vector"], found["trajectory"], width)
+    words = found["words"]
+    if (words is None) != (words_width == 0):
+        raise WrongAnswerError("the audio vector is missing, or not asked for")
+    if words is not None:
+        if not isinstance(words, list) or len(words) != 2:
+            raise WrongAnswerError("an audio vector is not of two parts")
+        words = _vector_and_trajectory(words[0], words[1], words_width)
     _optional(found, "truncated", REASON_CHARS)
     units, duration_s = _whole(found, "units", 1), _real(found, "duration_s")
     try:
         analysis = None if found["analysis"] is None else Analysis.from_json(found["analysis"])
     except ValueError as error:
         raise WrongAnswerError(f"an analysis is damaged: {error}") from error
-    return found["vector"], units, found["trajectory"], duration_s, found["truncated"], analysis
+    return vector, units, trajectory, duration_s, found["truncated"], analysis, words
+
+
+def _vector_and_trajectory(vector: Any, trajectory: Any, width: int) -> tuple[bytes, bytes]:
+    _vector(vector, "<f2", width)
+    try:
+        course = Trajectory.from_bytes(trajectory)
+    except (TypeError, ValueError) as error:
+        raise WrongAnswerError("a trajectory is damaged") from error
+    segments, rank = course.coefficients.shape
+    if course.basis.shape != (rank, width) or rank > RANK or not 1 <= segments <= MAX_SEGMENTS:
+        raise WrongAnswerError("a trajectory has another shape")
+    finite = np.isfinite(course.coefficients).all() and np.isfinite(course.basis).all()
+    if not (finite and 0 < course.segment_s < math.inf):
+        raise WrongAnswerError("a trajectory holds NaN or infinity")
+    return vector, trajectory
 
 
 def _busy(value: object) -> dict[str, float]:

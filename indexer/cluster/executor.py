@@ -107,12 +107,13 @@ class ClusterExecutor:
         self._map = cluster_settings.PathMap(settings.map)
         self._resources = cluster_settings.resources(settings)
         self._wait_s = settings.cluster_wait_s
-        self._widths = {info.encoder_id: info.width for info in encoders}
+        self._widths = {info.encoder_id: (info.width, info.words.width if info.words else 0) for info in encoders}
         self._admission = Admission(
             {info.encoder_id: info.name for info in encoders},
             [self._map.there(root) for root in roots],
             precision=settings.precision,
             device=settings.device,
+            words={info.encoder_id: info.words_id for info in encoders if info.words_id},
         )
         self._assignment = Assignment()
         self._candidates: dict[str, _Candidate] = {}

@@ -39,7 +39,8 @@ def to_plain(future: "Future[Any]") -> tuple[str, Any]:
     if isinstance(value, dict):
         return "ok", {**value, "damage": value["damage"] and value["damage"][:REASON_CHARS]}
     analysis = value.analysis and value.analysis.to_json()
-    return "ok", (value.vector, value.units, value.trajectory, value.duration_s, value.truncated, analysis)
+    parts = (value.vector, value.units, value.trajectory, value.duration_s, value.truncated, analysis, value.words)
+    return "ok", parts
 
 
 def _kind_of(error: Exception) -> str:

@@ -66,6 +66,10 @@ class Session:
             raise ModelError(f"loaded {encoder.name} and got another encoder ({found}, not what {wanted} stands for)")
         return encoder
 
+    def words_id(self, encoder_id: str) -> str | None:
+        """The id of the audio vectors that come with an encoder; None: it knows no words."""
+        return self._parts[encoder_id].words_id
+
     def probe(self, encoder_id: str) -> bytes:
         """The embedding of the test signal: (width,) little-endian float32."""
         signal = probe_signal(self.encoder(encoder_id).sample_rate_hz)
@@ -106,7 +110,8 @@ class Session:
 def prove(wanted: dict[str, Any]) -> dict[str, Any]:
     """Answer a scan: {"refused": reason}, or a token for ``work`` with what indexer.cluster.admission compares.
 
-    ``wanted``: version, encoders {id: name}, precision, device (None: this worker chooses), roots.
+    ``wanted``: version, encoders {id: name}, words {encoder id: id of its audio vectors}, precision, device (None: this
+    worker chooses), roots.
     """
     about = {"version": __version__, "host": os.uname().nodename, "pid": os.getpid()}
     try:
@@ -130,6 +135,12 @@ def _prove(wanted: Mapping[str, Any]) -> dict[str, Any]:
     if wanted["device"] is not None:
         settings = replace(settings, device=wanted["device"])
     session = _session(settings, wanted["encoders"])
+    for encoder_id, words_id in wanted["words"].items():
+        if session.words_id(encoder_id) != words_id:
+            raise ModelError(
+                f"its model {wanted['encoders'][encoder_id]} knows no words, or other ones than the scan's: "
+                "remove it there and install it again"
+            )
     started_s = time.monotonic()
     encoders = {encoder_id: session.encoder(encoder_id) for encoder_id in wanted["encoders"]}
     loaded_s = time.monotonic() - started_s

@@ -59,6 +59,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def words_width(self) -> int:
+        """Numbers in a unit's audio vector, which lies in one space with vectors of text; 0: it knows no words."""
+        ...
+
+    @property
     def sample_rate_hz(self) -> int:
         """The sample rate that the cutter expects."""
         ...
@@ -93,7 +98,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, units: Sequence[Unit]) -> np.ndarray:
-        """Return (n, width) float32, one row a unit, in the order given."""
+        """Return (n, width + words_width) float32, one row a unit in order; audio vectors are of length 1."""
         ...
 
 
@@ -119,6 +124,14 @@ class Variant:
         return ", ".join((["int8"] if self.int8 else []) + ([f"{self.units} units"] if self.units else []))
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The space that an encoder's audio vectors share with vectors of text."""
+
+    weights_id: str  # of the audio vectors, without a variant
+    width: int  # numbers in a vector
+
+
 VARIANTS = [Variant(units, int8) for units in (None, *range(1, MAX_UNITS + 1)) for int8 in (False, True)]
 
 
@@ -136,6 +149,7 @@ class EncoderInfo:
     joins: tuple["EncoderInfo", ...] = ()  # the parts of a joined encoder
     variant: Variant = Variant()
     built_in: bool = False  # needs no download and has one precision only
+    words: Words | None = None  # made in the same pass; None: it knows no words
 
     @property
     def encoder_id(self) -> str:
@@ -143,6 +157,11 @@ class EncoderInfo:
         return (
             joined_id([part.encoder_id for part in self.joins]) if self.joins else self.variant.id_of(self.weights_id)
         )
+
+    @property
+    def words_id(self) -> str | None:
+        """The cache key of its audio vectors; None: it knows no words."""
+        return self.variant.id_of(self.words.weights_id) if self.words else None
 
     @property
     def name(self) -> str:
@@ -162,6 +181,13 @@ class EncoderInfo:
     def variant_of(self, encoder_id: str) -> Variant | None:
         """The variant of this encoder that has the given id; None: the id is another encoder's."""
         return next((variant for variant in VARIANTS if self.varied(variant).encoder_id == encoder_id), None)
+
+    def with_words(self, words_id: str) -> "EncoderInfo | None":
+        """The part whose audio vectors have the given id, in any variant; None: there is none."""
+        known = (part for part in self.parts if part.words)
+        return next(
+            (part for part in known if any(part.varied(variant).words_id == words_id for variant in VARIANTS)), None
+        )
 
 
 def joined_id(ids: Sequence[str]) -> str:
@@ -207,3 +233,9 @@ class Part:
     encoder_id: str
     load: Callable[[], Encoder]
     units: int | None = None  # at most, of a recording, evenly spread; None: all
+    words_id: str | None = None  # of the audio vectors that come with it; None: it knows no words
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids under which what it makes of a recording is cached."""
+        return (self.encoder_id, self.words_id) if self.words_id else (self.encoder_id,)

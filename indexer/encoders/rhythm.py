@@ -123,6 +123,7 @@ class RhythmEncoder:
 
     name = "rhythm"
     width = WIDTH
+    words_width = 0
     sample_rate_hz = SAMPLE_RATE_HZ
     unit_s = SEGMENT / SAMPLE_RATE_HZ
     device = "cpu"

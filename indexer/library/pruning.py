@@ -9,9 +9,9 @@ from indexer.library.store import Store, subtree
 
 _MISSING = f"f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
+_USED = "SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use"
 _UNUSED_EMBEDDINGS = (
-    "encoder_id NOT IN (SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e,"
-    " json_each(e.parts) j WHERE e.in_use)"
+    f"encoder_id NOT IN ({_USED} UNION SELECT id FROM encoders WHERE words_of IN ({_USED}))"
     " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)"
 )
 _UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (SELECT 1 FROM heads WHERE in_use)"

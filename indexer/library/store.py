@@ -595,12 +595,24 @@ class Store:
 
     # ---- encoders and embeddings
 
-    def put_encoder(self, encoder_id: str, *, name: str, width: int, unit_s: float, parts: Sequence[str] = ()) -> None:
-        """Register an encoder; a known one gets the new name. ``parts``: ids of the encoders that it joins."""
+    def put_encoder(
+        self,
+        encoder_id: str,
+        *,
+        name: str,
+        width: int,
+        unit_s: float,
+        parts: Sequence[str] = (),
+        words_of: str | None = None,
+    ) -> None:
+        """Register an encoder; a known one gets the new name.
+
+        parts: ids of the encoders that it joins. words_of: id of the encoder whose pass makes these audio vectors.
+        """
         self._run(
-            "INSERT INTO encoders (id, name, width, unit_s, parts) VALUES (?, ?, ?, ?, ?) "
+            "INSERT INTO encoders (id, name, width, unit_s, parts, words_of) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET name = excluded.name",
-            (encoder_id, name, width, unit_s, json.dumps(list(parts)) if parts else None),
+            (encoder_id, name, width, unit_s, json.dumps(list(parts)) if parts else None, words_of),
         )
 
     def use_encoder(self, encoder_id: str) -> None:

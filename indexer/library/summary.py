@@ -49,8 +49,8 @@ def status(settings: Settings) -> dict[str, Any]:
 
     # When none is in use, scans have used the built-in one: the one that has embeddings.
     encoder = one(
-        "SELECT name, id, parts FROM encoders e ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b WHERE"
-        " b.encoder_id = e.id) DESC, id LIMIT 1"
+        "SELECT name, id, parts FROM encoders e WHERE words_of IS NULL ORDER BY in_use DESC, EXISTS (SELECT 1 FROM"
+        " embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1"
     )
     parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")

@@ -92,9 +92,13 @@ class FileClassifier:
         threshold = self._settings.threshold(head.threshold)
         heard = self._heard(embeddings)
         electronic = heard.electronic if heard else None
-        prediction = decide(
-            head, threshold, [e.vector for e in embeddings], [e.trajectory for e in embeddings], electronic
-        )
+        made = {}
+        for part, embedding in zip(self.chosen.info.parts, embeddings, strict=True):
+            made[part.encoder_id] = embedding.vector, embedding.trajectory
+            if part.words_id and embedding.words:
+                made[part.words_id] = embedding.words
+        vectors, trajectories = zip(*(made[own] for own in self.chosen.inputs), strict=True)
+        prediction = decide(head, threshold, vectors, trajectories, electronic)
         rows = () if prediction.timeline is None else prediction.timeline
         return {
             "path": name,

@@ -37,43 +37,69 @@ class TrackEmbedding:
     trajectory: Trajectory
     duration_s: float  # of the decoded audio
     truncated: str | None = None  # how the file shows that it lost its end
+    words: tuple[np.ndarray, Trajectory] | None = None  # mean of its units' audio vectors, and their trajectory
+
+
+class _Mean:
+    """The running weighted mean of one recording's unit vectors, and their trajectory."""
+
+    def __init__(self, width: int, unit_s: float) -> None:
+        self._sum = np.zeros(width)
+        self._weight = 0
+        self._trajectory = Collector(unit_s)
+
+    def add(self, vector: np.ndarray, weight: int) -> None:
+        """Add the next unit's vector, (width,); weight 0 marks a unit that is not embedded."""
+        self._sum += vector.astype(np.float64) * weight
+        self._weight += weight
+        self._trajectory.add(vector, weight)
+
+    def finish(self) -> tuple[np.ndarray, Trajectory]:
+        """The mean (width,) float32 and the trajectory around it. Raises ArithmeticError where it is not finite."""
+        vector = (self._sum / self._weight).astype(np.float32)
+        if not np.isfinite(vector.astype(np.float16)).all():
+            raise ArithmeticError("the encoder gave numbers that are not finite")
+        return vector, self._trajectory.finish(vector)
 
 
 class _Track:
-    """The running weighted mean of one recording's units, and their trajectory."""
+    """What the encoder made of one recording so far."""
 
-    def __init__(self, unit_s: float) -> None:
+    def __init__(self, encoder: Encoder, unit_s: float) -> None:
         self.future: Future[TrackEmbedding] = Future()
-        self._trajectory = Collector(unit_s)
-        self._sum: np.ndarray | None = None
-        self._weight = 0
+        self._mean = _Mean(encoder.width, unit_s)
+        self._words = _Mean(encoder.words_width, unit_s) if encoder.words_width else None
+        self._width, self._row_width = encoder.width, encoder.width + encoder.words_width
         self._units = 0
         self.duration_s = 0.0  # known once all audio is handed over, like the next
         self.truncated: str | None = None
 
-    def skip(self, width: int) -> None:
+    def skip(self) -> None:
         """Count a unit that is not embedded."""
-        self._trajectory.add(np.zeros(width, np.float32), 0)
+        self._add(np.zeros(self._row_width, np.float32), 0, 0)
 
-    def add(self, vector: np.ndarray, weight: int) -> None:
-        """Add the next unit's vector, (width,)."""
-        part = vector.astype(np.float64) * weight
-        self._sum = part if self._sum is None else self._sum + part
-        self._weight += weight
+    def add(self, row: np.ndarray, weight: int) -> None:
+        """Add the next unit: its vector, and its audio vector behind it."""
         self._units += 1
-        self._trajectory.add(vector, weight)
+        self._add(row, weight, 1)
 
     def finish(self) -> None:
         """Settle the future: with the embedding, or with a ValueError or ArithmeticError."""
-        if self._sum is None:  # no unit at all
+        if self._units == 0:
             self.future.set_exception(ValueError("too short for the encoder"))
             return
-        vector = (self._sum / self._weight).astype(np.float32)
-        if not np.isfinite(vector.astype(np.float16)).all():
-            self.future.set_exception(ArithmeticError("the encoder gave numbers that are not finite"))
+        try:
+            vector, trajectory = self._mean.finish()
+            words = self._words.finish() if self._words else None
+        except ArithmeticError as e:
+            self.future.set_exception(e)
             return
-        trajectory = self._trajectory.finish(vector)
-        self.future.set_result(TrackEmbedding(vector, self._units, trajectory, self.duration_s, self.truncated))
+        self.future.set_result(TrackEmbedding(vector, self._units, trajectory, self.duration_s, self.truncated, words))
+
+    def _add(self, row: np.ndarray, weight: int, words_weight: int) -> None:
+        self._mean.add(row[: self._width], weight)
+        if self._words:  # a unit counts once there, however long it is
+            self._words.add(row[self._width :], words_weight)
 
 
 class _Recording:
@@ -131,7 +157,7 @@ class Embedder:
         else:
             few = spread(recording, self._units)
             chosen, segment_s = iter(few), recording.duration_s / max(1, len(few))
-        track = _Track(segment_s)
+        track = _Track(self.encoder, segment_s)
         for unit in chosen:
             waited(self._put(track, unit))
         track.duration_s, track.truncated = recording.duration_s, recording.truncated
@@ -178,7 +204,7 @@ class Embedder:
             units = [unit for _, unit in batch if unit and unit is not GAP]
             started_s = time.monotonic()
             try:
-                vectors = self.encoder.encode(units) if units else np.empty((0, self.encoder.width))
+                vectors = self.encoder.encode(units) if units else ()
             except Exception as e:  # any failure of the device belongs to the recordings in this batch
                 for track in {id(t): t for t, _ in batch}.values():
                     if not track.future.done():
@@ -194,7 +220,7 @@ class Embedder:
                 if unit is None:
                     track.finish()
                 elif vector is None:
-                    track.skip(self.encoder.width)
+                    track.skip()
                 else:
                     track.add(vector, unit.weight)
 

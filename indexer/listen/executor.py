@@ -15,6 +15,7 @@ import numpy as np
 
 from indexer.analysis.analyser import Analysis
 from indexer.encoders.encoder import Encoder, Part
+from indexer.encoders.trajectory import Trajectory
 from indexer.errors import DeferredError, FileError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.pool import Readers
@@ -44,12 +45,18 @@ class Embedded:
     duration_s: float  # of the decoded audio
     truncated: str | None = None  # how the file shows that it lost its end
     analysis: Analysis | None = None  # what was measured in the same pass, where that was asked for
+    words: tuple[bytes, bytes] | None = None  # vector and trajectory in the space of words
 
     @classmethod
     def of(cls, result: TrackEmbedding, analysis: Analysis | None) -> "Embedded":
         """Convert the result of an Embedder."""
-        vector, trajectory = result.vector.astype("<f2").tobytes(), result.trajectory.to_bytes()
-        return cls(vector, result.units, trajectory, result.duration_s, result.truncated, analysis)
+        words = _stored(*result.words) if result.words else None
+        vector, trajectory = _stored(result.vector, result.trajectory)
+        return cls(vector, result.units, trajectory, result.duration_s, result.truncated, analysis, words)
+
+
+def _stored(vector: np.ndarray, trajectory: Trajectory) -> tuple[bytes, bytes]:
+    return vector.astype("<f2").tobytes(), trajectory.to_bytes()
 
 
 class Executor(Protocol):

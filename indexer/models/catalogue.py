@@ -54,6 +54,7 @@ class KnownModel:
     tag: str  # of the release of github.com/nttcslab/m2d
     use: str  # in one phrase
     about_mb: int  # rough size of the zip; the server states the exact one
+    words: bool = False  # whether its sound and text share a space
 
 
 KNOWN: tuple[KnownModel, ...] = (
@@ -61,7 +62,8 @@ KNOWN: tuple[KnownModel, ...] = (
         "m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0", "general features, for training your own heads", 300
     ),
     KnownModel("m2d_as_vit_base-80x608p16x16-240213", "v0.1.0", "general features, closer to AudioSet", 1300),
-    KnownModel("m2d_clap_vit_base-80x608p16x16-240128", "v0.1.0", "general features trained with captions", 1300),
+    KnownModel("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "v0.5.0", "search by words", 1300, words=True),
+    KnownModel("m2d_clap_vit_base-80x608p16x16-240128", "v0.1.0", "search by words, with gte-base", 1300, words=True),
     KnownModel(
         "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0", "AudioSet head: genres without training", 300
     ),
@@ -77,6 +79,7 @@ class InstalledModel:
     name: str
     path: Path  # of its safetensors file
     encoder_id: str | None  # None when it cannot be used
+    words_id: str | None  # of its audio vectors; None: it knows no words
     size: int  # of that file, in bytes
     licence_accepted: str | None  # ISO 8601 time
     source: str | None  # the address or path it came from
@@ -100,10 +103,11 @@ def installed(models_dir: Path) -> list[InstalledModel]:
 def _look(folder: Path) -> InstalledModel:
     path = folder / WEIGHTS
     source = read_json(folder / SOURCE) or {}
-    size, encoder_id, problem = 0, None, None
+    size, encoder_id, words_id, problem = 0, None, None, None
     try:
         size = path.stat().st_size
-        encoder_id = checkpoint.inspect(path).encoder_id
+        found = checkpoint.inspect(path)
+        encoder_id, words_id = found.encoder_id, found.words_id
     except FileNotFoundError:
         problem = f"no {WEIGHTS} in it"
     except OSError as error:
@@ -116,6 +120,7 @@ def _look(folder: Path) -> InstalledModel:
         folder.name,
         path,
         encoder_id,
+        words_id,
         size,
         accepted if isinstance(accepted, str) else None,
         origin if isinstance(origin, str) else None,
@@ -142,9 +147,8 @@ def download(
     known = next((model for model in KNOWN if model.name == name), None)
     if known is None:
         raise ModelError(f"NTT publishes no checkpoint {name!r}{_nearest(name, [])}: see `indexer models list`")
-    present = _look(models_dir / name)
-    if present.encoder_id is not None:
-        return present.path
+    if (present := _usable(models_dir, known)) is not None:
+        return present
     if not accept(LICENCE_NOTICE):
         raise ModelError("NTT's licence was not accepted: nothing was downloaded")
     source: dict[str, Any] = {
@@ -154,9 +158,8 @@ def download(
     }
     part = models_dir / f"{name}.zip.part"
     with writing(models_dir), locked(models_dir, name):
-        present = _look(models_dir / name)
-        if present.encoder_id is not None:  # another process has installed it meanwhile
-            return present.path
+        if (present := _usable(models_dir, known)) is not None:  # another process has installed it meanwhile
+            return present
         trusted = _trusted_digests(models_dir)
         fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
         source |= {"size": part.stat().st_size, "sha256": sha256_of([part])}
@@ -172,6 +175,13 @@ def download(
         _record_digest(models_dir, name, source["sha256"])
         discard(part)
     return path
+
+
+def _usable(models_dir: Path, known: KnownModel) -> Path | None:
+    """The path of an installed published model; None where it cannot be used, or was installed without its words."""
+    present = _look(models_dir / known.name)
+    whole = present.encoder_id is not None and (present.words_id is not None or not known.words)
+    return present.path if whole else None
 
 
 def _after_failure(error: ModelError | OSError, part: Path) -> ModelError:
@@ -271,15 +281,16 @@ def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) 
     try:
         converted = checkpoint.convert(source, staging, name=name)
         write_json(staging / SOURCE, record | {"indexer_version": __version__, "installed_at": _now()})
-        encoder_id = checkpoint.inspect(converted).encoder_id
+        found = checkpoint.inspect(converted)
         present = _look(folder)
-        if present.encoder_id == encoder_id:
+        same = present.encoder_id == found.encoder_id
+        if same and (found.words_id is None or found.words_id == present.words_id):
             return present.path
-        if present.encoder_id is not None:
+        if present.encoder_id is not None and not (same and present.words_id is None):
             raise ModelError(
                 f"a model {name} with other weights is installed: give this one another --name, or remove {folder}"
             )
-        if folder.exists():  # it has no usable model; other files in it stay
+        if folder.exists():  # it has no usable model, or one without words; other files in it stay
             (staging / SOURCE).replace(folder / SOURCE)
             converted.replace(folder / WEIGHTS)
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings, expanded
-from indexer.encoders.encoder import EncoderInfo, Part, Variant, join
+from indexer.encoders.encoder import EncoderInfo, Part, Variant, Words, join
 from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
@@ -31,12 +31,13 @@ class Model:
 
     parts: tuple[Part, ...]
     head: Head | None
+    inputs: tuple[str, ...]  # ids of the vectors that the head takes, in order
     ears: Sequence[Ear] = ()  # what tells more than a genre from the vectors
 
     @property
-    def encoder_ids(self) -> tuple[str, ...]:
-        """The ids of the encoders, in order."""
-        return tuple(part.encoder_id for part in self.parts)
+    def ids(self) -> tuple[str, ...]:
+        """The ids under which what the encoders make of a recording is cached."""
+        return tuple(own for part in self.parts for own in part.ids)
 
 
 WITHOUT_MODEL = (
@@ -63,6 +64,16 @@ class Chosen:
     head: Head | None
     head_source: Path | None
     by_default: bool = False  # the built-in encoder, not asked for: an installed model replaces it
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The ids of the vectors that the head takes, in order; without a head the encoders' own.
+
+        A head's encoder is the joined one of all parts, or one of the parts' audio vectors.
+        """
+        words = self.info.with_words(self.head.encoder_id) if self.head else None
+        own = tuple(part.encoder_id for part in self.info.parts)
+        return (words.words_id,) if words and words.words_id else own
 
     @property
     def ears(self) -> list[Ear]:
@@ -93,7 +104,7 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
         return None
     info = info.varied(_variant(settings, info, library.encoder))
     if head is not None:
-        if info.variant_of(head.encoder_id) is None:
+        if not _fits(head.encoder_id, info):
             raise ModelError(
                 f"{source}: this head was trained for another encoder than {info.name}; name that one with --encoder"
             )
@@ -102,7 +113,7 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
         not settings.head
         and library.head is not None
         and library.head.kind == "linear"
-        and info.variant_of(library.head.encoder_id)
+        and _fits(library.head.encoder_id, info)
     ):
         source = Path(library.head.source)
         return Chosen(info, load_head(source), source)
@@ -115,6 +126,11 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
             "or a trained head"
         )
     return Chosen(info, None, None, by_default)
+
+
+def _fits(head_encoder_id: str, info: EncoderInfo) -> bool:
+    """Whether a head for this encoder id takes what the encoder makes."""
+    return info.variant_of(head_encoder_id) is not None or info.with_words(head_encoder_id) is not None
 
 
 def _variant(settings: Settings, info: EncoderInfo, in_use: EncoderInUse | None) -> Variant:
@@ -183,7 +199,7 @@ def _with_id(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
         if info.variant_of(encoder_id):
             return info
     usable = (_checkpoint_info(model.path) for model in catalogue.installed(models_dir) if model.problem is None)
-    return next((info for info in usable if info.variant_of(encoder_id)), None)
+    return next((info for info in usable if _fits(encoder_id, info)), None)
 
 
 def _checkpoint_info(path: Path) -> EncoderInfo:
@@ -196,6 +212,7 @@ def _checkpoint_info(path: Path) -> EncoderInfo:
         found.unit_s,
         found.path,
         found.head_width,
+        words=Words(found.words_id, found.projection.width) if found.words_id and found.projection else None,
     )
 
 
@@ -204,6 +221,14 @@ def register(store: Store, chosen: Chosen) -> None:
     info, head = chosen.info, chosen.head
     for part in info.parts:
         store.put_encoder(part.encoder_id, name=part.name, width=part.width, unit_s=part.unit_s)
+        if part.words and part.words_id:
+            store.put_encoder(
+                part.words_id,
+                name=f"{part.name}, words",
+                width=part.words.width,
+                unit_s=part.unit_s,
+                words_of=part.encoder_id,
+            )
     store.put_encoder(
         info.encoder_id, name=info.name, width=info.width, unit_s=info.unit_s, parts=[p.encoder_id for p in info.joins]
     )
@@ -224,7 +249,7 @@ def register(store: Store, chosen: Chosen) -> None:
 
 def pipeline_model(chosen: Chosen, settings: Settings) -> Model:
     """The model for the pipeline; its encoders are loaded when they are first needed."""
-    return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head, chosen.ears)
+    return Model(tuple(part_of(info, settings) for info in chosen.info.parts), chosen.head, chosen.inputs, chosen.ears)
 
 
 def part_of(info: EncoderInfo, settings: Settings) -> Part:
@@ -234,6 +259,7 @@ def part_of(info: EncoderInfo, settings: Settings) -> Part:
         info.encoder_id,
         partial(load_encoder, info.source, device=settings.device, precision=precision),
         info.variant.units,
+        info.words_id,
     )
 
 
@@ -273,6 +299,7 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
             "unit_s": info.unit_s,
             "vector_width": info.width,
             "head": None,
+            "words": None,
         }
     path = catalogue.resolve(spec, settings.models)
     found = inspect(path)
@@ -287,6 +314,7 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
         "front_end": asdict(found.front_end),
         "geometry": asdict(found.geometry),
         "head": f"audioset ({found.head_width} inputs)" if found.head_width else None,
+        "words": asdict(found.projection) if found.projection else None,
     }
 
 

@@ -55,8 +55,15 @@ KINDS = (
             "m2d_vit_base-80x608p16x16-221006-mr7_enconly",
             "m2d_as_vit_base-80x608p16x16p32k-240413_enconly",
             "m2d_as_vit_base-80x608p16x16-240213",
-            "m2d_clap_vit_base-80x608p16x16-240128",
         ),
+    ),
+    Kind(
+        "M2D with words",
+        "NTT's",
+        False,
+        122,
+        "search by words",
+        ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "m2d_clap_vit_base-80x608p16x16-240128"),
     ),
 )
 

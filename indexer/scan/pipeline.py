@@ -114,7 +114,7 @@ class Pipeline:
         policy = "" if run.explicit_tags and run.tag_policy else run.tag_policy
         if run.model is None:
             return Lacking((), None, run.threshold, policy)
-        return Lacking(run.model.encoder_ids, run.model.head.id if run.model.head else None, run.threshold, policy)
+        return Lacking(run.model.ids, run.model.head.id if run.model.head else None, run.threshold, policy)
 
     def stop(self) -> None:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""

@@ -41,8 +41,8 @@ def relabel(
         classified = undecided = unlike = not_electronic = damaged = 0
         surest = 0.0
         hear_cached(store, chosen.ears, on_step=on_step)
-        total = store.embedded_count(chosen.info.parts[0].encoder_id)
-        cached_recordings = store.embeddings([part.encoder_id for part in chosen.info.parts])
+        total = store.embedded_count(chosen.inputs[0])
+        cached_recordings = store.embeddings(chosen.inputs)
         while page := list(islice(cached_recordings, COMMIT_ROWS)):
             on_step("classifying", classified + damaged, total)
             with store.transaction():

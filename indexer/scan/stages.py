@@ -304,7 +304,9 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
         # The other file could not be read; this one may be whole.
     again = run.force and file.tags is not None and file.recording_id not in run.embedded
     missing = [
-        part for part in run.model.parts if again or not run.store.has_embedding(file.recording_id, part.encoder_id)
+        part
+        for part in run.model.parts
+        if again or not all(run.store.has_embedding(file.recording_id, own) for own in part.ids)
     ]
     if not missing:
         run.counts.cached += 1
@@ -359,6 +361,9 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part])
                 if result.analysis is not None:
                     run.store.put_analysis(file.recording_id, result.analysis.columns())
                     run.counts.analysed += 1
+                if part.words_id and result.words:
+                    vector, trajectory = result.words
+                    run.store.put_embedding(file.recording_id, part.words_id, vector, result.units, trajectory)
                 hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
                 run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
@@ -442,7 +447,7 @@ def _classify(run: Run, recording_id: int) -> None:
     """Store the head's prediction from the cached embeddings; call it inside a transaction."""
     if run.model is None or run.model.head is None:
         return
-    rows = [run.store.embedding(recording_id, encoder_id) for encoder_id in run.model.encoder_ids]
+    rows = [run.store.embedding(recording_id, encoder_id) for encoder_id in run.model.inputs]
     cached = [(row["vector"], row["course"]) for row in rows if row is not None]
     classify_recording(run.store, recording_id, run.model.head, run.threshold, cached)
 

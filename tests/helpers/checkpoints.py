@@ -13,6 +13,8 @@ import numpy as np
 NAME_608 = "m2d_vit_base-80x608p16x16-221006-mr7_enconly"
 NAME_1001 = "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly"
 NAME_32K = "m2d_as_vit_base-80x608p16x16p32k-240413_enconly"
+NAME_CLAP = "m2d_clap_vit_base-80x608p16x16-240128"
+NAME_CLAP_TI = "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025"
 PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
 
 
@@ -84,6 +86,45 @@ def head(width: int, seed=1) -> dict[str, np.ndarray]:
     }
 
 
+def clap(form: str, *, width=64, words=64, hidden=48, depth=2, qkv_bias=True, seed=2) -> dict[str, np.ndarray]:
+    """The audio's side of a CLAP checkpoint by its published names; ``form``: mlp, semantic, or mean (no tensor)."""
+    rng = np.random.default_rng(seed)
+
+    def linear(name, out, inputs, bias=True):
+        weight = rng.standard_normal((out, inputs), np.float32) * np.float32(2 * inputs**-0.5)
+        found = {f"{name}.weight": weight}
+        return found | ({f"{name}.bias": rng.standard_normal(out).astype(np.float32) / 4} if bias else {})
+
+    def norm(name):
+        gain = 1 + rng.standard_normal(width).astype(np.float32) / 5
+        return {f"{name}.weight": gain, f"{name}.bias": rng.standard_normal(width).astype(np.float32) / 5}
+
+    if form == "mlp":
+        return linear("audio_proj.0", hidden, width) | linear("audio_proj.2", words, hidden)
+    if form == "mean":
+        return {}
+    found = {"audio_proj.sem_token": rng.standard_normal((1, 1, width), np.float32)} | norm("audio_proj.norm")
+    for i in range(depth):
+        block = f"audio_proj.sem_blocks.{i}"
+        found |= norm(f"{block}.norm1") | norm(f"{block}.norm2")
+        found |= linear(f"{block}.attn.qkv", 3 * width, width, qkv_bias) | linear(f"{block}.attn.proj", width, width)
+        found |= linear(f"{block}.mlp.fc1", hidden, width) | linear(f"{block}.mlp.fc2", width, hidden)
+    return found
+
+
+def text_side(*, words=64, width=64, hidden=None, seed=3) -> dict[str, np.ndarray]:
+    """``text_proj`` by its published names: one linear layer, or two with ``hidden`` numbers between them."""
+    rng = np.random.default_rng(seed)
+    sizes = (
+        [("text_proj.0", hidden, width), ("text_proj.2", words, hidden)] if hidden else [("text_proj", words, width)]
+    )
+    return {
+        f"{name}.{part}": (rng.standard_normal((out, inputs) if part == "weight" else out) / 8).astype(np.float32)
+        for name, out, inputs in sizes
+        for part in ("weight", "bias")
+    }
+
+
 def published_state(state, *, prefix="", full=False, norm_stats=None, head_width=None, own_head=None) -> dict[str, Any]:
     """The state dictionary of torch tensors as it lies in a .pth."""
     import torch  # 1.5 s: not for the tests that need no checkpoint
@@ -94,7 +135,7 @@ def published_state(state, *, prefix="", full=False, norm_stats=None, head_width
         out[prefix + "norm_stats"] = torch.tensor(norm_stats)
     if full:  # what files not called _enconly hold besides
         for key in ("mask_token", "decoder_pos_embed", "decoder_blocks.0.norm1.weight", "decoder_pred.bias",
-                    "target_blocks.0.norm1.weight", "audio_proj.sem_token", "text_proj.weight"):  # fmt: skip
+                    "target_blocks.0.norm1.weight", "target_proj.weight"):  # fmt: skip
             out[prefix + key] = torch.full((1, 3, width), float("nan"))
     if head_width is not None or own_head is not None:
         out |= {key: torch.from_numpy(value) for key, value in (own_head or head(head_width)).items()}

@@ -59,9 +59,9 @@ def log_mel(samples, rate=16_000, mean=-7.1, std=4.2):
     return (np.log(mel + np.finfo(np.float32).eps) - mean) / std
 
 
-def layer_norm(x, weight, bias):
+def layer_norm(x, weight, bias, eps=1e-6):
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * weight + bias
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
 
 
 def gelu(x):
@@ -119,3 +119,40 @@ def features(samples, state, *, unit_frames, rate=16_000, mean=-7.1, std=4.2):
 def track(samples, state, **options):
     """The embedding of a whole recording: the mean over all its patch columns."""
     return features(samples, state, **options).mean(0)
+
+
+def audio_vector(samples, state, projector, *, unit_frames, rate=16_000):
+    """The audio vector of a clip of one unit, of length one, by a CLAP checkpoint's tensors ``audio_proj.*``."""
+    lms = log_mel(samples, rate)
+    assert lms.shape[1] <= unit_frames
+    if lms.shape[1] < unit_frames:
+        lms = np.pad(lms, ((0, 0), (0, -lms.shape[1] % 16)))
+    columns = (state["pos_embed"].shape[1] - 1) // 5
+    found = encode_unit(lms[:, : columns * 16], state)  # (columns, 5 x width)
+    tokens = found.reshape(len(found) * 5, -1)
+    w = {key.removeprefix("audio_proj."): value.astype(np.float64) for key, value in projector.items()}
+    if "sem_token" in w:
+        y = semantic(tokens, w)
+    else:
+        y = tokens.mean(0)
+        if w:
+            y = np.maximum(0, w["0.weight"] @ y + w["0.bias"])
+            y = w["2.weight"] @ y + w["2.bias"]
+    return y / np.sqrt(y @ y)
+
+
+def semantic(tokens, w):
+    """A token before all others, ordinary pre-norm blocks with one head, the norm of the first token."""
+    x = np.concatenate([w["sem_token"][0], tokens])
+    width = x.shape[1]
+    for i in range(1 + max(int(key.split(".")[1]) for key in w if key.startswith("sem_blocks."))):
+        p = {key.removeprefix(f"sem_blocks.{i}."): value for key, value in w.items()}
+        h = layer_norm(x, p["norm1.weight"], p["norm1.bias"], 1e-5)
+        q, k, v = np.split(h @ p["attn.qkv.weight"].T + p.get("attn.qkv.bias", 0), 3, axis=1)
+        scores = q @ k.T / math.sqrt(width)
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        h = scores / scores.sum(1, keepdims=True) @ v
+        x = x + h @ p["attn.proj.weight"].T + p["attn.proj.bias"]
+        h = gelu(layer_norm(x, p["norm2.weight"], p["norm2.bias"], 1e-5) @ p["mlp.fc1.weight"].T + p["mlp.fc1.bias"])
+        x = x + h @ p["mlp.fc2.weight"].T + p["mlp.fc2.bias"]
+    return layer_norm(x[0], w["norm.weight"], w["norm.bias"], 1e-5)

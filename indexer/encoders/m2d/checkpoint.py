@@ -22,6 +22,16 @@ from indexer.encoders.m2d.geometry import (
     front_end,
     geometry_from_shapes,
 )
+from indexer.encoders.m2d.words import (
+    AUDIO,
+    BERT,
+    Projection,
+    TextTower,
+    bert_from_shapes,
+    pooling_of,
+    projection_from_shapes,
+    text_tower_from_shapes,
+)
 from indexer.errors import ModelError
 from indexer.files.foreign import is_name
 
@@ -47,6 +57,15 @@ class CheckpointInfo:
     geometry: Geometry
     head_width: int | None  # inputs of the AudioSet head (3840 or 768), None without one
     head_sha256: str | None  # hex, over the head's numbers
+    projection: Projection | None = None  # to the space of words; None: a checkpoint without words
+    text: TextTower | None = None  # what it holds of the text's side, together with the projection
+    words_id: str | None = None  # hex sha256 of all that decides an audio vector
+    text_sha256: str | None = None  # hex, over the numbers of the text's side
+
+    @property
+    def words_width(self) -> int:
+        """Numbers in an audio vector; 0 for a checkpoint without words."""
+        return self.projection.width if self.projection else 0
 
     @property
     def unit_s(self) -> float:
@@ -99,25 +118,68 @@ def inspect(path: Path) -> CheckpointInfo:
     try:
         geometry = geometry_from_shapes(header.shapes, unit_frames=unit_frames)
         head_width = _head_width(header.shapes, geometry)
+        projection = projection_from_shapes(header.shapes, geometry)
+        words = dict(about.get("words") or {}) if projection else {}
+        pooling = str(words.get("pooling"))
+        text = text_tower_from_shapes(header.shapes, pooling, projection.width) if projection else None
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its description is damaged") from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    if asdict(geometry) != about["geometry"] or numbers != expected or not all(is_name(text, 255) for text in texts):
+    if (
+        asdict(geometry) != about["geometry"]
+        or numbers != expected
+        or not all(is_name(text, 255) for text in [*texts, *words.values()])
+    ):
         raise ModelError(f"{path}: its description does not fit its weights")
     return CheckpointInfo(
-        path, texts[0], texts[1], texts[2], FORMAT_VERSION, numbers, geometry, head_width, about.get("head_sha256")
+        path,
+        texts[0],
+        texts[1],
+        texts[2],
+        FORMAT_VERSION,
+        numbers,
+        geometry,
+        head_width,
+        about.get("head_sha256"),
+        projection,
+        text,
+        words.get("id"),
+        words.get("text_sha256"),
     )
 
 
 def load_weights(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
-    """Read the encoder's weights and check that they match the id.
+    """Read the encoder's weights, and those of its projection, and check that they match the ids.
 
     Returns the description and float32 arrays by their published names. Raises ModelError as ``inspect`` does, and for
     weights that are not finite or were edited.
     """
     info = inspect(path)
     weights = tensorfile.read_arrays(path, expected_shapes(info.geometry))
-    if encoder_id(info.front_end, info.geometry, weights) != info.encoder_id:
+    changed = encoder_id(info.front_end, info.geometry, weights) != info.encoder_id
+    if info.projection is not None:
+        audio = tensorfile.read_arrays(path, info.projection.shapes(info.geometry))
+        changed = changed or words_id(info.encoder_id, info.projection, audio) != info.words_id
+        weights |= audio
+    if changed:
         raise ModelError(f"{path}: its weights were changed after it was converted: add the checkpoint again")
+    return info, weights
+
+
+def load_text(path: Path) -> tuple[CheckpointInfo, dict[str, np.ndarray]]:
+    """Read the text's side: the layers after the text encoder, and that itself where the file includes it.
+
+    Raises ModelError as ``inspect`` does, for a checkpoint without words, and for weights that are not finite or were
+    edited.
+    """
+    info = inspect(path)
+    if info.text is None:
+        raise ModelError(f"{path}: a checkpoint without words: take one of M2D-CLAP (see `indexer models list`)")
+    bert = bert_from_shapes(tensorfile.read_header(path).shapes)
+    weights = tensorfile.read_arrays(path, info.text.shapes() | (bert.shapes() if bert else {}))
+    if tensorfile.digest({}, weights) != info.text_sha256:
+        raise ModelError(f"{path}: its text's side was changed after it was converted: add the checkpoint again")
     return info, weights
 
 
@@ -140,13 +202,19 @@ def encoder_id(numbers: FrontEnd, geometry: Geometry, weights: Mapping[str, np.n
     return tensorfile.digest({"kind": KIND, "front_end": asdict(numbers), "geometry": asdict(geometry)}, weights)
 
 
+def words_id(encoder_id: str, projection: Projection, weights: Mapping[str, np.ndarray]) -> str:
+    """Return the id of audio vectors: hex sha256 of the encoder and of its projection to the space of words."""
+    return tensorfile.digest({"kind": "m2d words", "encoder_id": encoder_id, "form": projection.form}, weights)
+
+
 def _copy(source: Path, dest: Path, name: str | None, sample_rate_hz: int | None) -> None:
     info, weights = load_weights(source)
     if sample_rate_hz not in (None, info.front_end.sample_rate_hz):
         raise ModelError(f"{source}: converted for {info.front_end.sample_rate_hz} Hz, not {sample_rate_hz} Hz")
     head = load_head(source)
     about = tensorfile.read_header(source).about
-    tensorfile.write(dest, weights | head, about | {"name": name or info.name})
+    text = load_text(source)[1] if info.text else {}
+    tensorfile.write(dest, weights | head | text, about | {"name": name or info.name})
 
 
 def _write(found: "Published", dest: Path, name: str, sample_rate_hz: int | None) -> None:
@@ -161,17 +229,40 @@ def _write(found: "Published", dest: Path, name: str, sample_rate_hz: int | None
     _head_width({key: array.shape for key, array in head.items()}, geometry)
     if head and not (head["head.var"] >= 0).all():
         raise ModelError("module.head.norm.running_var: holds a negative variance")
+    own_id = encoder_id(numbers, geometry, weights)
+    words = {key: tensor.numpy() for key, tensor in found.words.items()}
     about: dict[str, Any] = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         "name": name,
-        "encoder_id": encoder_id(numbers, geometry, weights),
+        "encoder_id": own_id,
         "source_sha256": found.sha256,
         "head_sha256": tensorfile.digest({}, head) if head else None,
         "front_end": asdict(numbers),
         "geometry": asdict(geometry),
     }
-    tensorfile.write(dest, weights | head, about)
+    if (described := _about_words(words, geometry, own_id, hints)) is not None:
+        about["words"] = described
+    tensorfile.write(dest, weights | head | words, about)
+
+
+def _about_words(
+    words: Mapping[str, np.ndarray], geometry: Geometry, encoder: str, hints: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Describe the way to the space of words; None for a checkpoint without. Raises ModelError for an odd one."""
+    shapes = {key: array.shape for key, array in words.items()}
+    projection = projection_from_shapes(shapes, geometry)
+    if projection is None:
+        return None
+    audio = {key: array for key, array in words.items() if key.startswith(AUDIO)}
+    text = {key: array for key, array in words.items() if not key.startswith(AUDIO)}
+    pooling = pooling_of(hints, included=any(key.startswith(BERT) for key in text))
+    text_tower_from_shapes(shapes, pooling, projection.width)
+    return {
+        "id": words_id(encoder, projection, audio),
+        "pooling": pooling,
+        "text_sha256": tensorfile.digest({}, text),
+    }
 
 
 def _head_shapes(width: int) -> dict[str, Shape]:

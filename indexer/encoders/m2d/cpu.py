@@ -40,6 +40,7 @@ class CpuModel:
     def __init__(self, info: CheckpointInfo, model: Any, precision: str, pace: Pace) -> None:
         """model: compiled by ``openvino``, for as many streams as ``pace`` has."""
         self._geometry = info.geometry
+        self._words_width = info.words_width
         self._log_mel = NumpyLogMel(info.front_end)
         self._pace = pace
         self._requests = [model.create_infer_request() for _ in range(pace.streams + 1)]  # one waits for its turn
@@ -48,15 +49,21 @@ class CpuModel:
         self.batch_units = pace.batch_units
 
     def encode(self, units: Sequence[Unit], columns: int) -> np.ndarray:
-        """Units of equal columns -> (n, width) float32: of each the mean of its columns."""
-        vectors = np.empty((len(units), self._geometry.vector_width), np.float32)
+        """Units of equal columns -> (n, width + words_width) float32: the mean of its columns, and its audio vector."""
+        width = self._geometry.vector_width
+        vectors = np.empty((len(units), width + self._words_width), np.float32)
         free, running = deque(self._requests), deque[tuple[int, Any]]()
 
         def finish() -> None:
             start, request = running.popleft()
             request.wait()
             features = request.get_output_tensor(0).data  # (B, columns, width)
-            vectors[start : start + len(features)] = features.mean(axis=1)
+            rows = vectors[start : start + len(features)]
+            rows[:, :width] = features.mean(axis=1)
+            if self._words_width:
+                words = request.get_output_tensor(1).data  # (B, words)
+                lengths = np.linalg.norm(words, axis=1, keepdims=True)
+                rows[:, width:] = words / np.maximum(lengths, np.finfo(np.float32).tiny)
             free.append(request)
 
         try:

@@ -31,7 +31,7 @@ class Model(Protocol):
     batch_units: int
 
     def encode(self, units: Sequence[Unit], columns: int) -> np.ndarray:
-        """Units of equal columns -> (n, width) float32: of each the mean of its columns."""
+        """Units of equal columns -> (n, width + words_width) float32: the mean of its columns, and its audio vector."""
         ...
 
 
@@ -59,6 +59,11 @@ class M2DEncoder:
     def width(self) -> int:
         """Numbers in a vector."""
         return self._info.geometry.vector_width
+
+    @property
+    def words_width(self) -> int:
+        """Numbers in a unit's audio vector; 0 for a checkpoint without words."""
+        return self._info.words_width
 
     @property
     def sample_rate_hz(self) -> int:
@@ -95,8 +100,11 @@ class M2DEncoder:
         return M2DCutter(self._info.front_end, self._info.geometry)
 
     def encode(self, units: Sequence[Unit]) -> np.ndarray:
-        """Return (n, width) float32: per unit the mean of its patch columns. Raises ModelError when memory runs out."""
-        vectors = np.empty((len(units), self.width), np.float32)
+        """Return (n, width + words_width) float32: of each unit the mean of its patch columns, and its audio vector.
+
+        Raises ModelError when memory runs out.
+        """
+        vectors = np.empty((len(units), self.width + self.words_width), np.float32)
         by_columns: dict[int, list[int]] = defaultdict(list)  # a batch holds units of one length
         for index, unit in enumerate(units):
             by_columns[unit.weight].append(index)

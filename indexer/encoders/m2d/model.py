@@ -1,9 +1,10 @@
 """The M2D encoder: a plain ViT over patches of a log-mel spectrogram, for inference only.
 
 Written from the papers (Niizumi et al. 2023, 2024; Dosovitskiy et al. 2021), with the parameter names of the published
-checkpoints. Has no decoder and no projection. Never reads files, cuts audio or picks a device.
+checkpoints. Of what a CLAP checkpoint adds it has the audio's side. Never reads files, cuts audio or picks a device.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
 from indexer.encoders.m2d.geometry import Geometry
+from indexer.encoders.m2d.words import Projection
 
 NORM_EPS = 1e-6
+SEMANTIC_NORM_EPS = 1e-5
 
 
 class Linear(nn.Module):
@@ -77,11 +80,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block. The residual stream is float32 at every precision of the products."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(geometry.width, eps=norm_eps)
         self.attn = Attention(geometry)
-        self.norm2 = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(geometry.width, eps=norm_eps)
         self.mlp = MLP(geometry)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +114,51 @@ class PatchEmbed(nn.Module):
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, rows x T, C)
 
 
-class M2D(nn.Module):
-    """Turns log-mel units into features per patch column."""
+class MeanProjector(nn.Sequential):
+    """The mean of a unit's tokens through linear layers with a ReLU between them; without layers the mean itself."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, words)."""
+        x = tokens.mean(dim=1)
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+class SemanticProjector(nn.Module):
+    """A token of its own that collects what a unit's tokens say, through blocks of one head."""
+
+    def __init__(self, geometry: Geometry, projection: Projection) -> None:
+        super().__init__()
+        one_head = replace(geometry, heads=1, mlp_width=projection.hidden)
+        self.sem_token = nn.Parameter(torch.empty(1, 1, geometry.width))
+        self.sem_blocks = nn.ModuleList(Block(one_head, SEMANTIC_NORM_EPS) for _ in range(projection.depth))
+        self.norm = nn.LayerNorm(geometry.width, eps=SEMANTIC_NORM_EPS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, C)."""
+        x = torch.cat([self.sem_token.expand(len(tokens), -1, -1), tokens], dim=1)  # (B, 1 + N, C)
+        for block in self.sem_blocks:
+            x = block(x)
+        y: Tensor = self.norm(x[:, 0])
+        return y
+
+
+def projector(geometry: Geometry, projection: Projection) -> nn.Module:
+    """The layers of a projection: tokens (B, N, C) -> (B, words)."""
+    if projection.form == "semantic":
+        return SemanticProjector(geometry, projection)
+    if projection.form == "mean":
+        return MeanProjector()
+    return MeanProjector(
+        Linear(geometry.width, projection.hidden), nn.ReLU(), Linear(projection.hidden, projection.width)
+    )
+
+
+class M2D(nn.Module):
+    """Turns log-mel units into features per patch column, and into audio vectors where a projection is given."""
+
+    def __init__(self, geometry: Geometry, projection: Projection | None = None) -> None:
         super().__init__()
         self.geometry = geometry
         self.cls_token = nn.Parameter(torch.empty(1, 1, geometry.width))
@@ -122,9 +166,13 @@ class M2D(nn.Module):
         self.patch_embed = PatchEmbed(geometry)
         self.blocks = nn.ModuleList(Block(geometry) for _ in range(geometry.depth))
         self.norm = nn.LayerNorm(geometry.width, eps=NORM_EPS)
+        self.audio_proj = projector(geometry, projection) if projection else None
 
-    def forward(self, lms: Tensor) -> Tensor:
-        """Normalised log-mel (B, mels, T x patch frames), T at most ``columns`` -> (B, T, rows x C) float32."""
+    def forward(self, lms: Tensor) -> tuple[Tensor, Tensor]:
+        """Take normalised log-mel (B, mels, T x patch frames), T at most ``columns``.
+
+        Returns features (B, T, rows x C) and audio vectors (B, words), both float32; words is 0 without a projection.
+        """
         rows, C = self.geometry.rows, self.geometry.width  # noqa: N806 - token width
         B, T = lms.shape[0], lms.shape[2] // self.geometry.patch_frames  # noqa: N806 - batch, patch columns
         x = self.patch_embed(lms)  # (B, rows x T, C)
@@ -135,8 +183,9 @@ class M2D(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)[:, 1:]  # (B, rows x T, C)
-        y: Tensor = x.reshape(B, rows, T, C).transpose(1, 2)  # (B, T, rows, C)
-        return y.reshape(B, T, rows * C)
+        words = self.audio_proj(x) if self.audio_proj is not None else x.new_empty(B, 0)  # (B, words)
+        y = x.reshape(B, rows, T, C).transpose(1, 2)  # (B, T, rows, C)
+        return y.reshape(B, T, rows * C), words
 
     def tokens(self, units: int) -> int:
         """Return the number of tokens in a batch of ``units`` full units."""
@@ -144,20 +193,26 @@ class M2D(nn.Module):
 
 
 def build(
-    geometry: Geometry, tensors: dict[str, Tensor], device: torch.device, precision: torch.dtype, batch_units: int
+    geometry: Geometry,
+    projection: Projection | None,
+    tensors: dict[str, Tensor],
+    device: torch.device,
+    precision: torch.dtype,
+    batch_units: int,
 ) -> M2D:
     """Make the model from its tensors, ready for inference; empties ``tensors``, so that packed ones are freed.
 
-    Only the products inside the blocks use ``precision``; norms, residual stream and patch embedding are float32. On a
+    Only the products inside the blocks use ``precision``; norms, residual stream, patch embedding and projection are
+    float32. On a
     CPU with oneDNN the weights are packed for batches of ``batch_units``: the same float32 arithmetic, but faster than
     the default library. A lower float32_matmul_precision would use bfloat16 products on machines with AMX.
     """
     with torch.device("meta"):
-        model = M2D(geometry)
+        model = M2D(geometry, projection)
     model.load_state_dict(tensors, assign=True)
     tensors.clear()
     model.eval().requires_grad_(False).to(device)
-    linears = [module for module in model.modules() if isinstance(module, Linear)]
+    linears = [module for module in model.blocks.modules() if isinstance(module, Linear)]
     for linear in linears:
         linear.to(precision)
     if device.type == "cpu" and _packing_works(precision):

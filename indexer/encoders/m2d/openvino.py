@@ -18,9 +18,10 @@ import numpy as np
 
 from indexer.encoders.m2d.geometry import Geometry
 from indexer.encoders.m2d.int8 import LEVELS, Seen, activation_range, join, quantised, smoothed_pairs, smoothing
+from indexer.encoders.m2d.words import Projection
 from indexer.errors import ModelError
 
-NORM_EPS = 1e-6
+NORM_EPS, SEMANTIC_NORM_EPS = 1e-6, 1e-5
 _CPUINFO = Path("/proc/cpuinfo")
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/core_cpus_list"
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without these, bfloat16 products are emulated or in float32
@@ -109,13 +110,19 @@ class Observer:
         return join(batches)
 
 
-def encoder_graph(geometry: Geometry, weights: Mapping[str, np.ndarray], seen: Mapping[str, Seen] | None = None) -> Any:
+def encoder_graph(
+    geometry: Geometry,
+    weights: Mapping[str, np.ndarray],
+    seen: Mapping[str, Seen] | None = None,
+    projection: Projection | None = None,
+) -> Any:
     """The encoder: log-mel (B, mels, T x patch frames), T at most ``columns`` -> (B, T, rows x C) float32.
 
-    weights: float32 by their published names, not needed once the graph is compiled. seen: for int8, the result of an
-    Observer. Raises ModelError where OpenVINO is damaged.
+    With a projection its second result is the audio vectors (B, words). weights: float32 by their published names, not
+    needed once the graph is compiled. seen: for int8, the result of an Observer. Raises ModelError where OpenVINO is
+    damaged.
     """
-    return _graph(_Builder(weights, geometry.depth, seen), geometry)
+    return _graph(_Builder(weights, geometry.depth, seen), geometry, projection)
 
 
 def compiled(graph: Any, precision: str, streams: int = 1) -> Any:
@@ -230,9 +237,9 @@ class _Builder:
         rows = op.multiply(op.convert(op.constant(weight), np.float32), op.constant(scale))
         return op.matmul(op.fake_quantize(x, low, high, low, high, LEVELS), rows, False, True)
 
-    def norm(self, x: Any, name: str) -> Any:
+    def norm(self, x: Any, name: str, eps: float = NORM_EPS) -> Any:
         """LayerNorm over the last axis of (B, N, C)."""
-        y = self.op.mvn(x, self.ints(2), True, NORM_EPS, "inside_sqrt")
+        y = self.op.mvn(x, self.ints(2), True, eps, "inside_sqrt")
         gain, bias = (self.weight(f"{name}.{part}", 1, 1, -1) for part in ("weight", "bias"))
         if name in self._divisors:
             gain, bias = (
@@ -249,9 +256,37 @@ class _Builder:
         y = self.op.scaled_dot_product_attention(q, k, v)  # (B, nh, N, hs)
         return self.linear(self.reshape(self.transpose(y, 0, 2, 1, 3), 0, 0, width), f"{name}.proj")
 
+    def block(self, x: Any, name: str, heads: int, width: int, eps: float = NORM_EPS) -> Any:
+        """A pre-norm transformer block: (B, N, C) -> (B, N, C)."""
+        x = self.op.add(x, self.attention(self.norm(x, f"{name}.norm1", eps), f"{name}.attn", heads, width))
+        hidden = self.op.gelu(self.linear(self.norm(x, f"{name}.norm2", eps), f"{name}.mlp.fc1"), "erf")
+        return self.op.add(x, self.linear(hidden, f"{name}.mlp.fc2"))
 
-def _graph(build: _Builder, g: Geometry) -> Any:
-    """(B, mels, T x patch frames) -> (B, T, rows x C) for any B and any T <= ``columns``, and the observed ranges."""
+    def tokens(self, x: Any, first: int, end: int = np.iinfo(np.int64).max) -> Any:
+        """Tokens ``first`` to ``end`` of (B, N, C)."""
+        return self.op.slice(x, self.ints(first), self.ints(end), self.ints(1), self.ints(1))
+
+    def audio_vectors(self, tokens: Any, batch: Any, projection: Projection, width: int) -> Any:
+        """Patch tokens (B, N, C) -> audio vectors (B, words)."""
+        op = self.op
+        if projection.form == "semantic":
+            own = op.broadcast(self.weight("audio_proj.sem_token"), op.concat([batch, self.ints(1, width)], 0))
+            x = op.concat([own, tokens], 1)  # (B, 1 + N, C)
+            for i in range(projection.depth):
+                x = self.block(x, f"audio_proj.sem_blocks.{i}", 1, width, SEMANTIC_NORM_EPS)
+            x = self.norm(self.tokens(x, 0, 1), "audio_proj.norm", SEMANTIC_NORM_EPS)  # (B, 1, C)
+        else:
+            x = op.reduce_mean(tokens, self.ints(1), True)  # (B, 1, C)
+            if projection.form == "mlp":
+                x = self.linear(op.relu(self.linear(x, "audio_proj.0")), "audio_proj.2")
+        return op.squeeze(x, self.ints(1))
+
+
+def _graph(build: _Builder, g: Geometry, projection: Projection | None = None) -> Any:
+    """Take (B, mels, T x patch frames) for any B and any T <= ``columns``.
+
+    Returns (B, T, rows x C), then the audio vectors (B, words) where there is a projection, then the observed ranges.
+    """
     op, weights, rows, C = build.op, build.weights, g.rows, g.width  # noqa: N806 - token width
     lms = op.parameter([-1, rows * g.patch_mels, -1], np.float32)
     x = build.reshape(lms, 0, rows, g.patch_mels, -1, g.patch_frames)  # (B, rows, ph, T, pw)
@@ -269,10 +304,8 @@ def _graph(build: _Builder, g: Geometry) -> Any:
     first = op.broadcast(first, op.concat([batch, build.ints(1, C)], 0))
     x = op.concat([first, x], 1)  # (B, 1 + rows x T, C)
     for i in range(g.depth):
-        block = f"blocks.{i}"
-        x = op.add(x, build.attention(build.norm(x, f"{block}.norm1"), f"{block}.attn", g.heads, C))
-        hidden = op.gelu(build.linear(build.norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"), "erf")
-        x = op.add(x, build.linear(hidden, f"{block}.mlp.fc2"))
-    x = op.slice(build.norm(x, "norm"), build.ints(1), build.ints(np.iinfo(np.int64).max), build.ints(1), build.ints(1))
+        x = build.block(x, f"blocks.{i}", g.heads, C)
+    x = build.tokens(build.norm(x, "norm"), 1)  # (B, rows x T, C)
+    words = [build.audio_vectors(x, batch, projection, C)] if projection else []
     x = build.transpose(build.reshape(x, 0, rows, -1, C), 0, 2, 1, 3)  # (B, T, rows, C)
-    return engine().Model([build.reshape(x, 0, 0, rows * C), *build.ends], [lms], "m2d")
+    return engine().Model([build.reshape(x, 0, 0, rows * C), *words, *build.ends], [lms], "m2d")

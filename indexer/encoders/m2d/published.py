@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from indexer.encoders.m2d import words
 from indexer.errors import ModelError
 
 PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")
@@ -32,6 +33,9 @@ HEAD_KEYS = {
 }
 HEAD_CLASSES = 527
 MAX_BYTES = 8 << 30  # the largest published file is 1.3 GB
+TEXT_ENCODER = "text_encoder.text_encoder."  # before BERT's own names
+# Of BERT, what its vectors depend on: not the pooler, nor counters kept as tensors.
+_BERT_KEY = re.compile(r"(embeddings\.(\w+_embeddings|LayerNorm)|encoder\.layer\.\d+\..+)\.(weight|bias)", re.ASCII)
 _ENCODER_KEY = re.compile(r"(cls_token|pos_embed|norm_stats|(patch_embed|norm|blocks)\..+)", re.ASCII)
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OverflowError)
 
@@ -42,6 +46,7 @@ class Published:
 
     tensors: dict[str, torch.Tensor]  # the encoder's, float32, by name without prefix; shapes are not checked
     head: dict[str, torch.Tensor]  # head.mean, head.var, head.weight, head.bias, or empty
+    words: dict[str, torch.Tensor]  # audio_proj.*, text_proj.* and bert.* by the names in words.py
     norm_stats: tuple[float, float] | None
     sha256: str  # of the file that was read: the zip or the pth
     names: tuple[str, ...]  # of the file and its folder: hints, never paths
@@ -152,7 +157,25 @@ def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published
     if stats is not None and stats.numel() != 2:
         raise ModelError(f"norm_stats: {stats.numel()} numbers where a mean and a standard deviation are expected")
     norm = (float(stats.flatten()[0]), float(stats.flatten()[1])) if stats is not None else None
-    return Published(tensors, _head(state, check), norm, digest, tuple(names))
+    return Published(tensors, _head(state, check), _words(state, prefix, check), norm, digest, tuple(names))
+
+
+def _words(
+    state: Mapping[Any, Any], prefix: str, check: Callable[[str, object], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return what leads from patch tokens, and from text, to the space of words; empty where there is nothing of it."""
+    found: dict[str, torch.Tensor] = {}
+    for key in state:
+        name = key.removeprefix(prefix) if isinstance(key, str) else ""
+        if name.startswith(TEXT_ENCODER):
+            own = name.removeprefix(TEXT_ENCODER)
+            if _BERT_KEY.fullmatch(own):
+                found[words.BERT + own] = check(name, state[key])
+        elif name.startswith((words.AUDIO, words.TEXT)):
+            found[name] = check(name, state[key])
+    for name in [name for name in found if name.endswith(".attn.qkv.weight")]:  # blocks made without this bias
+        found.setdefault(name.replace(".weight", ".bias"), torch.zeros(len(found[name])))
+    return found
 
 
 def _head(state: Mapping[Any, Any], check: Callable[[str, object], torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from indexer.encoders.encoder import Unit
 from indexer.encoders.m2d import model
@@ -35,7 +36,9 @@ class TorchModel:
         self.batch_units = CPU_BATCH_UNITS  # halved whenever the device runs out of memory
         with torch.inference_mode():
             tensors = {key: torch.from_numpy(weights.pop(key)) for key in list(weights)}
-            self._model = model.build(info.geometry, tensors, self._device, _DTYPES[precision], self.batch_units)
+            self._model = model.build(
+                info.geometry, info.projection, tensors, self._device, _DTYPES[precision], self.batch_units
+            )
             self._log_mel = LogMel(info.front_end, self._device)
         if device != "cpu":
             self.batch_units = best_batch(self._seconds, GPU_BATCH_UNITS)
@@ -43,11 +46,12 @@ class TorchModel:
 
     @torch.inference_mode()
     def encode(self, units: Sequence[Unit], columns: int) -> np.ndarray:
-        """Units of equal columns -> (n, width) float32: of each the mean of its columns.
+        """Units of equal columns -> (n, width + words_width) float32: the mean of its columns, and its audio vector.
 
         Raises ModelError when memory runs out.
         """
-        vectors = torch.empty(len(units), self._info.geometry.vector_width, device=self._device)  # copied at the end
+        width = self._info.geometry.vector_width + self._info.words_width
+        vectors = torch.empty(len(units), width, device=self._device)  # copied at the end
         start = 0
         while start < len(units):
             batch = units[start : start + self.batch_units]
@@ -60,7 +64,7 @@ class TorchModel:
         return vectors.cpu().numpy()
 
     def _encode_batch(self, units: Sequence[Unit], columns: int) -> torch.Tensor:
-        """Units of equal columns -> (B, width)."""
+        """Units of equal columns -> (B, width + words_width)."""
         fe, frames = self._info.front_end, columns * self._info.geometry.patch_frames
         samples, valid = self._stack(units, (frames - 1) * fe.hop + fe.n_fft)  # (B, n), (B,)
         lms = self._log_mel(samples)  # (B, mels, frames)
@@ -68,8 +72,8 @@ class TorchModel:
             ends = torch.tensor(valid, device=self._device)  # (B,)
             beyond = torch.arange(frames, device=self._device) >= ends[:, None]  # (B, frames)
             lms = lms.masked_fill(beyond[:, None, :], 0.0)
-        features: torch.Tensor = self._model(lms)  # (B, columns, width)
-        return features.mean(dim=1)  # (B, width)
+        features, words = self._model(lms)  # (B, columns, width), (B, words_width)
+        return torch.cat([features.mean(dim=1), F.normalize(words, dim=1)], dim=1)
 
     def _stack(self, units: Sequence[Unit], length: int) -> tuple[torch.Tensor, list[int]]:
         """Return samples (B, length) on the device, cut or zero-padded, and how many frames of each are real."""

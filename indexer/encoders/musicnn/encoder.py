@@ -28,6 +28,7 @@ class MusicnnEncoder:
 
     name = "musicnn"
     width = len(weights.NETWORKS) * weights.PENULTIMATE
+    words_width = 0
     sample_rate_hz = frontend.SAMPLE_RATE_HZ
     unit_s = frontend.STRIDE / frontend.SAMPLE_RATE_HZ
     device = "cpu"

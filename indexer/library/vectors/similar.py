@@ -80,7 +80,7 @@ def similar(db: Path, file: Path, count: int = 10, *, mix: bool = False) -> dict
 
 def encoder_of(reader: Reader) -> Any:
     """The row of the encoder in use, else of the one with most embeddings. Raises StoreError without embeddings."""
-    rows = reader.execute("SELECT * FROM encoders ORDER BY in_use DESC, id").fetchall()
+    rows = reader.execute("SELECT * FROM encoders WHERE words_of IS NULL ORDER BY in_use DESC, id").fetchall()
     if not rows:
         raise StoreError("nothing is embedded yet: run `indexer scan` first")
     if rows[0]["in_use"] or len(rows) == 1:  # counting would take as long as the search
