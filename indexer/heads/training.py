@@ -22,7 +22,7 @@ from indexer.heads import evaluation
 from indexer.heads.head import softmax
 from indexer.heads.linear import LinearHead
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 # The paper's learning rate of 0.1 (plain SGD, no momentum); the scale of the inputs decides what it means (paper.py).
 LEARNING_RATE = 0.1
 MOMENT_ROWS = 2000  # that are in float64 at a time
