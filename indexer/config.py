@@ -134,6 +134,8 @@ class Settings:
     tls_cert: Path | None = _doc("cluster: this machine's certificate", default=None)
     tls_key: Path | None = _doc("cluster: its key", default=None)
     write_tags: Policy = _doc("what may happen to a file's genre tag", default="fill")
+    write_tags_bpm: bool = _doc("write the measured tempo into files that state none", default=False)
+    write_tags_key: bool = _doc("write the measured key (Am) into files that state none", default=False)
     min_confidence: float | None = _doc(
         "confidence from which a genre counts as decided, instead of the head's own", default=None
     )
@@ -195,6 +197,11 @@ class Settings:
                 raise ConfigError(f"playlists: '{other}' and '{name}' have the same file, {playlist.file}")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
+
+    @property
+    def writes_any_tag(self) -> bool:
+        """Whether a scan may write into files at all."""
+        return self.write_tags != "off" or self.write_tags_bpm or self.write_tags_key
 
     def threshold(self, heads_own: float) -> float:
         """The confidence from which a genre counts as decided: the user's, else the head's own."""

@@ -16,3 +16,4 @@ CREATE TABLE analysis (              -- made in the pass that decodes for the en
 
 ALTER TABLE predictions ADD COLUMN tempo_bpm REAL /* the tempo that suits the head's genres best */;
 ALTER TABLE predictions ADD COLUMN tempo_confidence REAL /* of that tempo, 0 to 1 */;
+ALTER TABLE tags ADD COLUMN indexer_added TEXT /* our record of the tempo and key that we added, as JSON */;

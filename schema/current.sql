@@ -210,7 +210,7 @@ CREATE TABLE tags (                  -- what stands in the file, cleaned of cont
   genre TEXT,                        -- as found; several values joined with "; "
   indexer_genre TEXT,                -- our own field as found: JSON with genre, label, confidence, model
   dj_data TEXT                       -- programs whose data the file carries: Serato, Traktor, ...
-) STRICT;
+, indexer_added TEXT /* our record of the tempo and key that we added, as JSON */) STRICT;
 
 CREATE VIRTUAL TABLE tags_fts USING fts5 (
   title, artist, album, album_artist, record_label, comment, genre,

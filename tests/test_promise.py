@@ -65,24 +65,28 @@ def rich_id3(tags: mutagen.id3.ID3) -> None:
     tags.add(mutagen.id3.TXXX(encoding=0, desc="EnergyLevel", text=["7"]))
 
 
-def fields(path: Path) -> dict[str, object]:
-    """Every field but the genre and our own, as mutagen reads them, and the version of an ID3 tag."""
+ADDED = ("TBPM", "TKEY", "BPM", "INITIALKEY", "TMPO", "----:COM.APPLE.ITUNES:INITIALKEY")
+
+
+def fields(path: Path, but: tuple[str, ...] = ()) -> dict[str, object]:
+    """Every field but the genre, our own and ``but``, as mutagen reads them, and the version of an ID3 tag."""
     file = mutagen.File(path)
     tags = file.tags
     if isinstance(tags, mutagen.id3.ID3):
         raw = mutagen.id3.ID3(path, translate=False) if path.suffix == ".mp3" else tags
-        found = {key: repr(frame) for key, frame in raw.items() if key != "TCON" and "INDEXER" not in key}
+        found = {key: repr(frame) for key, frame in raw.items() if key not in ("TCON", *but) and "INDEXER" not in key}
         return {**found, "version": raw.version, "unknown": raw.unknown_frames}
     return {
         key: value
         for key, value in dict(tags or {}).items()
-        if key.lower() not in ("genre", "\xa9gen") and "INDEXER" not in key.upper()
+        if key.lower() not in ("genre", "\xa9gen") and key.upper() not in but and "INDEXER" not in key.upper()
     }
 
 
-def test_no_other_tag_is_ever_changed(cli, tmp_path):
-    """No tag other than the genre and our own INDEXER_* fields is ever changed, down to unknown frames and the tag's
-    own version.
+@pytest.mark.parametrize("asked_for", [(), ADDED], ids=["genre", "tempo and key"])
+def test_no_other_tag_is_ever_changed(cli, tmp_path, asked_for):
+    """No tag other than the genre and our own INDEXER_* fields (and tempo and key, where you asked for them) is ever
+    changed, down to unknown frames and the tag's own version.
     """
     folder = tmp_path / "m"
     folder.mkdir()
@@ -116,8 +120,14 @@ def test_no_other_tag_is_ever_changed(cli, tmp_path):
         file.save()
     before = {p.name: fields(p) for p in folder.iterdir()}
     assert "XQQ1" in str(before["v23.mp3"]["unknown"])
-    assert cli.json("scan", folder)["tags_written"] == 6
-    assert {p.name: fields(p) for p in folder.iterdir()} == before
+    if asked_for:
+        cli("scan", folder, "--no-tags")
+        with contextlib.closing(sqlite3.connect(cli.db)) as conn, conn:
+            conn.execute("UPDATE analysis SET tempo_bpm = 128, key = '8A', key_name = 'Am'")
+    env = {"INDEXER_WRITE_TAGS_BPM": "true", "INDEXER_WRITE_TAGS_KEY": "true"} if asked_for else {}
+    assert cli.json("scan", folder, env=env)["tags_written"] == 6
+    assert {p.name: fields(p, asked_for) for p in folder.iterdir()} == before
+    assert ({p.name: fields(p) for p in folder.iterdir()} == before) == (not asked_for)
     assert before["v23.mp3"]["version"][:2] == (2, 3)
     assert before["v24.mp3"]["version"][:2] == (2, 4)
     cli("tags", "undo", "--all")

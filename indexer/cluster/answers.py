@@ -118,8 +118,8 @@ def _inspected(value: object, file: File) -> dict[str, Any]:
     return found
 
 
-TAG_TEXTS = ("title", "artist", "album", "album_artist", "comment", "musical_key", "record_label", "unread")
-TAG_LISTS = ("genres", "original_genres", "dj_data")
+TAG_TEXTS = ("title", "artist", "album", "album_artist", "comment", "musical_key", "record_label", "unread", "added")
+TAG_LISTS = ("genres", "original_genres", "dj_data", "filled")
 
 
 def _check_tags(tags: dict[str, Any]) -> None:

@@ -40,14 +40,24 @@ class FileRow:
     tag_policy: str | None
 
 
+_HAS_TEMPO_OR_KEY = (
+    " OR EXISTS (SELECT 1 FROM analysis a WHERE a.recording_id = f.recording_id"
+    " AND (a.tempo_bpm IS NOT NULL OR a.key IS NOT NULL))"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """What a readable file should have: embeddings, a prediction, a tag under a policy. Empty or None: not needed."""
+    """What a readable file should have: embeddings, a prediction, a tag under a policy. Empty or None: not needed.
+
+    ``adds``: the policy also writes what was measured.
+    """
 
     encoder_ids: tuple[str, ...] = ()
     head_id: str | None = None
     threshold: float = 0.0
     tag_policy: str | None = None
+    adds: bool = False
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL that is true for a row of ``files f`` that lacks something, and its values."""
@@ -72,7 +82,7 @@ class Lacking:
             lacks.append(
                 "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
                 " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ?"
-                " AND p.decided)))"
+                f" AND p.decided){_HAS_TEMPO_OR_KEY if self.adds else ''}))"
             )
             values += [self.tag_policy, self.head_id]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
@@ -535,10 +545,6 @@ class Store:
             (file_id, *values.values()),
         )
 
-    def set_genre(self, file_id: int, genre: str | None, indexer_genre: str | None) -> None:
-        """Store the genre and indexer's own field after indexer wrote them into the file."""
-        self._run("UPDATE tags SET genre = ?, indexer_genre = ? WHERE file_id = ?", (genre, indexer_genre, file_id))
-
     def reread(self, file_id: int) -> None:
         """Have the next scan read this file again."""
         self._run("UPDATE files SET state = 'deferred', reason = 'to be read again' WHERE id = ?", (file_id,))
@@ -716,6 +722,14 @@ class Store:
             last = page[-1]["id"]
 
     # ---- what was measured beside a genre
+
+    def measured(self, recording_id: int, head_id: str | None) -> sqlite3.Row | None:
+        """``tempo_bpm`` (the one that suits the head's genres best), ``key_name``, ``measured``; None: not measured."""
+        return self._one(
+            "SELECT coalesce(p.tempo_bpm, a.tempo_bpm) AS tempo_bpm, a.key_name, a.measured FROM analysis a LEFT JOIN"
+            " predictions p ON p.recording_id = a.recording_id AND p.head_id = ? WHERE a.recording_id = ?",
+            (head_id, recording_id),
+        )
 
     def put_analysis(self, recording_id: int, columns: Mapping[str, float | int | str | None]) -> None:
         """Store what was measured in a recording, by column; what an earlier version measured is replaced."""
@@ -1038,7 +1052,7 @@ class Store:
         """
         if run_id is None and since is None:
             condition = (
-                "id IN (SELECT file_id FROM tags WHERE indexer_genre IS NOT NULL"
+                "id IN (SELECT file_id FROM tags WHERE (indexer_genre IS NOT NULL OR indexer_added IS NOT NULL)"
                 " AND (:without IS NULL OR json_extract(indexer_genre, '$.model') IS NOT :without))"
             )
         else:

@@ -34,29 +34,43 @@ def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
         "genre": found.genre,
         "indexer_genre": found.ours.to_text() if found.ours else None,
         "dj_data": ", ".join(found.dj_data) or None,
+        "indexer_added": found.added,
     }
 
 
+def _columns_written(after: Tags) -> dict[str, str | float | None]:
+    """The columns of the table ``tags`` that a write may change beside the genre."""
+    return {"bpm": after.bpm, "musical_key": after.musical_key, "indexer_added": after.added}
+
+
 def commit_write(
-    store: Store, prepared: Prepared, *, file_id: int | None, run_id: int | None, ours: str | None
+    store: Store,
+    prepared: Prepared,
+    *,
+    file_id: int | None,
+    run_id: int | None,
+    ours: str | None,
+    is_undo: bool = False,
 ) -> None:
     """Put a prepared copy in its file's place, with its journal entry.
 
-    ours: our own field as the copy carries it; None for an undo. Raises DeferredError when the file changed meanwhile.
+    ours: our own field as the copy carries it; None for an undo, or where no genre of ours stands. Raises DeferredError
+    when the file changed meanwhile.
     """
     path = os.fsencode(prepared.path)
+    columns = _columns_written(Tags.from_json(prepared.after_tags))
 
     def intend(p: Prepared) -> int:
         return store.intend_write(
             file_id=file_id,
             run_id=run_id,
             path=path,
-            action="write" if ours else "undo",
+            action="undo" if is_undo else "write",
             before=p.before_genres,
             after=p.after_genres,
             stat_before=p.before,
             stat_after=p.after,
-            evidence={**p.evidence, "indexer_genre": ours},
+            evidence={**p.evidence, "indexer_genre": ours, "columns": columns},
         )
 
     def done(write_id: int) -> None:
@@ -64,7 +78,9 @@ def commit_write(
             store.settle_write(write_id, "done")
             if file_id is not None:
                 store.set_file_stat(file_id, prepared.after)
-                store.set_genre(file_id, joined(prepared.after_genres) or None, ours)
+                store.put_tags(
+                    file_id, {**columns, "genre": joined(prepared.after_genres) or None, "indexer_genre": ours}
+                )
 
     def drop(write_id: int, reason: str) -> None:
         store.settle_write(write_id, "dropped", reason)
@@ -89,7 +105,11 @@ def settle_open_writes(store: Store) -> int:
                 store.set_file_stat(row["file_id"], after)
                 evidence = json.loads(row["evidence"])
                 if "indexer_genre" in evidence:
-                    store.set_genre(row["file_id"], joined(json.loads(row["after"])) or None, evidence["indexer_genre"])
+                    columns = {
+                        "genre": joined(json.loads(row["after"])) or None,
+                        "indexer_genre": evidence["indexer_genre"],
+                    }
+                    store.put_tags(row["file_id"], {**evidence.get("columns", {}), **columns})
                 else:  # announced by an earlier version
                     store.reread(row["file_id"])
         settled += 1
@@ -101,7 +121,7 @@ class Undone:
     """What an undo did."""
 
     restored: list[str] = field(default_factory=list)
-    nothing: list[str] = field(default_factory=list)  # files that carry no genre of ours
+    nothing: list[str] = field(default_factory=list)  # files that carry nothing of ours
     refused: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
 
 
@@ -140,10 +160,10 @@ def _undo_one(
         found = Tags.from_json(inspected["tags"])
         if found.unread:
             raise WriteRefusedError(name, found.unread)
-        if found.ours is None:
+        if found.ours is None and found.added is None:
             result.nothing.append(name)
             return
-        if not force and not policy.is_ours(found):
+        if not force and found.ours is not None and not policy.is_ours(found):
             raise WriteRefusedError(
                 name, "the genre was changed since we wrote it (use --force to restore the former one all the same)"
             )
@@ -153,7 +173,7 @@ def _undo_one(
             ),
             name,
         )
-        commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None)
+        commit_write(store, prepared, file_id=row.id if row else None, run_id=None, ours=None, is_undo=True)
         result.restored.append(name)
     except FileError as e:
         result.refused.append((name, e.reason))

@@ -74,7 +74,7 @@ class Pipeline:
         """
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
-        writes = write_tags and settings.write_tags != "off"
+        writes = write_tags and settings.writes_any_tag
         self._stop = threading.Event()
         readers = Readers(settings.worker_count(), Limits.of(settings))
         self._run = Run(
@@ -112,9 +112,11 @@ class Pipeline:
         run = self._run
         # The empty digest equals no stored one: when the user asked for tags, every labelled file is checked again.
         policy = "" if run.explicit_tags and run.tag_policy else run.tag_policy
+        adds = run.settings.write_tags_bpm or run.settings.write_tags_key
         if run.model is None:
-            return Lacking((), None, run.threshold, policy)
-        return Lacking(run.model.ids, run.model.head.id if run.model.head else None, run.threshold, policy)
+            return Lacking((), None, run.threshold, policy, adds)
+        head_id = run.model.head.id if run.model.head else None
+        return Lacking(run.model.ids, head_id, run.threshold, policy, adds)
 
     def stop(self) -> None:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""

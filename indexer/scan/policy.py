@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from indexer.config import Settings
 from indexer.errors import READ_ONLY
 from indexer.files.audio.identity import Stat
+from indexer.files.tags.blocks.blocks import BPM, KEY
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
@@ -75,8 +76,10 @@ class Label:
 
 
 def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
-    """A digest that changes whenever head or settings could lead to another genre in a file."""
-    content = json.dumps([head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())])
+    """A digest that changes whenever head or settings could lead to another genre in a file, or to a tempo or key."""
+    parts = [head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())]
+    adds = [settings.write_tags_bpm, settings.write_tags_key]
+    content = json.dumps([*parts, *adds] if any(adds) else parts)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -87,13 +90,13 @@ def held_back(
     stat_before: str | None,
     written_at: str | None,
     stat: Stat,
-    label: Label,
+    label: Label | None,
 ) -> bool:
     """Whether a file's newest journal entry keeps its tag from being written: an undo, or a refusal of the same file.
 
     A label that a person gave after that entry is written all the same.
     """
-    if label.corrected_at and written_at and label.corrected_at > written_at:
+    if label and label.corrected_at and written_at and label.corrected_at > written_at:
         return False
     if state == "refused":
         if (reason or "").startswith(READ_ONLY):
@@ -102,8 +105,23 @@ def held_back(
     return action == "undo" and state == "done"
 
 
+def to_add(settings: Settings, found: Tags, tempo_bpm: float | None, key_name: str | None) -> dict[str, str]:
+    """The tempo and key to be written into a file with these tags: where the settings ask for it, and it states none.
+
+    The tempo has two decimals at most; ID3 and MP4 hold it as a whole number.
+    """
+    wanted: dict[str, str] = {}
+    if settings.write_tags_bpm and tempo_bpm is not None and BPM not in found.filled:
+        wanted[BPM] = f"{tempo_bpm:.2f}".rstrip("0").rstrip(".")
+    if settings.write_tags_key and key_name is not None and KEY not in found.filled:
+        wanted[KEY] = key_name
+    return wanted
+
+
 def edit_for(settings: Settings, head: Head | None, found: Tags, label: Label) -> GenreEdit | None:
     """The edit that these settings make for a label in a file with these tags; None when nothing is to be written."""
+    if settings.write_tags == "off":
+        return None
     text = settings.text_for(label.genre)
     if label.corrected_at or head is None:
         return plan_correction(found, label.genre, text)

@@ -7,10 +7,10 @@ with the file's bytes happens in the executor and the reader processes. Every fa
 """
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from indexer.files.links import is_file, look
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, discard, edit_to_json, read_only, remove_copies
+from indexer.library.readonly import Row
 from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model
@@ -40,7 +41,7 @@ from indexer.scan.classify import classify_recording
 from indexer.scan.heard import hear
 from indexer.scan.journal import commit_write, tag_columns
 from indexer.scan.outcome import Counts, Listener
-from indexer.scan.policy import Label, edit_for, held_back
+from indexer.scan.policy import Label, edit_for, held_back, to_add
 from indexer.wording import escaped
 
 MAX_DEATHS = 2  # a file that killed this many readers, in any runs, is left alone; the first death may be chance
@@ -414,6 +415,11 @@ def analyse(run: Run, file: KnownFile) -> Stage[None]:
         run.store.put_analysis(file.recording_id, found.columns())
     run.counts.analysed += 1
     file.outcome = "measured"
+    if run.settings.write_tags_bpm or run.settings.write_tags_key:
+        file.row = replace(file.row, tag_policy=None)
+        head = run.model.head if run.model else None
+        prediction = run.store.prediction(file.recording_id, head.id) if head else None
+        yield from write_genre(run, file, _decided(prediction))
 
 
 # ---- classify: the genre that the head decides
@@ -440,7 +446,12 @@ def classify(run: Run, file: KnownFile) -> Label | None:
     run.counts.undecided += not prediction["decided"]
     perhaps = "" if prediction["decided"] else "perhaps "
     file.outcome = f"{file.outcome}, {perhaps}{prediction['genre']} ({prediction['confidence']:.0%})"
-    return Label(prediction["genre"], prediction["confidence"]) if prediction["decided"] else None
+    return _decided(prediction)
+
+
+def _decided(prediction: Row | None) -> Label | None:
+    """What a stored prediction decides."""
+    return Label(prediction["genre"], prediction["confidence"]) if prediction and prediction["decided"] else None
 
 
 def _classify(run: Run, recording_id: int) -> None:
@@ -461,7 +472,8 @@ def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
     if correction is not None:
         label = Label.by_person(correction["genre"], correction["corrected_at"])
     is_settled = file.row.tag_policy == run.tag_policy and not run.explicit_tags
-    if label is None or run.tag_policy is None or is_settled:
+    adds = run.settings.write_tags_bpm or run.settings.write_tags_key
+    if (label is None and not adds) or run.tag_policy is None or is_settled:
         return
     if not run.explicit_tags and _still_read_only(run, file):
         run.counts.not_written += 1
@@ -472,22 +484,22 @@ def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
             file.tags = Tags.from_json(done.result()["tags"])
         except FileError as e:
             raise FileFailedError(e.reason) from e
-    edit = _edit_to_write(run, file, file.tags, label)
-    if edit is None:
+    head = run.model.head if run.model else None
+    edit = edit_for(run.settings, head, file.tags, label) if label else None
+    add: dict[str, str] = {}
+    if adds and (row := run.store.measured(file.recording_id, head.id if head else None)) is not None:
+        add = to_add(run.settings, file.tags, row["tempo_bpm"], row["key_name"])
+    if (edit is None and not add) or _is_held_back(run, file, label):
         run.store.settle_tags(file.row.id, run.tag_policy)
     else:
-        yield from _write(run, file, edit, run.tag_policy)
+        yield from _write(run, file, edit, add, run.tag_policy)
 
 
-def _edit_to_write(run: Run, file: KnownFile, found: Tags, label: Label) -> GenreEdit | None:
-    edit = edit_for(run.settings, run.model.head if run.model else None, found, label)
-    last = run.store.last_write(file.row.id)
-    if last is None or run.explicit_tags:
-        return edit
-    held = held_back(
+def _is_held_back(run: Run, file: KnownFile, label: Label | None) -> bool:
+    last = None if run.explicit_tags else run.store.last_write(file.row.id)
+    return last is not None and held_back(
         last["action"], last["state"], last["reason"], last["stat_before"], last["written_at"], file.row.stat, label
     )
-    return None if held else edit
 
 
 def _still_read_only(run: Run, file: KnownFile) -> bool:
@@ -500,7 +512,7 @@ def _still_read_only(run: Run, file: KnownFile) -> bool:
     return False
 
 
-def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage[None]:
+def _write(run: Run, file: KnownFile, edit: GenreEdit | None, add: Mapping[str, str], tag_policy: str) -> Stage[None]:
     """Have the edited copy prepared and put it in the file's place, unless the run is stopped before."""
     if file.row.reason is not None:
         why = WriteRefusedError(file.row.path, file.row.reason.removesuffix(f"; {NO_GENRE}"))
@@ -511,7 +523,8 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
         op="prepare_write",
         path=file.row.path,
         container=file.row.container,
-        edit=edit_to_json(edit),
+        edit=edit_to_json(edit) if edit else None,
+        add=add,
         preserve_mtime=run.settings.preserve_mtime,
     )
     done = yield Wait(partial(run.readers.submit, prepare), alone=True)
@@ -520,7 +533,10 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit, tag_policy: str) -> Stage
         if run.stopped():
             discard(prepared)
             return
-        commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=edit.describe())
+        after = Tags.from_json(prepared.after_tags)
+        standing = after.ours.to_text() if after.ours else None
+        ours = edit.describe() if edit else standing
+        commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=ours)
     except DeferredError as e:
         run.counts.not_written += 1
         raise FileFailedError(f"genre not written: {e.reason}") from e

@@ -75,7 +75,8 @@ class Library:
         """Prepare and commit in an open library."""
         row = self.row(store)
         prepared = write.prepare(str(self.path), row.container or "", edit, preserve_mtime=preserve_mtime)
-        commit_write(store, prepared, file_id=row.id, run_id=None, ours=edit.describe() if edit else None)
+        ours = edit.describe() if edit else None
+        commit_write(store, prepared, file_id=row.id, run_id=None, ours=ours, is_undo=edit is None)
 
     def row(self, store: Store) -> FileRow:
         """The file's row."""

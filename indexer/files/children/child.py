@@ -161,11 +161,17 @@ def picture(path: str, channel: Channel, *, side_px: int) -> dict[str, Any]:
 
 
 def prepare_write(
-    path: str, channel: Channel, *, container: str, edit: dict[str, Any] | None, preserve_mtime: bool
+    path: str,
+    channel: Channel,
+    *,
+    container: str,
+    edit: dict[str, Any] | None,
+    preserve_mtime: bool,
+    add: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Make and verify the edited copy beside the file; the parent renames it. ``edit`` None: the original genre."""
+    """Make and verify the edited copy beside the file; the parent renames it. See ``prepare``."""
     wanted = edit_from_json(edit) if edit is not None else None
-    prepared = prepare(path, container, wanted, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
+    prepared = prepare(path, container, wanted, add=add, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
     return prepared.to_json()
 
 

@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 from mutagen import apev2, asf, flac, id3
 
 from indexer.errors import FileError, ReadError
-from indexer.files.tags.blocks.blocks import GENRE, ORIGINAL, OURS, Block, read_exactly
+from indexer.files.tags.blocks.blocks import ADDED, GENRE, ORIGINAL, OURS, Block, read_exactly
 from indexer.files.tags.blocks.id3 import id3v1_at, tag_size
 from indexer.files.tags.blocks.mp4_forms import Pairs, item_list
 from indexer.files.tags.blocks.vorbis import FlacBlock, comment_text
 
-# Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, dj; free_genre: one
-# in a field that somebody named so, beside the field that the format has for it; unread: why a part of the tags could
-# not be read.
+# Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, added, dj;
+# free_genre: one in a field that somebody named so, beside the field that the format has for it; unread: why a part of
+# the tags could not be read.
 Fields = dict[str, list[str]]
 
 _OF_DAMAGE = {errno.EINVAL, errno.EOVERFLOW}  # a damaged size led a parser outside the file
@@ -108,6 +108,7 @@ def _from_id3(tags: Any) -> Fields:
         fields["genre"] = [str(value) for value in tags["TCON"].genres]
     own = {frame.desc.upper(): [str(value) for value in frame.text] for frame in tags.getall("TXXX")}
     fields["ours"], fields["original"] = own.get(OURS, []), own.get(ORIGINAL, [])
+    fields["added"] = own.get(ADDED, [])
     fields["free_genre"] = own.get(GENRE, [])
     fields["dj"] = list(_dj_of_id3(tags))
     return fields
@@ -175,7 +176,7 @@ _COMMENT_NAMES = {
     "album artist": "album_artist", "comment": "comment", "description": "comment", "initialkey": "key",
     "initial key": "key", "key": "key", "label": "label", "organization": "label", "publisher": "label",
     "date": "year", "year": "year", "bpm": "bpm", "tempo": "bpm",
-    "genre": "genre", "indexer_genre": "ours", "indexer_original_genre": "original",
+    "genre": "genre", "indexer_genre": "ours", "indexer_original_genre": "original", "indexer_added": "added",
 }  # fmt: skip
 
 
@@ -266,7 +267,7 @@ _MP4_NAMES = {
     "----:com.apple.itunes:genre": "free_genre",
     "----:com.apple.itunes:label": "label", "----:com.apple.itunes:publisher": "label",
     "----:com.edm-indexer:indexer_genre": "ours",
-    "----:com.edm-indexer:indexer_original_genre": "original",
+    "----:com.edm-indexer:indexer_original_genre": "original", "----:com.edm-indexer:indexer_added": "added",
 }  # fmt: skip
 # Names of QuickTime's texts, of 3GP's, and of numbered keys, which FFmpeg calls as Vorbis comments are called.
 _MP4_OTHER_NAMES = _COMMENT_NAMES | _MP4_NAMES | {
@@ -290,7 +291,7 @@ _ASF_NAMES = {
     "title": "title", "author": "artist", "wm/albumtitle": "album", "wm/albumartist": "album_artist",
     "description": "comment", "wm/year": "year", "wm/genre": "genre", "genre": "free_genre", "wm/beatsperminute": "bpm",
     "wm/initialkey": "key", "wm/publisher": "label",
-    "indexer_genre": "ours", "indexer_original_genre": "original",
+    "indexer_genre": "ours", "indexer_original_genre": "original", "indexer_added": "added",
 }  # fmt: skip
 
 

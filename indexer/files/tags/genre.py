@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class IndexerGenre:
 
     def to_text(self) -> str:
         """Compact JSON, as stored in the tag."""
-        return _compact(asdict(self))
+        return compact(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ def set_genre(path: FilePath, container: str, edit: GenreEdit) -> None:
     Raises UnsupportedError (a container without tags to write), WriteRefusedError (a tag that must not be rewritten),
     ReadError (a damaged tag).
     """
-    with _open(path, container, "r+b") as (file, kind):
+    with opened(path, container, "r+b") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
-        main = _main_place(path, blocks, further_tags(file, kind.further))
-        original = _kept_original(blocks) or _compact(_record(blocks))
+        main = main_place(path, blocks, further_tags(file, kind.further))
+        original = _kept_original(blocks) or compact(_record(blocks))
         if len(original) > MAX_ORIGINAL:
             raise WriteRefusedError(path, "what stands there is too long to be recorded for undo")
         for number, place in enumerate(kind.places):
@@ -125,12 +125,12 @@ def restore_genre(path: FilePath, container: str) -> None:
 
     Raises WriteRefusedError where nothing is recorded.
     """
-    with _open(path, container, "r+b") as (file, kind):
+    with opened(path, container, "r+b") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
-        record = parse_original(_first_text(blocks, ORIGINAL))
+        record = parse_original(first_text(blocks, ORIGINAL))
         if record is None:
             raise WriteRefusedError(path, "no earlier genre is recorded in the file")
-        main = next(number for number, block in enumerate(blocks) if _first_text([block], ORIGINAL))
+        main = next(number for number, block in enumerate(blocks) if first_text([block], ORIGINAL))
         for number, place in enumerate(kind.places):
             block = place.load(file)
             if block.exists:
@@ -150,7 +150,7 @@ def lesser_tags_alone(blocks: list[Block], further: list[Further]) -> bool:
     return not blocks[0].fields and (others or any(tag.says_something() for tag in further))
 
 
-def _main_place(path: FilePath, blocks: list[Block], further: list[Further]) -> int:
+def main_place(path: FilePath, blocks: list[Block], further: list[Further]) -> int:
     """The number of the tag for our fields: the first; if it would hide others, the first of those.
 
     Raises WriteRefusedError where only tags exist that have no room for our fields.
@@ -170,7 +170,7 @@ def _main_place(path: FilePath, blocks: list[Block], further: list[Further]) -> 
 
 def refuse_other_genre(path: FilePath, container: str) -> None:
     """Raise WriteRefusedError where a genre stands in a tag that is never written, so that it would contradict ours."""
-    with _open(path, container, "rb") as (file, kind):
+    with opened(path, container, "rb") as (file, kind):
         where = next((tag.where for tag in further_tags(file, kind.further) if tag.has_genre()), None)
         file.seek(0)
         if where is None and kind.read_fields and attempt(kind.read_fields, file).get("free_genre"):
@@ -181,7 +181,7 @@ def refuse_other_genre(path: FilePath, container: str) -> None:
         )
 
 
-def _first_text(blocks: list[Block], name: str) -> str:
+def first_text(blocks: list[Block], name: str) -> str:
     """The text of one field from the first tag that has it: not always the main tag, as other programs add tags."""
     return next(filter(None, ("".join(block.text_of(name)[:1]) for block in blocks)), "")
 
@@ -190,8 +190,8 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
     state = record.get(block.kind)
     others = _others(block.fields)
     if isinstance(state, dict) and state.get("absent") and not others:
-        block.hollow = _number(state.get("hollow"))
-        block.remove(file, _number(state.get("room")))
+        block.hollow = number_in(state.get("hollow"))
+        block.remove(file, number_in(state.get("room")))
         return
     if isinstance(state, dict) and state.get("form") == block.rest.get("version"):
         fields = list(others)
@@ -199,7 +199,7 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
             fields.insert(int(at), Field(GENRE, bytes.fromhex(raw)))
         block.fields = fields
         block.layout = state.get("pages")
-        block.write(file, _number(state.get("room")))
+        block.write(file, number_in(state.get("room")))
         return
     # Another program has rewritten the tag in another form since: only the text can be restored.
     if is_main or (isinstance(state, dict) and block.text_of(GENRE)):
@@ -207,13 +207,14 @@ def _restore_block(file: BinaryIO, block: Block, record: dict[str, Any], *, is_m
         block.write(file)
 
 
-def _number(value: object) -> int:
+def number_in(value: object) -> int:
+    """A number of a record for undo; 0 where it is none."""
     return value if isinstance(value, int) else 0
 
 
 def _kept_original(blocks: list[Block]) -> str | None:
     """The record of our earlier write, if the genre is still ours; with the tags that were added since."""
-    ours, text = parse_ours(_first_text(blocks, OURS)), _first_text(blocks, ORIGINAL)
+    ours, text = parse_ours(first_text(blocks, OURS)), first_text(blocks, ORIGINAL)
     record = parse_original(text)
     if ours is None or record is None:
         return None
@@ -222,9 +223,9 @@ def _kept_original(blocks: list[Block]) -> str | None:
     if not ours.genre == joined(carrier.text_of(GENRE)) == joined(read):
         return None
     added = {
-        block.kind: _state(block) for block in blocks if _added_since(block, record) and not _holds(block, ours.genre)
+        block.kind: state_of(block) for block in blocks if _added_since(block, record) and not _holds(block, ours.genre)
     }
-    return _compact(record | added) if added else text
+    return compact(record | added) if added else text
 
 
 def _added_since(block: Block, record: dict[str, Any]) -> bool:
@@ -245,10 +246,10 @@ def _record(blocks: list[Block]) -> dict[str, Any]:
     if blocks[0].kind == "asf":  # one field in two places
         values = [[value for found in values for value in found]]
     record: dict[str, Any] = {"genre": next(filter(any, values), [])}
-    return record | {block.kind: earlier.get(block.kind) or _state(block) for block in blocks}
+    return record | {block.kind: earlier.get(block.kind) or state_of(block) for block in blocks}
 
 
-def _state(block: Block) -> dict[str, Any]:
+def state_of(block: Block) -> dict[str, Any]:
     """What undo needs to restore this tag to its present state."""
     state: dict[str, Any] = {"room": block.room}
     if not block.exists:
@@ -267,7 +268,7 @@ def _state(block: Block) -> dict[str, Any]:
 
 def _earlier_states(blocks: list[Block]) -> dict[str, dict[str, Any]]:
     """The recorded states of the tags that still hold our genre, by kind; the user has changed the genre in others."""
-    ours, record = parse_ours(_first_text(blocks, OURS)), parse_original(_first_text(blocks, ORIGINAL))
+    ours, record = parse_ours(first_text(blocks, OURS)), parse_original(first_text(blocks, ORIGINAL))
     if ours is None or record is None:
         return {}
     states = {block.kind: record.get(block.kind) for block in blocks if _holds(block, ours.genre)}
@@ -281,25 +282,24 @@ def _holds(block: Block, genre: str) -> bool:
     )
 
 
-def other_fields(path: FilePath, container: str) -> dict[str, str]:
+def other_fields(path: FilePath, container: str, but: Collection[str] = ()) -> dict[str, str]:
     """Digest (sha256 hex) of every field, chunk or atom that is neither audio nor genre nor ours, by name.
 
-    Keys beginning with ``tag:`` describe a tag as a whole (version, vendor, order of its fields). Raises ReadError,
-    UnsupportedError.
+    ``but``: names of further fields that are left out. Keys beginning with ``tag:`` describe a tag as a whole (version,
+    vendor, order of its fields). Raises ReadError, UnsupportedError.
     """
-    with _open(path, container, "rb") as (file, kind):
+    with opened(path, container, "rb") as (file, kind):
         found: dict[str, str] = {}
         for place in kind.places:
             block = place.load(file)
             by_name: dict[str, list[bytes]] = {}
-            for field in _others(block.fields):
+            others = [field for field in _others(block.fields) if f"{block.kind} {field.name}" not in but]
+            for field in others:
                 by_name.setdefault(field.name, []).append(field.raw)
             found |= {f"{block.kind} {name}": digest(raws) for name, raws in by_name.items()}
             if block.exists:
                 found |= {f"tag:{block.kind} {key}": value for key, value in block.rest.items()}
-                found[f"tag:{block.kind} order"] = digest(
-                    f.name.encode("utf-8", "replace") for f in _others(block.fields)
-                )
+                found[f"tag:{block.kind} order"] = digest(f.name.encode("utf-8", "replace") for f in others)
         if kind.other_parts is not None:
             found |= kind.other_parts(file)
         return found
@@ -317,14 +317,14 @@ def changed_fields(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def standing_genres(path: FilePath, container: str) -> dict[str, list[str]]:
     """The genre in each tag of the file, by kind of tag (id3, ape, id3v1, info, vorbis, ilst, asf)."""
-    with _open(path, container, "rb") as (file, kind):
+    with opened(path, container, "rb") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
         return {block.kind: block.text_of(GENRE) for block in blocks}
 
 
 def tag_bytes(path: FilePath, container: str) -> int:
     """The most bytes by which the file can shrink when its tags are rewritten."""
-    with _open(path, container, "rb") as (file, kind):
+    with opened(path, container, "rb") as (file, kind):
         blocks = [place.load(file) for place in kind.places]
         return sum(max(block.room, sum(len(field.raw) for field in block.fields)) + FRAME_BYTES for block in blocks)
 
@@ -332,11 +332,11 @@ def tag_bytes(path: FilePath, container: str) -> int:
 def refuse_damaged(path: FilePath, container: str) -> None:
     """Raise WriteRefusedError where tags or sizes look damaged, UnsupportedError where no tag can be written."""
     try:
-        with _open(path, container, "rb") as (file, kind):
+        with opened(path, container, "rb") as (file, kind):
             blocks = [place.load(file) for place in kind.places]
             if reason := next(filter(None, (block.problem() for block in blocks)), None):
                 raise WriteRefusedError(path, reason)
-            _main_place(path, blocks, further_tags(file, kind.further))
+            main_place(path, blocks, further_tags(file, kind.further))
             if kind.problem is not None and (reason := kind.problem(file)):
                 raise WriteRefusedError(path, reason)
     except ReadError as error:
@@ -352,7 +352,8 @@ def _without_own_two(fields: list[Field]) -> list[Field]:
 
 
 @contextmanager
-def _open(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterator[tuple[BinaryIO, Container]]:
+def opened(path: FilePath, container: str, mode: Literal["rb", "r+b"]) -> Iterator[tuple[BinaryIO, Container]]:
+    """Open a file whose tags can be written; what its blocks raise becomes a FileError."""
     kind = CONTAINERS.get(container)
     if kind is None or not kind.places:
         raise UnsupportedError(path, f"tags of {container} files cannot be written")
@@ -381,5 +382,6 @@ def _own_copy(path: FilePath) -> BinaryIO:
     return file
 
 
-def _compact(data: object) -> str:
+def compact(data: object) -> str:
+    """JSON without spaces."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -14,6 +14,7 @@ from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
+from indexer.files.tags.added import FIELDS, parse_added
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata
 from indexer.files.tags.further import further_tags
@@ -47,6 +48,8 @@ class Tags:
     genres: tuple[str, ...] = ()
     ours: IndexerGenre | None = None
     original_genres: tuple[str, ...] | None = None  # from before our first write
+    added: str | None = None  # our record of the tempo and key that we added
+    filled: tuple[str, ...] = ()  # which of BPM and INITIALKEY hold anything, also what is no tempo and no key
     dj_data: tuple[str, ...] = ()
     unread: str | None = None
 
@@ -78,6 +81,7 @@ class Tags:
                 **data,
                 "genres": tuple(data["genres"]),
                 "dj_data": tuple(data["dj_data"]),
+                "filled": tuple(data["filled"]),
                 "ours": None if ours is None else IndexerGenre(**ours),
                 "original_genres": None if original is None else tuple(original),
             }
@@ -127,6 +131,8 @@ def _tags(fields: Fields) -> Tags:
         year=_year(first("year")), bpm=_bpm(first("bpm")), genres=genres,
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
         original_genres=None if original is None else tuple(filter(None, map(clean, original["genre"]))),
+        added=added if parse_added(added := "".join(fields.get("added", [])[:1])) else None,
+        filled=tuple(name for name, read in FIELDS.items() if any(fields.get(read, []))),
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
         unread=f"its tags cannot be read ({unread[0]})" if unread else None,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat as stat_module
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
@@ -24,6 +24,8 @@ from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
 from indexer.files.open_files import lease_is_refused
 from indexer.files.swap import exchange
+from indexer.files.tags.added import add_fields, is_recorded_first, parse_added, remove_added, standing, touched
+from indexer.files.tags.blocks.blocks import BPM, KEY
 from indexer.files.tags.genre import (
     GenreEdit,
     changed_fields,
@@ -87,6 +89,7 @@ class Prepared:
     after: Stat
     before_genres: tuple[str, ...]
     after_genres: tuple[str, ...]
+    after_tags: dict[str, Any]  # the tags as the copy holds them, as Tags.to_json gives them
     evidence: dict[str, str]  # digests of what was compared
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +107,7 @@ class Prepared:
             Stat(**data["after"]),
             tuple(data["before_genres"]),
             tuple(data["after_genres"]),
+            dict(data["after_tags"]),
             dict(data["evidence"]),
         )
 
@@ -125,10 +129,12 @@ def _copies_begin(path: str | bytes) -> tuple[bytes, bytes]:
 
 
 def prepare(
-    path: str | bytes, container: str, edit: GenreEdit | None, *, preserve_mtime: bool = False,
-    heartbeat: Callable[[], None] = lambda: None,
+    path: str | bytes, container: str, edit: GenreEdit | None, *, add: Mapping[str, str] | None = None,
+    preserve_mtime: bool = False, heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:  # fmt: skip
-    """Make, edit and verify a copy beside the file; ``edit`` None restores the original genre.
+    """Make, edit and verify a copy beside the file; without edit and add, it gets back what stood there before us.
+
+    ``add``: tempo and key as fields of files/tags/added.py, which must be empty.
 
     ``heartbeat`` is called every few MB. Raises WriteRefusedError (damaged, linked or read-only), UnsupportedError,
     ReadError or DeferredError (disk full, or the file changed meanwhile); the copy is removed then. The file itself is
@@ -143,7 +149,10 @@ def prepare(
         old_tags = read_tags(name, container)
         if old_tags.unread:
             raise WriteRefusedError(name, old_tags.unread)
-        old_fields = other_fields(name, container)
+        if add and (full := standing(name, container) & add.keys()):
+            raise WriteRefusedError(name, f"its field {min(full)} is not empty")
+        allowed = frozenset() if edit and not add else touched(name, container, add)
+        old_fields = other_fields(name, container, allowed)
         tag_room = tag_bytes(name, container)
         with Path(name).open("rb") as file:
             if sniff(file) != container:
@@ -157,11 +166,8 @@ def prepare(
         Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process
         try:
             made = copy_file(name, temp, heartbeat)
-            if edit is None:
-                restore_genre(temp, container)
-            else:
-                set_genre(temp, container, edit)
-            new_tags, new_fields = _verified(name, temp, container, edit, old_tags, old_fields)
+            _edit(temp, container, edit, add, old_tags)
+            new_tags, new_fields = _verified(name, temp, container, edit, add, old_tags, old_fields, allowed)
             with Path(temp).open("rb") as file:
                 if fingerprint(file, temp, heartbeat=heartbeat).audio_sha256 != identity:
                     raise WriteRefusedError(name, "the edited copy would not hold the same audio")
@@ -178,7 +184,7 @@ def prepare(
         "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
         "fields_compared": str(len(new_fields)),
     }
-    return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, evidence)
+    return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, new_tags.to_json(), evidence)
 
 
 def commit(
@@ -467,16 +473,52 @@ def _copy_attributes(source: int, target: int) -> None:
                 raise
 
 
+def _edit(temp: str, container: str, edit: GenreEdit | None, add: Mapping[str, str] | None, old_tags: Tags) -> None:
+    """Write the genre and what is added; without both, give back what stood there before us."""
+    if edit is not None:
+        set_genre(temp, container, edit)
+    if add:
+        add_fields(temp, container, add)
+    if edit is None and not add:
+        _restore(temp, container, old_tags)
+
+
+def _restore(temp: str, container: str, old_tags: Tags) -> None:
+    """Take away what we wrote, in the opposite order: each record tells how the tag was before its write."""
+    genre_first = is_recorded_first(old_tags.added)
+    if not genre_first:
+        remove_added(temp, container)
+    if old_tags.ours is not None or old_tags.original_genres is not None or old_tags.added is None:
+        restore_genre(temp, container)
+    if genre_first:
+        remove_added(temp, container)
+
+
 def _verified(
-    name: str, temp: str, container: str, edit: GenreEdit | None, old_tags: Tags, old_fields: dict[str, str]
+    name: str,
+    temp: str,
+    container: str,
+    edit: GenreEdit | None,
+    add: Mapping[str, str] | None,
+    old_tags: Tags,
+    old_fields: dict[str, str],
+    allowed: Collection[str],
 ) -> tuple[Tags, dict[str, str]]:
-    """The tags and other fields of the edited copy. Raises WriteRefusedError where more than the genre changed."""
-    new_tags, new_fields = read_tags(temp, container), other_fields(temp, container)
+    """The tags and other fields of the edited copy. Raises WriteRefusedError where more than ``allowed`` changed."""
+    new_tags, new_fields = read_tags(temp, container), other_fields(temp, container, allowed)
     if changed := changed_fields(old_fields, new_fields):
         raise WriteRefusedError(name, f"other tags would change: {clean(', '.join(changed), 200)}")
-    if edit and (otherwise := _read_otherwise(old_tags, new_tags)):
+    if (edit or add) and (otherwise := _read_otherwise(old_tags, new_tags, add or {})):
         raise WriteRefusedError(name, f"other tags would read differently: {', '.join(otherwise)}")
-    if not (_reads_back(edit, new_tags) if edit else _is_restored(old_tags, new_tags, temp, container)):
+    if add and not _is_added(add, new_tags):
+        raise WriteRefusedError(name, "tempo or key do not read back from the copy")
+    if edit:
+        reads_back = _reads_back(edit, new_tags)
+    elif add or old_tags.original_genres is None:  # the genre is not ours to change
+        reads_back = new_tags.genres == old_tags.genres and new_tags.ours == old_tags.ours
+    else:
+        reads_back = _is_restored(old_tags, new_tags, temp, container)
+    if not reads_back or (new_tags.added is not None and not edit and not add):
         raise WriteRefusedError(name, "the genre does not read back from the copy")
     return new_tags, new_fields
 
@@ -485,12 +527,19 @@ def _reads_back(edit: GenreEdit, new: Tags) -> bool:
     return new.genres == tuple(map(clean, edit.genres)) and new.ours is not None and new.original_genres is not None
 
 
-def _read_otherwise(old: Tags, new: Tags) -> list[str]:
-    """The fields but the genre and ours that read differently, though their bytes are the same.
+def _is_added(add: Mapping[str, str], new: Tags) -> bool:
+    record = (parse_added(new.added or "") or {}).get("added", {})
+    tempo = add.get(BPM) is None or (new.bpm is not None and abs(new.bpm - float(add[BPM])) <= 0.5)  # MP4: a whole one
+    return record.keys() >= add.keys() and tempo and add.get(KEY) in (None, new.musical_key)
+
+
+def _read_otherwise(old: Tags, new: Tags, add: Mapping[str, str]) -> list[str]:
+    """The fields but the genre, what is added and ours that read differently, though their bytes are the same.
 
     mutagen guesses how the sizes in some damaged ID3v2.4 tags are meant, by all frames together.
     """
-    ours = {"genres", "ours", "original_genres"}
+    ours = {"genres", "ours", "original_genres", "added", "filled"}
+    ours |= {name for field, name in ((BPM, "bpm"), (KEY, "musical_key")) if field in add}
     return [f.name for f in fields(Tags) if f.name not in ours and getattr(old, f.name) != getattr(new, f.name)]
 
 

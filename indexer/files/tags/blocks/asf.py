@@ -9,7 +9,10 @@ from typing import BinaryIO
 from uuid import UUID
 
 from indexer.files.tags.blocks.blocks import (
+    ADDED,
+    BPM,
     GENRE,
+    KEY,
     ORIGINAL,
     OURS,
     Block,
@@ -28,7 +31,11 @@ EXTENDED_CONTENT = UUID("D2D0A440-E307-11D2-97F0-00A0C95EA850").bytes_le
 HEADER_EXTENSION = UUID("5FBF03B5-A92E-11CF-8EE3-00C00C205365").bytes_le
 METADATA = UUID("C5F8CBEA-5BAF-4877-8467-AA8C44FA4CCA").bytes_le
 METADATA_LIBRARY = UUID("44231C94-9498-49D1-A141-1D134E457054").bytes_le
-_NAMES = {"WM/GENRE": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
+_NAMES = {
+    "WM/GENRE": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL, "WM/BEATSPERMINUTE": BPM,
+    "WM/INITIALKEY": KEY, "INDEXER_ADDED": ADDED,
+}  # fmt: skip
+_KEYS = {GENRE: "WM/Genre", BPM: "WM/BeatsPerMinute", KEY: "WM/InitialKey"}
 
 Object = tuple[bytes, bytes]  # GUID and content
 
@@ -92,7 +99,7 @@ class AsfBlock(Block):
         super().__init__(fields, exists=content is not None, room=0, rest={"other objects": self.header.others()})
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        key = ("WM/Genre" if name == GENRE else name).encode("utf-16-le") + b"\x00\x00"
+        key = _KEYS.get(name, name).encode("utf-16-le") + b"\x00\x00"
         found = []
         for value in values:
             data = value.encode("utf-16-le", "replace") + b"\x00\x00"

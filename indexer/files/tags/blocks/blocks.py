@@ -13,6 +13,9 @@ GENRE = "GENRE"
 OURS = "INDEXER_GENRE"
 ORIGINAL = "INDEXER_ORIGINAL_GENRE"
 OWN_NAMES = (GENRE, OURS, ORIGINAL)
+# Fields that may be added where they are empty, see files/tags/added.py; the last one records them.
+BPM, KEY, ADDED = "BPM", "INITIALKEY", "INDEXER_ADDED"
+NAMED = (*OWN_NAMES, BPM, KEY, ADDED)
 GROWTH = 1024  # bytes of padding added when a tag outgrows its room
 MAX_TAG = 64 << 20  # a larger tag is damaged or hostile
 MOVE_BLOCK = 1 << 20
@@ -27,7 +30,7 @@ class UnwritableError(TagDamagedError):
 
 
 class Field(NamedTuple):
-    """One field of a tag: its name and its raw bytes; only GENRE, OURS and ORIGINAL may change."""
+    """One field of a tag: its name and its raw bytes; only those of NAMED may change."""
 
     name: str
     raw: bytes
@@ -55,11 +58,11 @@ class Block(ABC):
 
     @abstractmethod
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        """Encode ``values`` as fields with one of our three names."""
+        """Encode ``values`` as fields with a name of NAMED; none where this kind of tag has no place for it."""
 
     @abstractmethod
     def values(self, field: Field) -> list[str]:
-        """The text of one of our three fields; empty when it cannot be decoded."""
+        """The text of a field with one of the names in NAMED; empty when it cannot be decoded."""
 
     @abstractmethod
     def length(self) -> int:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from indexer.files.tags.blocks.blocks import (
+    ADDED,
+    BPM,
     GENRE,
+    KEY,
     ORIGINAL,
     OURS,
     Block,
@@ -29,7 +32,9 @@ UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
 MAX_INFLATED = 1 << 20  # bytes, plenty for a genre; stops decompression bombs
 _FRAME_ID = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 \x00]")  # some writers use v2.2's three-letter names in v2.3
 _FRAME_ID_22 = re.compile(rb"[A-Z0-9]{3}")
-_OUR_FRAMES = {"INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL}
+_OUR_FRAMES = {"INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL, "INDEXER_ADDED": ADDED}
+_FRAMES_OF = {GENRE: b"TCON", BPM: b"TBPM", KEY: b"TKEY"}  # the others are TXXX frames
+_NAMES_OF = {b"TBPM": BPM, b"TKEY": KEY}
 
 
 def synchsafe(data: bytes, what: str = "the ID3 size") -> int:
@@ -234,7 +239,7 @@ class Id3Block(Block):
             return GENRE if frame[:3] == b"TCO" else frame[:3].decode("latin-1")
         if frame[:4] in (b"TCON", b"TCO\x00", b"TCO "):
             return GENRE
-        name = frame[:4].decode("latin-1")
+        name = _NAMES_OF.get(frame[:4]) or frame[:4].decode("latin-1")
         if name == "TXXX":
             words = decode_text(payload(frame[:4096], self.tag) or b"")
             return _OUR_FRAMES.get(words[0].upper(), name) if words else name
@@ -260,15 +265,20 @@ class Id3Block(Block):
         return extended[:at] + to_synchsafe(zlib.crc32(frames + padding), 5) + extended[at + 5 :]  # ID3v2.4, 3.2
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        words = values if name == GENRE else [name, *values]
+        frame = _FRAMES_OF.get(name, b"TXXX")
+        if name == BPM:  # ID3v2.4, 4.2.3: an integer
+            values = [str(round(float(value))) for value in values]
+        words = values if name in _FRAMES_OF else [name, *values]
         data = _encode_text(words, self.tag.major)
         plain = self.tag.major == 3 or self.tag.plain_sizes
         size = len(data).to_bytes(4, "big") if plain else to_synchsafe(len(data))
-        return [Field(name, (b"TCON" if name == GENRE else b"TXXX") + size + b"\x00\x00" + data)]
+        return [Field(name, frame + size + b"\x00\x00" + data)]
 
     def values(self, field: Field) -> list[str]:
         words = decode_text(payload(field.raw, self.tag) or b"")
-        return [genre for word in words for genre in named(word)] if field.name == GENRE else words[1:]
+        if field.name == GENRE:
+            return [genre for word in words for genre in named(word)]
+        return words if field.name in _FRAMES_OF else words[1:]
 
     def length(self) -> int:
         return sum(len(field.raw) for field in self.fields)

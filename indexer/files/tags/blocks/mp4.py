@@ -7,7 +7,10 @@ would overflow are refused.
 from typing import BinaryIO, ClassVar, NamedTuple
 
 from indexer.files.tags.blocks.blocks import (
+    ADDED,
+    BPM,
     GENRE,
+    KEY,
     ORIGINAL,
     OURS,
     Block,
@@ -21,7 +24,7 @@ from indexer.files.tags.blocks.blocks import (
 )
 from indexer.files.tags.blocks.id3_genres import ID3_GENRES
 
-MEAN = b"com.edm-indexer"
+MEAN, APPLE = b"com.edm-indexer", b"com.apple.iTunes"
 ITUNES = (b"mdir", bytes(4), None)  # handlers of an item list; some writers state none
 CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl")
 _HDLR = b"\x00\x00\x00\x21hdlr" + bytes(8) + b"mdirappl" + bytes(9)
@@ -135,7 +138,11 @@ class IlstBlock(Block):
         )
         if name == GENRE:
             return [Field(name, _atom(b"\xa9gen", data))]
-        mean, own = _atom(b"mean", bytes(4) + MEAN), _atom(b"name", bytes(4) + name.encode())
+        if name == BPM:  # whole beats a minute: a big-endian number (type 21) of two bytes
+            number = min(0xFFFF, round(float(values[0]))).to_bytes(2, "big")
+            return [Field(name, _atom(b"tmpo", _atom(b"data", b"\x00\x00\x00\x15" + bytes(4) + number)))]
+        space, word = (APPLE, b"initialkey") if name == KEY else (MEAN, name.encode())
+        mean, own = _atom(b"mean", bytes(4) + space), _atom(b"name", bytes(4) + word)
         return [Field(name, _atom(b"----", mean + own + data))]
 
     def values(self, field: Field) -> list[str]:
@@ -143,6 +150,8 @@ class IlstBlock(Block):
         if field.raw[4:8] == b"gnre":
             numbers = [int.from_bytes(content, "big") - 1 for content in data]
             return [ID3_GENRES[number] for number in numbers if 0 <= number < len(ID3_GENRES)]
+        if field.name == BPM:
+            return [str(int.from_bytes(content, "big")) for content in data]
         return [content.decode("utf-8", "replace") for content in data]
 
     def length(self) -> int:
@@ -282,10 +291,14 @@ def _name(raw: bytes) -> str:
     kind = raw[4:8]
     if kind in (b"\xa9gen", b"gnre"):
         return GENRE
+    if kind == b"tmpo":
+        return BPM
     if kind != b"----":
         return f"item {kind.decode('latin-1')}"
     parts = dict(children(raw))
     mean, name = parts.get(b"mean", b"")[4:], parts.get(b"name", b"")[4:].decode("utf-8", "replace")
-    if mean.lower() == MEAN and name.upper() in (OURS, ORIGINAL):
+    if mean.lower() == MEAN and name.upper() in (OURS, ORIGINAL, ADDED):
         return name.upper()
+    if mean.lower() == APPLE.lower() and name.upper() == KEY:
+        return KEY
     return f"item ----:{mean.decode('utf-8', 'replace')}:{name}"

@@ -188,6 +188,8 @@ class InfoBlock(_ChunkBlock):
         return any(field.name not in (*OWN_NAMES, "ISFT") for field in self.fields)
 
     def encode(self, name: str, values: list[str]) -> list[Field]:
+        if name not in _INFO_IDS:
+            return []
         data = "; ".join(values).encode("utf-8", "replace") + b"\x00"
         return [Field(name, _INFO_IDS[name] + len(data).to_bytes(4, "little") + data + b"\x00" * (len(data) % 2))]
 

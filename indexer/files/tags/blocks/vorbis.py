@@ -8,7 +8,7 @@ from typing import BinaryIO, ClassVar
 
 from indexer.files.tags.blocks.blocks import (
     MAX_TAG,
-    OWN_NAMES,
+    NAMED,
     Block,
     Field,
     TagDamagedError,
@@ -52,7 +52,7 @@ def comment_fields(data: bytes) -> tuple[bytes, list[Field], int]:
     for _ in range(count):
         raw, at = _counted(data, at)
         key = raw.partition(b"=")[0].decode("utf-8", "replace").upper()
-        fields.append(Field(key if key in OWN_NAMES else f"comment {key}", raw))
+        fields.append(Field(key if key in NAMED else f"comment {key}", raw))
     return vendor, fields, at
 
 

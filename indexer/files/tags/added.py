@@ -1,0 +1,128 @@
+"""Adds tempo and key to the tags of a file where they are empty, and takes them away again, byte for byte.
+
+INDEXER_ADDED records what was added; where no genre of ours records it already, also how the tag was before. Edits in
+place: files/tags/write.py passes it a copy. Never decides whether to write.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from indexer.errors import WriteRefusedError
+from indexer.files.foreign import parse_json
+from indexer.files.tags.blocks.blocks import ADDED, BPM, KEY, ORIGINAL, Block
+from indexer.files.tags.fields import attempt
+from indexer.files.tags.further import further_tags
+from indexer.files.tags.genre import (
+    FilePath,
+    compact,
+    first_text,
+    main_place,
+    number_in,
+    opened,
+    parse_original,
+    state_of,
+)
+
+FIELDS = {BPM: "bpm", KEY: "key"}  # what may be added, and how files/tags/fields.py calls it
+
+
+def parse_added(text: str) -> dict[str, Any] | None:
+    """Parse INDEXER_ADDED: {"added": {field: text}, "state": how the tag was before}; None where it is not ours."""
+    try:
+        data = parse_json(text)
+    except ValueError:
+        return None
+    added = data.get("added") if isinstance(data, dict) else None
+    if not isinstance(added, dict) or not added.keys() <= FIELDS.keys():
+        return None
+    return data if all(isinstance(value, str) for value in added.values()) else None
+
+
+def standing(path: FilePath, container: str) -> set[str]:
+    """Which of FIELDS hold anything, in whatever tag and field."""
+    with opened(path, container, "rb") as (file, kind):
+        names = {field.name for place in kind.places for field in place.load(file).fields}
+        readers = [tag.fields for tag in further_tags(file, kind.further)]
+        file.seek(0)
+        readers.append(attempt(kind.read_fields, file) if kind.read_fields else {})
+        return {name for name, read in FIELDS.items() if name in names or any(any(r.get(read, [])) for r in readers)}
+
+
+def touched(path: FilePath, container: str, add: Mapping[str, str] | None) -> frozenset[str]:
+    """The fields that ``add_fields`` would add or, with None, ``remove_added`` remove, as other_fields calls them."""
+    with opened(path, container, "rb") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
+        if add is not None:
+            block = blocks[main_place(path, blocks, further_tags(file, kind.further))]
+            return frozenset(f"{block.kind} {name}" for name in (*add, ADDED))
+        carrier = _carrier(blocks)
+        if carrier is None:
+            return frozenset()
+        gone = [field.name for field in carrier.fields if _is_added(carrier, field, parse_added(_text(carrier)) or {})]
+        return frozenset(f"{carrier.kind} {name}" for name in gone)
+
+
+def add_fields(path: FilePath, container: str, add: Mapping[str, str]) -> None:
+    """Write fields of FIELDS that are empty into the tag that holds our own. Raises as ``set_genre`` does."""
+    with opened(path, container, "r+b") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
+        main = main_place(path, blocks, further_tags(file, kind.further))
+        block = blocks[main]
+        record = parse_added(_text(block))
+        if record is None:
+            record = {"added": {}}
+            if parse_original(first_text(blocks, ORIGINAL)) is None:
+                record["state"] = {key: value for key, value in state_of(block).items() if key != "raw"}
+        fields = [field for field in block.fields if field.name != ADDED]
+        for name, text in add.items():
+            if name in {field.name for field in fields}:
+                raise WriteRefusedError(path, "a tempo or key stands there by now")
+            encoded = block.encode(name, [text])
+            fields += encoded
+            record["added"] |= {field.name: "".join(block.values(field)) for field in encoded}
+        if not record["added"]:
+            raise WriteRefusedError(path, f"its {block.kind} tag has no place for tempo and key")
+        block.fields = [*fields, *block.encode(ADDED, [compact(record)])]
+        block.write(file)
+
+
+def remove_added(path: FilePath, container: str) -> None:
+    """Remove what ``add_fields`` added and is unchanged, and its record. Nothing where there is no record."""
+    with opened(path, container, "r+b") as (file, kind):
+        blocks = [place.load(file) for place in kind.places]
+        block = _carrier(blocks)
+        if block is None:
+            return
+        record = parse_added(_text(block)) or {}
+        state = record.get("state")
+        state = state if isinstance(state, dict) else {}
+        block.fields = [field for field in block.fields if not _is_added(block, field, record)]
+        if state.get("absent") and not block.fields:
+            block.hollow = number_in(state.get("hollow"))
+            block.remove(file, number_in(state.get("room")))
+        else:
+            is_same_form = state.get("form") == block.rest.get("version")
+            if "pages" in state:
+                block.layout = state["pages"]
+            block.write(file, number_in(state.get("room")) if state and is_same_form else None)
+        if "ending" in state:
+            block.restore_ending(file, state["ending"])
+
+
+def is_recorded_first(text: str | None) -> bool:
+    """Whether tempo or key came before a genre of ours, so that they are taken away after it."""
+    return "state" in (parse_added(text or "") or {})
+
+
+def _carrier(blocks: list[Block]) -> Block | None:
+    return next((block for block in blocks if _text(block)), None)
+
+
+def _text(block: Block) -> str:
+    return "".join(block.text_of(ADDED)[:1])
+
+
+def _is_added(block: Block, field: Any, record: Mapping[str, Any]) -> bool:
+    """Whether a field is our record, or one that we added and nobody changed since."""
+    added = record.get("added", {})
+    return field.name == ADDED or (field.name in added and block.values(field) == [added[field.name]])

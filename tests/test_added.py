@@ -1,0 +1,170 @@
+"""Tempo and key in the tags: only where asked for and empty, under the same promise as the genre, undone with it."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import mutagen
+import mutagen.id3
+import pytest
+
+from indexer.analysis.analyser import Analysis
+from indexer.errors import WriteRefusedError
+from indexer.files.audio.identity import sniff
+from indexer.files.tags.read import read_tags
+from indexer.files.tags.write import GenreEdit, commit, prepare
+from tests.helpers.contents import contents, rows
+from tests.helpers.synth import CONTAINERS, write_audio
+
+EDIT = GenreEdit(("House",), "house", 0.9, "head@12345678")
+ADD = {"BPM": "127.94", "INITIALKEY": "Am"}
+ON = {"INDEXER_WRITE_TAGS_BPM": "true", "INDEXER_WRITE_TAGS_KEY": "true"}
+WRITABLE = [name for name in CONTAINERS if name != "aac"]  # raw ADTS has no place for a tag
+WHOLE = ("mp3", "wav", "aiff", "m4a", "alac")  # whose field is a whole number
+
+
+def kind_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return sniff(file)
+
+
+def write(path: Path, edit: GenreEdit | None = None, add: dict[str, str] | None = None) -> None:
+    """Write; without both, undo."""
+    prepared = prepare(str(path), kind_of(path), edit, add=add)
+    assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
+
+
+def standing(path: Path) -> dict[str, str]:
+    """Tempo and key as mutagen finds them."""
+    tags = mutagen.File(path).tags
+    names = ("TBPM", "TKEY", "tmpo", "----:com.apple.iTunes:initialkey", "bpm", "BPM", "initialkey", "INITIALKEY",
+             "WM/BeatsPerMinute", "WM/InitialKey")  # fmt: skip
+    found = {}
+    for name in names:
+        if tags is not None and name in tags:
+            value = tags[name]
+            value = value.text[0] if hasattr(value, "text") else value if isinstance(value, str) else value[0]
+            found[name] = value.decode() if isinstance(value, bytes) else str(value)
+    return found
+
+
+@pytest.mark.parametrize("container", WRITABLE)
+@pytest.mark.parametrize("writes", [["add"], ["genre", "add"], ["add", "genre"], ["both"]], ids="-".join)
+def test_what_was_added_is_read_by_others_and_undone_with_the_genre(tmp_path, container, writes):
+    path = write_audio(tmp_path / "a", container, 1.0)
+    before = path.read_bytes()
+    for what in writes:
+        write(path, EDIT if what != "add" else None, ADD if what != "genre" else None)
+    found = read_tags(path, kind_of(path))
+    assert (found.bpm, found.musical_key) == (128.0 if container in WHOLE else 127.94, "Am")
+    assert found.genres == (() if writes == ["add"] else ("House",))
+    assert sorted({*standing(path).values()}) == ["128" if container in WHOLE else "127.94", "Am"]
+    write(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_an_existing_tag_is_added_to_and_given_back(tmp_path, version):
+    path = write_audio(tmp_path / "a", "mp3", 1.0)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TIT2(encoding=1, text=["Title"]))
+    tags.add(mutagen.id3.TCON(encoding=0, text=["Techno"]))
+    tags.save(path, v2_version=version)
+    before = path.read_bytes()
+    write(path, add=ADD)
+    found = read_tags(path, "mp3")
+    assert (found.title, found.genres, found.ours, found.bpm) == ("Title", ("Techno",), None, 128.0)
+    write(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["128", "128,5", "0", "fast"])
+def test_a_field_that_holds_anything_is_left_alone(tmp_path, text):
+    path = write_audio(tmp_path / "a", "mp3", 1.0)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TBPM(encoding=0, text=[text]))
+    tags.save(path)
+    before = path.read_bytes()
+    assert read_tags(path, "mp3").filled == ("BPM",)
+    with pytest.raises(WriteRefusedError, match="BPM is not empty"):
+        write(path, add=ADD)
+    assert path.read_bytes() == before
+    write(path, add={"INITIALKEY": "Am"})
+    assert standing(path) == {"TBPM": text, "TKEY": "Am"}
+    write(path)
+    assert path.read_bytes() == before
+
+
+def test_what_was_changed_since_is_left_by_the_undo(tmp_path):
+    path = write_audio(tmp_path / "a", "flac", 1.0)
+    write(path, EDIT, ADD)
+    file = mutagen.File(path)
+    file["bpm"] = ["174.00"]
+    file.save()
+    write(path)
+    file = mutagen.File(path)
+    assert {key.lower(): value for key, value in file.tags.items()} == {"bpm": ["174.00"]}
+
+
+# In a scan
+
+
+def change(cli, sql: str) -> None:
+    with contextlib.closing(sqlite3.connect(cli.db)) as conn, conn:
+        conn.execute(sql)
+
+
+@pytest.fixture
+def measured(quick_cli, scanned_music):
+    """Six recordings with a tempo and a key, in a library that has written nothing."""
+    change(quick_cli, "UPDATE analysis SET tempo_bpm = 127.94, key = '8A', key_name = 'Am'")
+    change(quick_cli, "UPDATE predictions SET tempo_bpm = NULL")
+    return scanned_music
+
+
+def test_tempo_and_key_are_written_only_when_asked_for(quick_cli, measured):
+    assert quick_cli.json("scan", measured)["tags_written"] == 6
+    assert [standing(path) for path in measured.rglob("*.*")] == [{}] * 6
+
+
+@pytest.mark.parametrize("policy", ["off", "fill"])
+def test_a_scan_adds_tempo_and_key_and_tags_undo_takes_them_away(quick_cli, measured, policy):
+    before = contents(measured)
+    on = {**ON, "INDEXER_WRITE_TAGS": policy}
+    assert quick_cli.json("scan", measured, env=on)["tags_written"] == 6
+    assert all(len(standing(path)) >= 2 for path in measured.rglob("*.*"))
+    found = rows(quick_cli, "SELECT tag_bpm, tag_key, tag_genre FROM tracks")
+    assert {row["tag_key"] for row in found} == {"Am"}
+    assert {round(row["tag_bpm"]) for row in found} == {128}
+    assert [row["tag_genre"] is None for row in found] == [policy == "off"] * 6
+    again = quick_cli.json("scan", measured, env=on)
+    assert (again["tags_written"], again["cached"]) == (0, 0)  # settled
+    assert {row["action"] for row in rows(quick_cli, "SELECT action FROM tag_writes")} == {"write"}
+    quick_cli("tags", "undo", "--all")
+    assert contents(measured) == before
+    assert {row["tag_bpm"] for row in rows(quick_cli, "SELECT tag_bpm FROM tracks")} == {None}
+    assert quick_cli.json("scan", measured, env=on)["tags_written"] == 0  # what was undone is not written again
+
+
+def test_a_users_own_genre_stays_beside_an_added_tempo(quick_cli, measured):
+    path = measured / "flac.flac"
+    file = mutagen.File(path)
+    file["genre"] = ["Gabber"]
+    file.save()
+    quick_cli("scan", measured, env=ON)
+    tags = {key.lower(): value for key, value in mutagen.File(path).tags.items()}
+    assert (tags["genre"], tags["bpm"], tags["initialkey"]) == (["Gabber"], ["127.94"], ["Am"])
+    assert not any(key.startswith("indexer_genre") for key in tags)
+
+
+def test_known_recordings_get_them_once_they_are_measured(quick_cli, measured, monkeypatch):
+    quick_cli("scan", measured, env=ON)
+    quick_cli("tags", "undo", "--all")
+    change(quick_cli, "DELETE FROM tag_writes")
+    change(quick_cli, "UPDATE files SET tag_policy = NULL")
+    change(quick_cli, "DELETE FROM analysis")
+    facts = Analysis.facts
+    monkeypatch.setattr(Analysis, "facts", lambda self: {**facts(self), "key": "8A", "key_name": "Am"})
+    summary = quick_cli.json("scan", measured, env={"INDEXER_WRITE_TAGS": "off", "INDEXER_WRITE_TAGS_KEY": "true"})
+    assert (summary["analysed"], summary["tags_written"]) == (6, 6)
+    assert all("Am" in standing(path).values() for path in measured.rglob("*.*"))
