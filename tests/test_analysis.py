@@ -14,6 +14,8 @@ from indexer.analysis import analyser
 from indexer.analysis.analyser import METERS, VERSION, Analyser, Analysis
 from indexer.analysis.bandwidth import Bandwidth, BandwidthMeter
 from indexer.analysis.plain import from_plain
+from indexer.analysis.tempo import Tempo
+from indexer.analysis.tempo_choice import choose_tempo
 from indexer.config import load_settings
 from indexer.errors import ReaderDiedError
 from indexer.files.children.limits import Limits
@@ -305,3 +307,28 @@ def test_a_recording_that_cannot_be_measured_is_tried_once(quick_cli, scanned_mu
     assert "not measured: it crashed the reader" in result.stderr
     assert quick_cli.json("scan", scanned_music)["analysed"] == 0
     assert len(analysis_of(quick_cli)) == 6
+
+
+TEMPO = {"candidates": [[87.0, 1.0], [174.0, 0.9], [130.5, 0.5]], "confidence": 0.9, "range_bpm": None}
+
+
+def test_the_tempo_that_suits_the_genre_is_shown_and_relabel_chooses_again(quick_cli, scanned_music):
+    measured = json.dumps({"version": VERSION, "heard_s": 9.0, "tempo": TEMPO})
+    change(quick_cli, f"UPDATE analysis SET tempo_bpm = 87, tempo_confidence = 0.5, measured = '{measured}'")
+    scores = {
+        row["id"]: {genre: row[genre] for genre in ("ambient", "drum and bass", "house", "techno", "trance")}
+        for row in rows(quick_cli, "SELECT * FROM tracks")
+    }
+    # The head's numbers are random: what it hears decides, whatever that is.
+    for ranges, code in (("", 0), ('{"drum and bass" = [80, 90], house = [170, 180]}', 0)):
+        quick_cli("relabel", env={"INDEXER_TEMPO_RANGES": ranges} if ranges else {}, code=code)
+        own = {"drum and bass": (80.0, 90.0), "house": (170.0, 180.0)} if ranges else {}
+        for row in rows(quick_cli, "SELECT id, tempo_bpm, tempo_confidence FROM tracks"):
+            chosen = choose_tempo(from_plain(Tempo, TEMPO), scores[row["id"]], own)
+            assert (row["tempo_bpm"], row["tempo_confidence"]) == (
+                chosen.bpm,
+                pytest.approx(chosen.confidence, abs=0.02),
+            )
+    change(quick_cli, "UPDATE analysis SET measured = json_set(measured, '$.tempo', NULL), tempo_bpm = NULL")
+    quick_cli("relabel")
+    assert {row["tempo_bpm"] for row in rows(quick_cli, "SELECT tempo_bpm FROM tracks")} == {None}

@@ -7,9 +7,10 @@ so much computing; where it is spent, what was heard until then counts.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,10 @@ import numpy as np
 from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMeter
 from indexer.analysis.key import KeyEstimate, KeyMeter
 from indexer.analysis.plain import MOST_CHARS, from_plain
+from indexer.analysis.tempo import Tempo, TempoMeter
+from indexer.analysis.tempo_choice import choose_tempo
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 VERSION = 1  # of all measurements; recordings with those of another version are measured anew
 MOST_CPU_S = 180.0  # for one recording: some ten hours of sound
 MOST_PARTS = 4  # how often sample rate or channels may change in a file; of its parts the longest counts
@@ -36,7 +40,7 @@ class Meter(Protocol):
 
 
 # By the field of Analysis that they fill.
-METERS: dict[str, type[Meter]] = {"key": KeyMeter, "bandwidth": BandwidthMeter}
+METERS: dict[str, type[Meter]] = {"tempo": TempoMeter, "key": KeyMeter, "bandwidth": BandwidthMeter}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,22 @@ class Analysis:
 
     version: int
     heard_s: float  # of the part of the recording that was measured
+    tempo: Tempo | None = None
     key: KeyEstimate | None = None
     bandwidth: Bandwidth | None = None
     failed: tuple[str, ...] = ()  # meters that raised, and what
 
-    def facts(self) -> dict[str, float | int | str | None]:
-        """What was measured under the names by which a person finds it, None for what could not be."""
+    def facts(
+        self, genres: Mapping[str, float] = _NOTHING, own_ranges: Mapping[str, Sequence[float]] = _NOTHING
+    ) -> dict[str, float | int | str | None]:
+        """What was measured under the names by which a person finds it, None for what could not be.
+
+        ``genres``, ``own_ranges``: what chooses among the tempos, see ``choose_tempo``.
+        """
+        tempo = choose_tempo(self.tempo, genres, own_ranges)
         return {
-            "tempo_bpm": None,
-            "tempo_confidence": None,
+            "tempo_bpm": round(tempo.bpm, 2) if tempo else None,
+            "tempo_confidence": round(tempo.confidence, 4) if tempo else None,
             "key": self.key.camelot if self.key else None,
             "key_name": self.key.name if self.key else None,
             "key_confidence": round(self.key.confidence, 4) if self.key else None,

@@ -701,15 +701,19 @@ class Store:
         row = self._one("SELECT ear FROM heard WHERE recording_id = ?", (recording_id,))
         return row["ear"] if row else None
 
-    def electronic(self, recording_id: int) -> float | None:
-        """How electronic a recording sounds, 0 to 1; None: nothing has told."""
-        row = self._one("SELECT electronic FROM heard WHERE recording_id = ?", (recording_id,))
-        return row["electronic"] if row else None
-
     def unheard_count(self, ears: Sequence[str], encoder_id: str) -> int:
         """How many recordings ``unheard`` yields."""
         row = self._one(f"SELECT count(*) AS n {_unheard(ears)}", (encoder_id, 0, *ears))
         return row["n"] if row else 0
+
+    def electronic_and_tempo(self, recording_id: int) -> tuple[float | None, Any]:
+        """How electronic a recording sounds, and its measured tempo as plain values; None for what nothing has told."""
+        row = self._one(
+            "SELECT h.electronic, json_extract(a.measured, '$.tempo') AS tempo FROM recordings r"
+            " LEFT JOIN heard h ON h.recording_id = r.id LEFT JOIN analysis a ON a.recording_id = r.id WHERE r.id = ?",
+            (recording_id,),
+        )
+        return (row["electronic"], json.loads(row["tempo"]) if row["tempo"] else None) if row else (None, None)
 
     def unheard(self, ears: Sequence[str], encoder_id: str, page_rows: int = 500) -> Iterator[list[tuple[int, bytes]]]:
         """Yield (recording id, vector) of what an encoder embedded and none of these ears heard, a page at a time."""
@@ -815,16 +819,17 @@ class Store:
         decided: bool,
         reason: str | None = None,
         second_genre: str | None = None,
+        tempo: tuple[float, float] | None = None,
     ) -> None:
         """Store a prediction as heads/decide.py made it: all scores, the best of them, and whether it is decided.
 
-        Call it inside a transaction.
+        ``tempo``: (beats a minute, confidence) that these genres choose. Call it inside a transaction.
         """
         genre = max(scores, key=lambda label: scores[label])
         self._run(
             "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided,"
-            " reason, second_genre)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " reason, second_genre, tempo_bpm, tempo_confidence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 recording_id,
                 head_id,
@@ -834,11 +839,26 @@ class Store:
                 int(decided),
                 reason,
                 second_genre,
+                *(tempo or (None, None)),
             ),
         )
         self._many(
             "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
             [(recording_id, head_id, label, p) for label, p in scores.items()],
+        )
+
+    def scores_by_head(self, recording_id: int) -> dict[str, dict[str, float]]:
+        """By head: the probability that it gives each genre of a recording."""
+        found: dict[str, dict[str, float]] = {}
+        for row in self._run("SELECT head_id, genre, probability FROM scores WHERE recording_id = ?", (recording_id,)):
+            found.setdefault(row["head_id"], {})[row["genre"]] = row["probability"]
+        return found
+
+    def set_tempo(self, recording_id: int, head_id: str, bpm: float, confidence: float) -> None:
+        """Store the tempo that a head's genres choose."""
+        self._run(
+            "UPDATE predictions SET tempo_bpm = ?, tempo_confidence = ? WHERE recording_id = ? AND head_id = ?",
+            (bpm, confidence, recording_id, head_id),
         )
 
     def forget_contradicted(self, recording_id: int, reason: str, *, holds: bool) -> None:

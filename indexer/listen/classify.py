@@ -111,7 +111,7 @@ class FileClassifier:
             "damage": fed.damage or embeddings[0].truncated,
             "heard": (heard.tags if heard else None) or None,
             "electronic": None if electronic is None else round(electronic, 4),
-            **fed.analysis.facts(),
+            **fed.analysis.facts(prediction.scores, self._settings.tempo_ranges),
             "lossy_suspect": fed.analysis.lossy_suspect(fed.codec),
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [

@@ -1,9 +1,12 @@
 """Classifies one recording from its cached embeddings and stores the prediction, for a scan and for `relabel`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from indexer.analysis.plain import from_plain
+from indexer.analysis.tempo import Tempo
+from indexer.analysis.tempo_choice import choose_tempo
 from indexer.encoders.trajectory import Trajectory
 from indexer.errors import ModelError
 from indexer.heads.decide import Prediction, decide
@@ -14,16 +17,24 @@ DAMAGED = "its embedding is damaged; `indexer scan --force` makes it again"
 
 
 def classify_recording(
-    store: Store, recording_id: int, head: Head, threshold: float, cached: Sequence[tuple[bytes, bytes | None]]
+    store: Store,
+    recording_id: int,
+    head: Head,
+    threshold: float,
+    cached: Sequence[tuple[bytes, bytes | None]],
+    tempo_ranges: Mapping[str, Sequence[float]],
 ) -> Prediction:
     """Decide the genre from the cached (vector, trajectory) under every encoder of the head, and store it.
 
-    Call it inside a transaction. Raises ModelError for an embedding that is damaged.
+    With it the tempo that suits these genres: no file is heard again. Call it inside a transaction. Raises ModelError
+    for an embedding that is damaged.
     """
     try:
         vectors = [np.frombuffer(vector, "<f2") for vector, _ in cached]
         trajectories = [Trajectory.from_bytes(trajectory) if trajectory else None for _, trajectory in cached]
-        prediction = decide(head, threshold, vectors, trajectories, store.electronic(recording_id))
+        electronic, measured = store.electronic_and_tempo(recording_id)
+        prediction = decide(head, threshold, vectors, trajectories, electronic)
+        tempo = choose_tempo(from_plain(Tempo, measured) if measured else None, prediction.scores, tempo_ranges)
     except (ValueError, ModelError) as e:
         raise ModelError(DAMAGED) from e
     if not np.isfinite(prediction.confidence):
@@ -36,6 +47,7 @@ def classify_recording(
         decided=prediction.decided,
         reason=prediction.reason,
         second_genre=prediction.second_genre,
+        tempo=(tempo.bpm, tempo.confidence) if tempo else None,
     )
     if prediction.timeline is not None:
         store.put_timeline(recording_id, head.id, prediction.segment_s, prediction.timeline.tobytes())

@@ -48,7 +48,7 @@ def relabel(
             with store.transaction():
                 for recording_id, cached in page:
                     try:
-                        found = classify_recording(store, recording_id, head, threshold, cached)
+                        found = classify_recording(store, recording_id, head, threshold, cached, settings.tempo_ranges)
                         undecided += not found.decided
                         unlike += found.reason == UNLIKE
                         not_electronic += found.reason == NOT_ELECTRONIC

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from indexer.analysis.analyser import VERSION, Analysis
+from indexer.analysis.tempo_choice import choose_tempo
 from indexer.config import Settings
 from indexer.encoders.encoder import Part
 from indexer.errors import (
@@ -413,6 +414,9 @@ def analyse(run: Run, file: KnownFile) -> Stage[None]:
         run.listener.problem(os.fsdecode(file.row.path), f"not measured: {failure.reason}")
     with run.store.transaction():
         run.store.put_analysis(file.recording_id, found.columns())
+        for head_id, scores in run.store.scores_by_head(file.recording_id).items():
+            if (tempo := choose_tempo(found.tempo, scores, run.settings.tempo_ranges)) is not None:
+                run.store.set_tempo(file.recording_id, head_id, tempo.bpm, tempo.confidence)
     run.counts.analysed += 1
     file.outcome = "measured"
     if run.settings.write_tags_bpm or run.settings.write_tags_key:
@@ -460,7 +464,7 @@ def _classify(run: Run, recording_id: int) -> None:
         return
     rows = [run.store.embedding(recording_id, encoder_id) for encoder_id in run.model.inputs]
     cached = [(row["vector"], row["course"]) for row in rows if row is not None]
-    classify_recording(run.store, recording_id, run.model.head, run.threshold, cached)
+    classify_recording(run.store, recording_id, run.model.head, run.threshold, cached, run.settings.tempo_ranges)
 
 
 # ---- write_genre: the genre in the file's own tag

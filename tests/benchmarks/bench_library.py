@@ -370,7 +370,7 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
             with store.transaction():
                 store.put_embedding(recording, ENCODER, vector(n), UNITS, the_trajectory)
                 store.set_decoded_length(recording, 300.0)
-                classify_recording(store, recording, head, 0.5, [(vector(n), the_trajectory)])
+                classify_recording(store, recording, head, 0.5, [(vector(n), the_trajectory)], {})
             store.settle_tags(file_id, the_policy)
         took = time.perf_counter() - started
     return {f"store {NEW:,} new recordings": took}
