@@ -82,6 +82,7 @@ def test_all_fields_of_id3_are_read(tmp_path: Path, mp3_audio: bytes) -> None:
         record_label="Metalheadz",
         year=1997,
         bpm=174.5,
+        filled=("BPM", "INITIALKEY"),
         genres=("Drum & Bass",),
         dj_data=("Mixed In Key", "Serato", "Traktor"),
     )

@@ -58,7 +58,7 @@ def commit_write(
     when the file changed meanwhile.
     """
     path = os.fsencode(prepared.path)
-    columns = _columns_written(Tags.from_json(prepared.after_tags))
+    columns = _columns_written(prepared.after_tags)
 
     def intend(p: Prepared) -> int:
         return store.intend_write(

@@ -537,8 +537,7 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit | None, add: Mapping[str, 
         if run.stopped():
             discard(prepared)
             return
-        after = Tags.from_json(prepared.after_tags)
-        standing = after.ours.to_text() if after.ours else None
+        standing = prepared.after_tags.ours.to_text() if prepared.after_tags.ours else None
         ours = edit.describe() if edit else standing
         commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=ours)
     except DeferredError as e:

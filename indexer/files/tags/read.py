@@ -48,10 +48,10 @@ class Tags:
     genres: tuple[str, ...] = ()
     ours: IndexerGenre | None = None
     original_genres: tuple[str, ...] | None = None  # from before our first write
-    added: str | None = None  # our record of the tempo and key that we added
-    filled: tuple[str, ...] = ()  # which of BPM and INITIALKEY hold anything, also what is no tempo and no key
     dj_data: tuple[str, ...] = ()
     unread: str | None = None
+    added: str | None = None  # our record of the tempo and key that we added
+    filled: tuple[str, ...] = ()  # which of BPM and INITIALKEY hold anything, also what is no tempo and no key
 
     @property
     def genre(self) -> str | None:

@@ -89,7 +89,7 @@ class Prepared:
     after: Stat
     before_genres: tuple[str, ...]
     after_genres: tuple[str, ...]
-    after_tags: dict[str, Any]  # the tags as the copy holds them, as Tags.to_json gives them
+    after_tags: Tags  # as the copy holds them
     evidence: dict[str, str]  # digests of what was compared
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Prepared:
             Stat(**data["after"]),
             tuple(data["before_genres"]),
             tuple(data["after_genres"]),
-            dict(data["after_tags"]),
+            Tags.from_json(data["after_tags"]),
             dict(data["evidence"]),
         )
 
@@ -184,7 +184,7 @@ def prepare(
         "other_fields_sha256": sha256(repr(sorted(new_fields.items())).encode()).hexdigest(),
         "fields_compared": str(len(new_fields)),
     }
-    return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, new_tags.to_json(), evidence)
+    return Prepared(name, temp, before, ctime_ns, after, old_tags.genres, new_tags.genres, new_tags, evidence)
 
 
 def commit(
