@@ -369,6 +369,11 @@ def track_tempo_bpm(genre: str, seed: int) -> float:
     return LOOP_BARS * 4 * 60 * SAMPLE_RATE_HZ / _loop(genre, seed).frames
 
 
+def track_tonic_hz(genre: str, seed: int) -> float:
+    """The frequency of the tonic of ``make_track(genre, seed)``; all tracks are in natural minor, tuned at random."""
+    return _loop(genre, seed).root_hz
+
+
 def make_track(genre: str, seed: int, duration_s: float = 25.0) -> np.ndarray:
     """One track (frames, 2) float32 at SAMPLE_RATE_HZ, peak 0.5 to 0.95; ``genre`` is one of GENRES."""
     loop = _loop(genre, seed)
