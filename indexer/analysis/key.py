@@ -1,9 +1,9 @@
 """Estimates the musical key of a track from its samples, with a confidence and the runner-up.
 
-Frames of half a second give spectral peaks; each peak counts as strongly as it rises over the frame's loudness. The
-peaks' pitches, with the track's own tuning taken out, make a chroma in three ranges of pitch, and every stretch of the
-track votes for the 24 keys by how its chroma agrees with a published profile of electronic music. Noise, drums and a
-single note have no key.
+Frames of half a second give spectral peaks; each peak counts by its share of the frame's loudness. The peaks' pitches,
+with the track's own tuning taken out, make a chroma in three ranges of pitch, and every stretch of the track votes for
+the 24 keys by how its chroma agrees with a published profile of electronic music. Noise, drums and a single note have
+no key.
 """
 
 import math
@@ -31,8 +31,8 @@ _MAX_STRETCHES = 64  # a longer track has longer stretches
 # Ranges of pitch, in semitones over 55 Hz: 82 to 165, 165 to 660, 660 to 2800 Hz. Below lie kick drums.
 _RANGES = ((7, 19), (19, 43), (43, 68))
 
-# "bgate": the mean chroma of 1486 excerpts of electronic music in major and in minor, small values gated to 0, from
-# A. Faraldo, Tonality Estimation in Electronic Dance Music, PhD thesis, Universitat Pompeu Fabra 2018.
+# The profiles "bgate": how strong each pitch class over the tonic is in a corpus of electronic music, small values
+# gated to 0; from A. Faraldo, Tonality Estimation in Electronic Dance Music, PhD thesis, Universitat Pompeu Fabra 2018.
 _MAJOR_PROFILE = (1.00, 0.00, 0.42, 0.00, 0.53, 0.37, 0.00, 0.77, 0.00, 0.38, 0.21, 0.30)
 _MINOR_PROFILE = (1.00, 0.00, 0.36, 0.39, 0.00, 0.38, 0.00, 0.74, 0.27, 0.00, 0.42, 0.23)
 
