@@ -112,6 +112,11 @@ class Settings:
         "already uses, and all for a new library",
         default=None,
     )
+    rough_after_h: float = _doc(
+        "hours of work from which new music is first heard roughly (a few units of each recording), so that genres and "
+        "similarity are there early, and whole afterwards; 0: always, a large number: never",
+        default=3.0,
+    )
     jobs: int = _doc("child processes that read and decode files; 0: one a core, at most 32", default=0)
     max_audio_s: float = _doc("seconds of sound from which a file is left alone", default=24 * 3600.0)
     max_read_cpu_s: float = _doc(
@@ -183,6 +188,8 @@ class Settings:
             raise ConfigError(f"units is {self.units}: must be from 1 to {MAX_UNITS}, or all")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
+        if not 0 <= self.rough_after_h < 1e9:
+            raise ConfigError(f"rough_after_h is {self.rough_after_h}: must be 0 or more hours")
         for key in ("settle_s", "scan_interval_s", "unload_after_s", "cluster_wait_s"):
             if not 0 <= getattr(self, key) < 1e9:
                 raise ConfigError(f"{key} is {getattr(self, key)}: must be 0 or more seconds")

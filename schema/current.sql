@@ -1,5 +1,7 @@
 CREATE INDEX corrections_recording ON corrections (recording_id);
 
+CREATE INDEX embeddings_rough ON embeddings (recording_id) WHERE rough;
+
 CREATE UNIQUE INDEX encoders_in_use ON encoders (in_use) WHERE in_use = 1;
 
 CREATE INDEX files_recording ON files (recording_id);
@@ -52,7 +54,7 @@ CREATE TABLE embeddings (            -- hidden in Datasette
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   encoder_id TEXT NOT NULL REFERENCES encoders (id),
   vector BLOB NOT NULL,              -- little-endian float16
-  units INTEGER NOT NULL, course BLOB /* how the units differ from their mean, of low rank; NULL: not kept */,            -- how many units it is the mean of
+  units INTEGER NOT NULL, course BLOB /* how the units differ from their mean, of low rank; NULL: not kept */, rough INTEGER NOT NULL DEFAULT 0 CHECK (rough IN (0, 1)) /* of a few units only; a later scan hears all of them */,            -- how many units it is the mean of
   UNIQUE (recording_id, encoder_id)
 ) STRICT;
 
@@ -122,7 +124,7 @@ CREATE TABLE predictions (
   genre TEXT NOT NULL,               -- the most probable label, decided or not
   confidence REAL NOT NULL,          -- its probability, 0 to 1
   threshold REAL NOT NULL,           -- the threshold it was held against
-  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, tempo_bpm REAL /* the tempo that suits the head's genres best */, tempo_confidence REAL /* of that tempo, 0 to 1 */, -- confidence reaches the threshold
+  decided INTEGER NOT NULL CHECK (decided IN (0, 1)), reason TEXT /* why it is not decided, where that is not the confidence */, second_genre TEXT /* another genre that a good part of the recording's units is of */, tempo_bpm REAL /* the tempo that suits the head's genres best */, tempo_confidence REAL /* of that tempo, 0 to 1 */, rough INTEGER NOT NULL DEFAULT 0 CHECK (rough IN (0, 1)) /* by such a vector */, -- confidence reaches the threshold
   PRIMARY KEY (recording_id, head_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -263,6 +265,7 @@ SELECT f.id, t.title, t.artist, t.album,
   a.key, a.key_name, round(a.key_confidence, 4) AS key_confidence, a.loudness_lufs,
   t.bpm AS tag_bpm, t.musical_key AS tag_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
+  coalesce(p.rough, EXISTS (SELECT 1 FROM embeddings e WHERE e.rough AND e.recording_id = f.recording_id)) AS rough,
   (SELECT c.genre FROM corrections c WHERE c.recording_id = f.recording_id ORDER BY c.id DESC LIMIT 1) AS corrected,
   t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic,
   (SELECT round(s.probability, 4) FROM scores s WHERE s.recording_id = f.recording_id AND s.head_id = h.id AND s.genre = 'ambient') AS "ambient",

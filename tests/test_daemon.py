@@ -36,6 +36,16 @@ def audio(path: Path, seed: int = 0, container: str = "flac") -> Path:
     return write_audio(path.with_suffix(""), container, 1.0, seed=seed)
 
 
+def test_what_was_heard_roughly_is_heard_whole_while_nothing_else_is_due(cli, folder):
+    for seed in range(3):
+        audio(folder / f"{seed}.flac", seed)
+    with Watching(cli, folder, rough_after_h=0) as watch:
+        watch.until(lambda: any(", 3 heard whole (0 left)" in line for line in watch.lines), "all is heard whole")
+        watch.until_idle()
+    assert [line for line in watch.lines if "embedded" in line and "flac" in line] != []
+    assert cli.json("status")["rough"] == 0
+
+
 def test_the_library_follows_what_happens_to_files(cli, folder, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

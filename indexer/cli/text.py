@@ -117,6 +117,11 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
     """The summary of `indexer scan`: counts, time, and a line for each worker of a cluster; verbose: the bottleneck."""
     embedded = f"{count(r['embedded'], 'recording')} embedded ({duration(r['audio_s'])} of audio)"
     lines = [f"{count(r['files'], 'file')}: {embedded}, {r['cached']:,} known already"]
+    if r["rough"] or r["refined"] or r["rough_left"]:
+        later = (
+            f"; {r['rough_left']:,} are still to be heard whole, which the next scan does" if r["rough_left"] else ""
+        )
+        lines.append(f"{r['rough']:,} heard roughly first, {r['refined']:,} heard whole afterwards{later}")
     if r["classified"]:
         lines.append(
             f"{r['classified']:,} classified, {r['undecided']:,} of them undecided;"
@@ -283,6 +288,7 @@ def status_text(s: dict[str, Any]) -> str:
     lines.append(
         f"embedded   {s['embedded']:,} of {s['recordings']:,} recordings with"
         f" {s['encoder']['name'] + ' (sound to numbers)' if s['encoder'] else 'no encoder'}"
+        + (f"; {s['rough']:,} of them heard roughly so far" if s["rough"] else "")
     )
     if s["head"]:
         lines.append(

@@ -38,6 +38,7 @@ class File:
     encoder_id: str | None
     future: "Future[Any]"
     analyse: bool = False  # measure it in the same pass
+    rough: bool = False  # embed a few units only
     near: str | None = None  # address of the worker that read it last: its page cache may still hold the file
     deaths: int = 0  # workers that died with this file alone
     breaks: int = 0  # batches with this file that failed as a whole

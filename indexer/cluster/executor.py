@@ -151,10 +151,10 @@ class ClusterExecutor:
         """See Executor."""
         return self._submit(File("inspect", path, path, stat, None, Future()))
 
-    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool, rough: bool = False) -> "Future[Embedded]":
         """See Executor; preferably on the worker that inspected the file."""
         near = self._near.pop(path, None)
-        return self._submit(File("embed", path, path, stat, part.encoder_id, Future(), analyse, near=near))
+        return self._submit(File("embed", path, path, stat, part.encoder_id, Future(), analyse, rough, near=near))
 
     def engine(self) -> Engine | None:
         """See Executor; where workers differ, the engine of the last answer."""
@@ -518,7 +518,7 @@ class ClusterExecutor:
         # Packed: Dask would inspect every element of a list, which costs more than sending it.
         items = pack(
             [
-                (file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id, file.analyse)
+                (file.path_on_workers, file.stat.size, file.stat.mtime_ns, file.encoder_id, file.analyse, file.rough)
                 for file in batch.files
             ]
         )

@@ -32,7 +32,8 @@ from indexer.wording import printable
 UNUSED_S = 900.0  # a session without work for this long is closed, so that its encoders leave the memory
 PROBE_S = 13.0  # length of the test signal: a little more than two units of the published models
 
-Item = tuple[bytes, int, int, str | None, bool]  # path on the worker, size, mtime_ns, encoder id, measure it too
+# path on the worker, size, mtime_ns, encoder id, whether it is measured too, whether it is heard roughly
+Item = tuple[bytes, int, int, str | None, bool, bool]
 _sessions: dict[str, "Session"] = {}  # by encoders, device and precision
 _lock = threading.Lock()
 
@@ -78,7 +79,7 @@ class Session:
 
     def begin(self, op: str, item: Item) -> "Future[Any]":
         """Begin to inspect or embed one file; an error is in the future, too."""
-        path, size, mtime_ns, encoder_id, analyse = item
+        path, size, mtime_ns, encoder_id, analyse, rough = item
         try:
             own = _look(path)
             if not same_content(own, Stat(0, 0, size, mtime_ns)):
@@ -89,7 +90,7 @@ class Session:
                 return (
                     self._executor.inspect(path, own)
                     if encoder_id is None or op == "inspect"
-                    else self._executor.embed(path, own, self._parts[encoder_id], analyse=analyse)
+                    else self._executor.embed(path, own, self._parts[encoder_id], analyse=analyse, rough=rough)
                 )
         except (IndexerError, OSError) as e:
             failed: Future[Any] = Future()

@@ -13,7 +13,7 @@ import numpy as np
 
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import Reader
-from indexer.library.states import SHOWN_STATE
+from indexer.library.states import ROUGH, SHOWN_STATE
 from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
 
 HIDDEN_STATES = ("missing", "left out")  # shown when they are asked for
@@ -55,7 +55,8 @@ SELECT f.id, f.path_text AS path, {_NAME} AS name, f.shown AS state, f.container
   coalesce(CASE WHEN f.state <> 'ready' THEN f.reason END, r.reason) AS reason, f.root_id,
   t.title, t.artist, t.album, t.year, {TEMPO_BPM} AS tempo_bpm, a.key, a.key_name, {LOSSY_SUSPECT} AS lossy_suspect,
   {TAG_BPM} AS tag_bpm, t.musical_key AS tag_key, t.genre AS tag_genre, r.duration_s,
-  {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence
+  {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence,
+  {ROUGH} AS rough
 {_JOINED}
 WHERE f.id IN ("""
 

@@ -58,6 +58,7 @@ class Lacking:
     threshold: float = 0.0
     tag_policy: str | None = None
     adds: bool = False
+    rough_threshold: float = 0.0  # from which the genre of a rough vector is written into tags
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL that is true for a row of ``files f`` that lacks something, and its values."""
@@ -82,9 +83,10 @@ class Lacking:
             lacks.append(
                 "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
                 " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ?"
-                f" AND p.decided){_HAS_TEMPO_OR_KEY if self.adds else ''}))"
+                " AND p.decided AND (NOT p.rough OR p.confidence >= ?))"
+                f"{_HAS_TEMPO_OR_KEY if self.adds else ''}))"
             )
-            values += [self.tag_policy, self.head_id]
+            values += [self.tag_policy, self.head_id, self.rough_threshold]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
         # The plus keeps SQLite from the index of states: by path it need not sort the whole library for every page.
         return f"+f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values
@@ -97,6 +99,12 @@ _LAST_THERE = (
 # Why a file is missing. A readable file may have a reason already, why no genre is written into it: it keeps that one,
 # so that it is known again when the file is back.
 _NOT_FOUND, _NO_FOLDER, _GONE = "not found by the last scan", "its folder is not there", "moved or deleted"
+# Whether recording ?1 is heard only roughly by an encoder of head ?2.
+_ROUGH_UNDER_HEAD = (
+    "EXISTS (SELECT 1 FROM embeddings e WHERE e.rough AND e.recording_id = ?1 AND e.encoder_id IN"
+    " (SELECT p.value FROM heads h JOIN encoders n ON n.id = h.encoder_id,"
+    " json_each(coalesce(n.parts, json_array(n.id))) p WHERE h.id = ?2))"
+)
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, reason, tag_policy"
 
 
@@ -562,6 +570,12 @@ class Store:
             self._run("DELETE FROM genre_labels")
             self._many("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
 
+    def unsettle_tags(self, recording_id: int) -> None:
+        """Have the genre tags of a recording's files looked at again."""
+        self._run(
+            "UPDATE files SET tag_policy = NULL WHERE recording_id = ? AND tag_policy IS NOT NULL", (recording_id,)
+        )
+
     def settle_tags(self, file_id: int, tag_policy: str) -> None:
         """Mark the genre tag of a file as up to date under this policy."""
         self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
@@ -633,22 +647,72 @@ class Store:
         assert row is not None
         return float(row["unit_s"])
 
-    def has_embedding(self, recording_id: int, encoder_id: str) -> bool:
-        """Whether the recording is embedded already."""
-        return (
-            self._one("SELECT 1 FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id))
-            is not None
+    def has_embedding(self, recording_id: int, encoder_id: str, *, fine: bool = False) -> bool:
+        """Whether the recording is embedded already; ``fine``: and not only roughly."""
+        row = self._one(
+            "SELECT rough FROM embeddings WHERE recording_id = ? AND encoder_id = ?", (recording_id, encoder_id)
         )
+        return row is not None and not (fine and row["rough"])
 
     def put_embedding(
-        self, recording_id: int, encoder_id: str, vector_f16: bytes, units: int, trajectory: bytes | None = None
+        self,
+        recording_id: int,
+        encoder_id: str,
+        vector_f16: bytes,
+        units: int,
+        trajectory: bytes | None = None,
+        *,
+        rough: bool = False,
     ) -> None:
-        """Cache a track vector (little-endian float16) and the trajectory of its units; an existing one is replaced."""
+        """Cache a track vector (little-endian float16) and the trajectory of its units; an existing one is replaced.
+
+        ``rough``: it is of a few units only, and stands in for the one of all until that is there.
+        """
         self._run(
-            "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course",
-            (recording_id, encoder_id, vector_f16, units, trajectory),
+            "INSERT INTO embeddings (recording_id, encoder_id, vector, units, course, rough) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET vector = excluded.vector, units = excluded.units, course = excluded.course,"
+            " rough = excluded.rough",
+            (recording_id, encoder_id, vector_f16, units, trajectory, int(rough)),
         )
+
+    def spool_rough(self, targets: Sequence[bytes], encoder_ids: Sequence[str]) -> tuple[int, int]:
+        """List readable files among the targets whose recording is heard roughly; returns how many, and their bytes.
+
+        The newest come first, by their time before we wrote into them. Without targets: all of the library.
+        """
+        self._run("CREATE TEMP TABLE IF NOT EXISTS rough (id INTEGER PRIMARY KEY, file_id INTEGER, size INTEGER)")
+        self._run("DELETE FROM rough")
+        for low, high in _ranges(targets) if targets else [(b"", b"\xff")]:
+            self._run(
+                "INSERT INTO rough (file_id, size) SELECT f.id, f.size FROM files f WHERE f.state = 'ready'"
+                " AND f.path >= ? AND f.path < ? AND f.recording_id IN (SELECT recording_id FROM embeddings WHERE rough"
+                f" AND encoder_id IN ({', '.join('?' * len(encoder_ids))}))"
+                " ORDER BY coalesce((SELECT json_extract(w.stat_before, '$.mtime_ns') FROM tag_writes w WHERE"
+                " w.file_id = f.id AND w.state = 'done' ORDER BY w.id LIMIT 1), f.mtime_ns) DESC, f.id",
+                (low, high, *encoder_ids),
+            )
+        row = self._one("SELECT count(*) AS n, coalesce(sum(size), 0) AS size FROM rough")
+        assert row is not None
+        return row["n"], row["size"]
+
+    def rough_files(self) -> Iterator[int]:
+        """Yield the ids of the files that ``spool_rough`` listed; the caller may write in between."""
+        last = 0
+        while page := self._run("SELECT id, file_id FROM rough WHERE id > ? ORDER BY id LIMIT 500", (last,)).fetchall():
+            for row in page:
+                yield row["file_id"]
+            last = page[-1]["id"]
+
+    def rough_count(self, encoder_ids: Sequence[str]) -> int:
+        """How many recordings of readable files one of these encoders has heard only roughly."""
+        row = self._one(
+            "SELECT count(DISTINCT e.recording_id) AS n FROM embeddings e WHERE e.rough AND e.encoder_id IN"
+            f" ({', '.join('?' * len(encoder_ids))}) AND EXISTS (SELECT 1 FROM files f WHERE"
+            " f.recording_id = e.recording_id AND f.state = 'ready')",
+            encoder_ids,
+        )
+        assert row is not None
+        return int(row["n"])
 
     def embedding(self, recording_id: int, encoder_id: str) -> sqlite3.Row | None:
         """The cached ``vector`` (little-endian float16) and ``course``."""
@@ -828,8 +892,8 @@ class Store:
         genre = max(scores, key=lambda label: scores[label])
         self._run(
             "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided,"
-            " reason, second_genre, tempo_bpm, tempo_confidence)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " reason, second_genre, tempo_bpm, tempo_confidence, rough)"
+            f" VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, {_ROUGH_UNDER_HEAD})",
             (
                 recording_id,
                 head_id,

@@ -79,6 +79,13 @@ def status(settings: Settings) -> dict[str, Any]:
             ),
             default=0,
         ),
+        "rough": _count(
+            one(
+                f"SELECT count(*) AS n FROM ({_HELD}) h WHERE h.recording_id IN (SELECT recording_id FROM embeddings"
+                " WHERE rough AND encoder_id IN (SELECT value FROM json_each(?)))",
+                json.dumps(parts),
+            )
+        ),
         "encoder": encoder,
         "head": one(
             "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id ="

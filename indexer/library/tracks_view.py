@@ -6,6 +6,7 @@ It is made anew when the head in use has other labels.
 from collections.abc import Sequence
 
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
+from indexer.library.states import ROUGH
 from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
 _TRACK_COLUMNS = (
@@ -29,6 +30,7 @@ _TRACK_COLUMNS = (
     "confidence",
     "decided",
     "second_genre",
+    "rough",
     "corrected",
     "tag_genre",
     "heard",
@@ -71,6 +73,7 @@ SELECT f.id, t.title, t.artist, t.album,
   a.key, a.key_name, round(a.key_confidence, 4) AS key_confidence, a.loudness_lufs,
   t.bpm AS tag_bpm, t.musical_key AS tag_key, t.year,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
+  {ROUGH} AS rough,
   {SAID} AS corrected,
   t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic{columns},
   t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, a.bandwidth_hz,

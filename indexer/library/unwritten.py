@@ -31,6 +31,7 @@ wanted AS MATERIALIZED (
   LEFT JOIN tags t ON t.file_id = f.id
   LEFT JOIN heads h ON h.in_use = 1
   LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id AND p.decided
+    AND NOT p.rough
   LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id)
   WHERE f.state = 'ready' AND f.reason IS NULL AND coalesce(c.genre, p.genre) IS NOT NULL
 )
@@ -51,7 +52,8 @@ AND NOT EXISTS (
 def count_unwritten(reader: Reader, settings: Settings) -> int:
     """In how many readable files the genre that a person gave or the head in use decided is still to be written.
 
-    What was undone, and what a file or the setting ``write_tags`` refuses, does not count; a read-only file does.
+    What was undone, what is heard only roughly so far, and what a file or the setting ``write_tags`` refuses, does not
+    count; a read-only file does.
     """
     if settings.write_tags == "off":
         return 0

@@ -19,8 +19,10 @@ from indexer.encoders.encoder import Encoder, Unit
 from indexer.encoders.trajectory import Collector, Trajectory
 from indexer.errors import TruncatedError
 from indexer.files.children.worker import Worker
-from indexer.listen.units import GAP, sounding, spread
+from indexer.listen.units import GAP, is_silent, sounding, spread
 
+ROUGH_UNITS = 8  # that are embedded of a recording which is heard roughly
+EXCERPT_LEEWAY_S = 1.0  # of an excerpt beyond a unit's length, for the context that an encoder takes
 QUEUED_BATCHES = 3  # how far decoding may run ahead of the encoder
 
 # (blocks of audio, their sample rate in Hz) -> the same blocks. Sees a file's audio before the encoder does; an error
@@ -151,11 +153,17 @@ class Embedder:
         Waits while the encoder is behind, and calls ``waited`` with the seconds. An error of ``blocks`` passes through
         and drops the recording.
         """
+        return self._embed(blocks, self._units, waited)
+
+    def _embed(
+        self, blocks: Iterable[np.ndarray], units: int | None, waited: Callable[[float], None]
+    ) -> Future[TrackEmbedding]:
+        """``units``: how many to embed at most; None: all."""
         recording = _Recording(self.encoder, blocks)
-        if self._units is None:
+        if units is None:
             chosen, segment_s = sounding(recording), self.encoder.unit_s
         else:
-            few = spread(recording, self._units)
+            few = spread(recording, units)
             chosen, segment_s = iter(few), recording.duration_s / max(1, len(few))
         track = _Track(self.encoder, segment_s)
         for unit in chosen:
@@ -163,6 +171,34 @@ class Embedder:
         track.duration_s, track.truncated = recording.duration_s, recording.truncated
         waited(self._put(track, None))
         return track.future
+
+    def embed_roughly(
+        self, worker: Worker, path: bytes, *, waited: Callable[[float], None] = lambda _seconds: None
+    ) -> Future[TrackEmbedding]:
+        """Like ``embed_file``, of ROUGH_UNITS units at most; only these are decoded where that is safe.
+
+        The result's ``duration_s`` is then that of what was decoded, and nothing is known of a lost end.
+        """
+        count, rate_hz = min(ROUGH_UNITS, self._units or ROUGH_UNITS), self.encoder.sample_rate_hz
+        found = worker.excerpts(
+            path, sample_rate_hz=rate_hz, count=count, seconds=self.encoder.unit_s + EXCERPT_LEEWAY_S
+        )
+        pieces = [(piece, unit) for _, piece in found or () if (unit := self._first_unit(piece)) is not None]
+        if found is None or not pieces:  # unsafe, or silent everywhere
+            return self._embed(worker.decode(path, sample_rate_hz=rate_hz), count, waited)
+        start_s, last = found[-1]
+        track = _Track(self.encoder, (start_s + len(last) / rate_hz) / len(pieces))
+        for _, unit in pieces:
+            waited(self._put(track, unit))
+        track.duration_s = sum(len(piece) for piece, _ in pieces) / rate_hz
+        waited(self._put(track, None))
+        return track.future
+
+    def _first_unit(self, samples: np.ndarray) -> Unit | None:
+        """The first unit of these samples, unless it is silent."""
+        cutter = self.encoder.cutter()
+        unit = next(iter(cutter.push(samples) or cutter.finish()), None)
+        return None if unit is None or is_silent(unit) else unit
 
     def embed_file(
         self,

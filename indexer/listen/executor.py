@@ -6,6 +6,7 @@ encoder. Knows neither database nor heads, and writes to no file.
 
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -74,10 +75,11 @@ class Executor(Protocol):
         """
         ...
 
-    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool, rough: bool = False) -> "Future[Embedded]":
         """The embedding of the file's audio. Raises ModelError when the encoder cannot be loaded.
 
-        ``analyse``: measure it in the same pass.
+        ``analyse``: measure it in the same pass. ``rough``: only a few units of it, see ``Embedder.embed_roughly``; it
+        is not measured then.
 
         The future's error is a FileError when the file cannot be read, a DeferredError when it is no longer the file
         that ``stat`` describes, a ValueError when the recording is too short, and otherwise the encoder's own.
@@ -125,11 +127,12 @@ class LocalExecutor:
         """See Executor."""
         return self._readers.submit(lambda worker: worker.call("inspect", path))
 
-    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: Part, *, analyse: bool, rough: bool = False) -> "Future[Embedded]":
         """See Executor."""
         embedder = self._embedder(part)
         result: Future[Embedded] = Future()
-        fed = self._readers.submit(partial(self._feed, path, stat, embedder, analyse))
+        embed = partial(embedder.embed_roughly if rough else embedder.embed_file, waited=self._readers.waited)
+        fed = self._readers.submit(partial(self._feed, path, stat, embed, analyse and not rough))
         fed.add_done_callback(partial(_chain, result))
         return result
 
@@ -177,14 +180,14 @@ class LocalExecutor:
             self._engine = Engine(encoder.device, encoder.precision, encoder.engine)
         return embedder
 
-    def _feed(self, path: bytes, stat: Stat, embedder: Embedder, analyse: bool, worker: Worker) -> _Fed:
+    def _feed(
+        self, path: bytes, stat: Stat, embed: Callable[..., "Future[TrackEmbedding]"], analyse: bool, worker: Worker
+    ) -> _Fed:
         """Decode the file into the encoder. Raises FileError; DeferredError when the file changed meanwhile."""
         failure: FileError | None = None
         found: list[Analysis] = []
         try:
-            result = embedder.embed_file(
-                worker, path, waited=self._readers.waited, analysed=found.append if analyse else None
-            )
+            result = embed(worker, path, **({"analysed": found.append} if analyse else {}))
         except FileError as e:
             failure = e
         try:

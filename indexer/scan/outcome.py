@@ -14,6 +14,8 @@ class Counts:
     """What a run did."""
 
     embedded: int = 0  # recordings
+    rough: int = 0  # of these, heard roughly
+    refined: int = 0  # recordings that were heard roughly before and are heard whole now
     cached: int = 0  # files whose recording was embedded before, or by another file of this run
     classified: int = 0  # files that the run worked on and whose recording has a prediction
     undecided: int = 0  # of these, under the threshold
@@ -34,7 +36,13 @@ class Counts:
     def any(self) -> bool:
         """Whether any file was worked on."""
         return bool(
-            self.embedded or self.cached or self.classified or self.tags_written or self.tags_refused or self.failed
+            self.embedded
+            or self.refined
+            or self.cached
+            or self.classified
+            or self.tags_written
+            or self.tags_refused
+            or self.failed
         )
 
 
@@ -65,6 +73,7 @@ class ScanResult:
     truncated: int = 0  # readable ones that lost their end
     missing: int = 0
     unanalysed: int = 0  # recordings of the scanned folders that this run did not get to measure
+    rough_left: int = 0  # recordings of the library that are heard only roughly so far
     elapsed_s: float = 0.0
     interrupted: bool = False
     named: bool = False  # the run was about single named paths, not about whole folders
@@ -78,6 +87,9 @@ class ScanResult:
         return {
             "files": self.files,
             "embedded": c.embedded,
+            "rough": c.rough,
+            "refined": c.refined,
+            "rough_left": self.rough_left,
             "cached": c.cached,
             "classified": c.classified,
             "undecided": c.undecided,

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,10 +20,12 @@ from indexer.errors import FileError, IndexerError
 from indexer.files.children.limits import Limits
 from indexer.files.children.pool import Readers
 from indexer.files.tags.write import Prepared, discard
+from indexer.heads.decide import sure_from
 from indexer.library.store import Lacking, Store
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
 from indexer.scan.outcome import Counts, Listener
+from indexer.scan.pace import Pace
 from indexer.scan.policy import tag_policy_digest
 from indexer.scan.stages import Changed, FileFailedError, FileGoneError, Item, Run, Stage, Wait, process, unforeseen
 
@@ -65,12 +67,13 @@ class Pipeline:
         write_tags: bool = True,
         force: bool = False,
         explicit_tags: bool = False,
+        files_left: Callable[[], int] = lambda: 0,
         counts: Counts | None = None,
     ) -> None:
         """``explicit_tags``: the user asked for tags to be written, so a former undo does not hold them back.
 
-        ``executor``: where the heavy steps run; this machine when None. ``run`` closes it at its end. ``counts``: of an
-        earlier part of the run, to be continued.
+        ``executor``: where the heavy steps run; this machine when None. ``close`` closes it. ``files_left``: how many
+        files this run will still work on, about. ``counts``: of an earlier part of the run, to be continued.
         """
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
@@ -90,9 +93,12 @@ class Pipeline:
             force,
             explicit_tags,
             self._stop.is_set,
+            Pace(settings.rough_after_h * 3600, files_left),
             counts or Counts(),
         )
         self.counts = self._run.counts
+        self._started_s = time.monotonic()
+        self._idle_s = 0.0
         self.turns = 0  # rounds of the loop; the number stands still only when something hangs
         self._polled_s = float("-inf")
         self._in_flight = 0
@@ -116,7 +122,7 @@ class Pipeline:
         if run.model is None:
             return Lacking((), None, run.threshold, policy, adds)
         head_id = run.model.head.id if run.model.head else None
-        return Lacking(run.model.ids, head_id, run.threshold, policy, adds)
+        return Lacking(run.model.ids, head_id, run.threshold, policy, adds, sure_from(run.threshold))
 
     def stop(self) -> None:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""
@@ -126,35 +132,41 @@ class Pipeline:
         """Work through all files of ``work``; returns False when stopped before the end. Stores every finished step.
 
         ``work`` is asked again as long as a file is in flight, also after it gave None or ended, because files may be
-        added meanwhile.
+        added meanwhile. May be called again, until ``close``.
         """
         executor = self._run.executor
-        started_s = time.monotonic()
-        idle_s = 0.0
-        try:
-            while not self._stop.is_set():
-                self.turns += 1
-                self._poll_executor()
-                item = None
-                while self._in_flight < executor.limit and (item := next(work, None)) is not None:
-                    self._begin(item)
-                self._start_waiting()
-                if item is None and self._in_flight == 0:
-                    return True
-                waits_s = time.monotonic()
-                finished = self._take(POLL_S)
-                idle_s += time.monotonic() - waits_s
-                if finished:
-                    self._resume_group(finished)
-            return False
-        finally:
-            elapsed_s = time.monotonic() - started_s
-            load = executor.load()
-            self.counts.workers = executor.workers()
-            # This thread also loads weights: that time counts as loading, not as work with the library.
-            library = max(0.0, 1 - idle_s / elapsed_s - load.get(LOADING, 0.0))
-            self.counts.busy = {**load, "library": library}
-            self._close()
+        while not self._stop.is_set():
+            self.turns += 1
+            self._poll_executor()
+            item = None
+            while self._in_flight < executor.limit and (item := next(work, None)) is not None:
+                self._begin(item)
+            self._start_waiting()
+            if item is None and self._in_flight == 0:
+                return True
+            waits_s = time.monotonic()
+            finished = self._take(POLL_S)
+            self._idle_s += time.monotonic() - waits_s
+            if finished:
+                self._resume_group(finished)
+        return False
+
+    def close(self) -> None:
+        """End the executor and the readers; files in flight are dropped. Completes the counts."""
+        executor = self._run.executor
+        elapsed_s = max(1e-9, time.monotonic() - self._started_s)
+        load = executor.load()
+        self.counts.workers = executor.workers()
+        # This thread also loads weights: that time counts as loading, not as work with the library.
+        library = max(0.0, 1 - self._idle_s / elapsed_s - load.get(LOADING, 0.0))
+        self.counts.busy = {**load, "library": library}
+        executor.close()
+        self._run.readers.close()
+        while finished := self._take(0):
+            done = finished.done
+            # A copy that was finished after the stop will not be used.
+            if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
+                discard(Prepared.from_json(done.result(), finished.file.name))
 
     def _poll_executor(self) -> None:
         """Pass the executor's messages to the listener, at most every POLL_S."""
@@ -191,6 +203,7 @@ class Pipeline:
                 self.counts.failed_later += error.state not in ("unreadable", "unsupported")
                 outcome = "failed"
         self._in_flight -= 1
+        self._run.pace.finished()
         if outcome is not None:
             self._run.listener.advance(file.name, outcome)
 
@@ -264,12 +277,3 @@ class Pipeline:
                     self._next = other
                     return
                 self._go_on(other.file, other.done, shared=True)
-
-    def _close(self) -> None:
-        self._run.executor.close()
-        self._run.readers.close()
-        while finished := self._take(0):
-            done = finished.done
-            # A copy that was finished after the stop will not be used.
-            if done.exception() is None and isinstance(done.result(), dict) and "temp_path" in done.result():
-                discard(Prepared.from_json(done.result(), finished.file.name))

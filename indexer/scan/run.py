@@ -8,10 +8,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
 from indexer.scan.outcome import Counts, Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
-from indexer.scan.stages import Backlog, Changed, Unanalysed
+from indexer.scan.stages import Backlog, Changed, Item, Rough, Unanalysed
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
+SLICE = 500  # files that are heard whole between two updates of the map
 NOTE_S = 2.0  # update the run's row at most this often while it works
 
 
@@ -52,6 +53,7 @@ class Scan:
         self._pipeline: Pipeline | None = None
         self._stopped = False
         self._named: deque[bytes] = deque()
+        self._refine_until_s = None if watched else math.inf  # None: the daemon orders it, see ``refine``
 
     def stop(self) -> None:
         """Finish the files in flight, then end."""
@@ -142,6 +144,14 @@ class Scan:
                     self._keep_playlists(store, result)
             return result
 
+    def refine(self, limit_s: float) -> ScanResult:
+        """Hear whole what was heard roughly, for about so many seconds; files that are added meanwhile come first.
+
+        Raises as ``run`` does.
+        """
+        self._refine_until_s = time.monotonic() + limit_s
+        return self.run_named(())
+
     def _run(
         self,
         store: Store,
@@ -166,27 +176,32 @@ class Scan:
             listener=live,
             executor=self._executor(chosen, targets),
             force=force,
+            files_left=lambda: max(0, live.total - live.done) + len(self._named),
             **how,
         )
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
         with _recorded(store, run_id, result, started):
-            if chosen and not result.named:
-                self._hear_cached(store, chosen.ears)
-            self._look(store, targets, result, force=force)
-            backlog_files, size_bytes = pipeline.backlog_size(targets)
-            live.total = store.changed_count() + backlog_files
-            on_start(live.total, chosen)
-            live.begin("scanning", live.total, size_bytes + _bytes_of_changed(store))
-            if self._stopped:
-                pipeline.stop()
-            result.interrupted = not pipeline.run(self._work(store, pipeline, targets if live.total else (), result))
-            if pipeline.counts.any() or not result.named:
-                update_genre_labels(store, self._settings)
-            if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
-                self._place(store, chosen)
-            if not result.interrupted and (not result.named or store.connection.total_changes != changes):
-                self._keep_playlists(store, result)
-            changes = store.connection.total_changes
+            with closing(pipeline):
+                if chosen and not result.named:
+                    self._hear_cached(store, chosen.ears)
+                self._look(store, targets, result, force=force)
+                backlog_files, size_bytes = pipeline.backlog_size(targets)
+                files = store.changed_count() + backlog_files
+                on_start(files, chosen)
+                live.begin("scanning", files, size_bytes + _bytes_of_changed(store))
+                if self._stopped:
+                    pipeline.stop()
+                rest = self._rest(store, pipeline, targets) if files else iter(())
+                result.interrupted = not pipeline.run(self._work(store, rest, result))
+                if pipeline.counts.any() or not result.named:
+                    update_genre_labels(store, self._settings)
+                if chosen and not result.interrupted and (pipeline.counts.embedded or not result.named):
+                    self._place(store, chosen)
+                if not result.interrupted and (not result.named or store.connection.total_changes != changes):
+                    self._keep_playlists(store, result)
+                changes = store.connection.total_changes
+                if chosen:
+                    self._refine(store, pipeline, chosen, targets, live)
             if not (result.interrupted or result.named):
                 self._analyse(store, chosen, targets, live, analyse_s)
             if store.connection.total_changes != changes:
@@ -198,6 +213,26 @@ class Scan:
         """Bring the user's playlists up to date; what cannot be written is told with the result."""
         problems = living.refresh(store.connection, self._settings)
         result.notes += [problem for problem in problems if problem not in result.notes]
+
+    def _refine(
+        self, store: Store, pipeline: Pipeline, chosen: Chosen, targets: Sequence[bytes], live: "_LiveRun"
+    ) -> None:
+        """Hear whole what is heard roughly, the newest files first; the map follows now and then."""
+        result, encoders = live.result, [part.encoder_id for part in chosen.info.parts]
+        until_s = self._refine_until_s
+        if until_s is None:  # not counted: perhaps a single file of a large library is worked on
+            result.rough_left = result.counts.rough if result.named else store.rough_count(encoders)
+            return
+        if not result.interrupted:
+            files, size_bytes = store.spool_rough(targets, encoders)
+            if files:
+                live.begin("hearing whole", files, size_bytes)
+            rough = map(Rough, takewhile(lambda _: time.monotonic() < until_s, store.rough_files()))
+            while not result.interrupted and (first := next(rough, None)) is not None:
+                some: Iterator[Item] = chain([first], islice(rough, SLICE - 1))
+                result.interrupted = not pipeline.run(self._work(store, some, result))
+                self._place(store, chosen)
+        result.rough_left = store.rough_count(encoders)
 
     def _executor(self, chosen: Chosen | None, targets: Sequence[bytes]) -> Executor | None:
         """Where the heavy steps run; None: here."""
@@ -233,7 +268,6 @@ class Scan:
         result.unanalysed, size_bytes = store.unanalysed_size(targets, VERSION)
         if not result.unanalysed or not at_most_s:
             return
-        live.total += result.unanalysed
         live.begin("measuring tempo and key", result.unanalysed, size_bytes)
         ends_s, before = time.monotonic() + at_most_s, counts.analysed
 
@@ -255,20 +289,19 @@ class Scan:
         if self._stopped:
             pipeline.stop()
         of_the_scan = counts.busy, counts.workers
-        result.interrupted = not pipeline.run(files())
+        with closing(pipeline):
+            result.interrupted = not pipeline.run(files())
         counts.busy, counts.workers = of_the_scan
         if result.unanalysed:
             result.unanalysed -= counts.analysed - before
 
-    def _work(
-        self, store: Store, pipeline: Pipeline, targets: Sequence[bytes], result: ScanResult
-    ) -> Iterator[Changed | Backlog | None]:
-        """Yield files added meanwhile, then the difference, then the backlog; None when there is nothing to do now.
-
-        ``targets`` is empty when the count found nothing to do, so that the backlog is not searched a second time.
-        """
+    def _rest(self, store: Store, pipeline: Pipeline, targets: Sequence[bytes]) -> Iterator[Item]:
+        """The difference, then the backlog."""
         found = (Changed(path, root_id) for path, root_id in store.changed())
-        rest: Iterator[Changed | Backlog] = chain(found, map(Backlog, pipeline.backlog(targets)))
+        return chain(found, map(Backlog, pipeline.backlog(targets)))
+
+    def _work(self, store: Store, rest: Iterator[Item], result: ScanResult) -> Iterator[Item | None]:
+        """Yield files added meanwhile, then the rest; None when there is nothing to do now."""
         while True:
             while self._named:
                 path = self._named.pop()
@@ -332,22 +365,23 @@ class _LiveRun:
         self.run_id = run_id
         self._listener = listener
         self._started_s = self._noted_s = started_s
-        self._done = 0
+        self.done = 0
 
     def begin(self, step: str, files: int, size_bytes: int) -> None:
-        """Pass on that the work begins."""
+        """Pass on that the work, or another round of it, begins."""
+        self.total, self.done = files, 0
         self._listener.begin(step, files, size_bytes)
 
     def advance(self, path: str, outcome: str) -> None:
         """Pass on and count a finished file; update the run's row every NOTE_S."""
         self._listener.advance(path, outcome)
-        self._done += 1
+        self.done += 1
         moment_s = time.monotonic()
         if moment_s - self._noted_s >= NOTE_S:
             self._noted_s = moment_s
             self.result.elapsed_s = moment_s - self._started_s
             self._store.note_run(
-                self.run_id, {**self.result.to_json(), "done": self._done, "total": max(self.total, self._done)}
+                self.run_id, {**self.result.to_json(), "done": self.done, "total": max(self.total, self.done)}
             )
 
     def step(self, step: str, done: int, total: int) -> None:

@@ -34,6 +34,7 @@ from indexer.files.links import is_file, look
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, discard, edit_to_json, read_only, remove_copies
+from indexer.heads.decide import sure_from
 from indexer.library.readonly import Row
 from indexer.library.store import FileRow, Store
 from indexer.listen.executor import Embedded, Executor
@@ -42,6 +43,7 @@ from indexer.scan.classify import classify_recording
 from indexer.scan.heard import hear
 from indexer.scan.journal import commit_write, tag_columns
 from indexer.scan.outcome import Counts, Listener
+from indexer.scan.pace import Pace
 from indexer.scan.policy import Label, edit_for, held_back, to_add
 from indexer.wording import escaped
 
@@ -74,7 +76,14 @@ class Unanalysed:
     file_id: int
 
 
-Item = Changed | Backlog | Unanalysed
+@dataclass(frozen=True)
+class Rough:
+    """A file whose recording was heard roughly and is to be heard whole."""
+
+    file_id: int
+
+
+Item = Changed | Backlog | Unanalysed | Rough
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ class Run:
     force: bool
     explicit_tags: bool
     stopped: Callable[[], bool]
+    pace: Pace
     counts: Counts = field(default_factory=Counts)
     embedding: dict[int, "Future[bool]"] = field(default_factory=dict)  # recording in work -> whether it was embedded
     embedded: set[int] = field(default_factory=set)  # recordings that this run embedded
@@ -155,7 +165,7 @@ def process(run: Run, item: Item) -> Stage[str]:
         yield from analyse(run, file)
         return file.outcome
     file = (yield from read(run, item)) if isinstance(item, Changed) else known_file(run.store, item.file_id)
-    yield from embed(run, file)
+    yield from embed(run, file, whole=isinstance(item, Rough))
     report_left_alone(run, file)
     label = classify(run, file)
     yield from write_genre(run, file, label)
@@ -166,9 +176,10 @@ def process(run: Run, item: Item) -> Stage[str]:
 
 
 def known_file(store: Store, file_id: int) -> KnownFile:
-    """Return a file of the backlog, which an earlier run read."""
+    """Return a file that was read before. Raises FileGoneError where it was found changed or gone since."""
     row = store.file(file_id)
-    assert row.recording_id is not None
+    if row.recording_id is None or row.state != "ready":
+        raise FileGoneError(noted=False)
     return KnownFile(row, row.recording_id)
 
 
@@ -293,8 +304,11 @@ def unforeseen(run: Run, item: Item, reason: str) -> FileFailedError:
 # ---- embed: the recording's vector under every encoder of the model
 
 
-def embed(run: Run, file: KnownFile) -> Stage[None]:
-    """Make sure that the recording has its embeddings: cached, made by another file of this run, or made now."""
+def embed(run: Run, file: KnownFile, *, whole: bool = False) -> Stage[None]:
+    """Make sure that the recording has its embeddings: cached, made by another file of this run, or made now.
+
+    ``whole``: a rough embedding is replaced by one of all units.
+    """
     if run.model is None:
         return
     while (other := run.embedding.get(file.recording_id)) is not None:
@@ -308,7 +322,7 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
     missing = [
         part
         for part in run.model.parts
-        if again or not all(run.store.has_embedding(file.recording_id, own) for own in part.ids)
+        if again or not all(run.store.has_embedding(file.recording_id, own, fine=whole) for own in part.ids)
     ]
     if not missing:
         run.counts.cached += 1
@@ -316,11 +330,16 @@ def embed(run: Run, file: KnownFile) -> Stage[None]:
     result: Future[bool] = Future()
     run.embedding[file.recording_id] = result
     try:
-        audio_s = yield from _embed_missing(run, run.model, file, missing)
+        audio_s = yield from _embed_missing(run, run.model, file, missing, whole=whole)
         run.embedded.add(file.recording_id)
-        run.counts.embedded += 1
         run.counts.audio_s += audio_s
-        file.outcome = "embedded"
+        run.pace.heard()
+        if whole:
+            run.counts.refined += 1
+            file.outcome = "heard whole"
+        else:
+            run.counts.embedded += 1
+            file.outcome = "embedded"
         result.set_result(True)
     except _RecordingFailedError as e:
         result.set_exception(FileFailedError(str(e)))
@@ -335,12 +354,16 @@ class _RecordingFailedError(Exception):
     """No file of the recording can be embedded; the message is the reason."""
 
 
-def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part]) -> Stage[float]:
+def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part], *, whole: bool) -> Stage[float]:
     """Embed the recording from this file with each encoder that it lacks; return the seconds of audio."""
     audio_s = 0.0
+    roughly = False
     for part in missing:
-        embed = partial(run.executor.embed, file.row.path, file.row.stat, part, analyse=part is missing[0])
-        done = yield Wait(embed, outside=True)
+        # What was heard whole before is never replaced by less.
+        rough = not whole and run.pace.is_rough() and not run.store.has_embedding(file.recording_id, part.encoder_id)
+        roughly |= rough
+        how = {"analyse": part is missing[0], "rough": rough}
+        done = yield Wait(partial(run.executor.embed, file.row.path, file.row.stat, part, **how), outside=True)
         error = done.exception()
         if isinstance(error, FileError):
             root = run.store.root_for(file.row.path)
@@ -358,20 +381,24 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part])
         try:
             with run.store.transaction():
                 run.store.put_embedding(
-                    file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory
+                    file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory, rough=rough
                 )
                 if result.analysis is not None:
                     run.store.put_analysis(file.recording_id, result.analysis.columns())
                     run.counts.analysed += 1
                 if part.words_id and result.words:
                     vector, trajectory = result.words
-                    run.store.put_embedding(file.recording_id, part.words_id, vector, result.units, trajectory)
+                    run.store.put_embedding(
+                        file.recording_id, part.words_id, vector, result.units, trajectory, rough=rough
+                    )
                 hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
-                run.store.set_decoded_length(file.recording_id, result.duration_s)
+                if not rough:
+                    run.store.set_decoded_length(file.recording_id, result.duration_s)
                 if part is missing[-1]:
-                    _classify(run, file.recording_id)
+                    _classify_again(run, file) if whole else _classify(run, file.recording_id)
         except ModelError as e:
             raise _RecordingFailedError(str(e)) from e
+    run.counts.rough += roughly
     return audio_s
 
 
@@ -423,7 +450,7 @@ def analyse(run: Run, file: KnownFile) -> Stage[None]:
         file.row = replace(file.row, tag_policy=None)
         head = run.model.head if run.model else None
         prediction = run.store.prediction(file.recording_id, head.id) if head else None
-        yield from write_genre(run, file, _decided(prediction))
+        yield from write_genre(run, file, _decided(run, prediction))
 
 
 # ---- classify: the genre that the head decides
@@ -450,12 +477,27 @@ def classify(run: Run, file: KnownFile) -> Label | None:
     run.counts.undecided += not prediction["decided"]
     perhaps = "" if prediction["decided"] else "perhaps "
     file.outcome = f"{file.outcome}, {perhaps}{prediction['genre']} ({prediction['confidence']:.0%})"
-    return _decided(prediction)
+    return _decided(run, prediction)
 
 
-def _decided(prediction: Row | None) -> Label | None:
-    """What a stored prediction decides."""
-    return Label(prediction["genre"], prediction["confidence"]) if prediction and prediction["decided"] else None
+def _decided(run: Run, prediction: Row | None) -> Label | None:
+    """What a stored prediction decides; by a rough vector only where the head is sure."""
+    if not prediction or not prediction["decided"]:
+        return None
+    if prediction["rough"] and prediction["confidence"] < sure_from(run.threshold):
+        return None
+    return Label(prediction["genre"], prediction["confidence"])
+
+
+def _classify_again(run: Run, file: KnownFile) -> None:
+    """Classify a recording that was heard roughly before; its tags are looked at again where that tells otherwise."""
+    head = run.model.head if run.model else None
+    before = run.store.prediction(file.recording_id, head.id) if head else None
+    _classify(run, file.recording_id)
+    after = run.store.prediction(file.recording_id, head.id) if head else None
+    if before and after and (before["genre"], before["decided"]) != (after["genre"], after["decided"]):
+        run.store.unsettle_tags(file.recording_id)
+        file.row = run.store.file(file.row.id)
 
 
 def _classify(run: Run, recording_id: int) -> None:

@@ -42,9 +42,9 @@ STOP_S = 90.0  # how long the working process may take to finish the file it is 
 STALL_S = 1800.0  # a working process silent for this long is killed; walking a slow network drive takes long
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # wait after a failure, doubled each time
 ASKED_S = 5.0  # from SIGUSR1 to the scan: labelling tracks on the pages sends many signals, one scan serves them
-# Known recordings are measured when nothing else is to be done, by one reader, in parts of so many seconds; in between,
-# the library is not locked for so many.
-ANALYSE_S, BETWEEN_S = 60.0, 10.0
+# Known recordings that were heard roughly are heard whole, and then measured by one reader, when nothing else is to be
+# done, in parts of so many seconds; in between, the library is not locked for so many.
+REFINE_S, ANALYSE_S, BETWEEN_S = 300.0, 60.0, 10.0
 STATUS_S = 2.0  # seconds between two writes of the status file during a run
 
 Say = Callable[[str, int], None]  # (line, level): level 0 is printed always, 1 only with -v
@@ -70,6 +70,8 @@ class Daemon:
         self._next_scan_s = time.monotonic()
         self._not_before_s = float("-inf")  # no order before this time, because the last one failed
         self._retry_s = FIRST_RETRY_S
+        self._rough_left = 0  # recordings, about, that are heard only roughly so far
+        self._refine_from_s = float("-inf")  # when to hear more of them whole
         self._analyse_s: float | None = None  # when to measure more of the known recordings; None: there are none
         self._left_over: list[bytes] = []  # changed paths that no order contained yet
         self._said: set[str] = set()  # current problems that were printed
@@ -221,6 +223,9 @@ class Daemon:
         elif self._left_over:
             waiting, self._left_over = self._left_over, []
             self._begin("working").order("named", waiting)
+        elif self._rough_left:  # what is heard whole is measured in the same pass
+            if moment_s >= self._refine_from_s:
+                self._begin("working").order("refine", at_most_s=REFINE_S)
         elif self._analyse_s is not None and moment_s >= self._analyse_s:
             self._begin("measuring").order("analyse", at_most_s=ANALYSE_S)
         elif runner and moment_s - runner.heard_s >= self._settings.unload_after_s:
@@ -237,6 +242,8 @@ class Daemon:
     def _sleep_s(self, moment_s: float) -> float:
         """Seconds until something is due without an event."""
         due = [max(self._next_scan_s, self._not_before_s)]
+        if self._rough_left and not (self._runner and self._runner.busy):
+            due.append(max(self._refine_from_s, self._not_before_s))
         if self._runner:
             due.append(self._runner.heard_s + (STALL_S if self._runner.busy else self._settings.unload_after_s))
             if self._runner.busy:
@@ -281,20 +288,25 @@ class Daemon:
         result.pop("failures", None)
         scan_again = result.pop("scan_again", False)
         self._set(device=result["device"] or self._status["device"])
+        self._rough_left = max(result["rough_left"], self._rough_left if order == "named" else 0)
+        if order == "refine" and not result["refined"]:
+            self._rough_left = 0  # what cannot be heard now waits for the next scan
+        self._refine_from_s = time.monotonic() + (BETWEEN_S if order == "refine" else 0.0)
         if order == "scan":
             for note in sorted(set(result["notes"]) - self._said_notes):
                 self._say(note, 0)
             self._said_notes = set(result["notes"])
             self._set(last_scan_at=now(), last_scan=result)
-        if order != "named":
+        if order in ("scan", "analyse"):
             pause_s = BETWEEN_S if order == "analyse" else 0.0
             self._analyse_s = time.monotonic() + pause_s if result["unanalysed"] else None
         if scan_again:
             self._next_scan_s = min(self._next_scan_s, time.monotonic() + self._settings.settle_s)
-        if result["embedded"] or result["tags_written"] or result["failed"]:
+        if result["embedded"] or result["refined"] or result["tags_written"] or result["failed"]:
             files = f"{result['files']:,} files, " if order == "scan" else ""
+            whole = f", {result['refined']:,} heard whole ({self._rough_left:,} left)" if result["refined"] else ""
             self._say(
-                f"{files}{result['embedded']:,} embedded, {result['tags_written']:,} genres written, "
+                f"{files}{result['embedded']:,} embedded{whole}, {result['tags_written']:,} genres written, "
                 f"{result['failed']:,} failed in {result['elapsed_s']:.0f} s",
                 0,
             )

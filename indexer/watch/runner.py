@@ -135,6 +135,8 @@ def _run(scan: Scan, order: dict[str, Any], teller: _Teller) -> ScanResult:
         return scan.analyse(order["at_most_s"])
     if order["do"] == "named":
         return scan.run_named([os.fsencode(path) for path in order["paths"]])
+    if order["do"] == "refine":
+        return scan.refine(order["at_most_s"])
 
     def begin(total: int, chosen: Chosen | None) -> None:
         teller.tell("begin", total=total, encoder=chosen.info.name if chosen else None)

@@ -44,9 +44,9 @@ class RunnerHandle:
         return self.orders > 0
 
     def order(self, do: str, paths: Sequence[bytes] = (), *, at_most_s: float = 0.0) -> None:
-        """Give an order: "scan", "named" with the paths to process, which are added to a run in progress, or "analyse".
+        """Give an order: "scan", "named" with the paths to process (added to a run in progress), "refine" or "analyse".
 
-        ``at_most_s``: how long to analyse.
+        ``at_most_s``: how long to hear whole what was heard roughly, or to analyse.
         """
         self.orders += 1
         self.heard_s = time.monotonic()

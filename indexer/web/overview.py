@@ -53,6 +53,7 @@ _COUNTS = {
     "totals": _TOTALS,
     "states": f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown",
     "truncated": f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}",
+    "rough": "SELECT count(DISTINCT recording_id) AS n FROM embeddings WHERE rough",
 }
 
 
@@ -111,6 +112,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "files": sum(states.values()),
         "states": states,
         "truncated": counts["truncated"][0]["n"],
+        "rough": counts["rough"][0]["n"],
         "recordings": totals["recordings"],
         "hours": round(totals["hours"] or 0, 1),
         "artists": totals["artists"],

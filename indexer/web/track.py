@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from indexer.learn import corrections
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
+from indexer.library.states import ROUGH
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 from indexer.web.context import ask, library, number, page, rows, settings_of
 from indexer.web.guard import STRICT_POLICY
@@ -27,7 +28,7 @@ SELECT f.id, f.recording_id, f.path_text AS path, f.container, f.size, f.state,
   {LOSSY_SUSPECT} AS lossy_suspect, a.measured,
   t.record_label, t.comment, t.genre AS tag_genre, t.indexer_genre, t.dj_data, p.genre, p.confidence, p.threshold,
   p.decided, p.reason AS undecided_reason,
-  p.second_genre, {LABEL} AS label, {LABEL_SOURCE} AS label_source, w.probabilities AS heard,
+  p.second_genre, {ROUGH} AS rough, {LABEL} AS label, {LABEL_SOURCE} AS label_source, w.probabilities AS heard,
   round(w.electronic, 4) AS electronic, h.name AS head, h.labels,
   n.name AS encoder
 FROM files f LEFT JOIN roots o ON o.id = f.root_id LEFT JOIN recordings r ON r.id = f.recording_id

@@ -309,6 +309,7 @@ def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
         "word": word,
         "said": f"{WORDS[word]}{means}" if word else None,
         "guess": track["guess"],
+        "rough": bool(track["rough"]),
         "percent": percent,
         "length": duration(track["duration_s"]) if track["duration_s"] else None,
         "bpm": round(bpm) if (bpm := track["tempo_bpm"] or track["tag_bpm"]) else None,

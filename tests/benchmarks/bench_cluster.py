@@ -51,7 +51,7 @@ class Instant:
         future.result()["stat"] |= {"dev": stat.dev, "ino": stat.ino}
         return future
 
-    def embed(self, path: bytes, stat: Stat, part: object, *, analyse: bool) -> "Future[Embedded]":
+    def embed(self, path: bytes, stat: Stat, part: object, **how: bool) -> "Future[Embedded]":
         return instant("embed", (path, 0, 0, None))
 
     def engine(self) -> Engine:

@@ -72,7 +72,9 @@ def write_samples(
             "flac": ("FLAC", "PCM_16"),
             "vorbis": ("OGG", "VORBIS"),
         }[container]
-        soundfile.write(path, data, sample_rate_hz, format=fmt, subtype=subtype)
+        with soundfile.SoundFile(path, "w", sample_rate_hz, data.shape[1], subtype, format=fmt) as file:
+            for start in range(0, len(data), 1 << 20):  # libsndfile crashes on minutes of Vorbis at once
+                file.write(data[start : start + (1 << 20)])
         return path
     muxer = {
         "aac": "adts",

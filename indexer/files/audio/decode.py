@@ -60,6 +60,13 @@ _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl"
 _EXACT = {"flac"}  # formats whose header states the number of samples, and whose frames tell their place
 _EXACT_S = 0.001
 
+# Formats (as FFmpeg names them) in which going to a place was measured to lead there, to 0.1 s; see bench_seek.
+_SEEKABLE = {"aiff", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "mp3", "ogg", "wav"}
+_LEAD_S = 1.0  # decoded and dropped before an excerpt: a lossy frame needs those before it
+_FAR_S = 20.0  # a seek that ends so long before its place found no place near it
+_GAP_S = 0.1  # between where a frame should begin and where it says that it does
+_MIN_SHARE = 3  # a recording is so many times longer than its excerpts together, or decoding all of it is as fast
+
 _LOUDEST = 1e6  # times full scale; float files with unscaled 16-bit numbers stay below
 
 # Everything PyAV and FFmpeg are known to raise on bad input; FFmpegError covers its own tree.
@@ -161,6 +168,74 @@ def listen(path: AnyPath, tap: Tap) -> Iterator[float]:
         if not heard_s:
             raise ReadError(path, "no audio")
         _judge(path, tally)
+
+
+class UnsafeToSeekError(Exception):
+    """It is not certain that going to a place in this file leads there: decode it from its beginning."""
+
+
+def excerpts(
+    path: AnyPath, *, count: int, seconds: float, sample_rate_hz: int = 16_000
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield ``count`` evenly spread pieces of a sound file, (start in seconds, mono float32 (frames,)), going to each.
+
+    The last one ends with the recording, which shows that the file did not lose its end.
+
+    :raises UnsafeToSeekError: while iterating too: the format is none of those in which it was measured to lead to the
+        right place, the file states no length, is short or damaged, or says that it is elsewhere than asked for.
+    :raises ReadError: as ``decode`` does.
+    :raises UnsupportedError: as ``decode`` does.
+    """
+    with _errors_named(path), _opened(path) as file, _container(path, file) as container:
+        stream = _sound_stream(path, file, container)
+        stated_s = _claimed_s(file, container, stream)
+        if container.format.name not in _SEEKABLE or file.stated_bytes or file.ends_in_zeros or stated_s is None:
+            raise UnsafeToSeekError
+        if stated_s < _MIN_SHARE * count * seconds:
+            raise UnsafeToSeekError
+        stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
+        step_s = (stated_s - seconds) / max(1, count - 1)
+        for n in range(count):
+            to_the_end = n == count - 1
+            mono, rate_hz, reached_s = _excerpt(container, stream, n * step_s, None if to_the_end else seconds)
+            _check_disk(path, file)
+            if to_the_end and _is_short(reached_s, stated_s):
+                raise UnsafeToSeekError
+            yield n * step_s, soxr.resample(mono, _checked_rate(path, rate_hz), sample_rate_hz, quality="HQ")
+
+
+def _excerpt(container: Any, stream: Any, start_s: float, seconds: float | None) -> tuple[np.ndarray, int, float]:
+    """(mixed samples (n,) from ``start_s`` on, their rate in Hz, where they end); ``seconds`` None: to the end."""
+    first_s = float((stream.start_time or 0) * stream.time_base)
+    container.seek(int((first_s + max(0.0, start_s - _LEAD_S)) / stream.time_base), stream=stream)
+    parts: list[np.ndarray] = []
+    held, rate_hz, reached_s = 0, 0, None
+    for packet in container.demux(stream):
+        tally = _Tally()
+        for frame in _decoded(packet, tally):
+            at_s = -1.0 if frame.time is None else frame.time - first_s
+            if reached_s is None:
+                strays = not start_s - _FAR_S < at_s <= start_s + _GAP_S
+            else:
+                strays = abs(at_s - reached_s) > _GAP_S or frame.sample_rate != rate_hz
+            if strays:
+                raise UnsafeToSeekError
+            rate_hz = frame.sample_rate
+            reached_s = at_s + frame.samples / rate_hz
+            channels, offset, scale = _channels(frame)
+            with np.errstate(all="ignore"):  # _finite sets NaN and infinity to 0
+                mono = (np.sum(channels, axis=0, dtype=np.float32) - np.float32(offset)) * np.float32(scale)
+            mono = _finite(np.asarray(mono))[max(0, round((start_s - at_s) * rate_hz)) :]
+            parts.append(mono)
+            held += len(mono)
+        if held and tally.bad:
+            raise UnsafeToSeekError
+        if held and (held >= seconds * rate_hz if seconds else held > (_FAR_S + _LEAD_S) * rate_hz):
+            break
+    if reached_s is None or not held or (seconds and held < seconds * rate_hz):
+        raise UnsafeToSeekError
+    mono = np.concatenate(parts)
+    return mono[: round(seconds * rate_hz)] if seconds else mono, rate_hz, reached_s
 
 
 def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally", tap: Tap | None) -> Iterator[np.ndarray]:

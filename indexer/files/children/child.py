@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 from indexer.analysis.analyser import Analyser
 from indexer.errors import DeferredError, FileError, ReadError, TruncatedError
 from indexer.files import links
+from indexer.files.audio.decode import UnsafeToSeekError, listen, probe
 from indexer.files.audio.decode import decode as decode_audio
-from indexer.files.audio.decode import listen, probe
+from indexer.files.audio.decode import excerpts as sought
 from indexer.files.audio.identity import Stat, sniff
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
@@ -134,6 +135,19 @@ def analyse(path: str, channel: Channel) -> dict[str, Any]:
     return {"analysis": analyser.finish().to_json()}
 
 
+def excerpts(path: str, channel: Channel, *, sample_rate_hz: int, count: int, seconds: float) -> dict[str, Any]:
+    """Send evenly spread pieces of the audio as messages; ``safe`` says whether it was certain where they lie."""
+    frames = 0
+    try:
+        for start_s, piece in sought(path, count=count, seconds=seconds, sample_rate_hz=sample_rate_hz):
+            frames += len(piece)
+            channel.beat(frames / sample_rate_hz)
+            channel.send("block", {"start_s": start_s}, piece.data.cast("B"))
+    except UnsafeToSeekError:
+        return {"safe": False}
+    return {"safe": True}
+
+
 def read_tags(path: str, _channel: Channel) -> dict[str, Any]:
     """Container and tags of one file, without looking at its audio."""
     try:
@@ -182,7 +196,7 @@ def examine(path: str, channel: Channel) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
-    "picture": picture, "analyse": analyse,
+    "picture": picture, "analyse": analyse, "excerpts": excerpts,
 }  # fmt: skip
 
 

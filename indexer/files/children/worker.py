@@ -108,6 +108,23 @@ class Worker:
             if not finished:
                 self.kill()
 
+    def excerpts(
+        self, path: bytes, *, sample_rate_hz: int, count: int, seconds: float
+    ) -> list[tuple[float, np.ndarray]] | None:
+        """Evenly spread pieces of a file: (start in seconds, (frames,) mono float32); None: decode it all instead.
+
+        Raises as ``call`` does.
+        """
+        pieces: list[tuple[float, np.ndarray]] = []
+        safe = False
+        arguments = {"sample_rate_hz": sample_rate_hz, "count": count, "seconds": seconds}
+        for message, raw in self._exchange("excerpts", path, arguments):
+            if raw:
+                pieces.append((message["start_s"], np.frombuffer(raw, "<f4")))
+            else:
+                safe = message["safe"]
+        return pieces if safe else None
+
     def picture(self, path: bytes, *, side_px: int) -> bytes | None:
         """A JPEG of the cover in a file's tags, its longer side at most ``side_px``; None without one.
 
