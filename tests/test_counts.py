@@ -27,7 +27,7 @@ SECONDS = 13.0
 UNITS = 2  # of the M2D model, in each
 RECORDINGS = len(CONTAINERS)
 FILES = RECORDINGS + 1  # one is a copy with other tags
-STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 58, 28
+STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 51, 27
 KIB = 1024
 
 
@@ -143,7 +143,7 @@ def count_statements(monkeypatch, found):
             r"(INSERT INTO|UPDATE) (tags|embeddings)\b", sql
         )  # a trigger is told of under its statement's words
         a_note = sql.startswith("UPDATE runs SET summary")  # how far a run is, every two seconds
-        if triggered or a_note or sql.startswith("--") or "'tags_fts" in sql:
+        if triggered or a_note or sql.startswith("--") or "'tags_fts" in sql or sql.endswith(".data_version"):
             return
         found.statements.append(sql)
         if verb in ("BEGIN", "COMMIT", "ROLLBACK"):

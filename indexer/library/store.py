@@ -454,9 +454,24 @@ class Store:
         self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None
     ) -> int:
         """The id of the recording with this identity; adds it when it is new."""
+        found = self.known_recording(audio_sha256)
+        return (
+            found
+            if found is not None
+            else self.add_recording(
+                audio_sha256, codec=codec, sample_rate_hz=sample_rate_hz, channels=channels, duration_s=duration_s
+            )
+        )
+
+    def known_recording(self, audio_sha256: str) -> int | None:
+        """The id of the recording with this identity; None where there is none."""
         row = self._one("SELECT id FROM recordings WHERE audio_sha256 = ?", (audio_sha256,))
-        if row:
-            return int(row["id"])
+        return int(row["id"]) if row else None
+
+    def add_recording(
+        self, audio_sha256: str, *, codec: str, sample_rate_hz: int, channels: int, duration_s: float | None
+    ) -> int:
+        """Add the recording with this identity, which must be new, and return its id."""
         return self._insert(
             "INSERT INTO recordings (audio_sha256, codec, sample_rate_hz, channels, duration_s) VALUES (?, ?, ?, ?, ?)",
             (audio_sha256, codec, sample_rate_hz, channels, duration_s),
@@ -473,14 +488,15 @@ class Store:
         container: str | None = None,
         recording_id: int | None = None,
         deaths: int = 0,
+        is_new: bool = False,
     ) -> int:
         """Insert or update the row of a path, and return its id.
 
         A missing row of the same recording is taken over: the file was moved. ``deaths``: how often a reader died
-        on this content.
+        on this content. ``is_new``: neither the path nor the recording has a row, so none is looked for.
         """
-        row = self._one("SELECT id FROM files WHERE path = ?", (path,))
-        if row is None and recording_id is not None:
+        row = None if is_new else self._one("SELECT id FROM files WHERE path = ?", (path,))
+        if row is None and recording_id is not None and not is_new:
             row = self._one(
                 "SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
                 (recording_id, stat.size),

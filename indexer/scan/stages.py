@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from indexer.analysis.analyser import VERSION, Analysis
@@ -52,6 +53,7 @@ MAX_DEFERRED = 10_000  # deferred files that the result lists
 MAX_COPIES = 50  # files of one recording that are checked when another file of it appears
 NO_GENRE = "no genre is written into it"  # ends the reason of a file that can be heard and is left alone
 _T = TypeVar("_T")
+Cached = tuple[bytes, bytes | None]  # a vector and its trajectory
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class KnownFile:
     row: FileRow
     recording_id: int
     tags: Tags | None = None  # None until this run has read them
+    is_new: bool = False  # its recording was found for the first time just now
     outcome: str = "known"  # a few words for the listener
     reported: bool = False  # whether the listener was told that no genre is written
 
@@ -217,16 +220,13 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
     audio = found["audio"]
     stat = Stat(**found["stat"])
     with store.transaction():
-        recording_id = store.recording(
-            found["audio_sha256"],
-            codec=audio["codec"],
-            sample_rate_hz=audio["sample_rate_hz"],
-            channels=audio["channels"],
-            duration_s=audio["duration_s"],
-        )
-        damage = found["damage"] or store.truncation(recording_id)
+        known_id = store.known_recording(found["audio_sha256"])
+        recording_id = store.add_recording(found["audio_sha256"], **audio) if known_id is None else known_id
+        # What is asked of other files of the recording is not asked of one that is new: a large library has many.
+        damage = found["damage"] or (store.truncation(recording_id) if known_id else None)
+        reason = _no_genre(damage, file_tags.unread)
         is_new = store.file_at(item.path) is None
-        if is_new:
+        if is_new and known_id:
             # The file may have been moved from a place that the walk has not reached yet. That row is marked missing,
             # so that this file takes it over.
             copies = store.files_of(recording_id, MAX_COPIES)
@@ -236,13 +236,15 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
             stat,
             root_id=item.root_id,
             state="ready",
-            reason=_no_genre(damage, file_tags.unread),
+            reason=reason,
             container=found["container"],
             recording_id=recording_id,
             deaths=0 if is_new else store.deaths(item.path, stat),
+            is_new=is_new and not known_id,
         )
         store.put_tags(file_id, tag_columns(file_tags))
-    return KnownFile(store.file(file_id), recording_id, file_tags)
+    row = FileRow(file_id, recording_id, item.path, found["container"], stat, "ready", reason, None)
+    return KnownFile(row, recording_id, file_tags, is_new=not known_id)
 
 
 def _not_read(
@@ -322,7 +324,9 @@ def embed(run: Run, file: KnownFile, *, whole: bool = False) -> Stage[None]:
     missing = [
         part
         for part in run.model.parts
-        if again or not all(run.store.has_embedding(file.recording_id, own, fine=whole) for own in part.ids)
+        if again
+        or file.is_new
+        or not all(run.store.has_embedding(file.recording_id, own, fine=whole) for own in part.ids)
     ]
     if not missing:
         run.counts.cached += 1
@@ -358,6 +362,7 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
     """Embed the recording from this file with each encoder that it lacks; return the seconds of audio."""
     audio_s = 0.0
     roughly = False
+    made: dict[str, Cached] = {}
     for part in missing:
         # What was heard whole before is never replaced by less.
         rough = not whole and run.pace.is_rough() and not run.store.has_embedding(file.recording_id, part.encoder_id)
@@ -394,8 +399,9 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
                 hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
                 if not rough:
                     run.store.set_decoded_length(file.recording_id, result.duration_s)
+                made[part.encoder_id] = (result.vector, result.trajectory)
                 if part is missing[-1]:
-                    _classify_again(run, file) if whole else _classify(run, file.recording_id)
+                    _classify_again(run, file, made) if whole else _classify(run, file.recording_id, made)
         except ModelError as e:
             raise _RecordingFailedError(str(e)) from e
     run.counts.rough += roughly
@@ -489,23 +495,26 @@ def _decided(run: Run, prediction: Row | None) -> Label | None:
     return Label(prediction["genre"], prediction["confidence"])
 
 
-def _classify_again(run: Run, file: KnownFile) -> None:
+def _classify_again(run: Run, file: KnownFile, made: Mapping[str, Cached]) -> None:
     """Classify a recording that was heard roughly before; its tags are looked at again where that tells otherwise."""
     head = run.model.head if run.model else None
     before = run.store.prediction(file.recording_id, head.id) if head else None
-    _classify(run, file.recording_id)
+    _classify(run, file.recording_id, made)
     after = run.store.prediction(file.recording_id, head.id) if head else None
     if before and after and (before["genre"], before["decided"]) != (after["genre"], after["decided"]):
         run.store.unsettle_tags(file.recording_id)
         file.row = run.store.file(file.row.id)
 
 
-def _classify(run: Run, recording_id: int) -> None:
-    """Store the head's prediction from the cached embeddings; call it inside a transaction."""
+def _classify(run: Run, recording_id: int, made: Mapping[str, Cached] = MappingProxyType({})) -> None:
+    """Store the head's prediction from the cached embeddings; call it inside a transaction.
+
+    ``made``: by encoder those that were stored just now, 42 kB each, which are not read again.
+    """
     if run.model is None or run.model.head is None:
         return
-    rows = [run.store.embedding(recording_id, encoder_id) for encoder_id in run.model.inputs]
-    cached = [(row["vector"], row["course"]) for row in rows if row is not None]
+    rows = [made.get(one) or run.store.embedding(recording_id, one) for one in run.model.inputs]
+    cached = [(row[0], row[1]) for row in rows if row is not None]
     classify_recording(run.store, recording_id, run.model.head, run.threshold, cached, run.settings.tempo_ranges)
 
 
