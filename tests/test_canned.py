@@ -104,3 +104,35 @@ def test_a_question_that_takes_too_long_says_so(pages, monkeypatch):
     answer = pages.get("/library/failures")
     assert answer.status_code == 503
     assert "longer than" in answer.text
+
+
+def measured(cli, found, tempo_bpm, confidence):
+    """Give every recording the same measurements."""
+    change(cli, "DELETE FROM analysis")
+    change(
+        cli,
+        "INSERT INTO analysis (recording_id, version, measured, tempo_bpm, tempo_confidence)"
+        " SELECT id, 1, ?, ?, ? FROM recordings",
+        *(found, tempo_bpm, confidence),
+    )
+    change(cli, "UPDATE predictions SET tempo_bpm = NULL, tempo_confidence = NULL")
+
+
+def test_a_tempo_that_disagrees_is_another_and_no_octave_of_it(pages, cli):
+    measured(cli, '{"version": 1}', 128, 0.9)
+    for file_id, tag_bpm in enumerate((128, 64, 256.2, 96, 140, None), 1):
+        change(cli, "UPDATE tags SET bpm = ? WHERE file_id = ?", tag_bpm, file_id)
+    page = pages.get("/library/tempo_disagrees").text
+    assert sorted(tracks_in(page)) == [4, 5]
+    said = ["the same", "the same beat counted at another speed", "the same beat counted at another speed"]
+    for file_id, words in enumerate([*said, "another tempo", "another tempo"], 1):
+        assert f", {words}<" in pages.get(f"/library/tracks/{file_id}").text
+    assert "the tag says" not in pages.get("/library/tracks/6").text
+    change(cli, "UPDATE analysis SET tempo_confidence = 0.4")
+    assert tracks_in(pages.get("/library/tempo_disagrees").text) == []
+
+
+def test_a_changing_tempo_is_a_range_on_the_tracks_page(pages, cli):
+    found = '{"tempo": {"candidates": [], "confidence": 0.9, "range_bpm": [124.2, 131.9]}, "key": null}'
+    measured(cli, found, None, None)
+    assert "it changes from 124 to 132 BPM" in pages.get("/library/tracks/1").text

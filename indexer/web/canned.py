@@ -36,6 +36,7 @@ HEADS = {
     "confidence": "sure",
     "tempo_bpm": "BPM",
     "tag_bpm": "BPM by the tag",
+    "tempo_confidence": "sure",
     "tag_key": "key by the tag",
     "dj_data": "data of",
     "for_example": "for example",
@@ -87,7 +88,7 @@ async def fields_of(name: str, datasette: Any, args: Any) -> list[Field]:
 # How the values of some columns read, and whether they are numbers.
 _TEXTS: dict[str, tuple[Callable[[Any], str], str]] = {
     **dict.fromkeys(("label", "genre", "tag_genre"), (str, "genre")),
-    "confidence": (lambda share: f"{100 * share:.0f} %", "number"),
+    **dict.fromkeys(("confidence", "tempo_confidence"), (lambda share: f"{100 * share:.0f} %", "number")),
     "duration_s": (duration, "number"),
     "size": (lambda size: f"{size / 1e6:.1f} MB", "number"),
     **dict.fromkeys(("tempo_bpm", "tag_bpm"), (lambda bpm: f"{bpm:.4g}", "number")),

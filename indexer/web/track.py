@@ -10,6 +10,7 @@ from datasette.utils import tilde_decode
 from datasette.utils.asgi import NotFound, Response
 from markupsafe import Markup, escape
 
+from indexer.analysis.tempo_choice import agreement
 from indexer.learn import corrections
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.states import ROUGH
@@ -51,6 +52,8 @@ async def details(datasette: Any, file_id: int | None) -> dict[str, Any] | None:
     track["indexer_genre"] = json.loads(track["indexer_genre"]) if track["indexer_genre"] else None
     track["heard"] = (json.loads(track["heard"]) if track["heard"] else None) or None
     track["measured"] = json.loads(track["measured"] or "{}")
+    tempi = [bpm for bpm in (track["tempo_bpm"], track["tag_bpm"]) if bpm]
+    track["tempo_agreement"] = agreement(*tempi) if len(tempi) == 2 else None
     scores = await rows(
         datasette,
         "SELECT s.genre, s.probability FROM scores s JOIN heads h ON h.id = s.head_id AND h.in_use = 1"
