@@ -258,6 +258,16 @@ def test_files_of_the_users_in_a_folder_are_never_overwritten(library, tmp_path,
     assert not [path for path in folder.iterdir() if path.name.endswith(".indexer")]
 
 
+def test_crates_and_m3u8_share_a_folder(library, tmp_path):
+    for _ in range(2):
+        library("export", "--m3u", tmp_path / "lists", "--serato", tmp_path / "lists")
+        library("export", "--m3u", tmp_path / "lists")
+        names = sorted(path.name for path in (tmp_path / "lists").iterdir() if path.name != own_folder.LIST)
+        assert names == sorted(
+            f"{name}{ending}" for name in ("House", "Techno & Co", "Undecided") for ending in (".crate", ".m3u8")
+        )
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"[]", b'{"format": "indexer playlists", "files": {"../mine": ["0"]}}', b"\xff"]
 )

@@ -179,29 +179,37 @@ def test_what_cannot_be_read_ends_in_one_line(tmp_path, name, content, said):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.m3u8")
     for name in ("pipe.m3u8", "none.xml"):
         with pytest.raises(ConfigError, match="no such file"):
             read_lists.read([tmp_path / name])
-    assert len(read_lists.read([tmp_path]).problems) == 1
+    monkeypatch.setattr(read_lists, "SHOWN_PROBLEMS", 1)
+    write(tmp_path / "bad.xml", "")
+    found = read_lists.read([tmp_path])
+    assert (found.files, found.unread, len(found.problems)) == (0, 2, 1)
 
 
-@pytest.mark.parametrize("name", ["a.xml", "a.m3u8", "a.crate"])
-def test_there_are_bounds(tmp_path, monkeypatch, name):
-    for module in (foreign_lists, xml_lists, read_lists):
-        monkeypatch.setattr(module, "MAX_ENTRIES", 1)
-    monkeypatch.setattr("indexer.exchange.m3u.MAX_ENTRIES", 1)
-    content = {"a.xml": REKORDBOX, "a.m3u8": "/a\n/b\n", "a.crate": crate("a", "b")}[name]
+@pytest.mark.parametrize("name", ["a.xml", "a.nml", "a.m3u8", "a.crate"])
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [("MAX_ENTRIES", "more than 1 tracks"), ("MAX_PATHS_BYTES", "tracks; name fewer"), ("MAX_LISTS", "1 playlists")],
+)
+def test_there_are_bounds_for_all_files_together(tmp_path, monkeypatch, name, bound, said):
+    content = {"a.xml": REKORDBOX, "a.nml": NML, "a.m3u8": "/a\n/b\n", "a.crate": crate("a", "b")}[name]
     path = write(tmp_path / name, content)
-    with pytest.raises(ConfigError, match="more than 1 "):
-        read_lists.read([path])
-    monkeypatch.undo()
     assert read(path)
+    monkeypatch.setattr(foreign_lists, bound, 1)
+    with pytest.raises(ConfigError, match=said):
+        read_lists.read([path, path])
+
+
+def test_there_are_bounds_for_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_lists, "MAX_FILE_BYTES", 1)
     monkeypatch.setattr(xml_lists, "MAX_XML_BYTES", 1)
-    with pytest.raises(ConfigError, match="larger than"):
-        read_lists.read([path])
+    for name in ("a.xml", "a.m3u8", "a.crate"):
+        with pytest.raises(ConfigError, match="larger than"):
+            read_lists.read([write(tmp_path / name, REKORDBOX)])
 
 
 def test_a_long_collection_takes_little_memory(tmp_path):

@@ -204,7 +204,7 @@ def _m3u(
         left_out += m3u.write(out, counting.counted(listed.tracks(conn, playlist.ids)), path_of)
 
     names = file_names(found.playlists(), ".m3u8")
-    own_folder.write(folder, {name: partial(write, playlist) for name, playlist in names.items()})
+    own_folder.write(folder, ".m3u8", {name: partial(write, playlist) for name, playlist in names.items()})
     return _told(folder, names, left_out)
 
 
@@ -226,7 +226,7 @@ def _serato(conn: Reader, found: Found, paths: PathMap, folder: Path, counting: 
                 left_out += 1
 
     names = file_names(found.playlists(), ".crate")
-    own_folder.write(folder, {name: partial(write, playlist) for name, playlist in names.items()})
+    own_folder.write(folder, ".crate", {name: partial(write, playlist) for name, playlist in names.items()})
     return _told(folder, names, left_out)
 
 

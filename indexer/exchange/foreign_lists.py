@@ -1,6 +1,7 @@
 """Playlists that others wrote, as every reader of a format tells of them, and what a file of them may be.
 
-They are hostile input: a file has a greatest size, all files together a greatest number of entries.
+They are hostile input: a file has a greatest size, and all files together a greatest number of lists, of entries and of
+bytes of paths.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,12 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 
-MAX_ENTRIES = 1_000_000  # tracks of a collection, and entries of all lists together
+MAX_ENTRIES = 1_000_000  # tracks of collections and entries of lists together
+MAX_LISTS = 100_000
+MAX_PATHS_BYTES = 512 << 20  # of all paths together
 MAX_FILE_BYTES = 64 << 20  # of a format that is read at once
 MAX_PATH_BYTES = 8192  # a longer path is no path
+MAX_NAME_CHARS = 200  # of a list; the rest names nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,18 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def too_many(path: Path) -> ConfigError:
-    """The error for a file with more entries than may be."""
-    return ConfigError(f"{path}: has more than {MAX_ENTRIES:,} tracks; name a smaller part of your playlists")
+class Budget:
+    """Counts what all files that are read together hold."""
+
+    def __init__(self) -> None:
+        self._entries = self._lists = self._paths_bytes = 0
+
+    def take(self, path: Path, *, entries: int = 0, lists: int = 0, paths: Sequence[bytes] = ()) -> None:
+        """Count what comes from a file. Raises ConfigError where it is more than all may hold."""
+        self._entries += entries
+        self._lists += lists
+        self._paths_bytes += sum(map(len, paths))
+        if self._entries > MAX_ENTRIES or self._paths_bytes > MAX_PATHS_BYTES:
+            raise ConfigError(f"{path}: with it there are more than {MAX_ENTRIES:,} tracks; name fewer playlists")
+        if self._lists > MAX_LISTS:
+            raise ConfigError(f"{path}: with it there are more than {MAX_LISTS:,} playlists; name fewer")

@@ -8,7 +8,7 @@ from typing import Any
 
 from indexer.errors import ConfigError
 from indexer.exchange.dj_paths import is_of_windows
-from indexer.exchange.foreign_lists import MAX_ENTRIES, MAX_PATH_BYTES, Entry, ForeignList, read_bytes, too_many
+from indexer.exchange.foreign_lists import MAX_PATH_BYTES, Budget, Entry, ForeignList, read_bytes
 from indexer.exchange.own_files import M3U8, Output
 from indexer.exchange.xml_lists import path_of_address
 from indexer.library.listed import ListedTrack
@@ -59,7 +59,7 @@ def to_m3u(found: dict[str, Any]) -> bytes:
     )
 
 
-def read(path: Path) -> Iterator[ForeignList]:
+def read(path: Path, budget: Budget) -> Iterator[ForeignList]:
     """The list in a file, named after the file. Raises ConfigError for one that cannot be read."""
     content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -73,10 +73,10 @@ def read(path: Path) -> Iterator[ForeignList]:
         if told := re.match(rb"#EXTINF:\s*(\d{1,6}(?:\.\d{1,6})?)", line):
             duration_s = float(told[1]) or None
         elif line and not line.startswith(b"#"):
-            if len(entries) >= MAX_ENTRIES:
-                raise too_many(path)
             entries.append(Entry(_places(line[:MAX_PATH_BYTES], folder), duration_s))
+            budget.take(path, entries=1, paths=entries[-1].paths)
             duration_s = None
+    budget.take(path, lists=1)
     yield ForeignList((path.stem,), entries)
 
 

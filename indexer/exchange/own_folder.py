@@ -22,8 +22,8 @@ LIST = ".indexer-playlists.json"
 _FORMAT = "indexer playlists"
 
 
-def write(folder: Path, files: Mapping[str, Callable[[Output], None]]) -> None:
-    """Write files, by name, each by its writer, in the place of an earlier set.
+def write(folder: Path, ending: str, files: Mapping[str, Callable[[Output], None]]) -> None:
+    """Write files, by name, each by its writer, in the place of an earlier set; all names have this ending.
 
     Makes the folder, not those above it. Raises ConfigError before anything is written where a file of another stands
     in the way, and where something cannot be written.
@@ -36,13 +36,14 @@ def write(folder: Path, files: Mapping[str, Callable[[Output], None]]) -> None:
     ours = partial(_is_listed, listed)
     for name in files:
         own_files.refuse_others(folder / name, ours)
-    stale = [folder / name for name in listed if name not in files]
+    stale = [folder / name for name in listed if name.endswith(ending) and name not in files]
     for name, write_one in files.items():
         own_files.replace(folder / name, partial(_noted, folder, listed, name, write_one), ours)
     for path in stale:
         if path.is_file() and not path.is_symlink() and ours(path):
             path.unlink()
-    _write_list(folder, {name: {_sha256(folder / name)} for name in files})
+    others = {name: digests for name, digests in listed.items() if not name.endswith(ending)}
+    _write_list(folder, others | {name: {_sha256(folder / name)} for name in files})
 
 
 def _noted(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 from indexer.exchange import m3u, serato, xml_lists
-from indexer.exchange.foreign_lists import MAX_ENTRIES, ForeignList
+from indexer.exchange.foreign_lists import Budget, ForeignList
 
-FORMATS: dict[str, Callable[[Path], Iterator[ForeignList]]] = {
+FORMATS: dict[str, Callable[[Path, Budget], Iterator[ForeignList]]] = {
     ".xml": xml_lists.read,
     ".nml": xml_lists.read,
     ".crate": serato.read,
@@ -17,52 +17,54 @@ FORMATS: dict[str, Callable[[Path], Iterator[ForeignList]]] = {
     ".m3u": m3u.read,
 }
 MAX_FILES = 10_000  # of a folder
+SHOWN_PROBLEMS = 10
 
 
 @dataclass
 class ReadLists:
-    """What was found: the lists, and what could not be read in folders, a line each."""
+    """What was found: the lists, and what could not be read."""
 
     lists: list[ForeignList] = field(default_factory=list)
     files: int = 0
-    problems: list[str] = field(default_factory=list)
+    unread: int = 0  # files in folders that could not be read
+    problems: list[str] = field(default_factory=list)  # why, of the first SHOWN_PROBLEMS
 
 
 def read(paths: Sequence[Path]) -> ReadLists:
     """Read files, and all playlists in folders; the names of folders count as those of lists in them do.
 
-    Raises ConfigError for a file that was named and cannot be read, and for more entries than may be.
+    Raises ConfigError for a file that was named and cannot be read, and for more than all may hold together.
     """
-    found = ReadLists()
+    found, budget = ReadLists(), Budget()
     for path in paths:
         if not path.is_dir():
-            _add(found, path, _read_file(path))
+            _add(found, _read_file(path, budget))
             continue
         for file in _files_below(path):
             above = file.parent.relative_to(path).parts if file.suffix.lower() in (".m3u8", ".m3u") else ()
             try:
-                lists = _read_file(file)
+                lists = _read_file(file, budget)
             except ConfigError as e:
-                found.problems.append(str(e))
+                found.unread += 1
+                if found.unread <= SHOWN_PROBLEMS:
+                    found.problems.append(str(e))
                 continue
-            _add(found, file, lists, (path.resolve().name, *above))
+            _add(found, lists, (path.resolve().name, *above))
     return found
 
 
-def _add(found: ReadLists, path: Path, lists: list[ForeignList], above: tuple[str, ...] = ()) -> None:
+def _add(found: ReadLists, lists: list[ForeignList], above: tuple[str, ...] = ()) -> None:
     found.files += 1
     found.lists += [ForeignList((*above, *one.names), one.entries) for one in lists]
-    if sum(len(one.entries) for one in found.lists) > MAX_ENTRIES:
-        raise ConfigError(f"{path}: with it there are more than {MAX_ENTRIES:,} entries; name fewer playlists")
 
 
-def _read_file(path: Path) -> list[ForeignList]:
+def _read_file(path: Path, budget: Budget) -> list[ForeignList]:
     read_one = FORMATS.get(path.suffix.lower())
     if read_one is None:
         raise ConfigError(f"{path}: is no playlist that is known here: {', '.join(FORMATS)}, or a folder of them")
     if not path.is_file():  # a pipe would be waited for
         raise ConfigError(f"{path}: no such file or folder")
-    return list(read_one(path))
+    return list(read_one(path, budget))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

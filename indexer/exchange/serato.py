@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from indexer.errors import ConfigError
-from indexer.exchange.foreign_lists import Entry, ForeignList, read_bytes
+from indexer.exchange.foreign_lists import MAX_PATH_BYTES, Budget, Entry, ForeignList, read_bytes
 from indexer.exchange.own_files import Output
 
 VERSION = "1.0/Serato ScratchLive Crate"
@@ -28,7 +28,7 @@ def write(out: Output, paths: Iterable[str]) -> None:
         out.write(record(b"otrk", record(b"ptrk", path.encode("utf-16-be"))))
 
 
-def read(path: Path) -> Iterator[ForeignList]:
+def read(path: Path, budget: Budget) -> Iterator[ForeignList]:
     """The list that a crate is; the crates it lies in are in its name, parted by ``%%``. Raises ConfigError."""
     content = read_bytes(path)
     records = _records(content, path)
@@ -43,8 +43,11 @@ def read(path: Path) -> Iterator[ForeignList]:
     roots = _drive_roots(path)
     entries = []
     for record_name, value in records:
-        if record_name == b"otrk":
-            entries += [_entry(track, roots, path) for kind, track in _records(value, path) if kind == b"ptrk"]
+        for kind, track in _records(value, path) if record_name == b"otrk" else ():
+            if kind == b"ptrk":
+                entries.append(_entry(track, roots, path))
+                budget.take(path, entries=1, paths=entries[-1].paths)
+    budget.take(path, lists=1)
     yield ForeignList(tuple(path.stem.split("%%")), entries)
 
 
@@ -63,7 +66,7 @@ def _records(content: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 def _entry(value: bytes, roots: tuple[bytes, ...], path: Path) -> Entry:
     try:
-        track = value.decode("utf-16-be").encode()
+        track = value[: 2 * MAX_PATH_BYTES].decode("utf-16-be").encode()
     except UnicodeError as e:
         raise ConfigError(f"{path}: is damaged: the path of a track is no text") from e
     return Entry(tuple(root + track for root in roots), rooted=track)

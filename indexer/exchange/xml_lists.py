@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from indexer.errors import ConfigError
 from indexer.exchange.dj_paths import is_of_windows
-from indexer.exchange.foreign_lists import MAX_ENTRIES, MAX_PATH_BYTES, Entry, ForeignList, too_many
+from indexer.exchange.foreign_lists import MAX_NAME_CHARS, MAX_PATH_BYTES, Budget, Entry, ForeignList
 
 MAX_XML_BYTES = 1 << 30  # a collection of 100,000 tracks with its beats and cues has some 100 MB
 MAX_LEVELS = 64  # of elements within each other
@@ -22,24 +22,24 @@ _BLOCK = 1 << 16
 Attributes = dict[str, str]
 
 
-def read(path: Path) -> Iterator[ForeignList]:
+def read(path: Path, budget: Budget) -> Iterator[ForeignList]:
     """The lists in a file that is rekordbox XML or NML, by its root element. Raises ConfigError for any other."""
-    reader = _Reader(path)
+    reader = _Reader(path, budget)
     reader.read()
     yield from reader.lists
 
 
 class _Reader:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budget: Budget) -> None:
         self.lists: list[ForeignList] = []
         self._path = path
+        self._budget = budget
         self._above: list[str] = []  # names of the elements around
         self._names: list[str | None] = []  # of the nodes around; the root has none
         self._list_names: tuple[str, ...] = ()  # of the playlist that is being read
         self._tracks: dict[str, Entry] = {}  # by the key by which playlists name them
         self._entries: list[Entry] | None = None  # of the playlist that is being read
         self._keys_are_locations = False
-        self._listed = 0
         self._nml_track: dict[str, Attributes] = {}
         self._start: Callable[[str, Attributes], None] = self._root
 
@@ -102,16 +102,21 @@ class _Reader:
 
     def _list(self, entry: Entry | None) -> None:
         """Add a track to the playlist that is being read."""
-        self._listed += 1
-        if self._listed > MAX_ENTRIES:
-            raise too_many(self._path)
+        self._budget.take(self._path, entries=1)
         if entry is not None and self._entries is not None:
             self._entries.append(entry)
 
+    def _track(self, key: str) -> Entry | None:
+        return self._tracks.get(key[:MAX_PATH_BYTES])
+
+    def _of_itself(self, entry: Entry) -> Entry:
+        """An entry that is in no collection."""
+        self._budget.take(self._path, paths=entry.paths)
+        return entry
+
     def _keep(self, key: str, entry: Entry) -> None:
-        self._tracks[key] = entry
-        if len(self._tracks) > MAX_ENTRIES:
-            raise too_many(self._path)
+        self._budget.take(self._path, entries=1, paths=entry.paths)
+        self._tracks[key[:MAX_PATH_BYTES]] = entry
 
     # ---- rekordbox
 
@@ -125,11 +130,14 @@ class _Reader:
             self._keys_are_locations = attributes.get("KeyType") == "1"
         elif name == "TRACK" and around == "NODE":
             key = attributes.get("Key", "")
-            self._list(_of_location({"Location": key}) if self._keys_are_locations else self._tracks.get(key))
+            self._list(
+                self._of_itself(_of_location({"Location": key})) if self._keys_are_locations else self._track(key)
+            )
 
     def _begin_node(self, name: str, *, is_list: bool) -> None:
-        self._names.append(name if self._names else None)
+        self._names.append(name[:MAX_NAME_CHARS] if self._names else None)
         if is_list:
+            self._budget.take(self._path, lists=1)
             self._list_names, self._entries = tuple(filter(None, self._names)), []
 
     # ---- Traktor
@@ -139,7 +147,7 @@ class _Reader:
             self._begin_node(attributes.get("NAME", ""), is_list=attributes.get("TYPE") == "PLAYLIST")
         elif name == "PRIMARYKEY":
             key = attributes.get("KEY", "")
-            self._list(self._tracks.get(key) or _of_primary_key(key))
+            self._list(self._track(key) or self._of_itself(_of_primary_key(key)))
         elif name in ("LOCATION", "INFO") and self._above[1:3] == ["COLLECTION", "ENTRY"]:
             self._nml_track[name] = attributes
 
@@ -167,7 +175,7 @@ def _of_location(attributes: Attributes) -> Entry:
 def path_of_address(address: str) -> bytes:
     """The path in a ``file:`` address, with forward slashes and, on Windows, beginning with the drive's letter."""
     text = address.removeprefix("file://").removeprefix("localhost")
-    path = unquote_to_bytes(text.encode(errors="surrogateescape"))
+    path = unquote_to_bytes(text.encode(errors="surrogateescape"))[:MAX_PATH_BYTES]
     return path[1:] if is_of_windows(path[1:]) else path
 
 

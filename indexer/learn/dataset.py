@@ -72,7 +72,12 @@ class LabelRequest:
             members=matched.members if matched else (),
         )
         if read and matched:
-            found.playlists = {"files": read.files, **matched.to_json(), "problems": read.problems}
+            found.playlists = {
+                **matched.to_json(),
+                "files": read.files,
+                "unread": read.unread,
+                "problems": read.problems,
+            }
         return found
 
 

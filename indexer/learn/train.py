@@ -339,7 +339,10 @@ def _of_playlists(found: dict[str, Any]) -> list[str]:
     if found["examples"]:
         lines.append(f"  not found, for example: {found['examples'][0]} (--map HERE=THERE maps folders)")
     lines += [f"  --map {pair} fits none of them" for pair in found["unused_maps"]]
-    return lines + [f"  {problem}" for problem in found["problems"]]
+    lines += [f"  {problem}" for problem in found["problems"]]
+    if more := found["unread"] - len(found["problems"]):
+        lines.append(f"  {count(more, 'file')} more could not be read")
+    return lines
 
 
 def _percent(value: float | None) -> str:
