@@ -123,6 +123,7 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra
     assert {m for m in users_of("sqlite3") if not m.startswith("indexer.library.")} == set()
     assert {m for m in users_of("torch") if not m.startswith(("indexer.encoders.m2d", "indexer.encoders.musicnn"))} == {
+        "indexer.encoders.text",
         "indexer.heads.training",
         "indexer.heads.paper",
         "indexer.heads.pooled",

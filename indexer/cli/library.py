@@ -27,12 +27,10 @@ from indexer.errors import ConfigError
 @common
 def similar(settings: Settings, file: Path, count: int, mix: bool, m3u: Path | None, as_json: bool) -> None:
     """List the tracks of the library nearest to FILE by embedding; the library need not hold FILE."""
-    from indexer.exchange.m3u import to_m3u
     from indexer.library.vectors.similar import NotHeldError, to_text
     from indexer.library.vectors.similar import similar as ask
 
-    if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
-        raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
+    _check_m3u(m3u)
     try:
         found = ask(settings.db, file, count, mix=mix)
     except NotHeldError:
@@ -41,14 +39,58 @@ def similar(settings: Settings, file: Path, count: int, mix: bool, m3u: Path | N
         from indexer.upkeep.similar_file import similar_file
 
         found = similar_file(settings, file, count, mix=mix)
+    _write_m3u(m3u, found)
+    if m3u is None or str(m3u) != "-":
+        show(found, to_text, as_json=as_json)
+
+
+def _check_m3u(m3u: Path | None) -> None:
+    if m3u is not None and str(m3u) != "-" and m3u.suffix not in (".m3u", ".m3u8"):
+        raise click.UsageError(f"--m3u: {m3u} must end in .m3u8 or .m3u")
+
+
+def _write_m3u(m3u: Path | None, found: dict[str, Any]) -> None:
+    """Write {tracks} as a playlist, where one is asked for."""
+    from indexer.exchange.m3u import to_m3u
+
     if m3u is not None:
         try:
             with click.open_file(str(m3u), "wb") as out:
                 out.write(to_m3u(found))
         except OSError as e:
             raise ConfigError(f"{m3u}: cannot be written ({e.strerror})") from e
+
+
+@click.command()
+@click.argument("text")
+@click.option("-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many to list.")
+@click.option("--genre", help="Only tracks of this genre: a correction, the tag, or what the head decided.")
+@click.option("--path", "below", type=PATH, help="Only tracks below this folder.")
+@click.option("--m3u", type=PATH, help="Write them as a playlist (M3U8); '-' for stdout.")
+@json_option
+@common
+def find(
+    settings: Settings,
+    verbosity: int,
+    text: str,
+    count: int,
+    genre: str | None,
+    below: Path | None,
+    m3u: Path | None,
+    as_json: bool,
+) -> None:
+    """List the tracks that sound most like TEXT, such as "melancholic dub techno with deep chords".
+
+    It needs a model whose sound and text share a space, as M2D-CLAP's do. With --json it prints a list of tracks.
+    """
+    from indexer.library.vectors.similar import tracks_text
+    from indexer.upkeep.find import find as ask
+
+    _check_m3u(m3u)
+    found = ask(settings, text, count, genre=genre, below=below, on_step=note if verbosity >= 0 else lambda _: None)
+    _write_m3u(m3u, found)
     if m3u is None or str(m3u) != "-":
-        show(found, to_text, as_json=as_json)
+        show(found["tracks"], tracks_text, as_json=as_json)
 
 
 @click.command()

@@ -29,21 +29,24 @@ def models_list(settings: Settings, as_json: bool) -> None:
 
 @models.command("download")
 @click.argument("name")
-@click.option("--accept-licence", is_flag=True, help="Accept NTT's licence without being asked.")
-@click.option("--base-url", help="Another server laid out like NTT's release pages.")
+@click.option("--accept-licence", is_flag=True, help="Accept the licence without being asked.")
+@click.option("--base-url", help="Another server laid out like NTT's release pages, or Hugging Face's.")
 @common
 def models_download(settings: Settings, verbosity: int, name: str, accept_licence: bool, base_url: str | None) -> None:
-    """Fetch a published checkpoint from NTT, after showing its licence; a broken download is resumed."""
+    """Fetch a published checkpoint, or what texts need, after showing its licence; a broken download is resumed."""
+    from indexer.models import texts
+
     path = fetched(settings, name, verbosity=verbosity, accept_licence=accept_licence, base_url=base_url)
     say(f"installed {path.parent.name}")
-    prepare(settings, path, verbosity)
+    if not texts.known(name):
+        prepare(settings, path, verbosity)
 
 
 def fetched(
     settings: Settings, name: str, *, verbosity: int, accept_licence: bool, base_url: str | None = None
 ) -> Path:
     """Download a published checkpoint with progress, after asking about its licence; returns its path."""
-    from indexer.models import catalogue
+    from indexer.models import catalogue, texts
 
     def accept(notice: str) -> bool:
         for line in notice.splitlines():
@@ -56,6 +59,10 @@ def fetched(
             bar.length = total
             bar.update(done - bar.pos)
 
+        if (file := texts.known(name)) is not None:
+            return texts.download(
+                file, settings.models, accept=accept, progress=progressed, base_url=base_url or texts.BASE_URL
+            )
         return catalogue.download(
             name, settings.models, accept=accept, progress=progressed, base_url=base_url or catalogue.BASE_URL
         )
@@ -85,9 +92,14 @@ def prepare(settings: Settings, path: Path, verbosity: int) -> None:
 @click.option("--name", help="Name to install it under.")
 @common
 def models_add(settings: Settings, verbosity: int, source: Path, name: str | None) -> None:
-    """Install a checkpoint that is here already: .pth, .zip or folder."""
-    from indexer.models import catalogue
+    """Install a checkpoint that is here already (.pth, .zip, folder), or a text encoder's files."""
+    from indexer.models import catalogue, texts
 
+    if of_texts := texts.recognised(source):
+        for file, path in of_texts:
+            texts.add(path, file, settings.models)
+            say(f"installed {file.name}")
+        return
     path = catalogue.add(source, settings.models, name=name)
     say(f"installed {path.parent.name}")
     prepare(settings, path, verbosity)

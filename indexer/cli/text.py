@@ -465,4 +465,10 @@ def models_text(found: dict[str, Any]) -> str:
         lines.append("  none")
     lines.append("published by NTT (evaluation licence, non-commercial):")
     lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in found["published"]]
+    lines.append("for searching by words:")
+    lines += [
+        f"  {m['name']}  (about {m['about_mb']} MB, {m['licence']}): {m['use']}"
+        + (", installed" if m["installed"] else "")
+        for m in found["texts"]
+    ]
     return "\n".join(lines)

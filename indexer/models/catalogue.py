@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from indexer import __version__
+from indexer.encoders import bert
 from indexer.encoders.load import BUILT_IN
 from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
@@ -30,6 +31,7 @@ BASE_URL = "https://github.com/nttcslab/m2d/releases/download"
 WEIGHTS = "model.safetensors"
 SOURCE = "source.json"
 DIGESTS = "digests.json"
+WITH_WORDS = "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025"  # of the published ones, for those who do not choose
 
 LICENCE_NOTICE = """\
 M2D's checkpoints belong to NTT (Nippon Telegraph and Telephone Corporation) and come under NTT's "Software license
@@ -39,6 +41,8 @@ agreement for evaluation", not under this program's licence. In short, and in ou
   - NTT may withdraw the licence at any time.
 The agreement itself decides. Read LICENSE.pdf in https://github.com/nttcslab/m2d before you accept.
 Your acceptance is recorded beside the model, with its time."""
+
+OF_TEXTS = (bert.VOCABULARY, bert.WEIGHTS)  # in folders that hold no model, see texts.py
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}", re.ASCII)
 # Names of checkpoint files that say nothing about the model: its name is the folder's.
@@ -97,7 +101,7 @@ def installed(models_dir: Path) -> list[InstalledModel]:
         return []
     except OSError as error:
         raise ModelError(f"cannot read the models folder {models_dir}: {error.strerror}") from error
-    return [_look(folder) for folder in folders]
+    return [_look(folder) for folder in folders if not any((folder / own).is_file() for own in OF_TEXTS)]
 
 
 def _look(folder: Path) -> InstalledModel:
@@ -160,11 +164,11 @@ def download(
     with writing(models_dir), locked(models_dir, name):
         if (present := _usable(models_dir, known)) is not None:  # another process has installed it meanwhile
             return present
-        trusted = _trusted_digests(models_dir)
+        trusted = trusted_digests(models_dir)
         fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
         source |= {"size": part.stat().st_size, "sha256": sha256_of([part])}
         try:
-            _check_digest(models_dir, name, source["sha256"], trusted.get(name))
+            check_digest(models_dir, name, source["sha256"], trusted.get(name))
             if not zipfile.is_zipfile(part):
                 raise ModelError(
                     f"{source['url']} is no whole zip: download it elsewhere and run `indexer models add FILE`"
@@ -172,7 +176,7 @@ def download(
             path = _install(part, models_dir, name, source)
         except (ModelError, OSError) as error:
             raise _after_failure(error, part) from error
-        _record_digest(models_dir, name, source["sha256"])
+        record_digest(models_dir, name, source["sha256"])
         discard(part)
     return path
 
@@ -300,7 +304,7 @@ def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) 
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _trusted_digests(models_dir: Path) -> dict[str, Any]:
+def trusted_digests(models_dir: Path) -> dict[str, Any]:
     path = models_dir / DIGESTS
     digests = read_json(path)
     if digests is None and path.exists():  # to ignore a damaged record would be to trust any file
@@ -308,7 +312,7 @@ def _trusted_digests(models_dir: Path) -> dict[str, Any]:
     return digests or {}
 
 
-def _check_digest(models_dir: Path, name: str, sha256: str, trusted: str | None) -> None:
+def check_digest(models_dir: Path, name: str, sha256: str, trusted: str | None) -> None:
     if trusted not in (None, sha256):
         raise ModelError(
             f"{name} is not the file that was downloaded before "
@@ -317,9 +321,9 @@ def _check_digest(models_dir: Path, name: str, sha256: str, trusted: str | None)
         )
 
 
-def _record_digest(models_dir: Path, name: str, sha256: str) -> None:
+def record_digest(models_dir: Path, name: str, sha256: str) -> None:
     with locked(models_dir, DIGESTS, wait=True):
-        write_json(models_dir / DIGESTS, _trusted_digests(models_dir) | {name: sha256})
+        write_json(models_dir / DIGESTS, trusted_digests(models_dir) | {name: sha256})
 
 
 def _absolute(path: Path) -> Path:

@@ -21,7 +21,7 @@ from indexer.heads.load import audioset_head, load_head
 from indexer.library.lock import library_lock
 from indexer.library.registered import NOTHING_IN_USE, EncoderInUse, InUse, in_use
 from indexer.library.store import Store
-from indexer.models import catalogue
+from indexer.models import catalogue, texts
 from indexer.models.guide import KINDS
 
 
@@ -283,6 +283,7 @@ def overview(models_dir: Path) -> dict[str, Any]:
             }
             for m in catalogue.installed(models_dir)
         ],
+        "texts": texts.overview(models_dir),
         "published": [{"name": m.name, "tag": m.tag, "use": m.use, "about_mb": m.about_mb} for m in catalogue.KNOWN],
     }
 

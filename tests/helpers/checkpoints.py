@@ -165,3 +165,30 @@ def write_zip(folder: Path, state: dict, *, name=NAME_608, file="checkpoint-300.
         archive.mkdir(name)
         archive.write(unpacked / file, f"{name}/{file}")
     return folder / f"{name}.zip"
+
+
+def bert(vocabulary: int, *, width=64, depth=2, positions=40, seed=4, prefix="") -> dict[str, np.ndarray]:
+    """A small BERT by its published names."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, np.float32) * np.float32(0.3 if len(shape) == 2 else 0.1)
+
+    found = {
+        "embeddings.word_embeddings.weight": normal(vocabulary, width),
+        "embeddings.position_embeddings.weight": normal(positions, width),
+        "embeddings.token_type_embeddings.weight": normal(2, width),
+        "embeddings.LayerNorm.weight": 1 + normal(width),
+        "embeddings.LayerNorm.bias": normal(width),
+    }
+    for i in range(depth):
+        layer = f"encoder.layer.{i}"
+        for name, out, inputs in (
+            ("attention.self.query", width, width), ("attention.self.key", width, width),
+            ("attention.self.value", width, width), ("attention.output.dense", width, width),
+            ("intermediate.dense", 2 * width, width), ("output.dense", width, 2 * width),
+        ):  # fmt: skip
+            found |= {f"{layer}.{name}.weight": normal(out, inputs), f"{layer}.{name}.bias": normal(out)}
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            found |= {f"{layer}.{name}.weight": 1 + normal(width), f"{layer}.{name}.bias": normal(width)}
+    return {prefix + name: value for name, value in found.items()}

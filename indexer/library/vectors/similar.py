@@ -17,6 +17,7 @@ from indexer.analysis.mixing import Mixable
 from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
+from indexer.library.store import subtree
 from indexer.library.vectors.directions import Directions, open_directions
 from indexer.library.vectors.mixing import Suited, mixable_of, shown
 from indexer.library.whose_word import LABEL
@@ -157,12 +158,17 @@ def _descending(values: np.ndarray) -> Iterator[int]:
         yield from np.argsort(-values, kind="stable")[len(first) :]
 
 
-def tracks_of(reader: Reader, found: Iterator[tuple[int, float]]) -> Iterator[dict[str, Any]]:
-    """Yield one file of each recording with its ``similarity``; leaves out recordings whose files are all missing."""
+def tracks_of(
+    reader: Reader, found: Iterator[tuple[int, float]], below: bytes | None = None, digits: int = 4
+) -> Iterator[dict[str, Any]]:
+    """Yield one file of each recording with its ``similarity``; leaves out recordings whose files are all missing.
+
+    below: a folder that the file must be in. digits: of the similarity.
+    """
     for recording, cosine in found:
-        track = _track(reader, recording)
+        track = _track(reader, recording, below)
         if track is not None:
-            yield {**track, "similarity": round(cosine, 4)}
+            yield {**track, "similarity": round(cosine, digits)}
 
 
 def mixing(reader: Reader, found: Iterator[tuple[int, float]], of: Mixable, count: int) -> dict[str, Any]:
@@ -181,16 +187,18 @@ def mixing(reader: Reader, found: Iterator[tuple[int, float]], of: Mixable, coun
     return {"tracks": tracks, "mix": {**shown(of), "missing": of.missing(), "unknown": suited.unknown}}
 
 
-def _track(reader: Reader, recording: int) -> dict[str, Any] | None:
+def _track(reader: Reader, recording: int, below: bytes | None = None) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
+    low, high = subtree(below) if below is not None else (b"", b"\xff")
     row = reader.execute(
         "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence, p.decided,"
         f" {LABEL} AS label FROM files f JOIN"
         " recordings r ON r.id = f.recording_id"
         " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
-        " WHERE f.recording_id = ? AND f.state <> 'missing' ORDER BY f.state <> 'ready', f.path LIMIT 1",
-        (recording,),
+        " WHERE f.recording_id = ? AND f.state <> 'missing' AND f.path >= ? AND f.path < ?"
+        " ORDER BY f.state <> 'ready', f.path LIMIT 1",
+        (recording, low, high),
     ).fetchone()
     if row is None:
         return None
@@ -213,15 +221,8 @@ def _genre_text(track: dict[str, Any]) -> str:
 
 def to_text(found: dict[str, Any]) -> str:
     """The result as text for a person."""
-    lines = []
-    for track in found["tracks"]:
-        title = artist_and_title(track["artist"], track["title"])
-        genre = escaped(_genre_text(track))
-        path = printable(os.fsencode(track["path"]))
-        lines.append(f"{track['similarity']:6.3f}  {genre:28}  {path}" + (f"  ({title})" if title else ""))
-        if "reasons" in track:
-            lines.append(f"        {'; '.join(track['reasons'].values())}")
     like = f"mixing well with {_to_mix(found)}" if "mix" in found else f"like {found['path']}"
+    lines = [tracks_text(found["tracks"])] if found["tracks"] else []
     lines.append(
         f"{counted(len(found['tracks']), 'track')} {like}, by {found['encoder']}, in {found['elapsed_ms']:.0f} ms"
     )
@@ -229,6 +230,19 @@ def to_text(found: dict[str, Any]) -> str:
         lines += found["mix"]["missing"]
         if found["mix"]["unknown"]:
             lines.append(f"{counted(found['mix']['unknown'], 'track')} passed over: their tempo or key is not known")
+    return "\n".join(lines)
+
+
+def tracks_text(tracks: Sequence[dict[str, Any]]) -> str:
+    """A line for each track, with its similarity and genre, and one with its reasons where it has them."""
+    lines = []
+    for track in tracks:
+        title = artist_and_title(track["artist"], track["title"])
+        genre = escaped(_genre_text(track))
+        path = printable(os.fsencode(track["path"]))
+        lines.append(f"{track['similarity']:6.3f}  {genre:28}  {path}" + (f"  ({title})" if title else ""))
+        if "reasons" in track:
+            lines.append(f"        {'; '.join(track['reasons'].values())}")
     return "\n".join(lines)
 
 

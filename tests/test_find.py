@@ -1,0 +1,127 @@
+"""`indexer find`: the tracks nearest to a text, compared with the reference for clips of one unit; what goes wrong."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from indexer.encoders import text
+from indexer.encoders.m2d.checkpoint import inspect
+from indexer.models import texts, word_list
+from tests.helpers import checkpoints, reference_m2d, words
+from tests.helpers.cli import Cli
+from tests.helpers.synth import music
+
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed: pip install 'edm-indexer[words]'",
+)
+SAID = "melancholic dub techno with deep chords"
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A checkpoint with a text encoder, and three clips of one unit, two of them in a folder."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("find")
+    state = checkpoints.published_state(words.clap_2025())
+    model = checkpoints.write_folder(folder, state, name=checkpoints.NAME_CLAP_TI)
+    (folder / "music" / "album").mkdir(parents=True)
+    clips = {}
+    for n, place in enumerate(("0.flac", "album/1.flac", "album/2.flac")):
+        samples = music(3.0 + n, sample_rate_hz=RATE, channels=1, seed=n)[:, 0]
+        path = folder / "music" / place
+        soundfile.write(path, samples, RATE, subtype="PCM_24")
+        clips[str(path)] = soundfile.read(path, dtype="float32")[0]
+    return model, folder / "music", clips
+
+
+@pytest.fixture
+def library(tmp_path, template):
+    cli = Cli(tmp_path / "state", None)
+    cli.folder.mkdir()
+    cli("models", "add", template[0], "--name", "clap")
+    cli("models", "add", words.write_vocabulary(tmp_path))
+    assert cli.json("scan", template[1], "--no-tags", "--precision", "fp32")["embedded"] == 3
+    return cli
+
+
+@pytest.fixture
+def quick(library, monkeypatch):
+    """The library with a text encoder that needs no `transformers` and knows one direction."""
+
+    class Tower:
+        def __init__(self, *_files):
+            pass
+
+        def encode(self, said):
+            return np.stack([np.eye(64, dtype=np.float32)[len(text.cleaned(one)) % 64] for one in said])
+
+    monkeypatch.setattr("indexer.upkeep.find.BertTower", Tower)
+    return library
+
+
+@needs_transformers
+def test_similarities_are_those_of_the_reference(library, template):
+    state = words.clap_2025()
+    audio = {key: value for key, value in state.items() if key.startswith("audio_proj.")}
+    weights = {key: value for key, value in state.items() if key.startswith(("cls", "pos", "patch", "blocks", "norm"))}
+    checkpoint = library.folder / "models" / "clap" / "model.safetensors"
+    tower = text.BertTower(checkpoint, None, texts.place(texts.VOCABULARY, library.folder / "models"))
+    vector = tower.encode([SAID])[0].astype(np.float64)
+    found = library.json("find", SAID)
+    assert [track["similarity"] for track in found] == sorted((t["similarity"] for t in found), reverse=True)
+    for track in found:
+        expected = reference_m2d.audio_vector(template[2][track["path"]], weights, audio, unit_frames=1001) @ vector
+        assert track["similarity"] == pytest.approx(expected, abs=1e-4)
+    assert len(found) == 3
+    kept, sentence = word_list.kept(inspect(checkpoint)), word_list.all_sentences()[5]
+    assert kept[sentence] == pytest.approx(tower.encode([sentence])[0], abs=1e-5)
+
+
+def test_count_filters_and_playlist(quick, template, tmp_path):
+    assert len(quick.json("find", SAID, "-n", "2")) == 2
+    below = quick.json("find", SAID, "--path", template[1] / "album")
+    assert {track["path"].rsplit("/", 1)[1] for track in below} == {"1.flac", "2.flac"}
+    quick("correct", template[1] / "0.flac", "House")
+    assert [track["label"] for track in quick.json("find", SAID, "--genre", "house")] == ["house"]
+    assert "no track of genre polka" in quick("find", SAID, "--genre", "polka", code=2).stderr
+    quick("find", SAID, "--m3u", tmp_path / "list.m3u8")
+    assert (tmp_path / "list.m3u8").read_text().count("#EXTINF") == 3
+    assert quick("find", SAID).stdout.count(".flac") == 3
+
+
+def test_a_listed_word_needs_no_text_encoder_once_the_list_is_kept(quick, monkeypatch):
+    first = quick.json("find", "The sound of dub techno music.")
+    monkeypatch.setattr("indexer.upkeep.find.BertTower", lambda *_files: pytest.fail("loaded"))
+    assert quick.json("find", "The sound of dub techno music.") == first
+
+
+@pytest.mark.parametrize("said", ["", " \t", "\x1b\x07"])
+def test_no_words(quick, said):
+    result = quick("find", said, code=2)
+    assert "no words: say what to look for" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("said", ["word " * 10_000, "음악 музыка 音楽", "dub\x00\x1b[31m techno\u202e", "🎧"])
+def test_any_text_is_answered(quick, said):
+    result = quick("find", said, "--json")
+    assert len(json.loads(result.stdout)) == 3
+    assert "\x1b" not in result.stderr
+
+
+def test_without_a_model_that_knows_words_the_way_is_told(scanned):
+    result = scanned("find", SAID, code=2)
+    assert "knows no words: `indexer models download m2d_clap" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_the_vocabulary_or_the_library_the_way_is_told(library, tmp_path):
+    texts.place(texts.VOCABULARY, library.folder / "models").unlink()
+    assert "indexer models download bert-base-uncased" in library("find", SAID, "-q", code=2).stderr
+    library.db.rename(tmp_path / "away.db")
+    assert library("find", SAID, code=2).stderr.count("\n") == 1
