@@ -42,7 +42,7 @@ _THIRD_HARMONIC = 0.31  # of a note's chroma is found a fifth above it, and take
 _MINOR_LOG_ODDS = 1.28  # electronic music is in minor more often than in major
 
 _MIN_TONAL = 0.016  # amplitude of the peaks that are in tune with each other, as a share of the frame's
-_CHANCE = 2.5  # peaks at random reach that many times their root sum of squares once in 500 tracks
+_MIN_CLARITY = 0.08  # mean of the stretches, see _clarity; that of noise stays under it at any length and sample rate
 _OTHER_NOTES = 0.18  # the next two pitch classes beside the strongest, where its harmonics are left out
 _HARMONICS = (12, 19, 24, 28, 31, 34, 36, 38, 40, 41, 42, 43, 44, 46, 47, 48)  # semitones of the 2nd to the 16th
 
@@ -79,7 +79,6 @@ class KeyMeter:
         self._frames_in_stretch = 0
         self._frames = 0  # that were not silent
         self._in_tune = 0j  # sum of all peaks as phases: one turn is a semitone
-        self._peak_power = 0.0  # of those above 82 Hz
 
     def push(self, samples: np.ndarray) -> None:
         """Hear the next samples (n,), float32, mono, at the meter's rate."""
@@ -98,13 +97,14 @@ class KeyMeter:
             return None
         tuning = float(np.angle(self._in_tune)) / (2 * math.pi)
         total = np.sum([*self._stretches, self._histogram], axis=0)
-        by_chance = _CHANCE * math.sqrt(self._peak_power)
-        if _tonal_amplitude(total) < max(_MIN_TONAL * self._frames, by_chance) or _is_one_note(_notes(total, tuning)):
+        if _tonal_amplitude(total) < _MIN_TONAL * self._frames or _is_one_note(_notes(total, tuning)):
             return None
         odds = np.zeros(24)
         for histogram in (*self._stretches, self._histogram):
             chroma = _chroma(_notes(histogram, tuning))
             odds += _clarity(chroma) * histogram.sum() * _probabilities(chroma)
+        if odds.sum() < _MIN_CLARITY * total.sum():
+            return None
         probabilities = odds / odds.sum()
         second, best = np.argsort(probabilities)[-2:]
         key, runner_up = (Key(int(n) % 12, bool(n >= 12)) for n in (best, second))
@@ -135,7 +135,6 @@ class KeyMeter:
         before, at, after = (np.log(np.maximum(magnitude[peaks + d], 1e-12)) for d in (-1, 0, 1))
         offset = 0.5 * (before - after) / np.minimum(before - 2 * at + after, -1e-12)  # vertex of a parabola
         pitch = 12 * np.log2((self._bins[peaks] + np.clip(offset, -0.5, 0.5)) * self._hz_per_bin / _REFERENCE_HZ)
-        self._peak_power += float(np.sum(magnitude[peaks[pitch >= _RANGES[0][0]]] ** 2))
         self._in_tune += np.sum((over[peaks] - _PEAK_OVER_ENVELOPE) * np.exp(2j * math.pi * pitch))
         place = np.rint((pitch - _LOWEST_SEMITONE) * _STEPS).astype(int)
         self._histogram += np.bincount(place, magnitude[peaks], len(self._histogram))[: len(self._histogram)]
