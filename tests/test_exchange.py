@@ -16,6 +16,7 @@ from indexer.exchange.export import export, file_names
 from indexer.exchange.rekordbox import Playlist, location
 from indexer.files.audio.identity import Stat
 from indexer.files.mounts import Mount
+from indexer.library import questions
 from indexer.library.listed import ListedTrack
 from indexer.library.store import Store
 from tests.helpers.pages import id_of
@@ -53,9 +54,10 @@ def fill(db, folder, names=ODD, *, genre=lambda n: ("House", "Techno & Co", None
 
 
 @pytest.fixture
-def library(quick_cli, tmp_path):
-    """The command line on a library of six files with odd names in the folder /mnt/music."""
+def library(quick_cli, monkeypatch):
+    """The command line on a library of six files with odd names in the folder /mnt/music; no questions are asked."""
     fill(quick_cli.db, "/mnt/music")
+    monkeypatch.setattr(questions, "ready_made", dict)
     return quick_cli
 
 
@@ -371,3 +373,32 @@ def test_the_seal_tells_ours(tmp_path):
         out.write(b"/c.mp3\n")
     with pytest.raises(ConfigError):
         own_files.write_sealed(file, own_files.M3U8, lambda out: out.write(b"/d.mp3\n"))
+
+
+def test_what_a_killed_export_left_is_used_again_and_two_never_write_at_once(tmp_path):
+    file = tmp_path / "list.m3u8"
+
+    def write(writer):
+        return own_files.write_sealed(file, own_files.M3U8, writer)
+
+    def meanwhile(out):
+        (temporary,) = tmp_path.iterdir()
+        names.append(temporary.name)
+        with pytest.raises(ConfigError, match="another indexer writes it"):
+            write(lambda out: out.write(b"/b.mp3\n"))
+        out.write(b"/a.mp3\n")
+
+    names = []
+    assert write(meanwhile)
+    (tmp_path / names[0]).write_bytes(b"x" * 1000)  # as a killed process leaves it
+    assert not write(lambda out: out.write(b"/a.mp3\n"))
+    mine = tmp_path.parent / "mine"
+    mine.write_bytes(b"mine")
+    for link in (os.symlink, os.link):  # that another user put there
+        link(mine, tmp_path / names[0])
+        with pytest.raises(ConfigError):
+            write(lambda out: out.write(b"/c.mp3\n"))
+        (tmp_path / names[0]).unlink()
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["list.m3u8"]
+    assert file.read_bytes().endswith(b"/a.mp3\n")

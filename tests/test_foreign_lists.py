@@ -193,7 +193,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.xml", "a.nml", "a.m3u8", "a.crate"])
 @pytest.mark.parametrize(
     ("bound", "said"),
-    [("MAX_ENTRIES", "more than 1 tracks"), ("MAX_PATHS_BYTES", "tracks; name fewer"), ("MAX_LISTS", "1 playlists")],
+    [("MAX_ENTRIES", "more than 1 tracks"), ("MAX_PATHS_BYTES", "1 bytes of paths"), ("MAX_LISTS", "1 playlists")],
 )
 def test_there_are_bounds_for_all_files_together(tmp_path, monkeypatch, name, bound, said):
     content = {"a.xml": REKORDBOX, "a.nml": NML, "a.m3u8": "/a\n/b\n", "a.crate": crate("a", "b")}[name]

@@ -60,7 +60,10 @@ class Budget:
         self._entries += entries
         self._lists += lists
         self._paths_bytes += sum(map(len, paths))
-        if self._entries > MAX_ENTRIES or self._paths_bytes > MAX_PATHS_BYTES:
-            raise ConfigError(f"{path}: with it there are more than {MAX_ENTRIES:,} tracks; name fewer playlists")
-        if self._lists > MAX_LISTS:
-            raise ConfigError(f"{path}: with it there are more than {MAX_LISTS:,} playlists; name fewer")
+        for count, most, what in (
+            (self._entries, MAX_ENTRIES, "tracks"),
+            (self._lists, MAX_LISTS, "playlists"),
+            (self._paths_bytes, MAX_PATHS_BYTES, "bytes of paths"),
+        ):
+            if count > most:
+                raise ConfigError(f"{path}: with it there are more than {most:,} {what}; name fewer playlists")

@@ -30,7 +30,7 @@ def refresh(reader: Reader, settings: Settings) -> list[str]:
 
 
 def tracks_of(reader: Reader, settings: Settings, playlist: LivingPlaylist) -> "array[int]":
-    """The ids that answer the question of a playlist. Raises StoreError for SQL that cannot be
+    """The listed tracks that answer the question of a playlist, each once. Raises StoreError for SQL that cannot be
     answered, ConfigError for a key that is none.
     """
     if playlist.sql is None:
@@ -44,7 +44,8 @@ def tracks_of(reader: Reader, settings: Settings, playlist: LivingPlaylist) -> "
     found = questions.tracks_of(settings.db, settings.aliases, playlist.sql)
     if found is None:
         raise StoreError("its SQL must have a column id, the number of a track")
-    return found
+    known = frozenset(file_id for file_id, _ in listed.paths(reader))
+    return array("q", (file_id for file_id in found if file_id in known))
 
 
 def _key(text: str) -> Key:
@@ -61,7 +62,7 @@ def _labels(settings: Settings, genre: str) -> Iterator[str]:
 
 
 def _write(reader: Reader, settings: Settings, name: str, playlist: LivingPlaylist) -> None:
-    ids = array("q", (track.id for track in listed.tracks(reader, tracks_of(reader, settings, playlist))))
+    ids = tracks_of(reader, settings, playlist)
     there = PathMap(settings.dj_map).there
 
     def write(out: Output) -> None:

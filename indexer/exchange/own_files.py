@@ -4,10 +4,10 @@ The seal is a comment in the second line, the SHA-256 of all that follows it. A 
 renamed, so that a reader sees the old or the new one, and only where its content differs.
 """
 
+import fcntl
 import filecmp
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,23 +101,39 @@ def replace(path: Path, write: Callable[[BinaryIO], object], is_ours: Callable[[
     Raises ConfigError where anything but a file of ours stands there, or nothing can be written.
     """
     refuse_others(path, is_ours)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.indexer")  # the name itself may be as long as names can be
-    with _plain_errors(path):
+    with _plain_errors(path), _temporary(path) as (temporary, out):
+        write(out)
+        out.flush()
+        os.fsync(out.fileno())
+        if path.exists():
+            if filecmp.cmp(path, temporary, shallow=False):
+                return False
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        refuse_others(path, is_ours)  # another program may have written meanwhile
+        temporary.replace(path)
+        sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """An empty file beside a path, for this process alone; one that a killed process left is used again."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # the name itself may be as long as names can be
+    temporary = path.with_name(f".{digest}.indexer")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # whatever another put there
+    with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
         try:
-            with temporary.open("xb") as out:
-                write(out)
-                out.flush()
-                os.fsync(out.fileno())
-            if path.exists():
-                if filecmp.cmp(path, temporary, shallow=False):
-                    return False
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-            refuse_others(path, is_ours)  # another program may have written meanwhile
-            temporary.replace(path)
-            sync_folder(path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ConfigError(f"{path}: another indexer writes it just now; try again when it is done") from e
+        found = os.fstat(file.fileno())
+        if found.st_nlink != 1 or not os.path.samestat(found, temporary.lstat()):  # it has another name by now
+            raise ConfigError(f"{path}: another program works on {temporary.name} beside it; try again")
+        file.truncate(0)
+        try:
+            yield temporary, file
         finally:
             temporary.unlink(missing_ok=True)
-    return True
 
 
 def sync_folder(folder: Path) -> None:
