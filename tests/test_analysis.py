@@ -250,6 +250,26 @@ def test_measuring_ends_in_time_and_for_what_is_new(quick_cli, scanned_music, mo
     assert rows(quick_cli, "SELECT * FROM runs WHERE command = 'analyse'") == []
 
 
+def test_a_tag_that_differs_by_more_than_an_octave_is_asked_about(quick_cli, scanned_music):
+    change(
+        quick_cli,
+        "UPDATE analysis SET tempo_bpm = 120, tempo_confidence = 0.8,"
+        " key = '10A', key_name = 'Bm', key_confidence = 0.5",
+    )
+    change(quick_cli, "UPDATE predictions SET tempo_bpm = NULL")
+    for file_id, tag in enumerate((None, 120.5, 240, 60.2, 0, 128), 1):
+        change(quick_cli, f"UPDATE tags SET bpm = {'NULL' if tag is None else tag} WHERE file_id = {file_id}")
+    change(quick_cli, "UPDATE analysis SET key = '8A' WHERE recording_id = 3")
+    pages = Pages(quick_cli.db)
+    assert [row["id"] for row in pages.json("/library/tempo_disagrees.json?_shape=array")] == [6]
+    assert "another tempo" in pages.get("/library/tracks/6").text
+    assert "another tempo" not in pages.get("/library/tracks/3").text
+    listed = pages.json("/-/tracks.json?sort=key")["tracks"]
+    assert [track["key"] for track in listed] == ["8A"] + 5 * ["10A"]
+    assert {track["bpm"] for track in listed} == {120}
+    assert pages.json("/-/tracks.json?from_bpm=119&to_bpm=121&key=8A")["count"] == 1
+
+
 def test_only_what_is_scanned_is_measured(quick_cli, scanned_music):
     change(quick_cli, "DELETE FROM analysis")
     assert quick_cli.json("scan", scanned_music / "album")["analysed"] == 1

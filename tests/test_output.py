@@ -39,7 +39,7 @@ def test_a_line_is_one_line_and_moves_nothing(capsys, stream):
 def test_texts_of_a_result_are_escaped_and_its_lines_stay(capsys):
     found = {"path": EVIL, "genre": EVIL, "confidence": 0.5,
              "decided": False, "reason": EVIL, "second_genre": EVIL, "threshold": 0.6, "damage": None, "heard": None,
-             "electronic": 0.5,
+             "electronic": 0.5, "tempo_bpm": None, "key": None, "loudness_lufs": None, "lossy_suspect": None,
              "scores": {EVIL: 0.5, "house": 0.5}}  # fmt: skip
     show(found, text.classify_text, as_json=False)
     printed = capsys.readouterr().out

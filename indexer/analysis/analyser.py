@@ -17,6 +17,7 @@ import numpy as np
 
 from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMeter
 from indexer.analysis.key import KeyEstimate, KeyMeter
+from indexer.analysis.loudness import Loudness, LoudnessMeter
 from indexer.analysis.plain import MOST_CHARS, from_plain
 from indexer.analysis.tempo import Tempo, TempoMeter
 from indexer.analysis.tempo_choice import choose_tempo
@@ -40,7 +41,9 @@ class Meter(Protocol):
 
 
 # By the field of Analysis that they fill.
-METERS: dict[str, type[Meter]] = {"tempo": TempoMeter, "key": KeyMeter, "bandwidth": BandwidthMeter}
+METERS: dict[str, type[Meter]] = {
+    "tempo": TempoMeter, "key": KeyMeter, "loudness": LoudnessMeter, "bandwidth": BandwidthMeter,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Analysis:
     heard_s: float  # of the part of the recording that was measured
     tempo: Tempo | None = None
     key: KeyEstimate | None = None
+    loudness: Loudness | None = None
     bandwidth: Bandwidth | None = None
     failed: tuple[str, ...] = ()  # meters that raised, and what
 
@@ -68,7 +72,7 @@ class Analysis:
             "key": self.key.camelot if self.key else None,
             "key_name": self.key.name if self.key else None,
             "key_confidence": round(self.key.confidence, 4) if self.key else None,
-            "loudness_lufs": None,
+            "loudness_lufs": round(self.loudness.integrated_lufs, 1) if self.loudness else None,
             "bandwidth_hz": self.bandwidth.bandwidth_hz if self.bandwidth else None,
         }
 
@@ -108,7 +112,7 @@ class Analyser:
         """Take the next samples: their mean (n,) and all channels (channels, n), float32. Never raises."""
         if self.cpu_s > MOST_CPU_S:
             return
-        began_s = time.thread_time()
+        began_s = time.process_time()
         if self._part is None or self._part.form != (rate_hz, len(channels)):
             self._end_part()
             if self._parts < MOST_PARTS:
@@ -116,7 +120,7 @@ class Analyser:
                 self._part = _Part(rate_hz, len(channels))
         if self._part is not None:
             self._part.hear(mono, channels)
-        self.cpu_s += time.thread_time() - began_s
+        self.cpu_s += time.process_time() - began_s
 
     def finish(self) -> Analysis:
         """What was measured in what was heard."""

@@ -4,6 +4,7 @@ One row for each file, read at once; counts of every kind then take milliseconds
 shows of its tracks is read anew, by ``shown``. Reads only.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -101,11 +102,16 @@ class Texts:
 
     def ranks(self) -> np.ndarray:
         """(rows,) float: the place of each text in alphabetical order; NaN where there is none."""
-        order = sorted(range(len(self.names)), key=lambda code: self.names[code].casefold())
+        order = sorted(range(len(self.names)), key=lambda code: in_order(self.names[code]))
         rank = np.full(len(order) + 1, np.nan)  # the last one is that of NONE
         rank[order] = np.arange(len(order))
         ranks: np.ndarray = rank[self.codes]
         return ranks
+
+
+def in_order(text: str) -> str:
+    """What texts are sorted by: 8A comes before 10A."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(8), text.casefold())
 
 
 class _Coding:

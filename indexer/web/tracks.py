@@ -190,7 +190,7 @@ def _chips(
     values = [*dict.fromkeys(chosen), *sorted(counts.keys() - {*chosen}, key=lambda value: (-counts[value], value))]
     values = values[:SHOWN_VALUES]
     if by_name:
-        values.sort()
+        values.sort(key=lambda value: browse.in_order(str(value)))
     return [
         Chip(
             _clipped(text(value)),
