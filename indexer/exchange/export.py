@@ -34,11 +34,11 @@ _NAME_BYTES = 240  # of a file's name, which may have 255 with its ending
 _NO_FILE_NAME = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')  # on the file systems of drives for DJs, too
 _INTO_REKORDBOX = f"""\
 into rekordbox, in two steps:
-  1. Preferences > Advanced > Database > rekordbox xml: choose {{file}}
-     (and under Preferences > View > Layout tick "rekordbox xml")
+  1. Preferences > Advanced > Database (or > rekordbox xml) > Imported Library: choose {{file}}
+     and show "rekordbox xml" in the tree (Preferences > View > Layout)
   2. in the tree, rekordbox xml > Playlists: right-click "{FOLDER}" > Import Playlist
 tracks that rekordbox knows already keep what it has: open an imported playlist, select all, right-click >
-Import To Collection; of WAV files it takes the genre from the file only, by Reload Tag"""
+Import To Collection, and say Yes to loading the information; of WAV files only Reload Tag brings the genre"""
 _INTO_SERATO = "into Serato: close it and copy the .crate files into _Serato_/Subcrates of the drive with the tracks"
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
