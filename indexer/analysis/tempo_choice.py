@@ -64,7 +64,9 @@ _KNOWN = {key(name): span for name, span in RANGES_BPM.items()}
 _KNOWN |= {key(other): RANGES_BPM[name] for other, name in _OTHER_NAMES.items()}
 
 _EDGE = 0.03  # how far beyond its range a genre's tempi still occur: width of a Gaussian, as a share
-_ELSEWHERE = 0.02  # likelihood of any other tempo, where inside the range it is 1
+# Likelihood of any other tempo, where inside the range it is 1. A smaller one settles octaves no better and obeys a
+# genre that is wrong more often; see docs/accuracy.md.
+_ELSEWHERE = 0.3
 _SHARPNESS = 4.0  # how much surer the best of two readings is than their ratio says
 
 
