@@ -78,7 +78,7 @@ def test_too_few_files_are_one_line(cli, tracks, count, said):
     ("labels", "decided", "neighbours", "tracks", "expected"),
     [
         (0.0, 0.02, 0.1, 30, True),
-        (None, None, 0.05, 60, True),
+        (None, None, 0.0, 60, None),
         (0.03, 0.0, 0.0, 60, False),
         (0.0, 0.03, 0.0, 60, False),
         (0.0, 0.0, 0.11, 60, False),

@@ -95,7 +95,9 @@ def bench_labels(settings: Settings, files: Sequence[Path], listener: Listener) 
     Returns {files, encoder, head, neighbours, variants, int8_recommended}. A variant is {precision, units,
     times_real_time, labels_changed, decided_changed, neighbours_changed, cosine, worst_cosine}: units is None for all;
     what changed is a share, 0 to 1, and None for labels without a head. int8_recommended is None where int8 is not to
-    be had. Raises ConfigError where there are too few files, ModelError for a model that is not there.
+    be had, there is no head, or there are too few tracks.
+
+    Raises ConfigError where there are too few files, ModelError for a model that is not there.
     """
     paths = existing(files) or from_library(settings.db, SAMPLE)
     chosen = choose(settings, in_use_by(settings.db))
@@ -220,37 +222,42 @@ def _count_of_neighbours(tracks: int) -> int:
 
 
 def _is_recommended(variants: Sequence[dict[str, Any]], tracks: int) -> bool | None:
-    """Whether int8 changes little of what a person sees; None where it was not measured, or on too few tracks."""
+    """Whether int8 changes little of what a person sees; None where that cannot be told: see ``_advice``."""
     int8 = next((one for one in variants if one["precision"] == "int8" and one["units"] is None), None)
-    if int8 is None or tracks < ENOUGH:
+    if int8 is None or int8["labels_changed"] is None or tracks < ENOUGH:
         return None
-    changed = max(int8["labels_changed"] or 0.0, int8["decided_changed"] or 0.0)
+    changed = max(int8["labels_changed"], int8["decided_changed"])
     return bool(changed <= FEW_LABELS and int8["neighbours_changed"] <= FEW_NEIGHBOURS)
 
 
 def to_text(found: dict[str, Any]) -> str:
     """The result as text for a person."""
+    exact, *others = found["variants"]
     judged = f"head {found['head']}" if found["head"] else "no head in use: only what is alike is compared"
-    lines = [
-        f"{wording.count(found['files'], 'track')}, {found['encoder']}, {judged}",
-        f"against {found['variants'][0]['precision']} on all units:",
-        "",
-        f"{'':18}{'speed':>8}{'other label':>13}{'other decision':>16}{'other neighbours':>18}{'likeness, worst':>17}",
-    ]
-    for one in found["variants"][1:]:
-        name = f"{one['precision']}, {'all units' if one['units'] is None else wording.count(one['units'], 'unit')}"
+    rows = [["", "speed", "other label", "other decision", "other neighbours", "likeness, worst"]]
+    for one in others:
+        units = "all units" if one["units"] is None else wording.count(one["units"], "unit")
         speed = f"{one['times_real_time']:,.0f} x" if one["times_real_time"] else ""
-        lines.append(
-            f"{name:18}{speed:>8}{_percent(one['labels_changed']):>13}{_percent(one['decided_changed']):>16}"
-            f"{_percent(one['neighbours_changed']):>18}{one['worst_cosine']:>17.4f}"
-        )
-    exact = found["variants"][0]
-    lines += [
-        "",
-        f"speed: seconds of music a second, the encoder alone; {exact['precision']}: {exact['times_real_time']:,.0f} x",
-        f"neighbours: the {wording.count(found['neighbours'], 'nearest track')} of each in the sample",
+        changed = [_percent(one[f"{what}_changed"]) for what in ("labels", "decided", "neighbours")]
+        rows.append([f"{one['precision']}, {units}", speed, *changed, f"{one['worst_cosine']:.4f}"])
+    shown = [row if found["head"] else row[:2] + row[4:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])
+        for row in shown
     ]
-    return "\n".join([*lines, *_advice(found)])
+    return "\n".join(
+        [
+            f"{wording.count(found['files'], 'track')}, {found['encoder']}, {judged}",
+            f"against {exact['precision']} on all units ({exact['times_real_time']:,.0f} x):",
+            "",
+            *lines,
+            "",
+            "speed: seconds of music a second, the encoder alone",
+            f"neighbours: the {wording.count(found['neighbours'], 'nearest track')} of each in the sample",
+            *_advice(found),
+        ]
+    )
 
 
 def _advice(found: dict[str, Any]) -> list[str]:
@@ -259,9 +266,11 @@ def _advice(found: dict[str, Any]) -> list[str]:
         return ["int8 is recommended: `indexer scan --precision int8` (it embeds the library anew)"]
     if verdict is False:
         return ["int8 is not recommended: it changes too much of your labels or neighbours"]
-    if any(one["precision"] == "int8" for one in found["variants"]):
-        return [f"too few tracks to recommend int8: {ENOUGH} are the least"]
-    return []
+    if all(one["precision"] != "int8" for one in found["variants"]):
+        return []
+    if found["head"] is None:
+        return ["whether to recommend int8 cannot be told without a head: `indexer train` makes one"]
+    return [f"too few tracks to recommend int8: {ENOUGH} are the least"]
 
 
 def _percent(share: float | None) -> str:

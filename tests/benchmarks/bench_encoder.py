@@ -1,10 +1,12 @@
 """Encoder throughput against the plain way and the machine's own ceiling, alternating in one process.
 
-    python -m tests.benchmarks.bench_encoder [--device cuda] [--precisions fp32 bf16 int8] [--rounds 7]
+    python -m tests.benchmarks.bench_encoder [--device cuda] [--precisions fp32 bf16 int8] [--rounds 7] [--cpu-time]
 
 The plain way is float32, one unit at a time, with torch's own layers and defaults; same random ViT-Base weights, same
 units. The ceiling is matrix products of the same sizes in the same arithmetic and nothing else, by the fastest engine
-at hand. Ratios are medians over rounds of neighbouring measurements; times include the front end.
+at hand: for int8 the processor's integer products (VNNI), with the rounding of their inputs. Ratios are medians over
+rounds of neighbouring measurements; times include the front end. --cpu-time measures processor time, which a busy
+machine distorts less.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import convert
 from indexer.encoders.m2d.int8 import Seen
 from indexer.errors import ModelError
+from tests.benchmarks.machine import machine
 from tests.helpers import checkpoints
 from tests.helpers.reference_m2d import filter_bank
 from tests.helpers.synth import music
@@ -119,10 +122,10 @@ def products(precision, device, units):
     return run, gflop
 
 
-def seconds(way):
-    start = time.perf_counter()
+def seconds(way, clock):
+    start = clock()
     way()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def spread(values):
@@ -135,7 +138,9 @@ def main():
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16", "int8"])
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cpu-time", action="store_true")
     options = parser.parse_args()
+    print(machine() + (", by processor time" if options.cpu_time else ""))
     weights = checkpoints.weights(width=768, depth=12)
     plain = Plain().eval()
     plain.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
@@ -164,23 +169,25 @@ def compare(encoder, plain, options):
     a, b = encoder.encode(few), theirs()  # also warms up
     encoder.encode(units)
     bare()
-    ratios, shares, rates = [], [], []
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    ratios, shares, rates, limits = [], [], [], []
     for _ in range(options.rounds):
         theirs_s, ours_s, bare_s = (
-            seconds(theirs) / len(few),
-            seconds(lambda: encoder.encode(units)) / count,
-            seconds(bare),
+            seconds(theirs, clock) / len(few),
+            seconds(lambda: encoder.encode(units), clock) / count,
+            seconds(bare, clock),
         )
         rates.append(1 / ours_s)
         ratios.append(theirs_s / ours_s)
         if gflop:
-            shares.append(GFLOP_PER_UNIT / ours_s / (gflop / bare_s))
+            limits.append(gflop / bare_s)
+            shares.append(GFLOP_PER_UNIT / ours_s / limits[-1])
     rate = statistics.median(rates)
     print(
         f"{encoder.precision} ({encoder.engine}, {encoder.device}, batches of {encoder.batch_units}):"
         f" {spread(ratios)} times the plain way; {rate:.1f} units/s,"
         f" {rate * encoder.unit_s:.0f} x real time, {rate * GFLOP_PER_UNIT:,.0f} GFLOP/s"
-        + (f", {spread(shares)} of the bare products" if shares else "")
+        + (f", {spread(shares)} of the bare products' {statistics.median(limits):,.0f}" if shares else "")
         + f"; {torch.get_num_threads()} threads;"
         f" vectors {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} from the plain way's"
     )

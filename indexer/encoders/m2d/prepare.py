@@ -159,17 +159,22 @@ def _paces() -> Iterator[Pace]:
 def _trial(info: CheckpointInfo, precision: str, make: Callable[[int], Any]) -> Pace:
     """The fastest pace, from samples to vectors."""
     best, best_rate = Pace(), 0.0
-    music = _units(info)
     for pace in _paces():
-        model = CpuModel(info, make(pace.streams), precision, pace)
-        units = [music[n % len(music)] for n in range(max(16, (pace.streams + 1) * pace.request_units))]
-        model.encode(units[: pace.streams * pace.request_units], info.geometry.columns)  # warms up
-        rates: list[float] = []
-        ends_s = time.perf_counter() + TRIAL_S
-        while not rates or (len(rates) < ROUNDS and time.perf_counter() < ends_s):
-            started_s = time.perf_counter()
-            model.encode(units, info.geometry.columns)
-            rates.append(len(units) / (time.perf_counter() - started_s))
-        if statistics.median(rates) > GAIN * best_rate:
-            best, best_rate = pace, statistics.median(rates)
+        rate = _rate(info, CpuModel(info, make(pace.streams), precision, pace), pace)
+        if rate > GAIN * best_rate:
+            best, best_rate = pace, rate
     return best
+
+
+def _rate(info: CheckpointInfo, model: CpuModel, pace: Pace) -> float:
+    """Units per second."""
+    music = _units(info)
+    units = [music[n % len(music)] for n in range(max(16, (pace.streams + 1) * pace.request_units))]
+    model.encode(units[: pace.streams * pace.request_units], info.geometry.columns)  # warms up
+    rates: list[float] = []
+    ends_s = time.perf_counter() + TRIAL_S
+    while not rates or (len(rates) < ROUNDS and time.perf_counter() < ends_s):
+        started_s = time.perf_counter()
+        model.encode(units, info.geometry.columns)
+        rates.append(len(units) / (time.perf_counter() - started_s))
+    return statistics.median(rates)
