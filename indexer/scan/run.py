@@ -25,7 +25,7 @@ from indexer.files.walk import folders_to_scan
 from indexer.heads.electronic import Ear
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
-from indexer.library.vectors import projection, same_sound
+from indexer.library.vectors import approximate, projection, same_sound
 from indexer.listen.executor import Executor
 from indexer.models.choice import Chosen, choose_and_register, pipeline_model
 from indexer.scan.difference import file_changed, look_at, spool_difference
@@ -252,10 +252,17 @@ class Scan:
             self._listener.problem(str(self._settings.db), f"no tags were heard ({e})")
 
     def _place(self, store: Store, chosen: Chosen) -> None:
-        """Update the map and what sounds the same. An error is reported and fails no scan; the next one tries again."""
+        """Update the map, what sounds the same and the index of what is similar.
+
+        An error is reported and fails no scan; the next one tries again.
+        """
         parts = [part.encoder_id for part in chosen.info.parts]
         try:
-            for update, step in ((projection.update, "placing on the map"), (same_sound.update, "comparing")):
+            for update, step in (
+                (projection.update, "placing on the map"),
+                (same_sound.update, "comparing"),
+                (approximate.update, "indexing what is similar"),
+            ):
                 update(store, chosen.info.encoder_id, parts, lambda: self._stopped, partial(self._listener.step, step))
         except Exception as e:  # all files are done; nothing but the map and the duplicates is lost
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")

@@ -14,6 +14,7 @@ from indexer.errors import FileError, ModelError, StoreError
 from indexer.files.tags.read import Tags
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
+from indexer.library.vectors import approximate
 from indexer.library.vectors.directions import open_directions
 from indexer.library.vectors.mixing import mixable
 from indexer.library.vectors.similar import encoder_of, mixing, parts_of, ranked, tracks_of
@@ -47,8 +48,12 @@ def similar_file(settings: Settings, file: Path, count: int = 10, *, mix: bool =
                 vector = np.concatenate([future.result().vector for future in fed.embedded]).astype(np.float32)
             except ValueError as e:
                 raise StoreError(f"{printable(exact)}: {e}") from e
-        parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]
-        ranking = ranked(parts, vector, NO_RECORDING)
+        index = approximate.opened(conn, settings.db, encoder["id"])
+        if index is not None:
+            ranking = index.ranked(conn, parts_of(encoder), vector, NO_RECORDING)
+        else:
+            parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]
+            ranking = ranked(parts, vector, NO_RECORDING)
         if mix:
             of = mixable(measured, tags.bpm, tags.musical_key)
             found = mixing(conn, ranking, of, count)

@@ -17,6 +17,7 @@ from datasette.utils.asgi import Response
 from indexer.errors import StoreError
 from indexer.library.measured import MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import reading
+from indexer.library.vectors import approximate
 from indexer.library.vectors.directions import Directions, open_directions, stored_directions
 from indexer.library.vectors.mixing import mixable_of
 from indexer.library.vectors.similar import (
@@ -124,13 +125,17 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10, *, mix: 
             vector = vector_of(conn, encoder, row["recording_id"])
         except NotEmbeddedError as e:
             raise NotEmbeddedError(row["reason"] or str(e)) from e
-        parts = [maker.stored(conn, db, part) for part in parts_of(encoder)]
-        found = [part for part in parts if part is not None]
-        if len(found) < len(parts) or not all(part.current for part in found):
-            maker.make(db, parts_of(encoder), urgent=len(found) < len(parts))
-        if len(found) < len(parts):
-            return None
-        ranking = ranked(found, vector, row["recording_id"])
+        index = approximate.opened(conn, db, encoder["id"])
+        if index is not None:
+            ranking = index.ranked(conn, parts_of(encoder), vector, row["recording_id"])
+        else:
+            parts = [maker.stored(conn, db, part) for part in parts_of(encoder)]
+            found = [part for part in parts if part is not None]
+            if len(found) < len(parts) or not all(part.current for part in found):
+                maker.make(db, parts_of(encoder), urgent=len(found) < len(parts))
+            if len(found) < len(parts):
+                return None
+            ranking = ranked(found, vector, row["recording_id"])
         if mix:
             return mixing(conn, ranking, mixable_of(conn, [row["recording_id"]])[row["recording_id"]], count)
         return {"tracks": list(islice(tracks_of(conn, ranking), count))}

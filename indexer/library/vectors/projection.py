@@ -31,7 +31,7 @@ _MAX_ROUNDS = 60
 _GROWTH = 1e-6  # the iteration ends when the variance shown grows by less than this share in a round
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """The scan is being stopped."""
 
 
@@ -51,8 +51,8 @@ class Projection:
 def fit(vectors: np.ndarray, widths: Sequence[int], former: np.ndarray | None = None) -> Projection:
     """The axes of greatest variance of vectors (n, width), turned to lie near the ``former`` ones."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    pages = (vectors[first : first + _PAGE] for first in range(0, len(vectors), _PAGE))
-    axes = principal_axes(np.concatenate([joined_directions(page, widths, mean) for page in pages]))
+    some = (vectors[first : first + _PAGE] for first in range(0, len(vectors), _PAGE))
+    axes = principal_axes(np.concatenate([joined_directions(page, widths, mean) for page in some]))
     return Projection(tuple(widths), mean, axes if former is None else turned(axes, former))
 
 
@@ -96,7 +96,7 @@ def update(
     """
     reader = store.connection
     row = reader.execute("SELECT * FROM projections WHERE encoder_id = ?", (encoder_id,)).fetchone()
-    unplaced = _embedded(reader, parts, without_place=encoder_id)
+    unplaced = embedded(reader, parts, without_place=encoder_id)
     if row is None and not len(unplaced):
         return 0
     placed, explained = reader.execute(
@@ -117,13 +117,13 @@ def update(
             if shown >= MIN_EXPLAINED * row["explained"]:
                 _keep(store, encoder_id, ids, places)
                 return len(ids)
-        everyone = _embedded(reader, parts)
-        sample = _sample(reader, parts, everyone, stopped)
+        everyone = embedded(reader, parts)
+        sample = sample_of(reader, parts, everyone, stopped)
         if not len(sample):
             return 0
         made = fit(sample, widths, former.axes if former else None)
         ids, places = _project(reader, made, parts, everyone, stopped, on_done)
-    except _StoppedError:
+    except StoppedError:
         return 0
     _replace(store, encoder_id, made, ids, places)
     return len(ids)
@@ -138,7 +138,7 @@ def _squares(places: np.ndarray) -> float:
     return float((places.astype(np.float64) ** 2).sum())
 
 
-def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> np.ndarray:
+def embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None = None) -> np.ndarray:
     """Ids (n,) of recordings that all parts embedded; with ``without_place`` only those without a place for it."""
     first, *others = parts
     also = " AND EXISTS (SELECT 1 FROM embeddings o WHERE o.recording_id = e.recording_id AND o.encoder_id = ?)" * len(
@@ -152,7 +152,7 @@ def _embedded(reader: Reader, parts: Sequence[str], *, without_place: str | None
     return np.fromiter((row["recording_id"] for row in rows), np.int64)  # 8 bytes for each recording of the library
 
 
-def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> np.ndarray:
+def sample_of(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]) -> np.ndarray:
     """The vectors (n, width) of at most SAMPLE recordings; the same ones each time for the same library."""
     chosen = (
         recordings
@@ -160,7 +160,7 @@ def _sample(reader: Reader, parts: Sequence[str], recordings: np.ndarray, stoppe
         else np.sort(np.random.default_rng(0).choice(recordings, SAMPLE, replace=False))
     )
     return (
-        np.concatenate([vectors for _, vectors in _pages(reader, parts, chosen, stopped)])
+        np.concatenate([vectors for _, vectors in pages(reader, parts, chosen, stopped)])
         if len(chosen)
         else np.empty((0, 0))
     )
@@ -177,20 +177,20 @@ def _project(
     """(recordings with sound vectors (n,), their places (n, 2))."""
     ids = [np.empty(0, np.int64)]
     places = [np.empty((0, 2), np.float32)]
-    for page, vectors in _pages(reader, parts, recordings, stopped):
+    for page, vectors in pages(reader, parts, recordings, stopped):
         on_done(sum(map(len, ids)), len(recordings))
         ids.append(page)
         places.append(projection.places(vectors))
     return np.concatenate(ids), np.concatenate(places)
 
 
-def _pages(
+def pages(
     reader: Reader, parts: Sequence[str], recordings: np.ndarray, stopped: Callable[[], bool]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (recordings (n,), their vectors (n, width) side by side) without damaged ones. Raises _StoppedError."""
+    """Yield (recordings (n,), their vectors (n, width) side by side) without damaged ones. Raises StoppedError."""
     for first in range(0, len(recordings), _PAGE):
         if stopped():
-            raise _StoppedError
+            raise StoppedError
         page = recordings[first : first + _PAGE]
         places, vectors = joined_vectors(reader, parts, page.tolist())
         yield page[places], vectors

@@ -1,6 +1,7 @@
 """`indexer similar`: finds the tracks nearest to one by the cosine of embeddings, as a table or JSON.
 
-Exact: compares every recording, without an approximate index. Reads only, and works while a scan runs.
+Exact up to some 100,000 recordings: compares every one. Beyond that an index names candidates, which are compared.
+Reads only, and works while a scan runs.
 """
 
 import json
@@ -18,6 +19,7 @@ from indexer.errors import ConfigError, StoreError
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.store import subtree
+from indexer.library.vectors import approximate
 from indexer.library.vectors.directions import Directions, open_directions
 from indexer.library.vectors.mixing import Suited, mixable_of, shown
 from indexer.library.whose_word import LABEL
@@ -103,9 +105,13 @@ def parts_of(encoder: Any) -> list[str]:
 def nearest(reader: Reader, db: Path, encoder: Any, recording: int) -> Iterator[tuple[int, float]]:
     """(recording, centred cosine) of all others, the nearest first; of joined encoders the mean over their parts.
 
-    Exact: makes the derived files anew where they are stale. Raises NotEmbeddedError when the recording itself is not
-    embedded.
+    By the index of a large library, where there is one. Else exact: makes the derived files anew where they are stale.
+    Raises NotEmbeddedError when the recording itself is not embedded.
     """
+    index = approximate.opened(reader, db, encoder["id"])
+    if index is not None:
+        yield from index.ranked(reader, parts_of(encoder), vector_of(reader, encoder, recording), recording)
+        return
     reader.execute("SAVEPOINT nearest")  # the recording's vector and all others are from one state
     try:
         parts = [open_directions(reader, db, part) for part in parts_of(encoder)]
