@@ -94,11 +94,14 @@ def count_reading(monkeypatch, found, progress):
         note(self, op, path, before)
         return result
 
-    def decode(self, path, **arguments):
-        before = warmed(self, "decode", path, lambda: list(real_decode(self, path, **arguments)))
-        for block in real_decode(self, path, **arguments):
+    def noted(worker, path, arguments):
+        for block in real_decode(worker, path, **arguments):
             progress[0] = time.monotonic()
             yield block
+
+    def decode(self, path, **arguments):
+        before = warmed(self, "decode", path, lambda: list(noted(self, path, arguments)))
+        yield from noted(self, path, arguments)
         note(self, "decode", path, before)
         progress[0] = time.monotonic()
 
@@ -116,7 +119,7 @@ def count_encoding(monkeypatch, found, progress):
     real = M2DEncoder.encode
 
     def encode(self, units):
-        while time.monotonic() - progress[0] < 0.3:
+        while time.monotonic() - progress[0] < 0.5:
             time.sleep(0.02)
         found.batches.append(len(units))
         return real(self, units)

@@ -200,10 +200,7 @@ def preview_text(found: dict[str, Any]) -> str:
     """The result of a dry run: a line with a sign for each new, changed, ... file, and the genres to be written."""
     names = {"new": "+", "changed": "*", "back": "<", "vanished": "-", "unlisted": "!"}
     lines = [f"{names[kind]} {path}" for kind, paths in found["paths"].items() for path in paths]
-    lines += [
-        f"= {write['path']}: {genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})"
-        for write in found["writes"]
-    ]
+    lines += [f"= {write['path']}: {', '.join(_changes(write))}" for write in found["writes"]]
     lines.append(
         ", ".join(
             f"{found[kind]:,} {kind}"
@@ -214,6 +211,14 @@ def preview_text(found: dict[str, Any]) -> str:
     )
     lines.append(f"{count(found['tag_writes'], 'genre')} to write into files that are classified already")
     return "\n".join(lines)
+
+
+def _changes(write: dict[str, Any]) -> Iterator[str]:
+    """What a planned write changes in a file."""
+    if write["confidence"] is not None:
+        yield f"{genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})"
+    for name, text in write.get("adds", {}).items():
+        yield f"{name} {text} is added"
 
 
 def classify_text(result: dict[str, Any]) -> str:

@@ -180,25 +180,32 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
     )
 
 
-def labelled_files(conn: sqlite3.Connection, target: bytes, head_id: str | None) -> Iterator[sqlite3.Row]:
+def labelled_files(
+    conn: sqlite3.Connection, target: bytes, head_id: str | None, *, measured: bool = False
+) -> Iterator[sqlite3.Row]:
     """Readable files of a target that a head classified or a person labelled, by path.
 
     A row also holds ``predicted``, ``confidence`` and ``undecided_reason`` by the head, ``corrected`` and
-    ``corrected_at`` by the person, the genre in the tags, and the newest journal entry.
+    ``corrected_at`` by the person, the genre, tempo and key in the tags, the measured ``tempo_bpm`` and ``key_name``,
+    and the newest journal entry. ``measured``: also files with a measured tempo or key.
     """
     low, high = subtree(target)
     yield from conn.execute(
         "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected,"
         " c.corrected_at,"
-        " t.genre AS tag_genre, t.indexer_genre, w.action, w.state AS write_state, w.reason AS write_reason,"
+        " t.genre AS tag_genre, t.indexer_genre, t.bpm AS tag_bpm, t.musical_key AS tag_key,"
+        " coalesce(p.tempo_bpm, a.tempo_bpm) AS tempo_bpm, a.key_name, w.action, w.state AS write_state,"
+        " w.reason AS write_reason,"
         " w.stat_before, w.written_at "
         "FROM files f LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = ? "
         "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
+        "LEFT JOIN analysis a ON a.recording_id = f.recording_id "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
         "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
-        "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL) AND (f.path = ? OR (f.path > ?"
+        "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL"
+        " OR (? AND (a.tempo_bpm IS NOT NULL OR a.key IS NOT NULL))) AND (f.path = ? OR (f.path > ?"
         " AND f.path < ?)) ORDER BY f.path",
-        (head_id, target, low, high),
+        (head_id, measured, target, low, high),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.files.audio.identity import Stat
+from indexer.files.tags.blocks.blocks import BPM, KEY
 from indexer.files.tags.genre import parse_ours
 from indexer.files.tags.read import Tags
 from indexer.files.walk import Names, folders_to_scan, walk
@@ -17,7 +18,7 @@ from indexer.library.roots import root_paths
 from indexer.library.store import known_files, labelled_files
 from indexer.models.choice import choose
 from indexer.scan.difference import compare
-from indexer.scan.policy import Label, edit_for, held_back
+from indexer.scan.policy import Label, edit_for, held_back, to_add
 from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths listed for each kind; the counts include all
@@ -26,8 +27,9 @@ MAX_LISTED = 1000  # paths listed for each kind; the counts include all
 def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = False) -> dict[str, Any]:
     """Compare the folders with the library: {dry_run, new, changed, ..., tag_writes, paths, writes}.
 
-    paths: by kind of difference. writes: {path, before, after, confidence} of known files; the genres of new files are
-    not known yet. explicit_tags: include genres that were undone or refused, as `tags apply` does.
+    paths: by kind of difference. writes: {path, before, after, confidence} of known files, with ``adds`` where a tempo
+    or key is to be added; the genres of new files are not known yet. explicit_tags: include genres that were undone or
+    refused, as `tags apply` does.
     """
     conn = open_readonly(settings.db) if settings.db.exists() else None
     known = root_paths(conn) if conn else []
@@ -57,9 +59,12 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
     chosen = choose(settings, in_use(conn))
     head = chosen.head if chosen else None
     threshold = settings.threshold(head.threshold) if head else 1.0
-    for row in labelled_files(conn, target, head.id if head else None):
+    adds = settings.write_tags_bpm or settings.write_tags_key
+    for row in labelled_files(conn, target, head.id if head else None, measured=adds):
         label = _label(row, threshold)
-        if label is None or row["reason"] is not None:  # a readable file's reason says why no genre is written
+        if (label is None and not adds) or row[
+            "reason"
+        ] is not None:  # a readable file's reason says why no genre is written
             continue
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
         if not explicit and held_back(
@@ -67,13 +72,16 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
         ):
             continue
         found = _tags(settings, row["tag_genre"], row["indexer_genre"])
-        edit = edit_for(settings, head, found, label)
-        if edit is not None:
+        edit = edit_for(settings, head, found, label) if label else None
+        filled = Tags(filled=tuple(name for name, value in ((BPM, row["tag_bpm"]), (KEY, row["tag_key"])) if value))
+        add = to_add(settings, filled, row["tempo_bpm"], row["key_name"])
+        if edit is not None or add:
             yield {
                 "path": row["path_text"],
                 "before": list(found.genres),
-                "after": list(edit.genres),
-                "confidence": round(label.confidence, 4),
+                "after": list(edit.genres if edit else found.genres),
+                "confidence": round(label.confidence, 4) if edit and label else None,
+                **({"adds": add} if add else {}),
             }
 
 

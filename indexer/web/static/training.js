@@ -95,7 +95,7 @@ function offer({ preview }, watched) {
   if (!preview.tag_writes) return [element("p", {}, "Nothing is to be written: each file has its genre already, or none is decided."), next];
   const button = element("button", { type: "button", class: "ix-primary" }, `Write the genre into ${many(preview.tag_writes, "file")}`);
   button.addEventListener("click", order("write"));
-  const rows = preview.writes.map(({ path, before, after, confidence }) => element("tr", {}, element("td", { title: path }, path.split("/").slice(-2).join(" / ")), element("td", {}, before.join("; ") || "–"), element("td", {}, after.join("; ")), element("td", { class: "ix-number" }, percent(confidence))));
+  const rows = preview.writes.map(({ path, before, after, confidence, adds }) => element("tr", {}, element("td", { title: path }, path.split("/").slice(-2).join(" / ")), element("td", {}, before.join("; ") || "–"), element("td", {}, [...after, ...Object.values(adds ?? {})].join("; ")), element("td", { class: "ix-number" }, confidence === null ? "" : percent(confidence))));
   const table = element("table", { class: "ix-table" }, element("thead", {}, element("tr", {}, ...["file", "genre now", "genre then", "sure"].map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows));
   const more = preview.tag_writes > rows.length ? [element("p", { class: "ix-soft" }, `and ${number.format(preview.tag_writes - rows.length)} more`)] : [];
   const news = preview.new + preview.changed ? ` It is a scan: ${many(preview.new + preview.changed, "new or changed file")} would be taken in too.` : "";
