@@ -15,6 +15,7 @@ import mutagen
 import numpy as np
 import pytest
 
+from indexer.analysis.analyser import Analysis
 from indexer.encoders.encoder import track_vector
 from indexer.encoders.load import load_encoder
 from indexer.encoders.rhythm import RhythmEncoder
@@ -737,6 +738,8 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "damage",
         "heard",
         "electronic",
+        *Analysis(1, 0.0).facts(),
+        "lossy_suspect",
         "scores",
         "timeline",
     }
