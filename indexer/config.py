@@ -152,6 +152,11 @@ class Settings:
         'genre tag or folder name that means a label when training, such as "Deep House" = "house"',
         default_factory=dict,
     )
+    words: Mapping[str, tuple[str, ...]] = _doc(
+        'train --words: the genres of the head, and sentences for each beside the usual ones, such as "dub techno" ='
+        ' ["deep techno with echoing chords"]; [] for the usual ones alone',
+        default_factory=dict,
+    )
     tempo_ranges: Mapping[str, tuple[float, ...]] = _doc(
         "beats a minute in which tracks of a genre are counted, before those that are built in, such as"
         ' "techno" = [125, 160]; [] for none; see docs/analysis.md',

@@ -60,7 +60,7 @@ def quick(library, monkeypatch):
         def encode(self, said):
             return np.stack([np.eye(64, dtype=np.float32)[len(text.cleaned(one)) % 64] for one in said])
 
-    monkeypatch.setattr("indexer.upkeep.find.BertTower", Tower)
+    monkeypatch.setattr("indexer.models.words.BertTower", Tower)
     return library
 
 
@@ -96,7 +96,7 @@ def test_count_filters_and_playlist(quick, template, tmp_path):
 
 def test_a_listed_word_needs_no_text_encoder_once_the_list_is_kept(quick, monkeypatch):
     first = quick.json("find", "The sound of dub techno music.")
-    monkeypatch.setattr("indexer.upkeep.find.BertTower", lambda *_files: pytest.fail("loaded"))
+    monkeypatch.setattr("indexer.models.words.BertTower", lambda *_files: pytest.fail("loaded"))
     assert quick.json("find", "The sound of dub techno music.") == first
 
 

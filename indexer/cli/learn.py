@@ -1,6 +1,7 @@
 """Commands that learn from labels: train, evaluate, suggest."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,6 +51,11 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
 @click.option(
+    "--words",
+    is_flag=True,
+    help="Make a head of no labels, from sentences about each genre (setting words): a first guess, never written.",
+)
+@click.option(
     "--apply",
     "apply_now",
     is_flag=True,
@@ -64,18 +70,24 @@ def train(
     label_request: "LabelRequest",
     apply_now: bool,
     as_json: bool,
+    *,
+    words: bool,
     **request: Any,
 ) -> None:
     """Learn a head from your own labels and cached embeddings, and put it in use; opens files only to write genres."""
     from indexer.learn.train import Request, report
 
+    as_text: Callable[[dict[str, Any]], str] = report
     try:
-        found = learned(settings, Request(label_request, **request), verbosity=verbosity)
+        if words:
+            found, as_text = guessed(settings, label_request, request, verbosity=verbosity)
+        else:
+            found = learned(settings, Request(label_request, **request), verbosity=verbosity)
     except KeyboardInterrupt:
         note("the former head stays in use; the same command with --resume goes on from here")
         raise
     if not as_json:
-        show(found, report, as_json=False)
+        show(found, as_text, as_json=False)
         asks = not apply_now and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
         apply_now = apply_now or (asks and click.confirm(text.apply_question(settings.write_tags), err=True))
     if not apply_now:
@@ -88,6 +100,19 @@ def train(
     if as_json:
         show({**found, "applied": applied}, str, as_json=True)
     sys.exit(exit_code)
+
+
+def guessed(
+    settings: Settings, label_request: "LabelRequest", request: dict[str, Any], *, verbosity: int
+) -> tuple[dict[str, Any], Callable[[dict[str, Any]], str]]:
+    """Make a head of words and put it in use: what `train --words --json` prints, and how it becomes text."""
+    from indexer.learn.dataset import LabelRequest
+    from indexer.learn.words import report, train_by_words
+
+    if label_request != LabelRequest() or request["resume"]:
+        raise click.UsageError("--words takes no labels: train without it to learn from some, beginning with its head")
+    said = note if verbosity >= 0 else lambda _line: None
+    return train_by_words(settings, request["name"], said), report
 
 
 def learned(settings: Settings, request: "Request", *, verbosity: int) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from indexer.encoders.trajectory import Trajectory
 from indexer.heads.electronic import LIMIT
-from indexer.heads.head import Head, softmax
+from indexer.heads.head import BY_WORDS, Head, softmax
 
 UNLIKE = "unlike everything the head learned from"
+FIRST_GUESS = "a first guess by words: labels and `indexer train` make it a decision"
 NOT_ELECTRONIC = "does not sound electronic"
 # A recording has a second genre when a quarter of its segments or more, and at least three, are decidedly of that
 # genre. Fewer are a breakdown, an intro or a sample.
@@ -62,7 +63,9 @@ def decide(
     genre = max(scores, key=lambda label: scores[label])
     confidence = scores[genre]
     reason = None
-    if electronic is not None and electronic < LIMIT and genre not in head.acoustic:
+    if head.kind == BY_WORDS:
+        reason = FIRST_GUESS
+    elif electronic is not None and electronic < LIMIT and genre not in head.acoustic:
         reason = NOT_ELECTRONIC
     elif head.novelty(vector[None])[0] > 1:
         reason = UNLIKE

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+BY_WORDS = "words"  # the kind of a head that is made of sentences: a first guess, which never decides
+
 
 class Head(Protocol):
     """Scores vectors of one encoder; ``id`` is the sha256 over all that decides its results."""
@@ -23,7 +25,7 @@ class Head(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which sort of head: linear, audioset."""
+        """Which sort of head: linear, audioset, words."""
         ...
 
     @property

@@ -14,10 +14,10 @@ import numpy as np
 from indexer.encoders import tensorfile
 from indexer.errors import ModelError
 from indexer.files.foreign import NAME_CHARS, is_name
-from indexer.heads.head import softmax
+from indexer.heads.head import BY_WORDS, softmax
 from indexer.heads.novelty import Novelty
 
-KIND = "linear"
+KIND = "linear"  # of the file, and of a head that learned
 NOVELTY = "novelty."  # how the names of its arrays begin
 FORMAT_VERSION = 1
 MAX_LABELS = 1000  # each is a column of the view tracks, of which SQLite allows 2,000
@@ -35,11 +35,12 @@ class LinearHead:
     bias: np.ndarray  # (K,) float32
     unlike: Novelty | None = None  # what it never learned from; None: it trusts every vector
     acoustic: tuple[str, ...] = ()  # labels whose own tracks often do not sound electronic
+    by_words: bool = False  # its weights are vectors of sentences: a first guess, which no label has calibrated
     training: Mapping[str, Any] = field(
         default_factory=dict
     )  # JSON: what it learned from, settings, metrics; not part of the id
     id: str = field(init=False)
-    kind: str = field(default=KIND, init=False)
+    kind: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the numbers and derive the id."""
@@ -61,8 +62,11 @@ class LinearHead:
                 f"head {self.name}: its check for unlike music takes {len(self.unlike.mean)} numbers,"
                 f" not {self.weight.shape[1]}"
             )
+        if self.by_words:
+            about["by_words"] = True
         if self.acoustic:  # a head without such labels keeps the id that it had before there was this check
             about["acoustic"] = self.acoustic
+        object.__setattr__(self, "kind", BY_WORDS if self.by_words else KIND)
         object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
     @classmethod
@@ -85,7 +89,8 @@ class LinearHead:
             head = cls(
                 _text(about["name"]), _text(about["encoder_id"]), tuple(_text(label) for label in about["labels"]),
                 float(about["threshold"]), np.array(arrays["weight"]), np.array(arrays["bias"]), unlike,
-                tuple(_text(label) for label in about.get("acoustic", ())), dict(about.get("training", {})),
+                tuple(_text(label) for label in about.get("acoustic", ())), about.get("by_words") is True,
+                dict(about.get("training", {})),
             )  # fmt: skip
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
@@ -101,6 +106,8 @@ class LinearHead:
             "kind": KIND, "format_version": FORMAT_VERSION, "id": self.id, "name": self.name,
             "encoder_id": self.encoder_id, "labels": list(self.labels), "threshold": self.threshold,
         }  # fmt: skip
+        if self.by_words:
+            about["by_words"] = True
         if self.acoustic:
             about["acoustic"] = list(self.acoustic)
         if self.training:

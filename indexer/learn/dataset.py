@@ -5,7 +5,7 @@ training and test. Changes nothing in the library; never imports torch.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +20,7 @@ from indexer.exchange import read_lists
 from indexer.exchange.dj_paths import PathMap
 from indexer.exchange.match import match
 from indexer.heads import evaluation
+from indexer.heads.linear import LinearHead
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts
 from indexer.library.readonly import Reader
@@ -89,6 +90,7 @@ class Features:
     name: str
     parts: tuple[str, ...]  # encoder ids
     vectors: np.ndarray  # (n, width) float16, finite
+    begun: LinearHead | None = None  # the head by words whose logits the vectors are
 
     @staticmethod
     def joined(parts: Sequence["Features"]) -> "Features":
@@ -176,7 +178,8 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     names = tuple(sorted(label for label in usable if label not in too_few))
     keep = np.asarray([i for i, r in enumerate(found) if labels.label_of[r] in names])
     found, parts = [found[i] for i in keep], [replace(p, vectors=p.vectors[keep]) for p in parts]
-    features = _compared(parts, len(main), bool(settings.encoder))
+    of_words = {one.id for one in others if one.words_of}
+    features = _compared(parts, len(main), bool(settings.encoder), of_words)
     first = evaluation.near_duplicates(features[0].vectors)
     y = np.asarray([names.index(labels.label_of[r]) for r in found], np.int64)
     groups = _groups([labels.artist_of[r] for r in found], first)
@@ -238,17 +241,19 @@ def _vectors(
     return found, features, damaged
 
 
-def _compared(parts: list[Features], main: int, only_main: bool) -> list[Features]:
+def _compared(parts: list[Features], main: int, only_main: bool, of_words: Collection[str] = ()) -> list[Features]:
     """The features to compare: the main encoder's first, each other encoder's, and the pairs with a built-in one.
 
     ``main``: how many of the first parts make up the main encoder. ``only_main``: compare no others, because the user
-    named the encoder.
+    named the encoder; ``of_words``: ids of audio vectors, which join nothing.
     """
     own = parts[0] if main == 1 else Features.joined(parts[:main])
     if only_main:
         return [own]
     pairs = [
-        Features.joined(pair) for pair in combinations(parts, 2) if any(is_built_in(part.encoder_id) for part in pair)
+        Features.joined(pair)
+        for pair in combinations([part for part in parts if part.encoder_id not in of_words], 2)
+        if any(is_built_in(part.encoder_id) for part in pair)
     ]
     return [own, *(f for f in [*parts, *pairs] if f.encoder_id != own.encoder_id)]
 

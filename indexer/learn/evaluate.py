@@ -19,6 +19,7 @@ from indexer.files.children.limits import Limits
 from indexer.learn import report
 from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
 from indexer.learn.train import check_numbers
+from indexer.learn.words import guessed
 from indexer.library.facts import one_file_of_each
 from indexer.library.readonly import Reader, now, open_readonly
 
@@ -71,6 +72,7 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
     try:
         whole = collect(conn, settings, request.labels)
         dataset = whole.rows(np.flatnonzero(whole.first == np.arange(len(whole.first))))
+        dataset = replace(dataset, features=[*dataset.features, *guessed(conn, dataset)])
         notes: list[str] = []
         clips = None
         if request.cnn:
@@ -164,9 +166,8 @@ def _measure(
     notes += _notes(dataset, loose)
     folds = int(fold.max()) + 1
     begun = SPECTROGRAMS_SHARE if clips else 0.0
-    steps = (
-        folds * (len(dataset.features) + 1) + len(crossvalidation.CURVE_SHARES) + (CNN_STEPS * folds if clips else 0)
-    )
+    judgements_each = len(dataset.features) + sum(features.begun is not None for features in dataset.features) + 1
+    steps = folds * judgements_each + len(crossvalidation.CURVE_SHARES) + (CNN_STEPS * folds if clips else 0)
     done = 0
 
     def step(what: str, size: int = 1) -> None:
@@ -178,7 +179,7 @@ def _measure(
         pooled = crossvalidation.cross_validate(learner, fold, lambda: step(name, 1 if features else CNN_STEPS))
         return {
             "name": name,
-            "kind": "linear" if features else "cnn",
+            "kind": ("linear" if recipe else "words") if features else "cnn",
             "encoder": features.name if features else None,
             "width": features.vectors.shape[1] if features else None,
             "recipe": recipe,
@@ -201,9 +202,17 @@ def _measure(
     paper = crossvalidation.linear(data[best], replace(options, recipe="paper"), settings.device)
     features = dataset.features[best]
     rows.append(judged(paper, f"{features.name} + paper's recipe", features, "paper"))
+    rows += [judged(_by_words(f.vectors), f"{f.name}, no label", f, None) for f in dataset.features if f.begun]
     if clips:
         rows.append(judged(_cnn(clips, data[0], options, settings.device), "CNN", None, None))
     return {"learners": rows, "best": rows[0]["name"], "learning_curve": curve, "notes": notes}
+
+
+def _by_words(logits: np.ndarray) -> "Learner":
+    """A learner that learns nothing: what a head by words says, whose logits (n, labels) are given."""
+    from indexer.heads.crossvalidation import Fold
+
+    return lambda _learned, judged: Fold(logits[judged].astype(np.float64), 1.0, 1.0)
 
 
 def _cnn(clips: list[np.ndarray], data: "Data", options: "TrainingSettings", device: str) -> "Learner":

@@ -17,8 +17,10 @@ import numpy as np
 from indexer.config import Settings
 from indexer.errors import ConfigError, ModelError
 from indexer.heads.electronic import acoustic_labels
+from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
 from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
+from indexer.learn.words import HEADS_FOLDER, guessed
 from indexer.library.facts import electronic
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from indexer.heads.training import Step, Trained, TrainingSettings
 
 DEFAULT_NAME = "trained"
-HEADS_FOLDER = "heads"  # beside the database
+NOVELTY_FOLDS = 5
 SHOWN_UNMAPPED = 50  # unknown texts that the result lists for each source
 RECIPES = ("best", "paper")  # of heads/recipes.py, which needs torch
 HONEST = {
@@ -102,6 +104,7 @@ def train(
         if request.name and (folder / f"{request.name}.safetensors").exists():
             raise ConfigError(f"--name: there is a head '{request.name}' already; choose another name")
         dataset = collect(store.connection, settings, request.labels)
+        dataset = replace(dataset, features=[*dataset.features, *guessed(store.connection, dataset)])
         learned, options = _learn(settings, request, dataset, folder, on_step)
         acoustic = acoustic_labels(dataset.names, dataset.y, electronic(store.connection, dataset.recordings))
         best = min(learned, key=lambda one: one.metrics["log_loss"])
@@ -134,23 +137,36 @@ def _learn(
     learned = []
     for features in dataset.features:
         data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
-        checkpoint = folder / f".{base}.{features.encoder_id[:8]}.training"
-        learned.append(
-            _Learned(
-                features,
-                by_recipe(
-                    data,
-                    options,
-                    name=base,
-                    device=settings.device,
-                    checkpoint=checkpoint,
-                    resume=request.resume,
-                    about=about,
-                    on_step=on_step,
-                ),
-            )
+        checkpoint = folder / f".{base}.{features.encoder_id[:8]}{'-words' if features.begun else ''}.training"
+        trained = by_recipe(
+            data,
+            options,
+            name=base,
+            device=settings.device,
+            checkpoint=checkpoint,
+            resume=request.resume,
+            about=about,
+            on_step=on_step,
         )
+        if features.begun is not None:
+            trained = replace(trained, head=_of_audio_vectors(trained.head, features.begun, dataset, request.seed))
+        learned.append(_Learned(features, trained))
     return learned, options
+
+
+def _of_audio_vectors(head: LinearHead, begun: LinearHead, dataset: Dataset, seed: int) -> LinearHead:
+    """A head that learned from the logits of one by words, as a head of audio vectors, (width,) each."""
+    from indexer.heads import evaluation, novelty
+
+    (vectors,) = (f.vectors for f in dataset.features if f.encoder_id == begun.encoder_id and f.begun is None)
+    fold, _ = evaluation.make_folds(dataset.y, dataset.groups, NOVELTY_FOLDS, seed)
+    unlike, _ = novelty.fit_apart(vectors.astype(np.float32), fold, seed=seed)
+    weight = head.weight.astype(np.float64) @ begun.weight
+    bias = head.weight.astype(np.float64) @ begun.bias + head.bias
+    training = {**head.training, "begun_by_words": begun.training}
+    return replace(
+        head, weight=weight.astype(np.float32), bias=bias.astype(np.float32), unlike=unlike, training=training
+    )
 
 
 def _save(store: Store, trained: "Trained", folder: Path, name: str | None) -> tuple["Trained", Path]:

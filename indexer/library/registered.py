@@ -17,6 +17,7 @@ class RegisteredEncoder:
     unit_s: float
     joins: tuple[str, ...]  # ids of the encoders that it joins; empty for a single encoder
     in_use: bool
+    words_of: str | None  # id of the encoder whose audio vectors these are; None: its own vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class RegisteredHead:
     threshold: float
     trained_on: str | None
     created: str | None
+    source: str | None  # path of its file
     in_use: bool
 
 
@@ -67,15 +69,24 @@ NOTHING_IN_USE = InUse()
 def encoders(reader: Reader) -> list[RegisteredEncoder]:
     """Every encoder, by id."""
     return [
-        RegisteredEncoder(row["id"], row["name"], row["width"], row["unit_s"], _ids(row["parts"]), bool(row["in_use"]))
-        for row in reader.execute("SELECT id, name, width, unit_s, parts, in_use FROM encoders ORDER BY id")
+        RegisteredEncoder(
+            row["id"],
+            row["name"],
+            row["width"],
+            row["unit_s"],
+            _ids(row["parts"]),
+            bool(row["in_use"]),
+            row["words_of"],
+        )
+        for row in reader.execute("SELECT id, name, width, unit_s, parts, in_use, words_of FROM encoders ORDER BY id")
     ]
 
 
 def heads(reader: Reader) -> list[RegisteredHead]:
     """Every head, by id."""
     rows = reader.execute(
-        "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, in_use FROM heads ORDER BY id"
+        "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, source, in_use FROM heads"
+        " ORDER BY id"
     )
     return [
         RegisteredHead(
@@ -87,6 +98,7 @@ def heads(reader: Reader) -> list[RegisteredHead]:
             threshold=row["threshold"],
             trained_on=row["trained_on"],
             created=row["created"],
+            source=row["source"],
             in_use=bool(row["in_use"]),
         )
         for row in rows

@@ -659,10 +659,14 @@ class Store:
         )
 
     def use_encoder(self, encoder_id: str) -> None:
-        """Make this the library's encoder."""
+        """Make this the library's encoder; of audio vectors, the one whose pass makes them."""
         with self.transaction():
             self._run("UPDATE encoders SET in_use = 0 WHERE in_use = 1")
-            self._run("UPDATE encoders SET in_use = 1 WHERE id = ?", (encoder_id,))
+            self._run(
+                "UPDATE encoders SET in_use = 1"
+                " WHERE id = coalesce((SELECT words_of FROM encoders WHERE id = :id), :id)",
+                {"id": encoder_id},
+            )
 
     def encoder_unit_s(self, encoder_id: str) -> float:
         """The length of an encoder's full unit, in seconds."""

@@ -112,7 +112,7 @@ def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None
     if (
         not settings.head
         and library.head is not None
-        and library.head.kind == "linear"
+        and library.head.kind != "audioset"
         and _fits(library.head.encoder_id, info)
     ):
         source = Path(library.head.source)
@@ -239,7 +239,7 @@ def register(store: Store, chosen: Chosen) -> None:
             head.id,
             name=head.name,
             kind=head.kind,
-            encoder_id=info.encoder_id,
+            encoder_id=chosen.inputs[0] if info.with_words(head.encoder_id) else info.encoder_id,
             labels=head.labels,
             threshold=head.threshold,
             source=str(chosen.head_source),

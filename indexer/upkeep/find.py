@@ -3,66 +3,17 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from indexer.config import Settings
-from indexer.encoders.encoder import EncoderInfo
-from indexer.encoders.m2d.checkpoint import CheckpointInfo, inspect
-from indexer.encoders.text import BertTower, cleaned
-from indexer.errors import ConfigError, ModelError, StoreError
+from indexer.encoders.text import cleaned
+from indexer.errors import ConfigError, StoreError
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
 from indexer.library.vectors.words import count_with_words, like_text
-from indexer.models import catalogue, texts, word_list
-from indexer.models.choice import choose
+from indexer.models.words import model_with_words, text_vectors
 from indexer.wording import printable
-
-
-@dataclass(frozen=True, slots=True)
-class WordsModel:
-    """The part of the model in use that knows words."""
-
-    encoder: EncoderInfo
-    checkpoint: CheckpointInfo
-    words_id: str
-
-
-def model_with_words(settings: Settings) -> WordsModel:
-    """The model that `find` asks. Raises ModelError, with the way to one, where the model in use knows no words."""
-    chosen = choose(settings, in_use_by(settings.db))
-    for part in chosen.info.parts if chosen else ():
-        if part.words_id is not None:
-            return WordsModel(part, inspect(Path(part.source)), part.words_id)
-    used = f"{chosen.info.name}, the model in use," if chosen else "the library's model"
-    raise ModelError(
-        f"{used} knows no words: `indexer models download {catalogue.WITH_WORDS}`, then `indexer models use` it and "
-        "`indexer scan`"
-    )
-
-
-def tower_of(model: WordsModel, settings: Settings) -> BertTower:
-    """Load what makes vectors of texts. Raises ModelError, with the way to it, where something is missing."""
-    encoder, vocabulary = texts.needed(model.checkpoint, settings.models)
-    return BertTower(model.checkpoint.path, encoder, vocabulary)
-
-
-def text_vector(model: WordsModel, settings: Settings, text: str, on_step: Callable[[str], None]) -> np.ndarray:
-    """The vector of a text, (words,): kept, or made now, together with the list of words where that is not kept."""
-    text = cleaned(text)
-    found = word_list.kept(model.checkpoint)
-    if text not in found:
-        on_step("loading the text encoder")
-        tower = tower_of(model, settings)
-        vector = np.asarray(tower.encode([text])[0])
-        if not found and os.access(model.checkpoint.path.parent, os.W_OK):
-            on_step("making vectors of the listed words, once")
-            word_list.keep(model.checkpoint, tower.encode)
-        return vector
-    return found[text]
 
 
 def find(
@@ -82,12 +33,12 @@ def find(
     started = time.monotonic()
     if below is not None and not below.is_absolute():
         below = Path.cwd() / below
-    model = model_with_words(settings)
+    model = model_with_words(settings, in_use_by(settings.db))
     with reading(settings.db) as conn:
         recordings = count_with_words(conn, model.words_id)
         if not recordings:
             raise StoreError(f"nothing is embedded by {model.encoder.name} together with its words: run `indexer scan`")
-        vector = text_vector(model, settings, text, on_step)
+        (vector,) = text_vectors(model, settings, [text], on_step)
         folder = os.path.realpath(os.fsencode(below)) if below is not None else None
         tracks = like_text(conn, model.words_id, vector, count, genre=genre, below=folder)
     if not tracks and (genre is not None or below is not None):

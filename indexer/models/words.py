@@ -1,0 +1,63 @@
+"""The model in use as one that knows words: which it is, and the vectors of texts in its space.
+
+Imports torch and transformers only once a text has to be encoded.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from indexer.config import Settings
+from indexer.encoders.encoder import EncoderInfo
+from indexer.encoders.m2d.checkpoint import CheckpointInfo, inspect
+from indexer.encoders.text import BertTower, cleaned
+from indexer.errors import ModelError
+from indexer.library.registered import InUse
+from indexer.models import catalogue, texts, word_list
+from indexer.models.choice import choose
+
+
+@dataclass(frozen=True, slots=True)
+class WordsModel:
+    """The part of the model in use that knows words."""
+
+    encoder: EncoderInfo
+    checkpoint: CheckpointInfo
+    words_id: str
+
+
+def model_with_words(settings: Settings, library: InUse) -> WordsModel:
+    """The model that texts are compared by. Raises ModelError, with the way to one, where the one in use knows none."""
+    chosen = choose(settings, library)
+    for part in chosen.info.parts if chosen else ():
+        if part.words_id is not None:
+            return WordsModel(part, inspect(Path(part.source)), part.words_id)
+    used = f"{chosen.info.name}, the model in use," if chosen else "the library's model"
+    raise ModelError(
+        f"{used} knows no words: `indexer models download {catalogue.WITH_WORDS}`, then `indexer models use` it and "
+        "`indexer scan`"
+    )
+
+
+def text_vectors(
+    model: WordsModel, settings: Settings, said: Sequence[str], on_step: Callable[[str], None] = lambda _line: None
+) -> np.ndarray:
+    """The vectors (n, words) of texts, of length one: kept ones, or made now, then the list of words is kept, too.
+
+    Raises ModelError for a text that says nothing, and where something of the text's side is missing.
+    """
+    said = [cleaned(text) for text in said]
+    found = word_list.kept(model.checkpoint)
+    if set(said) <= found.keys():
+        return np.stack([found[text] for text in said])
+    encoder, vocabulary = texts.needed(model.checkpoint, settings.models)
+    on_step("loading the text encoder")
+    tower = BertTower(model.checkpoint.path, encoder, vocabulary)
+    vectors = np.asarray(tower.encode(said))
+    if not found and os.access(model.checkpoint.path.parent, os.W_OK):
+        on_step("making the vectors of the listed words, once")
+        word_list.keep(model.checkpoint, tower.encode)
+    return vectors
