@@ -128,6 +128,8 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
             f" {count(r['tags_written'], 'file')} got a genre"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
+    elif r["tags_written"]:
+        lines.append(f"{count(r['tags_written'], 'file')} got a tempo or key")
     if (earlier := r.get("analysed", 0) - r["embedded"]) > 0:
         lines.append(f"tempo, key and loudness of {count(earlier, 'recording')} of earlier scans measured")
     if r["left_alone"]:
