@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.files.foreign import parse_json
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader
 from indexer.library.store import Store
@@ -84,7 +85,7 @@ def opened(reader: Reader, db: Path, encoder_id: str) -> Neighbours | None:
 
 @lru_cache(maxsize=4)
 def _mapped(path: Path, about: str, _mtime_ns: int) -> Neighbours | None:
-    found = _load(path, json.loads(about), view=True)
+    found = _load(path, parse_json(about.encode()), view=True)
     return found[0] if found else None
 
 
@@ -92,7 +93,7 @@ def _load(path: Path, about: dict[str, Any], *, view: bool) -> tuple[Neighbours,
     """(the index, the changes counted when its axes were made); None: none, of another library, or not whole."""
     try:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
+            header = parse_json(str(file["header"]).encode())
             size_bytes, changes = header.pop("bytes"), header.pop("changes")
             if Index is None or header != about or path.stat().st_size != size_bytes:
                 return None
