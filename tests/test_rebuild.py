@@ -136,6 +136,7 @@ def test_from_a_sound_library_everything_is_saved(library, sound):
         "files": 27,
         "tags": 27,
         "embeddings": 24,
+        "analysis": 24,
         "corrections": 1,
         "tag_writes": 1,
     }

@@ -26,6 +26,7 @@ TABLES = (
     "files",
     "tags",
     "embeddings",
+    "analysis",
     "corrections",
     "tag_writes",
 )

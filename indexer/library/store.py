@@ -800,7 +800,8 @@ class Store:
     def electronic_and_tempo(self, recording_id: int) -> tuple[float | None, Any]:
         """How electronic a recording sounds, and its measured tempo as plain values; None for what nothing has told."""
         row = self._one(
-            "SELECT h.electronic, json_extract(a.measured, '$.tempo') AS tempo FROM recordings r"
+            "SELECT h.electronic,"
+            " CASE WHEN json_valid(a.measured) THEN json_extract(a.measured, '$.tempo') END AS tempo FROM recordings r"
             " LEFT JOIN heard h ON h.recording_id = r.id LEFT JOIN analysis a ON a.recording_id = r.id WHERE r.id = ?",
             (recording_id,),
         )
