@@ -15,6 +15,7 @@ from indexer.scan import pace
 from indexer.scan.run import Scan
 from tests.benchmarks.bench_seek import landed
 from tests.helpers.contents import genre_of, rows
+from tests.helpers.pages import Pages
 from tests.helpers.synth import CONTAINERS, write_audio, write_samples
 
 SECONDS = 26.0  # of each track: four segments of the encoder `rhythm`
@@ -237,3 +238,12 @@ def test_a_file_that_is_not_whole_is_not_sought_in(tmp_path, damage):
     path.write_bytes(data)
     with pytest.raises(UnsafeToSeekError):
         list(excerpts(path, count=4, seconds=1.0))
+
+
+def test_the_pages_mark_what_is_heard_roughly(quick_cli, music):
+    scan_roughly(quick_cli, music)
+    pages = Pages(quick_cli.db)
+    assert ">rough</span>" in pages.get("/-/tracks").text
+    assert "heard roughly so far" in pages.get("/library/tracks/1").text
+    assert "5 heard roughly so far" in pages.get("/").text
+    assert pages.get("/-/overview.json").json()["rough"] == 5
