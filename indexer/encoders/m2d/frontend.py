@@ -96,7 +96,9 @@ class NumpyLogMel:
         self._fe = front_end
         turns = np.arange(front_end.n_fft) / front_end.n_fft
         self._window = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)  # periodic Hann
-        self._bank = _bank(front_end)
+        self._bank = slaney_bank(
+            front_end.sample_rate_hz, front_end.n_fft, front_end.n_mels, front_end.f_min_hz, front_end.f_max_hz
+        ).astype(np.float32)  # (bins, mels)
 
     def __call__(self, units: Sequence[Unit], frames: int) -> np.ndarray:
         """(B, mels, frames) float32 of units of at most, or cut to, ``frames``; behind a short unit's end are zeros."""
@@ -123,10 +125,15 @@ class LogMel:
 
     def __init__(self, front_end: FrontEnd, device: "torch.device | str" = "cpu") -> None:
         import torch
+        from torchaudio.functional import melscale_fbanks
 
         self._fe = front_end
         self._window = torch.hann_window(front_end.n_fft, periodic=True, device=device)  # (n_fft,)
-        self._bank_t = torch.from_numpy(_bank(front_end).T.copy()).to(device)  # (mels, bins)
+        bank = melscale_fbanks(
+            front_end.n_fft // 2 + 1, front_end.f_min_hz, front_end.f_max_hz, front_end.n_mels,
+            front_end.sample_rate_hz, norm="slaney", mel_scale="slaney",
+        )  # (bins, mels)  # fmt: skip
+        self._bank_t = bank.T.contiguous().to(device)  # (mels, bins)
 
     def __call__(self, samples: "torch.Tensor") -> "torch.Tensor":
         """Take samples (B, (frames-1) x hop + n_fft) float32, return (B, mels, frames) float32."""
@@ -139,8 +146,3 @@ class LogMel:
         power = spectrum.real.square() + spectrum.imag.square()  # (B, bins, frames)
         mel = torch.matmul(self._bank_t, power)  # (mels, bins) @ (B, bins, frames) -> (B, mels, frames)
         return ((mel + LOG_FLOOR).log() - fe.mean) / fe.std
-
-
-def _bank(fe: FrontEnd) -> np.ndarray:
-    """(bins, mels) float32."""
-    return slaney_bank(fe.sample_rate_hz, fe.n_fft, fe.n_mels, fe.f_min_hz, fe.f_max_hz).astype(np.float32)
