@@ -3,6 +3,13 @@
 import re
 import unicodedata
 
+# How it is known that files are of the same sound, by ``how`` in indexer.library.duplicates.
+HOW_SAME = {
+    "same audio": "the same audio, byte for byte",
+    "aligned": "other encodings, confirmed by their fingerprints",
+    "embedding and length": "by embedding and length only",
+}
+
 
 def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

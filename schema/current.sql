@@ -84,6 +84,11 @@ CREATE TABLE files (
   last_seen TEXT NOT NULL            -- when a scan last found it new, changed or, for the last time, there
 , deaths INTEGER NOT NULL DEFAULT 0 /* how often reading this very content killed or hung the reader */) STRICT;
 
+CREATE TABLE fingerprints (          -- of the first ten minutes of a recording; hidden in Datasette
+  recording_id INTEGER PRIMARY KEY REFERENCES recordings (id) ON DELETE CASCADE,
+  words BLOB NOT NULL                -- little-endian uint16, four a second; see indexer/analysis/fingerprint.py
+) STRICT;
+
 CREATE TABLE genre_labels (          -- a genre as it stands in tags, and the label that it means by [aliases]
   genre TEXT PRIMARY KEY,            -- as in tags.genre
   label TEXT NOT NULL                -- '': it means nothing and is passed over
@@ -171,7 +176,7 @@ CREATE TABLE same_sound (            -- one row for each recording that was comp
   recording_id INTEGER PRIMARY KEY REFERENCES recordings (id) ON DELETE CASCADE,
   encoder_id TEXT NOT NULL REFERENCES encoders (id) ON DELETE CASCADE, -- whose embeddings were compared
   first_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE -- the first recording of the same sound; its own id where it is none
-) STRICT;
+, agreement REAL /* share of the fingerprint's bits, 0 to 1, that agree with another recording of the same sound; NULL: found by embedding and length only, or none is the same */, stale INTEGER NOT NULL DEFAULT 0 CHECK (stale IN (0, 1)) /* it has another fingerprint since, and is compared anew by the next scan */) STRICT;
 
 CREATE TABLE scores (
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
@@ -237,6 +242,11 @@ END;
 
 CREATE TRIGGER embeddings_update AFTER UPDATE ON embeddings BEGIN
   UPDATE encoders SET changes = changes + 1 WHERE id = new.encoder_id;
+END;
+
+CREATE TRIGGER fingerprints_insert AFTER INSERT ON fingerprints
+WHEN EXISTS (SELECT 1 FROM same_sound WHERE recording_id = new.recording_id) BEGIN
+  UPDATE same_sound SET stale = 1 WHERE first_id = (SELECT first_id FROM same_sound WHERE recording_id = new.recording_id);
 END;
 
 CREATE TRIGGER places_delete AFTER DELETE ON embeddings BEGIN

@@ -27,7 +27,7 @@ SECONDS = 13.0
 UNITS = 2  # of the M2D model, in each
 RECORDINGS = len(CONTAINERS)
 FILES = RECORDINGS + 1  # one is a copy with other tags
-STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 51, 26
+STATEMENTS_A_FILE, STATEMENTS_RETAGGED = 52, 26
 KIB = 1024
 
 
@@ -143,7 +143,7 @@ def count_statements(monkeypatch, found):
         verb = sql.split(None, 1)[0].upper()
         writes = verb in ("INSERT", "UPDATE", "DELETE", "REPLACE")
         triggered = again and re.match(
-            r"(INSERT INTO|UPDATE) (tags|embeddings)\b", sql
+            r"(INSERT INTO|INSERT OR REPLACE INTO|UPDATE) (tags|embeddings|fingerprints)\b", sql
         )  # a trigger is told of under its statement's words
         a_note = sql.startswith("UPDATE runs SET summary")  # how far a run is, every two seconds
         if triggered or a_note or sql.startswith("--") or "'tags_fts" in sql or sql.endswith(".data_version"):

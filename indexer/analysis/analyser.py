@@ -9,13 +9,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
 from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMeter
+from indexer.analysis.fingerprint import Fingerprint, FingerprintMeter
 from indexer.analysis.key import KeyEstimate, KeyMeter
 from indexer.analysis.loudness import Loudness, LoudnessMeter
 from indexer.analysis.plain import MOST_CHARS, from_plain
@@ -23,7 +24,7 @@ from indexer.analysis.tempo import Tempo, TempoMeter
 from indexer.analysis.tempo_choice import choose_tempo
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-VERSION = 1  # of all measurements; recordings with those of another version are measured anew
+VERSION = 2  # of all measurements; recordings with those of another version are measured anew
 MOST_CPU_S = 180.0  # for one recording: some ten hours of sound
 MOST_PARTS = 4  # how often sample rate or channels may change in a file; of its parts the longest counts
 
@@ -43,6 +44,7 @@ class Meter(Protocol):
 # By the field of Analysis that they fill.
 METERS: dict[str, type[Meter]] = {
     "tempo": TempoMeter, "key": KeyMeter, "loudness": LoudnessMeter, "bandwidth": BandwidthMeter,
+    "fingerprint": FingerprintMeter,
 }  # fmt: skip
 
 
@@ -56,6 +58,7 @@ class Analysis:
     key: KeyEstimate | None = None
     loudness: Loudness | None = None
     bandwidth: Bandwidth | None = None
+    fingerprint: Fingerprint | None = None  # kept in a table of its own
     failed: tuple[str, ...] = ()  # meters that raised, and what
 
     def facts(
@@ -86,7 +89,7 @@ class Analysis:
             "version": self.version,
             **self.facts(),
             "lossy_edge": int(self.bandwidth.is_lossy_edge) if self.bandwidth else None,
-            "measured": json.dumps(self.to_json()),
+            "measured": json.dumps(asdict(replace(self, fingerprint=None))),
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -94,6 +94,20 @@ def find(
 
 
 @click.command()
+@json_option
+@common
+def duplicates(settings: Settings, as_json: bool) -> None:
+    """List files of the same sound, which of them to keep, and why. Nothing is deleted or written.
+
+    They are copies of the same audio, and other encodings of a recording that its embedding and length find and its
+    fingerprint confirms. A remix, another edit or mix is not the same.
+    """
+    from indexer.library.duplicates import duplicates as find
+
+    show(find(settings.db), text.duplicates_text, as_json=as_json)
+
+
+@click.command()
 @click.argument("folder", type=PATH, default=Path("indexer-demo"))
 @json_option
 @common

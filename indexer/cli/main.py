@@ -60,7 +60,8 @@ def main() -> None:
 for command in (
     init.init, scan.scan, scan.watch, scan.classify, scan.relabel, scan.correct,
     learn.train, learn.evaluate, learn.suggest,
-    library.status, library.similar, library.find, library.doctor, library.prune, library.forget, library.export,
+    library.status, library.similar, library.find, library.duplicates,
+    library.doctor, library.prune, library.forget, library.export,
     library.bench, library.serve, library.demo, library.cluster,
     tags.tags, models.models, service.service,
 ):  # fmt: skip

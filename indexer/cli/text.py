@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.wording import count, duration
+from indexer.wording import HOW_SAME, count, duration
 
 _LEFT_OUT = {
     "hidden": "hidden",
@@ -481,3 +481,40 @@ def models_text(found: dict[str, Any]) -> str:
         for m in found["texts"]
     ]
     return "\n".join(lines)
+
+
+_COPY_LINE = "{:4}  {:12}  {:>11}  {:>8}  {:>9}  {:>4}  {}"
+
+
+def duplicates_text(found: dict[str, Any]) -> str:
+    """The result of `indexer duplicates`: a table for each sound, the copy to keep first."""
+    lines = []
+    for group in found["groups"]:
+        kept = group["copies"][0]
+        named = " - ".join(filter(None, (kept["artist"], kept["title"]))) or "no title"
+        lines += [f"{named} ({duration(kept['duration_s'] or 0)}; {HOW_SAME[group['how']]})"]
+        lines += [
+            "  "
+            + _COPY_LINE.format(
+                "keep" if copy["keep"] else "",
+                f"{copy['codec'] or copy['container'] or '?'}{'  ?' if copy['lossy_suspect'] else ''}",
+                f"{copy['kbit_s'] or 0:,} kbit/s",
+                f"{(copy['sample_rate_hz'] or 0) / 1000:g} kHz",
+                f"{copy['size'] / 1e6:.1f} MB",
+                f"{copy['tags']}/5",
+                copy["path"] + (f"  [{copy['dj_data']}]" if copy["dj_data"] else ""),
+            )
+            for copy in group["copies"]
+        ]
+        lines += [f"  why: {'; '.join(group['why'])}", *(f"  but: {line}" for line in group["beware"]), ""]
+    if not lines:
+        return "no sound is in several files"
+    summary = (
+        f"{count(len(found['groups']), 'sound')} in several files; {count(found['files'], 'file')},"
+        f" {found['could_free_bytes'] / 1e9:,.2f} GB, beside those to keep. Nothing was changed."
+    )
+    if found["not_aligned"]:
+        summary += f"\n{found['not_aligned']:,} rest on embedding and length only: listen before you delete."
+    if any(copy["lossy_suspect"] for group in found["groups"] for copy in group["copies"]):
+        summary += "\n? lossless, but its spectrum ends as an MP3's or AAC's does: it may have been one."
+    return "\n".join([*lines, summary])

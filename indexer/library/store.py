@@ -827,12 +827,16 @@ class Store:
             (head_id, recording_id),
         )
 
-    def put_analysis(self, recording_id: int, columns: Mapping[str, float | int | str | None]) -> None:
+    def put_analysis(
+        self, recording_id: int, columns: Mapping[str, float | int | str | None], fingerprint: bytes | None = None
+    ) -> None:
         """Store what was measured in a recording, by column; what an earlier version measured is replaced."""
         self._run(
             f"INSERT OR REPLACE INTO analysis (recording_id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
             (recording_id, *columns.values()),
         )
+        if fingerprint is not None:
+            self._run("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", (recording_id, fingerprint))
 
     def has_analysis(self, recording_id: int, version: int) -> bool:
         """Whether the recording was measured by this version."""

@@ -140,6 +140,8 @@ class Scan:
             result = live.result = ScanResult(Counts(), named=True)
             with _recorded(store, run_id, result, started):
                 self._analyse(store, chosen, targets, live, at_most_s)
+                if chosen and result.counts.analysed and not (result.interrupted or result.unanalysed):
+                    self._place(store, chosen)
                 if result.counts.analysed:
                     self._keep_playlists(store, result)
             return result
@@ -203,7 +205,10 @@ class Scan:
                 if chosen:
                     self._refine(store, pipeline, chosen, targets, live)
             if not (result.interrupted or result.named):
+                analysed = result.counts.analysed
                 self._analyse(store, chosen, targets, live, analyse_s)
+                if chosen and result.counts.analysed > analysed and not result.interrupted:
+                    self._place(store, chosen)
             if store.connection.total_changes != changes:
                 self._keep_playlists(store, result)
             _count_states(store, targets, result)

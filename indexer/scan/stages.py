@@ -389,7 +389,7 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
                     file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory, rough=rough
                 )
                 if result.analysis is not None:
-                    run.store.put_analysis(file.recording_id, result.analysis.columns())
+                    _put_analysis(run, file.recording_id, result.analysis)
                     run.counts.analysed += 1
                 if part.words_id and result.words:
                     vector, trajectory = result.words
@@ -406,6 +406,11 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
             raise _RecordingFailedError(str(e)) from e
     run.counts.rough += roughly
     return audio_s
+
+
+def _put_analysis(run: Run, recording_id: int, found: Analysis) -> None:
+    fingerprint = found.fingerprint.to_bytes() if found.fingerprint else None
+    run.store.put_analysis(recording_id, found.columns(), fingerprint)
 
 
 def _note_truncation(run: Run, file: KnownFile, truncated: str | None) -> None:
@@ -446,7 +451,7 @@ def analyse(run: Run, file: KnownFile) -> Stage[None]:
     if failure is not None:
         run.listener.problem(os.fsdecode(file.row.path), f"not measured: {failure.reason}")
     with run.store.transaction():
-        run.store.put_analysis(file.recording_id, found.columns())
+        _put_analysis(run, file.recording_id, found)
         for head_id, scores in run.store.scores_by_head(file.recording_id).items():
             if (tempo := choose_tempo(found.tempo, scores, run.settings.tempo_ranges)) is not None:
                 run.store.set_tempo(file.recording_id, head_id, tempo.bpm, tempo.confidence)
