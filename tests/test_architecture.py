@@ -140,7 +140,7 @@ def test_json_of_others_is_parsed_in_one_place():
         "indexer.files.foreign",
         "indexer.config", "indexer.web.serve",  # its own settings; a file of the package
         "indexer.files.children.child", "indexer.files.children.worker",
-        "indexer.listen.classify_process", "indexer.web.classify",
+        "indexer.listen.classify_process", "indexer.web.classify", "indexer.listen.words_process", "indexer.web.find",
         "indexer.watch.runner", "indexer.watch.runner_handle",
         "indexer.upkeep.train_process", "indexer.web.training",
         "indexer.library.apart", "indexer.library.facts", "indexer.library.registered", "indexer.library.store",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from indexer.encoders.m2d.checkpoint import inspect
 from indexer.models import texts, word_list
 from tests.helpers import checkpoints, reference_m2d, words
 from tests.helpers.cli import Cli
+from tests.helpers.pages import Pages
 from tests.helpers.synth import music
 
 needs_transformers = pytest.mark.skipif(
@@ -125,3 +127,48 @@ def test_without_the_vocabulary_or_the_library_the_way_is_told(library, tmp_path
     assert "indexer models download bert-base-uncased" in library("find", SAID, "-q", code=2).stderr
     library.db.rename(tmp_path / "away.db")
     assert library("find", SAID, code=2).stderr.count("\n") == 1
+
+
+def test_the_page_finds_listed_words_without_a_text_encoder(quick, template):
+    quick("models", "use", "clap")
+    quick.json("find", SAID)  # keeps the vectors of the listed words
+    pages = Pages(quick.db, models=quick.folder / "models")
+    sentence = "The sound of dub techno music."
+    shown = pages.get("/-/find", params={"text": sentence})
+    assert shown.status_code == 200
+    assert shown.text.count('<td class="ix-number">') == 3
+    assert "psytrance</bdi>" in shown.text
+    found = pages.json("/-/find.json?" + urlencode({"text": sentence, "path": template[1] / "album"}))
+    below = quick.json("find", sentence, "--path", template[1] / "album")
+    assert [track["similarity"] for track in found["tracks"]] == [track["similarity"] for track in below]
+
+
+def test_the_page_without_such_a_model_tells_the_way(pages):
+    assert "knows no words" in pages.get("/-/find?text=dub").text
+    assert pages.get("/-/find.json?text=dub").status_code == 409
+
+
+def test_the_page_of_a_text_that_says_nothing(quick):
+    quick("models", "use", "clap")
+    pages = Pages(quick.db, models=quick.folder / "models")
+    assert pages.json("/-/find.json")["tracks"] is None
+    assert "no words" in pages.get("/-/find.json?text=%00%1b").json()["error"]
+    assert "fewer words" in pages.get("/-/find.json?text=" + "a" * 2_001).json()["error"]
+
+
+def test_the_process_of_texts_tells_what_is_missing(library):
+    """In a process of its own; without the vocabulary, or without `transformers`, it answers in one line."""
+    library("models", "use", "clap")
+    texts.place(texts.VOCABULARY, library.folder / "models").unlink()
+    answer = Pages(library.db, models=library.folder / "models").get("/-/find.json?text=dub")
+    assert (answer.status_code, answer.json()["tracks"]) == (409, None)
+    assert "indexer models download bert-base-uncased" in answer.json()["error"]
+
+
+@needs_transformers
+def test_the_process_of_texts_gives_the_vector(library):
+    library("models", "use", "clap")
+    found = Pages(library.db, models=library.folder / "models").json("/-/find.json?" + urlencode({"text": SAID}))
+    assert [track["similarity"] for track in found["tracks"]] == pytest.approx(
+        [track["similarity"] for track in library.json("find", SAID)], abs=1e-5
+    )

@@ -24,7 +24,7 @@ from indexer.library.readonly import Reader
 from indexer.library.registered import heads, in_use
 from indexer.library.store import DEFAULT_LABELS, Store
 from indexer.models.choice import choose, register
-from indexer.models.words import model_with_words, text_vectors
+from indexer.models.words import Texts, model_with_words
 from indexer.wording import escaped
 
 NAME, HEADS_FOLDER = "words", "heads"  # the folder lies beside the database
@@ -63,7 +63,7 @@ def train_by_words(
         library = in_use(store.connection)
         model = model_with_words(replace(settings, head=None), library)
         texts = [text for of_genre in said.values() for text in of_genre]
-        vectors = text_vectors(model, settings, texts, on_step)
+        vectors = Texts(settings).vectors(model, texts, on_step)
         bounds = np.cumsum([len(of_genre) for of_genre in said.values()])[:-1]
         means = np.stack([part.mean(axis=0) for part in np.split(vectors, bounds)])  # (labels, words)
         weight = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12) / TEMPERATURE

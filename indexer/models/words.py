@@ -42,22 +42,34 @@ def model_with_words(settings: Settings, library: InUse) -> WordsModel:
     )
 
 
-def text_vectors(
-    model: WordsModel, settings: Settings, said: Sequence[str], on_step: Callable[[str], None] = lambda _line: None
-) -> np.ndarray:
-    """The vectors (n, words) of texts, of length one: kept ones, or made now, then the list of words is kept, too.
+class Texts:
+    """Makes the vectors of texts; keeps the text encoder that it loaded last."""
 
-    Raises ModelError for a text that says nothing, and where something of the text's side is missing.
-    """
-    said = [cleaned(text) for text in said]
-    found = word_list.kept(model.checkpoint)
-    if set(said) <= found.keys():
-        return np.stack([found[text] for text in said])
-    encoder, vocabulary = texts.needed(model.checkpoint, settings.models)
-    on_step("loading the text encoder")
-    tower = BertTower(model.checkpoint.path, encoder, vocabulary)
-    vectors = np.asarray(tower.encode(said))
-    if not found and os.access(model.checkpoint.path.parent, os.W_OK):
-        on_step("making the vectors of the listed words, once")
-        word_list.keep(model.checkpoint, tower.encode)
-    return vectors
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loaded: tuple[str | None, BertTower] | None = None
+
+    def vectors(
+        self, model: WordsModel, said: Sequence[str], on_step: Callable[[str], None] = lambda _line: None
+    ) -> np.ndarray:
+        """The vectors (n, words) of texts, of length one: kept ones, or made now, then the list of words is kept, too.
+
+        Raises ModelError for a text that says nothing, and where something of the text's side is missing.
+        """
+        said = [cleaned(text) for text in said]
+        found = word_list.kept(model.checkpoint)
+        if set(said) <= found.keys():
+            return np.stack([found[text] for text in said])
+        tower = self._tower(model, on_step)
+        vectors = np.asarray(tower.encode(said))
+        if not found and os.access(model.checkpoint.path.parent, os.W_OK):
+            on_step("making the vectors of the listed words, once")
+            word_list.keep(model.checkpoint, tower.encode)
+        return vectors
+
+    def _tower(self, model: WordsModel, on_step: Callable[[str], None]) -> BertTower:
+        encoder, vocabulary = texts.needed(model.checkpoint, self._settings.models)
+        if self._loaded is None or self._loaded[0] != model.checkpoint.text_sha256:
+            on_step("loading the text encoder")
+            self._loaded = model.checkpoint.text_sha256, BertTower(model.checkpoint.path, encoder, vocabulary)
+        return self._loaded[1]

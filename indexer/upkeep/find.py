@@ -12,7 +12,7 @@ from indexer.errors import ConfigError, StoreError
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
 from indexer.library.vectors.words import count_with_words, like_text
-from indexer.models.words import model_with_words, text_vectors
+from indexer.models.words import Texts, model_with_words
 from indexer.wording import printable
 
 
@@ -38,7 +38,7 @@ def find(
         recordings = count_with_words(conn, model.words_id)
         if not recordings:
             raise StoreError(f"nothing is embedded by {model.encoder.name} together with its words: run `indexer scan`")
-        (vector,) = text_vectors(model, settings, [text], on_step)
+        (vector,) = Texts(settings).vectors(model, [text], on_step)
         folder = os.path.realpath(os.fsencode(below)) if below is not None else None
         tracks = like_text(conn, model.words_id, vector, count, genre=genre, below=folder)
     if not tracks and (genre is not None or below is not None):

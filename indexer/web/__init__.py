@@ -16,6 +16,7 @@ from indexer.web import (
     correct,
     covers,
     duplicates,
+    find,
     guard,
     library_map,
     mistakes,
@@ -33,7 +34,7 @@ from indexer.web.context import library, settings_of, static_path
 # A new page is a module with ROUTES, with MENU where the menu leads to it, and its name in this list.
 PAGES = (
     *(overview, tracks, review, library_map, classify, track, duplicates, canned),
-    *(correct, sound, covers, neighbours, playlist, training),
+    *(correct, sound, covers, neighbours, playlist, training, find),
 )
 MENU: tuple[tuple[str, str], ...] = tuple(page.MENU for page in PAGES if hasattr(page, "MENU"))  # (label, path)
 

@@ -1,0 +1,147 @@
+"""Tracks that sound like a text: a search field, and words to browse by, while a model in use knows words.
+
+Another process (indexer.listen.words_process) makes the vectors of texts; this one keeps the last few. Nothing is
+stored.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from datasette.utils.asgi import Response
+
+from indexer import config
+from indexer.config import Settings
+from indexer.encoders.text import cleaned
+from indexer.errors import IndexerError, ModelError
+from indexer.files.children.start import without_interrupts
+from indexer.library.registered import in_use
+from indexer.library.vectors.words import like_text
+from indexer.models import word_list
+from indexer.models.words import WordsModel, model_with_words
+from indexer.web.context import ask, number, page, settings_of
+from indexer.web.names import track_name
+from indexer.wording import printable
+
+MAX_TRACKS = 1000
+KEPT_TEXTS = 200  # whose vectors stay in memory
+MAX_CHARACTERS = 2_000  # of a text in an address
+SILENCE_LIMIT_S = 300.0  # after which the process is killed; it may load a large model from a slow disk
+
+
+class TextVectors:
+    """The server's side of the process of texts: starts it when needed, replaces it when it died, remembers answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+        self._kept: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+
+    async def of(self, model: WordsModel, text: str) -> np.ndarray:
+        """The vector (words,) of a cleaned text. Raises ModelError."""
+        key = model.words_id, text
+        if key not in self._kept:
+            listed = await asyncio.to_thread(word_list.kept, model.checkpoint)
+            self._kept[key] = listed[text] if text in listed else await self._ask(model, text)
+            while len(self._kept) > KEPT_TEXTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    async def _ask(self, model: WordsModel, text: str) -> np.ndarray:
+        async with self._turn:  # one text at a time
+            line = b""
+            for _ in range(2):  # a process that was idle may end just when the text comes
+                process = await self._running()
+                assert process.stdin is not None
+                assert process.stdout is not None
+                try:
+                    process.stdin.write(json.dumps({"text": text}).encode() + b"\n")
+                    await process.stdin.drain()
+                    line = await asyncio.wait_for(process.stdout.readline(), SILENCE_LIMIT_S)
+                except (TimeoutError, OSError):
+                    process.kill()
+                if line:
+                    break
+                await process.wait()
+                self._process = None
+        answer = json.loads(line) if line else {"error": "the text encoder's process ended; try again"}
+        if "error" in answer:
+            raise ModelError(answer["error"])
+        if answer["words_id"] != model.words_id:
+            raise ModelError("another model was put in use meanwhile; try again")
+        return np.asarray(answer["vector"], np.float32)
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            with without_interrupts():
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "indexer.listen.words_process",
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    limit=1 << 24,
+                )
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(config.to_json(self._settings)).encode() + b"\n")
+        return self._process
+
+
+async def find(request: Any, datasette: Any) -> dict[str, Any]:
+    """What a request asks for: {text, genre, path, encoder, tracks, error}; tracks is None without a text."""
+    settings = settings_of(datasette)
+    assert settings is not None
+    asked = {key: (request.args.get(key) or "").strip() for key in ("text", "genre", "path")}
+    count = min(number(request.args.get("n") or 50) or 50, MAX_TRACKS)
+    found: dict[str, Any] = {**asked, "encoder": None, "tracks": None, "error": None}
+    try:
+        library = await ask(datasette, in_use)
+        model = await asyncio.to_thread(model_with_words, settings, library)
+        found["encoder"] = model.encoder.name
+        if not asked["text"]:
+            return found
+        if len(asked["text"]) > MAX_CHARACTERS:
+            raise ModelError(f"a text of more than {MAX_CHARACTERS:,} characters: say it in fewer words")
+        vector = await _vectors(datasette, settings).of(model, cleaned(asked["text"]))
+    except IndexerError as e:
+        return found | {"error": str(e)}
+    below = os.fsencode(asked["path"]) if asked["path"] else None
+    genre = asked["genre"] or None
+    tracks = await ask(datasette, lambda conn: like_text(conn, model.words_id, vector, count, genre=genre, below=below))
+    shown = [{**track, "path": printable(os.fsencode(track["path"])), "name": _name(track)} for track in tracks]
+    return found | {"tracks": shown}
+
+
+def _name(track: dict[str, Any]) -> str:
+    return track_name(track["artist"], track["title"], printable(os.fsencode(track["path"])))
+
+
+def _vectors(datasette: Any, settings: Settings) -> TextVectors:
+    """The vectors of texts of this server, made at the first call."""
+    found: TextVectors | None = getattr(datasette, "indexer_text_vectors", None)
+    if found is None:
+        found = datasette.indexer_text_vectors = TextVectors(settings)
+    return found
+
+
+async def find_page(request: Any, datasette: Any) -> Any:
+    """`/-/find?text=...&genre=...&path=...&n=50`."""
+    found = await find(request, datasette)
+    return await page(datasette, request, "find.html", {**found, "words": word_list.sentences()})
+
+
+async def find_json(request: Any, datasette: Any) -> Any:
+    """`/-/find.json`: the same as JSON; 409 with {error} where it cannot be answered."""
+    found = await find(request, datasette)
+    return Response.json(found, status=409 if found["error"] else 200)
+
+
+MENU = ("By words", "/-/find")
+ROUTES = [(r"/-/find$", find_page), (r"/-/find\.json$", find_json)]
