@@ -11,7 +11,7 @@ _ALIKE = ((0.75, "very much alike"), (0.5, "alike"), (0.25, "a little alike"))  
 
 @dataclass(frozen=True, slots=True)
 class Mixable:
-    """What is known of a track that a mix needs; ``*_is_tag``: by the file's tags, because nothing was measured."""
+    """What is known of a track that a mix needs; ``*_is_tag``: by the file's tags."""
 
     tempo_bpm: float | None
     tempo_is_tag: bool

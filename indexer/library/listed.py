@@ -1,7 +1,7 @@
 """What playlists and DJ programs are told of tracks, and which tracks a genre has. Reads only.
 
 A file is listed while it is ready, and while its drive is away: unplugging a drive empties no playlist. Tempo and key
-are those of the tags, else what was measured: a tag is the user's, or what a DJ program made of it.
+are those for the decks (library/measured.py).
 """
 
 import json
@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from indexer.analysis.camelot import Key, parse_key
-from indexer.library.measured import MEASURED_JOIN, TAG_BPM, TEMPO_BPM
-from indexer.library.readonly import Reader
+from indexer.library.measured import DECK_BPM, MEASURED_JOIN, THEIR_KEY, deck_key
+from indexer.library.readonly import Reader, Row
 from indexer.library.states import LEFT_OUT
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 
@@ -29,11 +29,9 @@ LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
 """
     + MEASURED_JOIN
 )
-_BPM = f"coalesce({TAG_BPM}, {TEMPO_BPM})"
 _SHOWN = f"""
-SELECT f.id, f.path, f.container, f.size, f.first_seen, t.title, t.artist, t.album, t.year, {_BPM},
-  coalesce(nullif(t.musical_key, ''), a.key_name),
-  t.record_label, t.comment, t.genre, {LABEL}, {LABEL_SOURCE}, r.duration_s, r.sample_rate_hz
+SELECT f.id, f.path, f.container, f.size, f.first_seen, t.title, t.artist, t.album, t.year, {DECK_BPM},
+  {THEIR_KEY}, t.record_label, t.comment, t.genre, {LABEL}, {LABEL_SOURCE}, r.duration_s, r.sample_rate_hz, a.key_name
 {_JOINED} WHERE {_IS_LISTED}"""
 _BY_NAME = "t.artist COLLATE NOCASE, t.title COLLATE NOCASE, f.path"
 
@@ -65,7 +63,7 @@ def all_tracks(reader: Reader, page_rows: int = 1000) -> Iterator[ListedTrack]:
     """Yield every listed track in the order of ids; holds a page of them at a time."""
     cursor = reader.execute(f"{_SHOWN} ORDER BY f.id")
     while page := cursor.fetchmany(page_rows):
-        yield from map(ListedTrack._make, page)
+        yield from map(_listed, page)
 
 
 def tracks(reader: Reader, ids: Sequence[int]) -> Iterator[ListedTrack]:
@@ -74,8 +72,14 @@ def tracks(reader: Reader, ids: Sequence[int]) -> Iterator[ListedTrack]:
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         rows = reader.execute(f"{_SHOWN} AND f.id IN ({','.join('?' * len(chunk))})", chunk)
-        found = {row[0]: ListedTrack._make(row) for row in rows}
+        found = {row[0]: _listed(row) for row in rows}
         yield from (found[file_id] for file_id in chunk if file_id in found)
+
+
+def _listed(row: Row) -> ListedTrack:
+    *told, measured_key = row
+    track = ListedTrack._make(told)
+    return track._replace(musical_key=deck_key(track.musical_key, measured_key))
 
 
 def paths(reader: Reader) -> Iterator[tuple[int, bytes]]:
@@ -111,14 +115,14 @@ def matching(
         wanted.append(f"{LABEL} COLLATE NOCASE IN ({','.join('?' * len(labels))})")
         values += labels
     if tempo_bpm:
-        wanted.append(f"{_BPM} BETWEEN ? AND ?")
+        wanted.append(f"{DECK_BPM} BETWEEN ? AND ?")
         values += tempo_bpm
     if keys:
         tagged = {row[0]: parse_key(row[0]) for row in reader.execute("SELECT DISTINCT musical_key FROM tags")}
         meant = [text for text, key in tagged.items() if key in keys]
         of_tags = [text for text, key in tagged.items() if key is not None]
         wanted.append(
-            "CASE WHEN t.musical_key IN (SELECT value FROM json_each(?))"
+            f"CASE WHEN {THEIR_KEY} IN (SELECT value FROM json_each(?))"
             " THEN t.musical_key IN (SELECT value FROM json_each(?))"
             " ELSE a.key IN (SELECT value FROM json_each(?)) END"
         )

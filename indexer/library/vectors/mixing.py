@@ -1,6 +1,6 @@
 """Finds the tracks that mix well with one: of those that sound alike, the ones whose key and tempo suit it.
 
-The library's own measurements count; where nothing was measured or found, the files' tags do.
+Tempo and key are those for the decks (library/measured.py): the tags', else what was measured.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from indexer.analysis.camelot import parse_key
 from indexer.analysis.mixing import Mixable, reasons
-from indexer.library.measured import MEASURED_JOIN, TAG_BPM, TEMPO_BPM
+from indexer.library.measured import MEASURED_JOIN, TEMPO_BPM, THEIR_BPM, THEIR_KEY
 from indexer.library.readonly import Reader
 
 MOST_COMPARED = 20_000  # of the most similar recordings
@@ -20,7 +20,7 @@ def mixable_of(reader: Reader, recordings: Sequence[int]) -> dict[int, Mixable]:
     """What is known of each recording that a mix needs."""
     rows = reader.execute(
         f"SELECT f.recording_id, a.recording_id IS NOT NULL AS measured, {TEMPO_BPM} AS tempo_bpm, a.key,"
-        f" max({TAG_BPM}) AS tag_bpm, max(t.musical_key) AS tag_key FROM files f {MEASURED_JOIN}"
+        f" max({THEIR_BPM}) AS tag_bpm, max({THEIR_KEY}) AS tag_key FROM files f {MEASURED_JOIN}"
         " LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
         " LEFT JOIN tags t ON t.file_id = f.id"
@@ -34,9 +34,10 @@ def mixable_of(reader: Reader, recordings: Sequence[int]) -> dict[int, Mixable]:
 
 
 def mixable(measured: Mapping[str, Any] | None, tag_bpm: float | None, tag_key: str | None) -> Mixable:
-    """What is known of a track by its measured ``tempo_bpm`` and ``key``, else by its tags."""
+    """What is known of a track by its tags, else by its measured ``tempo_bpm`` and ``key``."""
     tempo_bpm, key = (measured["tempo_bpm"], parse_key(measured["key"])) if measured else (None, None)
-    return Mixable(tempo_bpm or tag_bpm, not tempo_bpm, key or parse_key(tag_key), key is None, measured is not None)
+    said = parse_key(tag_key)
+    return Mixable(tag_bpm or tempo_bpm, bool(tag_bpm), said or key, said is not None, measured is not None)
 
 
 class Suited:
