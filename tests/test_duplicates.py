@@ -225,7 +225,7 @@ def test_the_copy_to_keep_as_text_json_and_a_page(quick_cli, folder):
     pages = Pages(quick_cli.db)
     assert pages.json("/-/duplicates.json") == {"count": 2, "page": 1, "pages": 1, "groups": found["groups"]}
     page = pages.get("/-/duplicates").text
-    assert page.count(">keep</span>") == 2
+    assert page.count(">keep</b>") == 2
     assert "Keep the first: it is lossless." in page
     assert 'href="/-/duplicates"' in pages.get("/").text
     assert contents(folder) == before

@@ -91,7 +91,7 @@ def _group(number: int, copies: list[dict[str, Any]]) -> dict[str, Any]:
         "group": number,
         "how": SAME_AUDIO if len(recordings) == 1 else ALIGNED if is_aligned else BY_EMBEDDING,
         "keep": {"id": kept["id"], "path": kept["path"]},
-        "why": list(dict.fromkeys(_why(kept, other) for other in others)),
+        "why": list(dict(_why(kept, other) for other in reversed(others)).values())[::-1],  # the nearest of each kind
         "beware": _beware(kept, others),
         "could_free_bytes": sum(copy["size"] for copy in others),
         "copies": copies,
@@ -113,8 +113,8 @@ def _merits(copy: dict[str, Any]) -> tuple[float, ...]:
     )
 
 
-def _why(kept: dict[str, Any], other: dict[str, Any]) -> str:
-    """By what the copy to keep is better than another."""
+def _why(kept: dict[str, Any], other: dict[str, Any]) -> tuple[int, str]:
+    """By which of its merits the copy to keep is better than another, by number and in words."""
     reasons = (
         "it is whole",
         "it is lossless, the other may have been lossy once" if other["lossless"] else "it is lossless",
@@ -126,7 +126,8 @@ def _why(kept: dict[str, Any], other: dict[str, Any]) -> str:
         "it is smaller and as good",
     )
     differences = zip(reasons, _merits(kept), _merits(other), strict=True)
-    return next((why for why, mine, theirs in differences if mine != theirs), "they are equally good, it came first")
+    told = ((merit, why) for merit, (why, mine, theirs) in enumerate(differences) if mine != theirs)
+    return next(told, (len(reasons), "they are equally good, it came first"))
 
 
 def _lossy_kbit_s(copy: dict[str, Any]) -> int:

@@ -22,7 +22,7 @@ from indexer.library.vectors.directions import joined_directions
 SAME_COSINE = 0.95
 SAME_LENGTH_S = 1.0  # encoders add up to 0.1 s
 # What is aligned where there are fingerprints: some seconds of silence may have been added or cut.
-NEAR_COSINE = 0.8
+NEAR_COSINE = 0.5  # another volume or a clipped copy moves the vectors of rhythm as far
 NEAR_LENGTH_S = 2.5
 MOST_ALIGNED = 50  # with one recording, the nearest ones: 0.2 ms each
 MOST_AT_ONCE = 10_000  # recordings of one length that are compared with each other: 15 kB each at a width of 3840
