@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from indexer.web import MENU
 from tests.helpers.pages import corrections
 
-PAGES = [*(path for _, path in MENU), "/library/tracks/1", "/library/by_genre", "/library/duplicates"]
+PAGES = [*(path for _, path in MENU), "/library/tracks/1", "/library/by_genre", "/library/duplicates", "/-/duplicates"]
 MISTAKES = ["/nothing", "/library?sql=update+files+set+id=1", "/library?sql=select+fro+tracks"]
 DATASETTES = ["/library", "/library/files", "/library?sql=select+fro+tracks"]
 ITS_FORMS = ("label", "select-name")  # fields without a name, in Datasette's own templates
