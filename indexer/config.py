@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import tempfile
 import tomllib
 import types
@@ -28,6 +29,8 @@ AllowSql = Literal["auto", "always", "never"]
 
 APP = "indexer"
 MAX_UNITS = 256  # that can be asked for of a recording
+MAX_SETS = 16  # label sets beside the genre; each is a join of the view `tracks`
+TAG_FIELDS = ("comment", "record_label", "genre")  # that a label set may learn from; columns of the table `tags`
 
 
 def data_dir() -> Path:
@@ -88,6 +91,39 @@ class LivingPlaylist:
             raise ConfigError(f"tempo is {list(self.tempo)}: must be two tempos in BPM, such as [120, 128]")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise ConfigError(f"confidence is {self.confidence}: must be between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """A set of labels beside the genre, and where a head for it learns from."""
+
+    labels: tuple[str, ...] = ()  # that tags, folders, playlists and `correct` may name; a CSV may name others, too
+    csv: Path | None = None  # path (or audio_sha256) and label
+    tag: str | None = None  # one of TAG_FIELDS
+    min_confidence: float | None = None  # instead of the head's own threshold
+
+    def __post_init__(self) -> None:
+        if self.tag is not None and self.tag not in TAG_FIELDS:
+            raise ConfigError(f"tag is '{self.tag}': must be one of {', '.join(TAG_FIELDS)}")
+        if self.tag is not None and not self.labels:
+            raise ConfigError("tag needs labels: the words to look for in that field")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence is {self.min_confidence}: must be between 0 and 1")
+
+    def threshold(self, heads_own: float) -> float:
+        """The confidence from which a label counts as decided: the user's, else the head's own."""
+        return heads_own if self.min_confidence is None else self.min_confidence
+
+
+def set_name(text: str) -> str:
+    """The name of a label set as columns have it: "Set Role" is ``set_role``. Raises ConfigError for no such name."""
+    name = "_".join(text.lower().split())
+    if not re.fullmatch("[a-z][a-z0-9_]{0,39}", name):
+        raise ConfigError(
+            f"'{text[:60]}' cannot name a label set: it is up to 40 letters (a to z), digits, spaces and '_', and"
+            " begins with a letter"
+        )
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +208,10 @@ class Settings:
         " docs/dj.md",
         default_factory=dict,
     )
+    sets: Mapping[str, LabelSet] = _doc(
+        "label sets beside the genre, such as mood: name -> its labels and where they come from; see docs/sets.md",
+        default_factory=dict,
+    )
     ignore: tuple[str, ...] = _doc("name patterns of files and folders that a scan leaves out", default=())
     settle_s: float = _doc("watch: seconds that a file must have been left alone before it is read", default=2.0)
     scan_interval_s: float = _doc("watch: seconds from one scan of all roots to the next", default=3600.0)
@@ -207,8 +247,25 @@ class Settings:
             other = by_file.setdefault(playlist.file, name)
             if other != name:
                 raise ConfigError(f"playlists: '{other}' and '{name}' have the same file, {playlist.file}")
+        _check_sets(self.sets)
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}: must be between 0 and 65535")
+
+    @property
+    def label_sets(self) -> dict[str, LabelSet]:
+        """The label sets beside the genre, by their names as columns have them."""
+        return {set_name(text): told for text, told in self.sets.items()}
+
+    def label_set(self, text: str) -> tuple[str, LabelSet]:
+        """The set that a person names, and its name as columns have it. Raises ConfigError where there is none."""
+        name, sets = set_name(text), self.label_sets
+        if name not in sets:
+            raise ConfigError(
+                f"there is no label set '{name}'"
+                + (_nearest(name, sets) if sets else "")
+                + f"; [sets.{name}] in the settings file makes one"
+            )
+        return name, sets[name]
 
     @property
     def writes_any_tag(self) -> bool:
@@ -229,6 +286,13 @@ class Settings:
     def worker_count(self) -> int:
         """Child processes to start."""
         return self.jobs or min(32, os.cpu_count() or 1)
+
+
+def _check_sets(sets: Mapping[str, LabelSet]) -> None:
+    if len(sets) > MAX_SETS:
+        raise ConfigError(f"sets: there are {len(sets)}, and at most {MAX_SETS} fit")
+    if len({set_name(text) for text in sets}) < len(sets):
+        raise ConfigError(f"sets: two of {', '.join(map(repr, sets))} are one name")
 
 
 def _check_tempo_ranges(ranges: Mapping[str, tuple[float, ...]]) -> None:

@@ -19,6 +19,8 @@ CREATE INDEX predictions_genre ON predictions (head_id, genre, confidence, decid
 
 CREATE INDEX same_sound_first ON same_sound (first_id);
 
+CREATE INDEX set_corrections_recording ON set_corrections (recording_id, label_set, id);
+
 CREATE INDEX tag_writes_file ON tag_writes (file_id);
 
 CREATE INDEX tag_writes_open ON tag_writes (state) WHERE state = 'intended';
@@ -115,6 +117,12 @@ CREATE TABLE heard (                 -- tags of MusiCNN's networks; they are no 
   probabilities TEXT NOT NULL        -- JSON: by vocabulary (MSD, MTT) the probability of each tag that is not unlikely
 , electronic REAL /* how electronic it sounds, 0 to 1 */) STRICT;
 
+CREATE TABLE label_sets (
+  name TEXT PRIMARY KEY,             -- as in [sets.NAME]; NAME, NAME_confidence and NAME_decided are columns of `tracks`
+  head_id TEXT REFERENCES heads (id), -- the head that `train --set NAME` put in use; NULL: none yet
+  in_use INTEGER NOT NULL DEFAULT 1 CHECK (in_use IN (0, 1)) -- whether the settings name it; the view shows those
+) STRICT;
+
 CREATE TABLE places (                -- hidden in Datasette
   recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
   encoder_id TEXT NOT NULL REFERENCES encoders (id) ON DELETE CASCADE,
@@ -185,6 +193,15 @@ CREATE TABLE scores (
   probability REAL NOT NULL,
   PRIMARY KEY (recording_id, head_id, genre)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE set_corrections (       -- what a person said in a set; the newest row of a recording counts
+  id INTEGER PRIMARY KEY,
+  recording_id INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
+  label_set TEXT NOT NULL,           -- a name in label_sets
+  label TEXT NOT NULL,               -- "dark", "opener" ...
+  corrected_at TEXT NOT NULL,
+  corrected_by TEXT
+) STRICT;
 
 CREATE TABLE tag_writes (            -- the journal: written before the rename, settled after it
   id INTEGER PRIMARY KEY,

@@ -34,6 +34,7 @@ def sound(tmp_path_factory):
     cli = Cli(folder, Path("rhythm"))
     cli("scan", folder / "music")
     cli("correct", folder / "music" / "05.flac", "house", "--new")
+    cli("correct", "--set", "mood", folder / "music" / "05.flac", "dark", "--new", env={"INDEXER_SETS": "{mood = {}}"})
     return folder / "music", cli.db
 
 
@@ -138,6 +139,8 @@ def test_from_a_sound_library_everything_is_saved(library, sound):
         "embeddings": 24,
         "analysis": 24,
         "corrections": 1,
+        "label_sets": 1,
+        "set_corrections": 1,
         "tag_writes": 1,
     }
     assert {n["lost"] for n in tables.values()} == {0}

@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer.cli import text
-from indexer.cli.options import PATH, common, json_option, labelled
+from indexer.cli.options import PATH, common, json_option, labelled, set_option
 from indexer.cli.output import note, say, show
-from indexer.cli.scan import apply_head
+from indexer.cli.scan import apply_head, relabelled
 from indexer.config import Settings
 from indexer.wording import escaped
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @labelled
+@set_option
 @click.option("--name", help="Name of the new head.")
 @click.option(
     "--seed",
@@ -68,6 +70,7 @@ def train(
     settings: Settings,
     verbosity: int,
     label_request: "LabelRequest",
+    label_set: str | None,
     apply_now: bool,
     as_json: bool,
     *,
@@ -77,24 +80,30 @@ def train(
     """Learn a head from your own labels and cached embeddings, and put it in use; opens files only to write genres."""
     from indexer.learn.train import Request, report
 
+    labels = replace(label_request, label_set=label_set)
     as_text: Callable[[dict[str, Any]], str] = report
     try:
         if words:
-            found, as_text = guessed(settings, label_request, request, verbosity=verbosity)
+            found, as_text = guessed(settings, labels, request, verbosity=verbosity)
         else:
-            found = learned(settings, Request(label_request, **request), verbosity=verbosity)
+            found = learned(settings, Request(labels, **request), verbosity=verbosity)
     except KeyboardInterrupt:
         note("the former head stays in use; the same command with --resume goes on from here")
         raise
     if not as_json:
         show(found, as_text, as_json=False)
-        asks = not apply_now and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
+        asks = not apply_now and label_set is None and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
         apply_now = apply_now or (asks and click.confirm(text.apply_question(settings.write_tags), err=True))
     if not apply_now:
         if as_json:
             show(found, str, as_json=True)
         else:
-            say(text.NEXT_RELABEL)
+            say(text.NEXT_RELABEL if label_set is None else text.NEXT_RELABEL_SETS)
+        return
+    if label_set is not None:  # no tag has to do with it
+        relabelling = relabelled(settings, verbosity=verbosity, as_json=as_json)
+        if as_json:
+            show({**found, "applied": {"relabel": relabelling, "scan": None}}, str, as_json=True)
         return
     applied, exit_code = apply_head(settings, verbosity=verbosity, as_json=as_json)
     if as_json:
@@ -139,6 +148,7 @@ def learned(settings: Settings, request: "Request", *, verbosity: int) -> dict[s
 
 @click.command()
 @labelled
+@set_option
 @click.option(
     "--folds", type=int, default=5, show_default=True, help="Parts of the cross-validation; no artist is in two."
 )
@@ -171,7 +181,14 @@ def learned(settings: Settings, request: "Request", *, verbosity: int) -> dict[s
 )
 @json_option
 @common
-def evaluate(settings: Settings, verbosity: int, label_request: "LabelRequest", as_json: bool, **request: Any) -> None:
+def evaluate(
+    settings: Settings,
+    verbosity: int,
+    label_request: "LabelRequest",
+    label_set: str | None,
+    as_json: bool,
+    **request: Any,
+) -> None:
     """Measure how well heads know your own genres, on recordings by artists new to them. Writes a page of plots."""
     from indexer.learn.evaluate import Request
     from indexer.learn.evaluate import evaluate as judge
@@ -186,7 +203,7 @@ def evaluate(settings: Settings, verbosity: int, label_request: "LabelRequest", 
     ) as bar:
         found = judge(
             settings,
-            Request(label_request, **request),
+            Request(replace(label_request, label_set=label_set), **request),
             lambda what, share: bar.update(round(1000 * share) - bar.pos, escaped(what)),
         )
     show(found, lambda found: f"{to_text(found)}\nreport: {found['report']}", as_json=as_json)

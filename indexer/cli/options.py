@@ -121,6 +121,9 @@ dj_map_option = click.option(
     metavar="HERE=THERE",
     help="Folder here and the same folder where the DJ program runs, such as /mnt/music=D:/Music; repeatable.",
 )
+set_option = click.option(
+    "--set", "label_set", metavar="NAME", help="A label set of the settings, such as mood, instead of genres."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

@@ -10,7 +10,7 @@ import click
 
 from indexer import wording
 from indexer.cli import text
-from indexer.cli.options import PATH, clustered, common, json_option
+from indexer.cli.options import PATH, clustered, common, json_option, set_option
 from indexer.cli.output import note, say, show
 from indexer.config import Settings
 
@@ -192,12 +192,19 @@ def relabel(settings: Settings, verbosity: int, as_json: bool) -> None:
 @click.argument("files", nargs=-1, type=PATH, required=True)
 @click.argument("genre")
 @click.option("--new", is_flag=True, help="Allow a genre that the library does not know yet.")
+@set_option
 @json_option
 @common
-def correct(settings: Settings, files: tuple[Path, ...], genre: str, new: bool, as_json: bool) -> None:
+def correct(
+    settings: Settings, files: tuple[Path, ...], genre: str, new: bool, label_set: str | None, as_json: bool
+) -> None:
     """Store that FILES, or all in a folder, are of GENRE, and write it into their tags; `train` learns from it."""
     from indexer.upkeep.correct import correct as say
+    from indexer.upkeep.correct import correct_in_set
 
+    if label_set is not None:
+        show(correct_in_set(settings, files, label_set, genre, new=new), text.corrected_in_set_text, as_json=as_json)
+        return
     found = say(settings, files, genre, new=new)
     show(found, text.correct_text, as_json=as_json)
     sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)

@@ -12,6 +12,7 @@ _LEFT_OUT = {
     "link": "links (none is followed: name the folder that they lead to)",
 }
 NEXT_RELABEL = "next: `indexer relabel` classifies everything with it (`train --apply` does that, and writes the tags)"
+NEXT_RELABEL_SETS = "next: `indexer relabel` classifies everything with it (`train --apply` does that)"
 APPLY_GOES_ON = "the new head is in use; `indexer scan` goes on from here"
 _INTO_FILES = {
     "off": "",
@@ -88,6 +89,14 @@ def next_after_relabel(not_written: int) -> str:
 
 def relabel_text(found: dict[str, Any]) -> str:
     """The summary of `indexer relabel`; where nothing is decided, why and what to do."""
+    sets = [
+        f"{name}: {count(one['classified'], 'recording')} classified with {one['head']}, {one['undecided']:,} undecided"
+        for name, one in found["sets"].items()
+    ]
+    return "\n".join([*([_genres_relabelled(found)] if found["head"] else []), *sets, *found["problems"]])
+
+
+def _genres_relabelled(found: dict[str, Any]) -> str:
     line = (
         f"{count(found['classified'], 'recording')} classified with {found['head']} in {found['elapsed_s']:.1f} s,"
         f" {found['undecided']:,} undecided"
@@ -256,6 +265,14 @@ def _measured(result: dict[str, Any]) -> Iterator[str]:
         yield f"loudness: {result['loudness_lufs']:.1f} LUFS"
     if result["lossy_suspect"]:
         yield f"its spectrum ends at {result['bandwidth_hz']:,} Hz as an MP3's or AAC's does: it may have been one"
+
+
+def corrected_in_set_text(found: dict[str, Any]) -> str:
+    """The result of `indexer correct --set`."""
+    return (
+        f"{count(len(found['files']), 'file')} corrected to {found['label']} in the set {found['set']}, in the library;"
+        f" the next `indexer train --set {found['set']}` learns from it"
+    )
 
 
 def correct_text(found: dict[str, Any]) -> str:

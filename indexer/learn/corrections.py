@@ -14,6 +14,7 @@ from indexer.files.foreign import NAME_CHARS, is_name
 from indexer.files.tags.correction import CORRECTION
 from indexer.learn.labels import BUILT_IN, Aliases
 from indexer.library.facts import known_labels
+from indexer.library.label_sets import labels_known
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.registered import labels_in_use
 from indexer.library.store import Store
@@ -67,6 +68,41 @@ def say(settings: Settings, recording_ids: Sequence[int], genre: str, *, by: str
             for recording_id in recording_ids:
                 store.correct(recording_id, label, by=by)
         return label
+
+
+def say_in_set(
+    settings: Settings,
+    recording_ids: Sequence[int],
+    name: str,
+    label: str,
+    *,
+    by: str,
+    new: bool = False,
+) -> str:
+    """Store the label that a person gives recordings in a label set; returns it as the set spells it.
+
+    Raises ConfigError for a label that the set does not know, unless it is ``new``.
+    """
+    with open_for_corrections(settings.db) as store, store.transaction():
+        store.use_sets(list(settings.label_sets))
+        known = {key(one): one for one in [*labels_known(store.connection, name), *settings.label_sets[name].labels]}
+        text = " ".join(label.split())
+        meant = known.get(key(text))
+        if meant is None and not new:
+            there = f"There are {', '.join(sorted(known.values()))}; " if known else ""
+            raise ConfigError(f"'{label[:NAME_CHARS]}' is no label of the set '{name}'. {there}--new makes it one")
+        if meant is None and not is_name(text):
+            raise ConfigError(f"'{label[:NAME_CHARS]}' is no label: it is 1 to {NAME_CHARS} printable characters")
+        for recording_id in recording_ids:
+            store.correct_in_set(recording_id, name, meant or text, by=by)
+    return meant or text
+
+
+def withdraw_in_set(db: Path, recording_ids: Sequence[int], name: str) -> None:
+    """Delete the newest correction of each recording in a label set."""
+    with open_for_corrections(db) as store, store.transaction():
+        for recording_id in recording_ids:
+            store.withdraw_in_set(recording_id, name)
 
 
 def withdraw(db: Path, recording_ids: Sequence[int]) -> list[Path]:

@@ -22,7 +22,7 @@ from indexer.exchange.match import match
 from indexer.heads import evaluation
 from indexer.heads.linear import LinearHead
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
-from indexer.library import facts
+from indexer.library import facts, label_sets
 from indexer.library.readonly import Reader
 from indexer.library.registered import RegisteredEncoder, encoders, in_use
 from indexer.models.choice import choose, known
@@ -39,6 +39,19 @@ class LabelRequest:
     sources: tuple[str, ...] | None = None
     csv: Path | None = None
     playlists: tuple[Path, ...] = ()  # files and folders
+    label_set: str | None = None  # one of the settings' label sets; None: genres
+
+    def resolved(self, settings: Settings) -> "LabelRequest":
+        """The request with what the settings say about its label set. Raises ConfigError for a set they do not name."""
+        if self.label_set is None:
+            return self
+        name, own = settings.label_set(self.label_set)
+        if "tags" in (self.sources or ()) and own.tag is None:
+            raise ConfigError(
+                f"--labels: tags name no label of the set '{name}'; its setting tag says which field does"
+            )
+        usual = ("corrections", "tags") if own.tag else ("corrections",)
+        return replace(self, label_set=name, csv=self.csv or own.csv, sources=self.sources or usual)
 
     def chosen(self) -> tuple[str, ...]:
         """Sources in order of trust: a CSV and playlists that are named, and those asked for.
@@ -59,16 +72,20 @@ class LabelRequest:
             )
 
     def gather(self, reader: Reader, settings: Settings) -> Labels:
-        """The library's labels from these sources. Raises ConfigError for a CSV or playlist that cannot be used."""
-        rows = read_csv(self.csv) if self.csv else []
+        """The library's labels from these sources; ``resolved`` comes before it.
+
+        Raises ConfigError for a CSV or playlist that cannot be used.
+        """
+        told = settings.label_sets[self.label_set] if self.label_set else None
+        rows = read_csv(self.csv, self.label_set or "genre") if self.csv else []
         read = read_lists.read(self.playlists) if self.playlists else None
-        files = list(facts.files(reader))
+        files = list(facts.files(reader, (told and told.tag) or "genre"))
         matched = match(read.lists, files, PathMap(settings.dj_map)) if read else None
         found = gather(
             files,
-            Aliases(settings.aliases),
+            Aliases({label: label for label in told.labels}, {}) if told else Aliases(settings.aliases),
             sources=self.chosen(),
-            corrections=facts.corrections(reader),
+            corrections=label_sets.corrections(reader, self.label_set) if self.label_set else facts.corrections(reader),
             rows=rows,
             members=matched.members if matched else (),
         )
@@ -152,6 +169,8 @@ class Dataset:
 def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Dataset:
     """The labelled recordings that the main encoder has embedded. Raises ConfigError or ModelError."""
     main, others = _encoders(reader, settings)
+    if request.label_set:
+        others = []  # its head takes what every new file is embedded by anyway
     labels = request.gather(reader, settings)
     counts = Counter(labels.label_of.values())
     too_few = _too_few(counts, "labelled", _not_understood(labels))
@@ -179,7 +198,7 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
     keep = np.asarray([i for i, r in enumerate(found) if labels.label_of[r] in names])
     found, parts = [found[i] for i in keep], [replace(p, vectors=p.vectors[keep]) for p in parts]
     of_words = {one.id for one in others if one.words_of}
-    features = _compared(parts, len(main), bool(settings.encoder), of_words)
+    features = _compared(parts, len(main), bool(settings.encoder or request.label_set), of_words)
     first = evaluation.near_duplicates(features[0].vectors)
     y = np.asarray([names.index(labels.label_of[r]) for r in found], np.int64)
     groups = _groups([labels.artist_of[r] for r in found], first)

@@ -66,8 +66,11 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
     Raises ConfigError, ModelError or StoreError, and IndexerError where the report cannot be written.
     """
     started = time.monotonic()
+    request = replace(request, labels=request.labels.resolved(settings))
     request.check()
-    target = request.report or settings.db.absolute().parent / DEFAULT_REPORT
+    label_set = request.labels.label_set
+    name = f"evaluation-{label_set}.html" if label_set else DEFAULT_REPORT
+    target = request.report or settings.db.absolute().parent / name
     conn = open_readonly(settings.db)
     try:
         whole = collect(conn, settings, request.labels)
@@ -84,6 +87,7 @@ def evaluate(settings: Settings, request: Request, progress: Progress = lambda _
     found |= {
         "version": __version__,
         "made": now(),
+        "set": label_set,
         "library": {
             "recordings": len(dataset.y),
             "artists": len(np.unique(dataset.groups)),

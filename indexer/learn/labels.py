@@ -49,9 +49,11 @@ class Labels:
 class Aliases:
     """Maps texts to labels: by the user's table, then the built-in spellings, then the names of the labels."""
 
-    def __init__(self, own: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, own: Mapping[str, str] | None = None, built_in: Mapping[str, tuple[str, ...]] = BUILT_IN
+    ) -> None:
         """``own``: text -> label, the user's table; a text with an empty label is ignored."""
-        self._labels: dict[str, str] = {key(text): label for label, texts in BUILT_IN.items() for text in texts}
+        self._labels: dict[str, str] = {key(text): label for label, texts in built_in.items() for text in texts}
         self._found: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {}
         own = own or {}
         for label in filter(None, own.values()):
@@ -97,25 +99,29 @@ class Aliases:
 
 @dataclass(frozen=True, slots=True)
 class CsvRow:
-    """One line of the user's CSV: a path or an audio_sha256, and a genre."""
+    """One line of the user's CSV: a path or an audio_sha256, and a genre or another set's label."""
 
     path: bytes | None
     audio_sha256: str | None
     genre: str
 
 
-def read_csv(path: Path) -> list[CsvRow]:
+def read_csv(path: Path, label_column: str = "genre") -> list[CsvRow]:
     """Rows of a CSV with the columns ``genre`` and ``path`` or ``audio_sha256`` (comma, semicolon or tab; UTF-8).
 
-    A relative path is taken from the CSV's own folder. Raises ConfigError for a file that cannot be used.
+    ``label_column``: where the label stands, instead of in ``genre``; in ``label`` where there is no such column. A
+    relative path is taken from the CSV's own folder. Raises ConfigError for a file that cannot be used.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape").lstrip()
         mark = max(",;\t", key=text[: text.find("\n")].count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
         columns = {name.strip().casefold(): name for name in reader.fieldnames or () if name}
-        if "genre" not in columns or not columns.keys() & {"path", "audio_sha256"}:
-            raise ConfigError(f"{path}: needs a first line with the columns path (or audio_sha256) and genre")
+        if label_column != "genre":
+            columns["genre"] = columns.get(label_column) or columns.get("label", "")
+        if not columns.get("genre") or not columns.keys() & {"path", "audio_sha256"}:
+            needed = label_column if label_column == "genre" else f"{label_column} (or label)"
+            raise ConfigError(f"{path}: needs a first line with the columns path (or audio_sha256) and {needed}")
         return [row for line in reader if (row := _csv_row(line, columns, path.absolute().parent))]
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e

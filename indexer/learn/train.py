@@ -54,6 +54,11 @@ class Request:
     target_precision: float = 0.9
     resume: bool = False
 
+    @property
+    def base_name(self) -> str:
+        """The head's name, up to a number that makes it one of its own."""
+        return self.name or self.labels.label_set or DEFAULT_NAME
+
     def check(self) -> None:
         """Raise ConfigError for options that cannot be used."""
         self.labels.check()
@@ -98,21 +103,32 @@ def train(
     Raises ConfigError, ModelError, StoreError or LockedError; then the former head is still in use.
     """
     started = time.monotonic()
+    request = replace(request, labels=request.labels.resolved(settings))
     request.check()
     with library_lock(settings.db), Store(settings.db) as store:
+        store.use_sets(list(settings.label_sets))
         folder = settings.db.absolute().parent / HEADS_FOLDER
         if request.name and (folder / f"{request.name}.safetensors").exists():
             raise ConfigError(f"--name: there is a head '{request.name}' already; choose another name")
         dataset = collect(store.connection, settings, request.labels)
         dataset = replace(dataset, features=[*dataset.features, *guessed(store.connection, dataset)])
         learned, options = _learn(settings, request, dataset, folder, on_step)
-        acoustic = acoustic_labels(dataset.names, dataset.y, electronic(store.connection, dataset.recordings))
         best = min(learned, key=lambda one: one.metrics["log_loss"])
-        trained = replace(best.trained, head=replace(best.trained.head, acoustic=acoustic))
-        trained, path = _save(store, trained, folder, request.name)
-        _put_in_use(store, replace(best, trained=trained), path)
+        trained = best.trained
+        if request.labels.label_set is None:  # whether it sounds electronic says nothing about other labels
+            acoustic = acoustic_labels(dataset.names, dataset.y, electronic(store.connection, dataset.recordings))
+            trained = replace(trained, head=replace(trained.head, acoustic=acoustic))
+        trained, path = _save(store, trained, folder, request)
+        _put_in_use(store, replace(best, trained=trained), path, request.labels.label_set)
         return _result(
-            settings, dataset, learned, replace(best, trained=trained), options, path, time.monotonic() - started
+            settings,
+            dataset,
+            learned,
+            replace(best, trained=trained),
+            options,
+            path,
+            request.labels.label_set,
+            time.monotonic() - started,
         )
 
 
@@ -128,8 +144,10 @@ def _learn(
         recipe=request.recipe,
         epochs=request.epochs,
     )
-    base = request.name or DEFAULT_NAME
-    about = {"sources": list(request.labels.chosen())}
+    base = request.base_name
+    about: dict[str, Any] = {"sources": list(request.labels.chosen())}
+    if request.labels.label_set:
+        about["label_set"] = request.labels.label_set
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
@@ -169,16 +187,16 @@ def _of_audio_vectors(head: LinearHead, begun: LinearHead, dataset: Dataset, see
     )
 
 
-def _save(store: Store, trained: "Trained", folder: Path, name: str | None) -> tuple["Trained", Path]:
+def _save(store: Store, trained: "Trained", folder: Path, request: Request) -> tuple["Trained", Path]:
     """Save the head under its name or the first free one; a head that equals a saved one keeps that file."""
-    base = name or DEFAULT_NAME
+    base = request.base_name
     known = store.head(trained.head.id)
-    if known is not None and not name and _same_file(known["source"], trained.head.id):
+    if known is not None and not request.name and _same_file(known["source"], trained.head.id):
         return replace(trained, head=replace(trained.head, name=known["name"])), Path(known["source"])
     number = 1
     while (folder / f"{base}.safetensors").exists():
         number += 1
-        base = f"{name or DEFAULT_NAME}-{number}"
+        base = f"{request.base_name}-{number}"
     trained = replace(trained, head=replace(trained.head, name=base))
     path = folder / f"{base}.safetensors"
     trained.head.save(path)
@@ -192,7 +210,7 @@ def _same_file(source: str | None, head_id: str) -> bool:
         return False
 
 
-def _put_in_use(store: Store, best: _Learned, path: Path) -> None:
+def _put_in_use(store: Store, best: _Learned, path: Path, label_set: str | None) -> None:
     head, features = best.trained.head, best.features
     if len(features.parts) > 1:
         store.put_encoder(
@@ -217,6 +235,9 @@ def _put_in_use(store: Store, best: _Learned, path: Path) -> None:
         trained_on=", ".join(f"{label} {n}" for label, n in counts.items()),
         metrics=json.dumps(head.training["metrics"]),
     )
+    if label_set is not None:
+        store.use_set_head(label_set, head.id)
+        return
     store.use_encoder(head.encoder_id)
     store.use_head(head.id)
 
@@ -228,6 +249,7 @@ def _result(
     best: _Learned,
     options: "TrainingSettings",
     path: Path,
+    label_set: str | None,
     elapsed_s: float,
 ) -> dict[str, Any]:
     head, labels = best.trained.head, dataset.labels
@@ -260,12 +282,15 @@ def _result(
         "near_duplicates": dataset.near_duplicates,
         "csv_rows_unknown": labels.unknown_rows,
         "playlists": labels.playlists,
-        "notes": _notes(settings, dataset, best.trained, options),
+        "set": label_set,
+        "notes": _notes(settings, dataset, best.trained, options, label_set),
         "elapsed_s": round(elapsed_s, 3),
     }
 
 
-def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "TrainingSettings") -> list[str]:
+def _notes(
+    settings: Settings, dataset: Dataset, trained: "Trained", options: "TrainingSettings", label_set: str | None
+) -> list[str]:
     """Notes for the user about this head, one line each."""
     notes = []
     for label, n in dataset.too_few.items():
@@ -290,8 +315,14 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
         notes.append(
             f"no threshold is shown to reach {options.target_precision:.0%} precision on "
             f"{trained.head.training['metrics']['recordings']} validation recordings, "
-            f"so genres count as decided from {trained.head.threshold:.0%} confidence; more labels help"
+            f"so {'labels' if label_set else 'genres'} count as decided from {trained.head.threshold:.0%} confidence; "
+            "more labels help"
         )
+    if label_set is not None:
+        own = settings.label_sets[label_set].min_confidence
+        if own is not None:
+            notes.append(f"the setting sets.{label_set}.min_confidence = {own} wins over this head's threshold")
+        return notes
     if settings.head:
         notes.append(f'the setting head = "{settings.head}" wins over this head: remove it to use what was learned')
     if settings.min_confidence is not None:
@@ -302,8 +333,9 @@ def _notes(settings: Settings, dataset: Dataset, trained: "Trained", options: "T
 def report(found: dict[str, Any]) -> str:
     """The result of ``train`` as text."""
     v = found["validation"]
+    of_set = f" for the set {found['set']}" if found["set"] else ""
     lines = [
-        f"learned '{found['head']}' from {found['recordings']:,} recordings of {found['artists']:,} artists, "
+        f"learned '{found['head']}'{of_set} from {found['recordings']:,} recordings of {found['artists']:,} artists, "
         f"embedded by {found['encoder']}: " + ", ".join(f"{label} {n:,}" for label, n in found["labels"].items()),
         "labels from " + ", ".join(f"{source} {n:,}" for source, n in found["sources"].items()),
     ]
@@ -342,7 +374,7 @@ def report(found: dict[str, Any]) -> str:
             + f"; the lowest log loss is taken: {found['encoder']}"
         )
     lines += [f"note: {note}" for note in found["notes"]]
-    lines.append(f"in use: {found['file']} ({found['elapsed_s']:.1f} s)")
+    lines.append(f"in use{of_set}: {found['file']} ({found['elapsed_s']:.1f} s)")
     return "\n".join(lines)
 
 

@@ -23,26 +23,29 @@ class FileFacts:
     audio_sha256: str
     path: bytes
     root: bytes | None
-    genre: str | None  # the user's own; several values joined with "; "
+    genre: str | None  # the user's own, or another field of the tags; several values joined with "; "
     artist: str | None
     album_artist: str | None
     size: int = 0  # bytes
     duration_s: float | None = None
 
 
-def files(reader: Reader) -> Iterator[FileFacts]:
-    """Yield every file whose audio is known; a missing file only when no other file holds its recording."""
+def files(reader: Reader, tag: str = "genre") -> Iterator[FileFacts]:
+    """Yield every file whose audio is known; a missing file only when no other file holds its recording.
+
+    ``tag``: the column of ``tags`` that a label may stand in.
+    """
     before = _genres_before_ours(reader)
     for row in reader.execute(
         "SELECT f.id, f.recording_id, r.audio_sha256, f.path, o.path AS root, t.genre, t.indexer_genre,"
-        " t.artist, t.album_artist, f.size, r.duration_s"
+        f" t.{tag} AS told, t.artist, t.album_artist, f.size, r.duration_s"
         " FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN roots o ON o.id = f.root_id LEFT"
         " JOIN tags t ON t.file_id = f.id"
         " WHERE f.state <> 'missing' OR NOT EXISTS"
         " (SELECT 1 FROM files g WHERE g.recording_id = f.recording_id AND g.state <> 'missing') ORDER BY f.id"
     ):
-        ours = is_ours(row["genre"], row["indexer_genre"])
-        genre = "; ".join(before.get(row["id"], ())) or None if ours else row["genre"]
+        ours = tag == "genre" and is_ours(row["genre"], row["indexer_genre"])
+        genre = "; ".join(before.get(row["id"], ())) or None if ours else row["told"]
         yield FileFacts(
             row["recording_id"],
             row["audio_sha256"],

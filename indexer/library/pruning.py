@@ -9,12 +9,21 @@ from indexer.library.store import Store, subtree
 
 _MISSING = f"f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"
-_USED = "SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use"
+_SET_HEADS = "SELECT head_id FROM label_sets WHERE in_use AND head_id IS NOT NULL"
+_USED = (
+    "SELECT id FROM encoders WHERE in_use UNION SELECT j.value FROM encoders e, json_each(e.parts) j WHERE e.in_use"
+    f" UNION SELECT h.encoder_id FROM heads h WHERE h.id IN ({_SET_HEADS})"
+    f" UNION SELECT j.value FROM heads h JOIN encoders e ON e.id = h.encoder_id, json_each(e.parts) j"
+    f" WHERE h.id IN ({_SET_HEADS})"
+)
 _UNUSED_EMBEDDINGS = (
     f"encoder_id NOT IN ({_USED} UNION SELECT id FROM encoders WHERE words_of IN ({_USED}))"
     " AND EXISTS (SELECT 1 FROM encoders WHERE in_use)"
 )
-_UNUSED_HEADS = "head_id NOT IN (SELECT id FROM heads WHERE in_use) AND EXISTS (SELECT 1 FROM heads WHERE in_use)"
+_UNUSED_HEADS = (
+    f"head_id NOT IN (SELECT id FROM heads WHERE in_use UNION {_SET_HEADS})"
+    " AND EXISTS (SELECT 1 FROM heads WHERE in_use)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class RegisteredHead:
     created: str | None
     source: str | None  # path of its file
     in_use: bool
+    label_set: str | None  # the set beside the genre that it is in use for
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ def encoders(reader: Reader) -> list[RegisteredEncoder]:
 def heads(reader: Reader) -> list[RegisteredHead]:
     """Every head, by id."""
     rows = reader.execute(
-        "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, source, in_use FROM heads"
-        " ORDER BY id"
+        "SELECT id, name, kind, encoder_id, labels, threshold, trained_on, created, source, in_use,"
+        " (SELECT min(s.name) FROM label_sets s WHERE s.head_id = heads.id) AS label_set FROM heads ORDER BY id"
     )
     return [
         RegisteredHead(
@@ -100,6 +101,7 @@ def heads(reader: Reader) -> list[RegisteredHead]:
             created=row["created"],
             source=row["source"],
             in_use=bool(row["in_use"]),
+            label_set=row["label_set"],
         )
         for row in rows
     ]

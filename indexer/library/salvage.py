@@ -19,6 +19,7 @@ from indexer.library.store import Store
 # what sounds the same anew from the embeddings.
 TABLES = (
     "encoders",
+    "label_sets",  # before the settings' own are registered, with the heads
     "heads",
     "roots",
     "recordings",
@@ -28,6 +29,7 @@ TABLES = (
     "embeddings",
     "analysis",
     "corrections",
+    "set_corrections",
     "tag_writes",
 )
 # Parts of every library's schema, on different pages.

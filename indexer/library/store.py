@@ -18,9 +18,10 @@ from typing import Any
 
 from indexer.errors import StoreError
 from indexer.files.audio.identity import Stat
+from indexer.library.label_sets import refuse_taken, shown_sets
 from indexer.library.readonly import now, plain_errors, reason_of
 from indexer.library.states import LEFT_OUT, SHOWN_STATE, STATES, TRUNCATED
-from indexer.library.tracks_view import tracks_view
+from indexer.library.tracks_view import TRACK_COLUMNS, tracks_view
 from indexer.wording import printable
 
 DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")
@@ -59,13 +60,11 @@ class Lacking:
     tag_policy: str | None = None
     adds: bool = False
     rough_threshold: float = 0.0  # from which the genre of a rough vector is written into tags
+    sets: tuple[tuple[tuple[str, ...], str, float], ...] = ()  # of label sets: encoder ids, head id, threshold
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL that is true for a row of ``files f`` that lacks something, and its values."""
-        embedded = " AND ".join(
-            ["EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"]
-            * len(self.encoder_ids)
-        )
+        embedded = _embedded_by(self.encoder_ids)
         lacks: list[str] = []
         values: list[Any] = []
         if self.encoder_ids:
@@ -73,12 +72,13 @@ class Lacking:
                 f"(NOT ({embedded}) AND (SELECT r.reason FROM recordings r WHERE r.id = f.recording_id) IS NULL)"
             )
             values += self.encoder_ids
-        if self.encoder_ids and self.head_id:
+        own = [(self.encoder_ids, self.head_id, self.threshold)] if self.encoder_ids and self.head_id else []
+        for encoder_ids, head_id, threshold in (*own, *self.sets):
             lacks.append(
-                f"({embedded} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id"
-                " AND p.head_id = ? AND p.threshold = ?))"
+                f"({_embedded_by(encoder_ids)} AND NOT EXISTS (SELECT 1 FROM predictions p WHERE"
+                " p.recording_id = f.recording_id AND p.head_id = ? AND p.threshold = ?))"
             )
-            values += [*self.encoder_ids, self.head_id, self.threshold]
+            values += [*encoder_ids, head_id, threshold]
         if self.tag_policy is not None:
             lacks.append(
                 "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
@@ -106,6 +106,12 @@ _ROUGH_UNDER_HEAD = (
     " json_each(coalesce(n.parts, json_array(n.id))) p WHERE h.id = ?2))"
 )
 _FILE_COLUMNS = "id, recording_id, path, container, dev, ino, size, mtime_ns, state, reason, tag_policy"
+
+
+def _embedded_by(encoder_ids: Sequence[str]) -> str:
+    """SQL that is true for a row of ``files f`` whose recording all encoders embedded; its values are their ids."""
+    one = "EXISTS (SELECT 1 FROM embeddings e WHERE e.recording_id = f.recording_id AND e.encoder_id = ?)"
+    return " AND ".join([one] * len(encoder_ids))
 
 
 def _missing(why: str) -> str:
@@ -753,6 +759,17 @@ class Store:
         row = self._one("SELECT count(*) AS n FROM embeddings WHERE encoder_id = ?", (encoder_id,))
         return row["n"] if row else 0
 
+    def embedded_recordings(self, encoder_id: str, page_rows: int) -> Iterator[list[int]]:
+        """Yield the recordings that an encoder embedded, a page at a time; the caller may write in between."""
+        last = 0
+        while page := self._run(
+            "SELECT recording_id FROM embeddings WHERE encoder_id = ? AND recording_id > ? ORDER BY recording_id"
+            " LIMIT ?",
+            (encoder_id, last, page_rows),
+        ).fetchall():
+            yield [row["recording_id"] for row in page]
+            last = page[-1]["recording_id"]
+
     def embeddings(self, encoder_ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
         """(recording id, [(vector, trajectory) of each encoder]) of recordings that all encoders embedded."""
         first, *others = encoder_ids
@@ -901,6 +918,42 @@ class Store:
             self._run("UPDATE heads SET in_use = 1 WHERE id = ?", (head_id,))
         self._refresh_view()
 
+    def use_sets(self, names: Sequence[str]) -> None:
+        """Make these the label sets that the view ``tracks`` shows; what is stored of others is kept.
+
+        Raises ConfigError for a name that cannot be a column.
+        """
+        refuse_taken(list(names), TRACK_COLUMNS)
+        if shown_sets(self.connection) == sorted(names):
+            return
+        with self.transaction():
+            self._run("UPDATE label_sets SET in_use = 0")
+            self._many(
+                "INSERT INTO label_sets (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET in_use = 1",
+                [(name,) for name in names],
+            )
+        self._refresh_view()
+
+    def use_set_head(self, name: str, head_id: str) -> None:
+        """Make this the head that classifies for a label set."""
+        self._run("UPDATE label_sets SET head_id = ? WHERE name = ?", (head_id, name))
+
+    def correct_in_set(self, recording_id: int, name: str, label: str, *, by: str | None = None) -> None:
+        """Store a person's label in a set; no tag has to do with it."""
+        self._run(
+            "INSERT INTO set_corrections (recording_id, label_set, label, corrected_at, corrected_by)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (recording_id, name, label, now(), by),
+        )
+
+    def withdraw_in_set(self, recording_id: int, name: str) -> None:
+        """Remove a person's newest label in a set; the one before it counts again."""
+        self._run(
+            "DELETE FROM set_corrections WHERE id = (SELECT max(id) FROM set_corrections WHERE recording_id = ?"
+            " AND label_set = ?)",
+            (recording_id, name),
+        )
+
     def prediction(self, recording_id: int, head_id: str) -> sqlite3.Row | None:
         """The row of a head's prediction for a recording (genre, confidence, threshold, decided, ...)."""
         return self._one("SELECT * FROM predictions WHERE recording_id = ? AND head_id = ?", (recording_id, head_id))
@@ -960,10 +1013,12 @@ class Store:
     def forget_contradicted(self, recording_id: int, reason: str, *, holds: bool) -> None:
         """Remove predictions that decided although ``reason`` holds, or did not for it although it does not.
 
-        The next scan makes them anew.
+        The next scan makes them anew. Label sets beside the genre do not depend on it.
         """
         rows = self._run(
-            f"SELECT head_id FROM predictions WHERE recording_id = ? AND {'decided' if holds else 'reason = ?'}",
+            f"SELECT head_id FROM predictions WHERE recording_id = ? AND {'decided' if holds else 'reason = ?'}"
+            " AND head_id NOT IN (SELECT s.head_id FROM label_sets s JOIN heads h ON h.id = s.head_id"
+            " WHERE NOT h.in_use)",
             (recording_id,) if holds else (recording_id, reason),
         ).fetchall()
         for table in ("predictions", "scores", "timeline") if rows else ():
@@ -1206,9 +1261,10 @@ class Store:
     # ---- the view ``tracks``
 
     def _refresh_view(self) -> None:
-        """Make ``tracks`` anew if the labels of the head in use changed."""
+        """Make ``tracks`` anew if the labels of the head in use changed, or the label sets."""
         head = self._one("SELECT labels FROM heads WHERE in_use = 1")
-        sql = tracks_view(json.loads(head["labels"]) if head else DEFAULT_LABELS)
+        labels = json.loads(head["labels"]) if head else DEFAULT_LABELS
+        sql = tracks_view(labels, shown_sets(self.connection))
         row = self._one("SELECT sql FROM sqlite_master WHERE type = 'view' AND name = 'tracks'")
         if row is None or row["sql"] != sql:
             with self.transaction():

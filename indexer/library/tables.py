@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from indexer.library.label_sets import Shown, join, shown_sets
 from indexer.library.measured import LOSSY_SUSPECT, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.readonly import Reader, reading
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
@@ -136,9 +137,24 @@ def predictions_by_head(reader: Reader) -> dict[str, int]:
     return dict(reader.execute("SELECT head_id, count(*) FROM predictions GROUP BY head_id").fetchall())
 
 
+def columns_of(reader: Reader, table: str) -> tuple[str, list[Column]]:
+    """SQL from FROM on, and the columns, of one of ``TABLES``: in ``files`` also those of the label sets in use."""
+    source, columns = TABLES[table]
+    if table != "files":
+        return source, columns
+    shown = [Shown.of(name, place) for place, name in enumerate(shown_sets(reader))]
+    joins = "".join(join(one) for one in shown)
+    beside = [
+        Column(name, sql, kind)
+        for one in shown
+        for (name, sql), kind in zip(one.columns.items(), ("string", "double", "int64"), strict=True)
+    ]
+    return source.replace(" ORDER BY", f"{joins} ORDER BY"), [*columns, *beside]
+
+
 def table_pages(reader: Reader, table: str, page_rows: int) -> Iterator[list[tuple[Any, ...]]]:
     """Yield the rows of one of ``TABLES``, a page at a time: the values of its columns."""
-    source, columns = TABLES[table]
+    source, columns = columns_of(reader, table)
     cursor = reader.execute(f"SELECT {', '.join(column.sql for column in columns)} FROM {source}")
     while page := cursor.fetchmany(page_rows):
         yield page

@@ -1,15 +1,16 @@
 """The view ``tracks`` for people: one row for each file, what one looks for first.
 
-It is made anew when the head in use has other labels.
+It is made anew when the head in use has other labels, or the settings name other label sets.
 """
 
 from collections.abc import Sequence
 
+from indexer.library.label_sets import Shown, join
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.states import ROUGH
 from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
-_TRACK_COLUMNS = (
+TRACK_COLUMNS = (
     "id",
     "title",
     "artist",
@@ -51,9 +52,14 @@ _TRACK_COLUMNS = (
 )
 
 
-def tracks_view(labels: Sequence[str]) -> str:
-    """Return the SQL of the view: a row for each file, a column with the probability of each of ``labels``."""
-    taken = set(_TRACK_COLUMNS)
+def tracks_view(labels: Sequence[str], sets: Sequence[str] = ()) -> str:
+    """Return the SQL of the view: a row for each file, a column with the probability of each of ``labels``.
+
+    ``sets``: names of label sets beside the genre; each has three columns.
+    """
+    shown = [Shown.of(name, place) for place, name in enumerate(sets)]
+    taken = {*TRACK_COLUMNS, *(column for one in shown for column in one.columns)}
+    beside = "".join(f",\n  {sql} AS {column}" for one in shown for column, sql in one.columns.items())
     columns = ""
     for label in labels:
         name = label
@@ -75,7 +81,7 @@ SELECT f.id, t.title, t.artist, t.album,
   p.genre, round(p.confidence, 4) AS confidence, p.decided, p.second_genre,
   {ROUGH} AS rough,
   {SAID} AS corrected,
-  t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic{columns},
+  t.genre AS tag_genre, w.names AS heard, round(w.electronic, 4) AS electronic{columns}{beside},
   t.record_label, t.dj_data, f.container, r.codec, r.sample_rate_hz, a.bandwidth_hz,
   {LOSSY_SUSPECT} AS lossy_suspect, f.size,
   f.path_text AS path, f.state, coalesce(f.reason, r.reason, p.reason) AS reason, f.first_seen, f.recording_id
@@ -85,7 +91,7 @@ LEFT JOIN recordings r ON r.id = f.recording_id
 LEFT JOIN heads h ON h.in_use = 1
 LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
 LEFT JOIN heard w ON w.recording_id = f.recording_id
-{MEASURED_JOIN}"""
+{MEASURED_JOIN}{"".join(join(one, "f.recording_id") for one in shown)}"""
 
 
 def _quoted(text: str, mark: str) -> str:

@@ -336,7 +336,11 @@ def use(settings: Settings, spec: str) -> str:
 
 
 def choose_and_register(store: Store, settings: Settings) -> Chosen | None:
-    """Choose the encoder and head of a run, and store them in the library as the ones in use."""
+    """Choose the encoder and head of a run, and store them in the library as the ones in use; the label sets, too.
+
+    Raises ConfigError for a label set whose name cannot be a column.
+    """
+    store.use_sets(list(settings.label_sets))
     chosen = choose(settings, in_use(store.connection))
     if chosen:
         register(store, chosen)

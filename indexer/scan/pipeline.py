@@ -24,6 +24,7 @@ from indexer.heads.decide import sure_from
 from indexer.library.store import Lacking, Store
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
+from indexer.scan.label_sets import load_sets
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.pace import Pace
 from indexer.scan.policy import tag_policy_digest
@@ -94,6 +95,7 @@ class Pipeline:
             explicit_tags,
             self._stop.is_set,
             Pace(settings.rough_after_h * 3600, files_left),
+            load_sets(store, settings, listener.problem),
             counts or Counts(),
         )
         self.counts = self._run.counts
@@ -122,7 +124,8 @@ class Pipeline:
         if run.model is None:
             return Lacking((), None, run.threshold, policy, adds)
         head_id = run.model.head.id if run.model.head else None
-        return Lacking(run.model.ids, head_id, run.threshold, policy, adds, sure_from(run.threshold))
+        sets = tuple((one.inputs, one.head.id, one.threshold) for one in run.sets)
+        return Lacking(run.model.ids, head_id, run.threshold, policy, adds, sure_from(run.threshold), sets)
 
     def stop(self) -> None:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""

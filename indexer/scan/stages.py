@@ -7,7 +7,7 @@ with the file's bytes happens in the executor and the reader processes. Every fa
 """
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -43,6 +43,7 @@ from indexer.models.choice import Model
 from indexer.scan.classify import classify_recording
 from indexer.scan.heard import hear
 from indexer.scan.journal import commit_write, tag_columns
+from indexer.scan.label_sets import Cached, SetModel, classify_in_set, is_classified
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.pace import Pace
 from indexer.scan.policy import Label, edit_for, held_back, to_add
@@ -53,7 +54,6 @@ MAX_DEFERRED = 10_000  # deferred files that the result lists
 MAX_COPIES = 50  # files of one recording that are checked when another file of it appears
 NO_GENRE = "no genre is written into it"  # ends the reason of a file that can be heard and is left alone
 _T = TypeVar("_T")
-Cached = tuple[bytes, bytes | None]  # a vector and its trajectory
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ class Run:
     explicit_tags: bool
     stopped: Callable[[], bool]
     pace: Pace
+    sets: Sequence[SetModel] = ()  # label sets beside the genre
     counts: Counts = field(default_factory=Counts)
     embedding: dict[int, "Future[bool]"] = field(default_factory=dict)  # recording in work -> whether it was embedded
     embedded: set[int] = field(default_factory=set)  # recordings that this run embedded
@@ -171,6 +172,7 @@ def process(run: Run, item: Item) -> Stage[str]:
     yield from embed(run, file, whole=isinstance(item, Rough))
     report_left_alone(run, file)
     label = classify(run, file)
+    classify_sets(run, file)
     yield from write_genre(run, file, label)
     return file.outcome
 
@@ -491,6 +493,19 @@ def classify(run: Run, file: KnownFile) -> Label | None:
     return _decided(run, prediction)
 
 
+def classify_sets(run: Run, file: KnownFile) -> None:
+    """Classify the recording in each label set in which it is not yet."""
+    if not run.sets:
+        return
+    try:
+        with run.store.transaction():
+            for one in run.sets:
+                if not is_classified(run.store, file.recording_id, one):
+                    classify_in_set(run.store, file.recording_id, one)
+    except ModelError as e:
+        raise FileFailedError(str(e)) from e
+
+
 def _decided(run: Run, prediction: Row | None) -> Label | None:
     """What a stored prediction decides; by a rough vector only where the head is sure."""
     if not prediction or not prediction["decided"]:
@@ -512,10 +527,12 @@ def _classify_again(run: Run, file: KnownFile, made: Mapping[str, Cached]) -> No
 
 
 def _classify(run: Run, recording_id: int, made: Mapping[str, Cached] = MappingProxyType({})) -> None:
-    """Store the head's prediction from the cached embeddings; call it inside a transaction.
+    """Store the heads' predictions from the cached embeddings; call it inside a transaction.
 
     ``made``: by encoder those that were stored just now, 42 kB each, which are not read again.
     """
+    for one in run.sets:
+        classify_in_set(run.store, recording_id, one, made)
     if run.model is None or run.model.head is None:
         return
     rows = [made.get(one) or run.store.embedding(recording_id, one) for one in run.model.inputs]

@@ -12,7 +12,7 @@ from typing import Any
 from indexer.config import Settings
 from indexer.errors import ConfigError, LockedError
 from indexer.files.walk import resolve_named
-from indexer.learn.corrections import label_for, open_for_corrections
+from indexer.learn.corrections import label_for, open_for_corrections, say_in_set
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly, reading
 from indexer.library.store import Store
@@ -67,6 +67,22 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
     if tags == "written" and files:
         Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files], explicit_tags=True)
     return {"genre": label, "tags": tags, "files": [_entry(settings.db, path, problems) for path in files]}
+
+
+def correct_in_set(
+    settings: Settings, paths: Sequence[Path], label_set: str, label: str, *, new: bool = False
+) -> dict[str, Any]:
+    """Store a label of a set for the recordings in files and folders: {set, label, files: [{path}]}; no file is opened.
+
+    Raises ConfigError as ``correct`` does, and for a set that the settings do not name.
+    """
+    name, _ = settings.label_set(label_set)
+    with open_for_corrections(settings.db) as store:
+        named = resolve_named(paths, settings.roots, store.root_paths())
+        recordings = sorted({recording_id for path in named for recording_id in _recordings(store, path)})
+        files = sorted(path for recording_id in recordings for _, path in store.files_of(recording_id))
+    meant = say_in_set(settings, recordings, name, label, by="command line", new=new)
+    return {"set": name, "label": meant, "files": [{"path": printable(path)} for path in files]}
 
 
 def _recordings(store: Store, path: bytes) -> list[int]:

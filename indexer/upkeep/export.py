@@ -228,7 +228,7 @@ class _Export:
         return manifest
 
     def _plain(self, table: str) -> int:
-        _, columns = TABLES[table]
+        _, columns = tables.columns_of(self._reader, table)
         schema = self._arrow.schema([(c.name, self._arrow.type_for_alias(c.type)) for c in columns])
         pages = self._counted(tables.table_pages(self._reader, table, GROUP_ROWS))
         return self._write(table, schema, ([*zip(*page, strict=True)] for page in pages))

@@ -27,7 +27,8 @@ async def correct(request: Any, datasette: Any) -> Any:
     """POST `/-/correct` {id, genre} as JSON or form, or {ids, genre} as JSON: what a person says about tracks.
 
     A genre of null withdraws the newest word on each. ``new``: true where it may be one that the library does not know.
-    Returns the state.
+    With ``set``, the name of a label set, it is about that set, and ``label`` has the place of genre. Returns the
+    state.
     """
     if request.method != "POST":
         return Response.json({"error": "POST {id, genre}"}, status=405, headers={"allow": "POST"})
@@ -48,6 +49,8 @@ async def correct(request: Any, datasette: Any) -> Any:
         return Response.json({"error": "the library holds no such track, or could not read it"}, status=404)
     recordings = [row["recording_id"] for row in found]
     undone: dict[str, Any] = {}
+    if values.get("set"):
+        return await _correct_in_set(request, datasette, settings, values, ids, recordings)
     try:
         if genre:
             new = values.get("new") is True
@@ -61,6 +64,25 @@ async def correct(request: Any, datasette: Any) -> Any:
     tags = "off" if settings.write_tags == "off" else "soon" if ask_for_scan(settings.db) else "with the next scan"
     which = {"ids": ids, "recordings": len(recordings)} if "ids" in values else {"id": ids[0]}
     return _done(request, datasette, ids[0], {**which, "genre": label, "tags": tags, **undone})
+
+
+async def _correct_in_set(
+    request: Any, datasette: Any, settings: Settings, values: dict[str, Any], ids: list[int], recordings: list[int]
+) -> Any:
+    """What a person says in a label set, or takes back; no tag has to do with it."""
+    label, by = values.get("label"), "web page"
+    try:
+        name, _ = settings.label_set(str(values["set"]))
+        if label:
+            new = values.get("new") is True
+            say = corrections.say_in_set
+            label = await asyncio.to_thread(say, settings, recordings, name, str(label), by=by, new=new)
+        else:
+            await asyncio.to_thread(corrections.withdraw_in_set, settings.db, recordings, name)
+    except IndexerError as e:
+        return Response.json({"error": str(e)}, status=400)
+    which = {"ids": ids, "recordings": len(recordings)} if "ids" in values else {"id": ids[0]}
+    return _done(request, datasette, ids[0], {**which, "set": name, "label": label or None})
 
 
 async def undo_tags(request: Any, datasette: Any) -> Any:

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from indexer.analysis.tempo_choice import agreement
 from indexer.learn import corrections
+from indexer.library import label_sets
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TEMPO_CONFIDENCE
 from indexer.library.states import ROUGH
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
@@ -75,6 +76,7 @@ async def details(datasette: Any, file_id: int | None) -> dict[str, Any] | None:
         "SELECT genre, corrected_at, corrected_by FROM corrections WHERE recording_id = :recording ORDER BY id DESC",
         recording,
     )
+    track["sets"] = await ask(datasette, lambda conn: label_sets.of_recording(conn, recording["recording"]))
     track["also_at"] = await rows(
         datasette,
         "SELECT id, path_text AS path, state FROM files WHERE recording_id = :recording AND id <> :id ORDER BY"
@@ -118,6 +120,10 @@ async def track_page(request: Any, datasette: Any) -> Any:
         return Response.json(track, default=str)
     settings = settings_of(datasette)
     genres = await ask(datasette, corrections.genres)
+    if settings is not None:
+        for one in track["sets"]:  # what nobody has said yet can be said, too
+            told = settings.label_sets.get(one["set"])
+            one["labels"] = sorted({*one["labels"], *(told.labels if told else ())})
     name = track_name(track["artist"], track["title"], track["path"])
     shown = await page(
         datasette,
