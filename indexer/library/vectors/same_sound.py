@@ -58,6 +58,8 @@ def update(
         on_done(int(page[-1]) + 1 if len(page) else 0, len(ids))
         compared += ids[page[is_new[page]]].tolist()
         for one, other, cosine in pairs:
+            if stopped():
+                return 0
             low, high = int(ids[other]), int(ids[one])
             is_known = low in agreements and high in agreements and groups.are_joined(low, high)
             if is_known or not (is_new[one] or is_new[other]):
