@@ -226,6 +226,10 @@ def test_the_pages_and_exports_show_the_sets(sure, tmp_path):
     files = pyarrow.parquet.read_table(tmp_path / "out" / "files")
     assert files.column("mood").to_pylist()[:2] == ["bright", "dark"]
     assert files.column("mood_confidence").to_pylist()[0] is None
+    cli("export", "--rekordbox", tmp_path / "out.xml", "--m3u", tmp_path / "lists", env=env)
+    assert (tmp_path / "lists" / "Mood - bright.m3u8").read_text().count("#EXTINF") == 1
+    assert (tmp_path / "lists" / "Mood - dark.m3u8").read_text().count("#EXTINF") == 5
+    assert 'Name="Mood - dark"' in (tmp_path / "out.xml").read_text()
     heads = json.loads((tmp_path / "out" / "manifest.json").read_text())["heads"]
     assert [head["label_set"] for head in heads if head["name"] == "mood"] == ["mood"]
     assert pages.post("/-/correct", {"id": 1, "set": "mood", "label": None}).status_code == 200

@@ -1,6 +1,7 @@
 """`indexer export --rekordbox`, `--m3u`, `--serato`: the library's playlists for players and DJ programs.
 
-Owns which playlists there are: one for each genre, the undecided tracks, and one for each saved question. Reads one
+Owns which playlists there are: one for each genre, the undecided tracks, one for each label of a label set, and one for
+each saved question. Reads one
 state of the library and never changes it.
 """
 
@@ -22,7 +23,7 @@ from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.exchange.rekordbox import Playlist
 from indexer.files.mounts import read_mounts
-from indexer.library import apart, listed, questions
+from indexer.library import apart, label_sets, listed, questions
 from indexer.library.listed import ListedTrack
 from indexer.library.readonly import Reader
 from indexer.library.tables import snapshot
@@ -51,12 +52,13 @@ class Found:
     genres: list[Playlist]
     undecided: Playlist
     questions: list[Playlist]
+    sets: list[Playlist] = field(default_factory=list)  # one for each label of each label set
     not_utf8: int = 0  # tracks whose path is no UTF-8
     problems: list[str] = field(default_factory=list)  # questions that could not be answered
 
     def playlists(self) -> list[Playlist]:
         """All playlists, without folders."""
-        return [*self.genres, self.undecided, *self.questions]
+        return [*self.genres, self.undecided, *self.sets, *self.questions]
 
 
 def export(
@@ -112,7 +114,12 @@ def _gather(conn: Reader, settings: Settings, paths: PathMap) -> Found:
     taken: set[str] = set()
     genres = [Playlist(_unique(settings.text_for(label), taken), found) for label, found in listed.by_label(conn)]
     undecided = Playlist(_unique("Undecided", taken), listed.undecided(conn))
-    found = Found(ids, genres, undecided, [], not_utf8)
+    found = Found(ids, genres, undecided, [], not_utf8=not_utf8)
+    for name in label_sets.shown_sets(conn):
+        title = name.replace("_", " ").capitalize()
+        found.sets += [
+            Playlist(_unique(f"{title} - {label}", taken), tracks) for label, tracks in listed.by_set(conn, name)
+        ]
     known = frozenset(ids)
     asked: dict[str, Callable[[], array[int] | None]] = {
         title: partial(questions.tracks_of, settings.db, settings.aliases, sql)
@@ -169,6 +176,7 @@ def _rekordbox(
     inside = [
         Playlist("Genres", inside=found.genres, is_folder=True),
         found.undecided,
+        *([Playlist("Labels", inside=found.sets, is_folder=True)] if found.sets else []),
         Playlist("Questions", inside=found.questions, is_folder=True),
     ]
 

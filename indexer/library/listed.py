@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from indexer.analysis.camelot import Key, parse_key
+from indexer.library.label_sets import Shown, join
 from indexer.library.measured import DECK_BPM, MEASURED_JOIN, THEIR_KEY, deck_key
 from indexer.library.readonly import Reader, Row
 from indexer.library.states import LEFT_OUT
@@ -95,6 +96,19 @@ def by_label(reader: Reader) -> Iterator[tuple[str, "array[int]"]]:
     )
     for label, found in groupby(rows, lambda row: row[0]):
         yield label, array("q", (row[1] for row in found))
+
+
+def by_set(reader: Reader, name: str) -> Iterator[tuple[str, "array[int]"]]:
+    """Yield each label of a label set with the ids of the tracks that it decidedly has, by artist and title."""
+    shown = Shown.of(name, 0)
+    label, _, decided = shown.columns.values()
+    rows = reader.execute(
+        f"SELECT label, id FROM (SELECT {label} AS label, {decided} AS decided, f.id, row_number() OVER"
+        f" (ORDER BY {_BY_NAME}) AS place {_JOINED}{join(shown)} WHERE {_IS_LISTED}) WHERE decided"
+        " ORDER BY label, place"
+    )
+    for label_found, found in groupby(rows, lambda row: row[0]):
+        yield label_found, array("q", (row[1] for row in found))
 
 
 def matching(
