@@ -1,5 +1,9 @@
 """The index of a large library finds what comparing every recording finds, and is never the only copy."""
 
+import importlib.util
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,7 +13,7 @@ from indexer.library.vectors import approximate
 from indexer.library.vectors.similar import encoder_of, nearest, similar
 from tests.helpers.vectors import fill
 
-pytest.importorskip("usearch")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("usearch") is None, reason="usearch is not installed")
 N, WIDTH = 600, 40
 
 
@@ -102,7 +106,7 @@ def test_another_librarys_or_a_cut_index_is_not_used_and_made_anew(db, tmp_path)
 
 
 def test_without_the_extra_every_recording_is_compared(db, monkeypatch):
-    monkeypatch.setattr(approximate, "Index", None)
+    monkeypatch.setattr(approximate, "graph_kind", lambda: None)
     approximate._mapped.cache_clear()
     assert update(db) == 0
     assert len(ten(db, 3)) == 10
@@ -114,3 +118,20 @@ def test_an_update_that_is_stopped_leaves_what_was_there(db, tmp_path):
         encoder = encoder_of(store.connection)["id"]
         assert approximate.update(store, encoder, [encoder], lambda: True) == 0
     assert list((tmp_path / "vectors").glob("*")) == [] if (tmp_path / "vectors").exists() else True
+
+
+OPENVINO_AFTER_THE_INDEX = """
+import io
+from indexer.library.vectors.approximate import graph_kind
+assert graph_kind()
+import numpy, openvino
+from openvino import opset13
+core, x = openvino.Core(), opset13.parameter([1, 2], numpy.float32)
+model = core.compile_model(openvino.Model([opset13.relu(x)], [x], "tiny"), "CPU")
+core.import_model(io.BytesIO(model.export_model().read()), "CPU")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO has no wheel for this machine")
+def test_a_process_that_uses_the_index_can_still_read_a_compiled_model():
+    subprocess.run([sys.executable, "-c", OPENVINO_AFTER_THE_INDEX], check=True, timeout=60)

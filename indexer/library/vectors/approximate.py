@@ -7,11 +7,13 @@ Without usearch (the extra `large`), without the files, and in a smaller library
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,6 @@ from indexer.library.readonly import Reader
 from indexer.library.store import Store
 from indexer.library.vectors.directions import FOLDER, joined_directions
 from indexer.library.vectors.projection import StoppedError, embedded, pages, sample_of
-
-try:
-    from usearch.index import Index
-except ImportError:  # the extra is not installed
-    Index = None
 
 EXACT_UP_TO = 100_000  # recordings: so many are compared in some 0.1 s
 DIMENSIONS = 96  # of the index: the axes along which a sample of the directions spreads most
@@ -73,6 +70,23 @@ class Neighbours:
             count *= MORE
 
 
+@cache
+def graph_kind() -> Any | None:
+    """The class of a graph, usearch's; None where the extra is not installed.
+
+    OpenVINO goes first: it cannot read a compiled model in a process whose first C++ library was usearch's. Its
+    telemetry stays off, as encoders/m2d/openvino.py says.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    with suppress(ImportError, OSError):
+        import openvino  # noqa: F401
+    try:
+        from usearch.index import Index
+    except (ImportError, OSError):
+        return None
+    return Index
+
+
 def opened(reader: Reader, db: Path, encoder_id: str) -> Neighbours | None:
     """The index of a library's encoder; None where every recording is to be compared."""
     path = _path(db, encoder_id)
@@ -95,9 +109,9 @@ def _load(path: Path, about: dict[str, Any], *, view: bool) -> tuple[Neighbours,
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
             header = parse_json(str(file["header"]).encode())
             size_bytes, changes = header.pop("bytes"), header.pop("changes")
-            if Index is None or header != about or path.stat().st_size != size_bytes:
+            if header != about or path.stat().st_size != size_bytes or (kind := graph_kind()) is None:
                 return None
-            graph = Index.restore(str(path), view=view)
+            graph = kind.restore(str(path), view=view)
             return Neighbours(file["recordings"], tuple(about["widths"]), file["mean"], file["axes"], graph), changes
     except (OSError, ValueError, KeyError, RuntimeError):
         return None
@@ -136,12 +150,12 @@ def update(
     A small library has none. Changes nothing when it is stopped.
     """
     path, reader = _path(store.path, encoder_id), store.connection
-    if Index is None:
-        return 0
     recordings = embedded(reader, parts)
     if len(recordings) <= EXACT_UP_TO:
         for stale in (path, path.with_suffix(".npz")):
             stale.unlink(missing_ok=True)
+        return 0
+    if graph_kind() is None:
         return 0
     about, changes = _about(reader, encoder_id), sum(row["changes"] for row in _parts(reader, encoder_id))
     found = _load(path, about, view=False)
@@ -183,7 +197,9 @@ def _new(
     axes = np.random.default_rng(0).standard_normal((rows.shape[1], min(DIMENSIONS, rows.shape[1]))).astype(np.float32)
     for _ in range(_ROUNDS):
         axes = np.linalg.qr(rows.T @ (rows @ axes))[0]
-    graph = Index(ndim=axes.shape[1], metric="ip", dtype="f16")
+    kind = graph_kind()
+    assert kind is not None  # update has looked
+    graph = kind(ndim=axes.shape[1], metric="ip", dtype="f16")
     return Neighbours(np.empty(0, np.int64), tuple(about["widths"]), mean, axes.T.copy(), graph)
 
 
