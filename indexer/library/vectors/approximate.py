@@ -57,8 +57,11 @@ class Neighbours:
         place, direction = self.places(vector[None])[0], joined_directions(vector[None], self.widths, self.mean)[0]
         given, count = {recording}, FIRST_CANDIDATES
         while True:
-            with self.lock:
-                found = self.graph.search(place, min(count, len(self.recordings))).keys.tolist()
+            if count < len(self.recordings):
+                with self.lock:
+                    found = self.graph.search(place, count).keys.tolist()
+            else:  # all of them, also those that no way through the graph leads to
+                found = self.recordings.tolist()
             candidates = [one for one in found if one not in given]
             kept, vectors = joined_vectors(reader, parts, candidates)
             cosines = joined_directions(vectors, self.widths, self.mean) @ direction
