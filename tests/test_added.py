@@ -95,6 +95,29 @@ def test_a_field_that_holds_anything_is_left_alone(tmp_path, text):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("genre", [False, True], ids=["alone", "with a genre"])
+@pytest.mark.parametrize("container", ["flac", "vorbis", "mp3"])
+def test_a_field_that_is_there_and_empty_is_filled_and_comes_back(tmp_path, container, genre):
+    path = write_audio(tmp_path / "a", container, 1.0)
+    if container == "mp3":
+        tags = mutagen.id3.ID3()
+        tags.add(mutagen.id3.TKEY(encoding=3, text=[" "]))
+        tags.add(mutagen.id3.TCON(encoding=3, text=["Techno"]))
+        tags.save(path)
+    else:
+        file = mutagen.File(path)
+        file.tags.extend([("InitialKey", ""), ("GENRE", "Techno"), ("BPM", " "), ("TITLE", "x")])
+        file.save()
+    before = path.read_bytes()
+    assert read_tags(path, kind_of(path)).filled == ()
+    write(path, EDIT if genre else None, ADD)
+    found = read_tags(path, kind_of(path))
+    assert (found.bpm, found.musical_key) == (128.0 if container in WHOLE else 127.94, "Am")
+    assert {*standing(path).values()} == {"128" if container in WHOLE else "127.94", "Am"}
+    write(path)
+    assert path.read_bytes() == before
+
+
 def test_what_was_changed_since_is_left_by_the_undo(tmp_path):
     path = write_audio(tmp_path / "a", "flac", 1.0)
     write(path, EDIT, ADD)

@@ -1,15 +1,15 @@
 """Adds tempo and key to the tags of a file where they are empty, and takes them away again, byte for byte.
 
-INDEXER_ADDED records what was added; where no genre of ours records it already, also how the tag was before. Edits in
-place: files/tags/write.py passes it a copy. Never decides whether to write.
+INDEXER_ADDED records what was added, and an empty field that it took the place of; where no genre of ours records it
+already, also how the tag was before. Edits in place: files/tags/write.py passes it a copy. Never decides whether to write.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from indexer.errors import WriteRefusedError
 from indexer.files.foreign import parse_json
-from indexer.files.tags.blocks.blocks import ADDED, BPM, KEY, ORIGINAL, Block
+from indexer.files.tags.blocks.blocks import ADDED, BPM, KEY, ORIGINAL, Block, Field
 from indexer.files.tags.fields import attempt
 from indexer.files.tags.further import further_tags
 from indexer.files.tags.genre import (
@@ -24,10 +24,14 @@ from indexer.files.tags.genre import (
 )
 
 FIELDS = {BPM: "bpm", KEY: "key"}  # what may be added, and how files/tags/fields.py calls it
+_LONGEST_BLANK = 127  # bytes of an empty field that is replaced
 
 
 def parse_added(text: str) -> dict[str, Any] | None:
-    """Parse INDEXER_ADDED: {"added": {field: text}, "state": how the tag was before}; None where it is not ours."""
+    """Parse INDEXER_ADDED; None where it is not ours.
+
+    {"added": {field: text}, "blank": {"form": version of the tag, field: bytes in hex}, "state": how the tag was}.
+    """
     try:
         data = parse_json(text)
     except ValueError:
@@ -41,11 +45,12 @@ def parse_added(text: str) -> dict[str, Any] | None:
 def standing(path: FilePath, container: str) -> set[str]:
     """Which of FIELDS hold anything, in whatever tag and field."""
     with opened(path, container, "rb") as (file, kind):
-        names = {field.name for place in kind.places for field in place.load(file).fields}
+        blocks = [place.load(file) for place in kind.places]
+        names = {field.name for block in blocks for field in block.fields if not _is_blank(block, field)}
         readers = [tag.fields for tag in further_tags(file, kind.further)]
         file.seek(0)
         readers.append(attempt(kind.read_fields, file) if kind.read_fields else {})
-        return {name for name, read in FIELDS.items() if name in names or any(any(r.get(read, [])) for r in readers)}
+        return {name for name, read in FIELDS.items() if name in names or any(map(says_something, (r.get(read, []) for r in readers)))}
 
 
 def touched(path: FilePath, container: str, add: Mapping[str, str] | None) -> frozenset[str]:
@@ -75,10 +80,15 @@ def add_fields(path: FilePath, container: str, add: Mapping[str, str]) -> None:
                 record["state"] = {key: value for key, value in state_of(block).items() if key != "raw"}
         fields = [field for field in block.fields if field.name != ADDED]
         for name, text in add.items():
-            if name in {field.name for field in fields}:
+            standing_there = [number for number, field in enumerate(fields) if field.name == name]
+            at = standing_there[0] if standing_there else len(fields)
+            if len(standing_there) > 1 or not all(_is_blank(block, fields[number]) for number in standing_there):
                 raise WriteRefusedError(path, "a tempo or key stands there by now")
             encoded = block.encode(name, [text])
-            fields += encoded
+            if standing_there and encoded:
+                blank = record.setdefault("blank", {"form": block.rest.get("version")})
+                blank[name] = fields.pop(at).raw.hex()
+            fields[at:at] = encoded
             record["added"] |= {field.name: "".join(block.values(field)) for field in encoded}
         if not record["added"]:
             raise WriteRefusedError(path, f"its {block.kind} tag has no place for tempo and key")
@@ -96,7 +106,14 @@ def remove_added(path: FilePath, container: str) -> None:
         record = parse_added(_text(block)) or {}
         state = record.get("state")
         state = state if isinstance(state, dict) else {}
-        block.fields = [field for field in block.fields if not _is_added(block, field, record)]
+        told = record.get("blank")
+        is_kept = isinstance(told, dict) and told.get("form") == block.rest.get("version")
+        blank = {name: told[name] for name in FIELDS if name in told} if is_kept else {}
+        block.fields = [
+            Field(field.name, bytes.fromhex(blank[field.name])) if is_added else field
+            for field in block.fields
+            if not (is_added := _is_added(block, field, record)) or field.name in blank
+        ]
         if state.get("absent") and not block.fields:
             block.hollow = number_in(state.get("hollow"))
             block.remove(file, number_in(state.get("room")))
@@ -109,9 +126,20 @@ def remove_added(path: FilePath, container: str) -> None:
             block.restore_ending(file, state["ending"])
 
 
+def says_something(values: Iterable[str]) -> bool:
+    """Whether any text of a field is more than white space."""
+    return any(value.strip() for value in values)
+
+
 def is_recorded_first(text: str | None) -> bool:
     """Whether tempo or key came before a genre of ours, so that they are taken away after it."""
     return "state" in (parse_added(text or "") or {})
+
+
+def _is_blank(block: Block, field: Field) -> bool:
+    """Whether a field is there and says nothing."""
+    values = block.values(field) if field.name in FIELDS and len(field.raw) <= _LONGEST_BLANK else []
+    return bool(values) and not says_something(values)
 
 
 def _carrier(blocks: list[Block]) -> Block | None:

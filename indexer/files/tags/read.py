@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
-from indexer.files.tags.added import FIELDS, parse_added
+from indexer.files.tags.added import FIELDS, parse_added, says_something
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata
 from indexer.files.tags.further import further_tags
@@ -132,7 +132,7 @@ def _tags(fields: Fields) -> Tags:
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
         original_genres=None if original is None else tuple(filter(None, map(clean, original["genre"]))),
         added=added if parse_added(added := "".join(fields.get("added", [])[:1])) else None,
-        filled=tuple(name for name, read in FIELDS.items() if any(fields.get(read, []))),
+        filled=tuple(name for name, read in FIELDS.items() if says_something(fields.get(read, []))),
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
         unread=f"its tags cannot be read ({unread[0]})" if unread else None,
     )  # fmt: skip
