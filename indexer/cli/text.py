@@ -134,11 +134,11 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
     if r["classified"]:
         lines.append(
             f"{r['classified']:,} classified, {r['undecided']:,} of them undecided;"
-            f" {count(r['tags_written'], 'file')} got a genre"
+            f" {count(r['genres_written'], 'file')} got a genre"
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
-    elif r["tags_written"]:
-        lines.append(f"{count(r['tags_written'], 'file')} got a tempo or key")
+    if added := r["tags_written"] - r["genres_written"]:
+        lines.append(f"{count(added, 'file')} got only a tempo or key")
     if (earlier := r.get("analysed", 0) - r["embedded"]) > 0:
         lines.append(f"tempo, key and loudness of {count(earlier, 'recording')} of earlier scans measured")
     if r["left_alone"]:
@@ -220,7 +220,7 @@ def preview_text(found: dict[str, Any]) -> str:
         )
         or "no files"
     )
-    lines.append(f"{count(found['tag_writes'], 'genre')} to write into files that are classified already")
+    lines.append(f"{count(found['tag_writes'], 'tag')} to write into files that are known already")
     return "\n".join(lines)
 
 

@@ -20,7 +20,8 @@ class Counts:
     classified: int = 0  # files that the run worked on and whose recording has a prediction
     undecided: int = 0  # of these, under the threshold
     analysed: int = 0  # recordings whose tempo, key and the like were measured
-    tags_written: int = 0
+    tags_written: int = 0  # files
+    genres_written: int = 0  # of these; the others got only a tempo or key
     tags_refused: int = 0
     not_written: int = 0  # decided genres that are not in the files: read-only, or a full disk
     left_alone: int = 0  # files that were read, but whose tags or sizes are damaged: no genre is ever written there
@@ -96,6 +97,7 @@ class ScanResult:
             "analysed": c.analysed,
             "unanalysed": self.unanalysed,
             "tags_written": c.tags_written,
+            "genres_written": c.genres_written,
             "tags_refused": c.tags_refused,
             "not_written": c.not_written,
             "left_alone": c.left_alone,

@@ -593,7 +593,7 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit | None, add: Mapping[str, 
     """Have the edited copy prepared and put it in the file's place, unless the run is stopped before."""
     if file.row.reason is not None:
         why = WriteRefusedError(file.row.path, file.row.reason.removesuffix(f"; {NO_GENRE}"))
-        _refuse(run, file, tag_policy, why)
+        _refuse(run, file, tag_policy, why, what=_what(edit))
         return
     prepare = partial(
         Worker.call,
@@ -615,16 +615,21 @@ def _write(run: Run, file: KnownFile, edit: GenreEdit | None, add: Mapping[str, 
         commit_write(run.store, prepared, file_id=file.row.id, run_id=run.run_id, ours=ours)
     except DeferredError as e:
         run.counts.not_written += 1
-        raise FileFailedError(f"genre not written: {e.reason}") from e
+        raise FileFailedError(f"{_what(edit)} not written: {e.reason}") from e
     except FileError as e:
-        _refuse(run, file, tag_policy, e)
+        _refuse(run, file, tag_policy, e, what=_what(edit))
         return
     run.store.settle_tags(file.row.id, tag_policy)
     run.counts.tags_written += 1
+    run.counts.genres_written += edit is not None
     file.outcome += ", tag written"
 
 
-def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> None:
+def _what(edit: GenreEdit | None) -> str:
+    return "genre" if edit else "tempo and key"
+
+
+def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError, *, what: str) -> None:
     """Store that the tag is not written until the file or the settings change, or `tags apply` asks for it.
 
     What cannot be written now (read-only) stays to be done: the next scan tries again, and does not say so again.
@@ -647,4 +652,4 @@ def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError) -> Non
     else:
         run.counts.tags_refused += 1
     if not file.reported:
-        run.listener.problem(os.fsdecode(file.row.path), f"genre not written: {error.reason}")
+        run.listener.problem(os.fsdecode(file.row.path), f"{what} not written: {error.reason}")

@@ -306,7 +306,7 @@ class Daemon:
             files = f"{result['files']:,} files, " if order == "scan" else ""
             whole = f", {result['refined']:,} heard whole ({self._rough_left:,} left)" if result["refined"] else ""
             self._say(
-                f"{files}{result['embedded']:,} embedded{whole}, {result['tags_written']:,} genres written, "
+                f"{files}{result['embedded']:,} embedded{whole}, {result['tags_written']:,} tags written, "
                 f"{result['failed']:,} failed in {result['elapsed_s']:.0f} s",
                 0,
             )

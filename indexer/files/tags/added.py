@@ -1,7 +1,8 @@
 """Adds tempo and key to the tags of a file where they are empty, and takes them away again, byte for byte.
 
 INDEXER_ADDED records what was added, and an empty field that it took the place of; where no genre of ours records it
-already, also how the tag was before. Edits in place: files/tags/write.py passes it a copy. Never decides whether to write.
+already, also how the tag was before. Edits in place: files/tags/write.py passes it a copy. Never decides whether to
+write.
 """
 
 from collections.abc import Iterable, Mapping
@@ -50,7 +51,8 @@ def standing(path: FilePath, container: str) -> set[str]:
         readers = [tag.fields for tag in further_tags(file, kind.further)]
         file.seek(0)
         readers.append(attempt(kind.read_fields, file) if kind.read_fields else {})
-        return {name for name, read in FIELDS.items() if name in names or any(map(says_something, (r.get(read, []) for r in readers)))}
+        names |= {name for name, read in FIELDS.items() if any(says_something(r.get(read, [])) for r in readers)}
+        return names & FIELDS.keys()
 
 
 def touched(path: FilePath, container: str, add: Mapping[str, str] | None) -> frozenset[str]:
@@ -107,8 +109,9 @@ def remove_added(path: FilePath, container: str) -> None:
         state = record.get("state")
         state = state if isinstance(state, dict) else {}
         told = record.get("blank")
-        is_kept = isinstance(told, dict) and told.get("form") == block.rest.get("version")
-        blank = {name: told[name] for name in FIELDS if name in told} if is_kept else {}
+        if not isinstance(told, dict) or told.get("form") != block.rest.get("version"):
+            told = {}
+        blank = {name: told[name] for name in FIELDS if name in told}
         block.fields = [
             Field(field.name, bytes.fromhex(blank[field.name])) if is_added else field
             for field in block.fields

@@ -13,7 +13,7 @@ function duration(seconds) {
 
 /** What a run did, or has done so far. */
 function counts(summary) {
-  const words = { embedded: "heard", tags_written: "genres written", undecided: "undecided", failed: "failed" };
+  const words = { embedded: "heard", tags_written: "tags written", undecided: "undecided", failed: "failed" };
   return Object.entries(words).filter(([key]) => summary[key]).map(([key, word]) => `${number.format(summary[key])} ${word}`).join(", ");
 }
 
