@@ -89,6 +89,7 @@ def found(db, **wanted):
         ({"formats": ("flac",)}, {2, 3}),
         ({"formats": ("flac",), "genres": ("trance",)}, {2}),
         ({"keys": ("Am", "C")}, {1, 2}),
+        ({"keys": ("8A",)}, {1}),
         ({"years": (1999,)}, {1}),
         ({"tempo_bpm": (138, 138)}, {1}),  # rounded, as it is shown
         ({"tempo_bpm": (None, 139)}, {1}),

@@ -7,11 +7,13 @@ shows of its tracks is read anew, by ``shown``. Reads only.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
+from indexer.analysis.camelot import parse_key
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import Reader
 from indexer.library.states import ROUGH, SHOWN_STATE
@@ -114,6 +116,13 @@ def in_order(text: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(8), text.casefold())
 
 
+@lru_cache(4096)
+def _in_one_notation(key: str | None) -> str | None:
+    """A key of a tag as the measured ones are counted, 8A; what names no key as it stands there."""
+    meant = parse_key(key)
+    return meant.camelot if meant else key or None
+
+
 class _Coding:
     """Turns texts, a page of rows at a time, into a column."""
 
@@ -211,7 +220,7 @@ class Catalogue:
         for kind, column, values in (
             ("word", self.word, wanted.words),
             ("format", self.format, wanted.formats),
-            ("key", self.key, wanted.keys),
+            ("key", self.key, [_in_one_notation(key) or key for key in wanted.keys]),
         ):
             if values:
                 masks[kind] = column.among(values)
@@ -328,7 +337,7 @@ def read(reader: Reader) -> Catalogue:
         values = dict(zip(_COLUMNS, zip(*page, strict=True), strict=True))
         ids.append(np.array(values["id"], np.int64))
         for name, coding in texts.items():
-            coding.add(values[name])
+            coding.add(map(_in_one_notation, values[name]) if name == "key" else values[name])
         for name, parts in numbers.items():
             parts.append(np.array(values[name], float))  # None becomes NaN
     tempo_bpm = np.rint(np.concatenate(numbers["tempo_bpm"]))
