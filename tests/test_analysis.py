@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 
+import mutagen
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -287,6 +288,9 @@ def fake(tmp_path):
 
 
 def test_a_lossless_file_that_was_lossy_once_is_told(quick_cli, fake, tmp_path):
+    tagged = mutagen.File(fake / "true.flac")
+    tagged.update({"bpm": "128,5", "initialkey": "8A"})
+    tagged.save()
     quick_cli("scan", fake)
     found = {row["path"][len(str(fake)) + 1 :]: row for row in rows(quick_cli, "SELECT * FROM tracks")}
     assert {name: row["lossy_suspect"] for name, row in found.items()} == {
@@ -301,10 +305,11 @@ def test_a_lossless_file_that_was_lossy_once_is_told(quick_cli, fake, tmp_path):
     assert "lossy once?" in pages.get("/-/tracks").text
     assert "may have been one" in pages.get(f"/library/tracks/{found['fake.flac']['id']}").text
     assert "may have been one" not in pages.get(f"/library/tracks/{found['true.flac']['id']}").text
+    assert (found["true.flac"]["tag_bpm"], found["true.flac"]["tag_key"]) == (128.5, "8A")
     classified = quick_cli.json("classify", fake)
     for result in classified:
         row = found[os.path.basename(result["path"])]
-        for name in (*heard().facts(), "lossy_suspect"):
+        for name in (*heard().facts(), "lossy_suspect", "tag_bpm", "tag_key"):
             assert result[name] == row[name]
     assert "it may have been one" in quick_cli("classify", fake / "fake.flac").stdout
     quick_cli("export", "--parquet", tmp_path / "out")

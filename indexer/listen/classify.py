@@ -13,6 +13,7 @@ from indexer.config import Settings
 from indexer.errors import FileError, ModelError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
+from indexer.files.tags.read import Tags
 from indexer.files.walk import LINK, walk
 from indexer.heads.decide import decide
 from indexer.heads.electronic import Heard
@@ -38,6 +39,7 @@ class Fed:
     damage: str | None  # what is wrong with it, as a scan tells it
     codec: str
     analysis: Analysis  # what was measured in the first pass
+    tags: Tags
 
 
 class FileClassifier:
@@ -72,7 +74,7 @@ class FileClassifier:
             found: list[Analysis] = []
             embedded = [first.embed_file(self.worker, path, watch=watch, analysed=found.append)]
             embedded += [embedder.embed_file(self.worker, path, watch=watch) for embedder in others]
-            return Fed(embedded, about["damage"], about["audio"]["codec"], found[0])
+            return Fed(embedded, about["damage"], about["audio"]["codec"], found[0], Tags.from_json(about["tags"]))
         except FileError as e:
             return e
 
@@ -113,6 +115,8 @@ class FileClassifier:
             "electronic": None if electronic is None else round(electronic, 4),
             **fed.analysis.facts(prediction.scores, self._settings.tempo_ranges),
             "lossy_suspect": fed.analysis.lossy_suspect(fed.codec),
+            "tag_bpm": fed.tags.bpm,
+            "tag_key": fed.tags.musical_key,
             "scores": {label: round(p, 4) for label, p in prediction.scores.items()},
             "timeline": [
                 {
@@ -137,8 +141,8 @@ def classify(settings: Settings, paths: Sequence[Path]) -> Iterator[dict[str, An
     Raises ModelError when no head is in use.
 
     A result is {path, genre, confidence, threshold, decided, reason, second_genre, damage, heard, electronic, scores,
-    tempo_bpm, tempo_confidence, key, key_name, key_confidence, loudness_lufs, bandwidth_hz, lossy_suspect, timeline},
-    or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
+    tempo_bpm, tempo_confidence, key, key_name, key_confidence, loudness_lufs, bandwidth_hz, lossy_suspect, tag_bpm,
+    tag_key, timeline}, or {path, error}. ``damage`` says what is wrong with a file of which what is there was heard.
     ``heard``: by vocabulary the probability of each tag, see encoders/musicnn/tags.py; None without that encoder.
     ``electronic``: how electronic it sounds, see heads/electronic.py; None where nothing can tell. What was measured is
     None where it could not be; ``lossy_suspect``: whether a lossless file was lossy once, None for others.
