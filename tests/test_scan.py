@@ -740,6 +740,8 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
         "electronic",
         *Analysis(1, 0.0).facts(),
         "lossy_suspect",
+        "tag_bpm",
+        "tag_key",
         "scores",
         "timeline",
     }
