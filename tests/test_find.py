@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from urllib.parse import urlencode
 
 import numpy as np
@@ -41,14 +42,20 @@ def template(tmp_path_factory):
     return model, folder / "music", clips
 
 
-@pytest.fixture
-def library(tmp_path, template):
-    cli = Cli(tmp_path / "state", None)
+@pytest.fixture(scope="module")
+def state(tmp_path_factory, template):
+    folder = tmp_path_factory.mktemp("scanned")
+    cli = Cli(folder / "state", None)
     cli.folder.mkdir()
     cli("models", "add", template[0], "--name", "clap")
-    cli("models", "add", words.write_vocabulary(tmp_path))
+    cli("models", "add", words.write_vocabulary(folder))
     assert cli.json("scan", template[1], "--no-tags", "--precision", "fp32")["embedded"] == 3
-    return cli
+    return cli.folder
+
+
+@pytest.fixture
+def library(tmp_path, state):
+    return Cli(shutil.copytree(state, tmp_path / "state"), None)
 
 
 @pytest.fixture

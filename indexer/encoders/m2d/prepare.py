@@ -159,7 +159,10 @@ def _paces() -> Iterator[Pace]:
 def _trial(info: CheckpointInfo, precision: str, make: Callable[[int], Any]) -> Pace:
     """The fastest pace, from samples to vectors."""
     best, best_rate = Pace(), 0.0
-    for pace in _paces():
+    paces = list(_paces())
+    if len(paces) == 1:
+        return best
+    for pace in paces:
         rate = _rate(info, CpuModel(info, make(pace.streams), precision, pace), pace)
         if rate > GAIN * best_rate:
             best, best_rate = pace, rate
