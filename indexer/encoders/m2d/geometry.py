@@ -88,14 +88,20 @@ def expected_shapes(geometry: Geometry) -> dict[str, Shape]:
         "norm.weight": (c,),
         "norm.bias": (c,),
     }
+    return shapes | block_shapes("blocks", g.depth, c, g.mlp_width)
+
+
+def block_shapes(name: str, depth: int, width: int, mlp_width: int) -> dict[str, Shape]:
+    """The tensors of ``depth`` transformer blocks, ``NAME.0`` and so on."""
     layers: dict[str, Shape] = {
-        "norm1": (c,), "norm2": (c,), "attn.qkv": (3 * c, c), "attn.proj": (c, c),
-        "mlp.fc1": (g.mlp_width, c), "mlp.fc2": (c, g.mlp_width),
+        "norm1": (width,), "norm2": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width),
+        "mlp.fc1": (mlp_width, width), "mlp.fc2": (width, mlp_width),
     }  # fmt: skip
-    for block in range(g.depth):
+    shapes: dict[str, Shape] = {}
+    for block in range(depth):
         for layer, shape in layers.items():
-            shapes[f"blocks.{block}.{layer}.weight"] = shape
-            shapes[f"blocks.{block}.{layer}.bias"] = shape[:1]
+            shapes[f"{name}.{block}.{layer}.weight"] = shape
+            shapes[f"{name}.{block}.{layer}.bias"] = shape[:1]
     return shapes
 
 

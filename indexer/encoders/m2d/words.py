@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from indexer.encoders.m2d.geometry import HEAD_WIDTH, MAX_DEPTH, MAX_WIDTH, Geometry, Shape
+from indexer.encoders.m2d.geometry import HEAD_WIDTH, MAX_DEPTH, MAX_WIDTH, Geometry, Shape, block_shapes
 from indexer.errors import ModelError
 
 AUDIO, TEXT, BERT = "audio_proj.", "text_proj.", "bert."  # the first letters of the tensors' names in our files
@@ -40,15 +40,7 @@ class Projection:
             f"{AUDIO}norm.weight": (c,),
             f"{AUDIO}norm.bias": (c,),
         }
-        layers: dict[str, Shape] = {
-            "norm1": (c,), "norm2": (c,), "attn.qkv": (3 * c, c), "attn.proj": (c, c),
-            "mlp.fc1": (self.hidden, c), "mlp.fc2": (c, self.hidden),
-        }  # fmt: skip
-        for block in range(self.depth):
-            for layer, shape in layers.items():
-                shapes[f"{AUDIO}sem_blocks.{block}.{layer}.weight"] = shape
-                shapes[f"{AUDIO}sem_blocks.{block}.{layer}.bias"] = shape[:1]
-        return shapes
+        return shapes | block_shapes(f"{AUDIO}sem_blocks", self.depth, c, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
