@@ -13,7 +13,8 @@ from indexer.files.audio.identity import Stat
 from indexer.files.audio.payload import source
 from indexer.files.audio.payload.source import ByteSource, leading_tags
 from indexer.learn.sql_process import add_functions
-from indexer.library.store import Lacking, Store
+from indexer.library.store import Store
+from indexer.library.writing.backlog import Lacking
 from indexer.web import library_map, overview, review
 
 

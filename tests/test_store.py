@@ -9,10 +9,12 @@ import pytest
 from indexer.errors import LockedError, StoreError
 from indexer.files.audio.identity import Stat
 from indexer.library import migrations
+from indexer.library.below import known_files
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
-from indexer.library.store import Lacking, Store, known_files
+from indexer.library.store import Store
 from indexer.library.tracks_view import tracks_view
+from indexer.library.writing.backlog import Lacking
 from indexer.wording import printable
 
 STAT = Stat(1, 2, 3, 4)

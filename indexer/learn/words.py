@@ -22,7 +22,8 @@ from indexer.learn.dataset import Dataset, Features
 from indexer.library.lock import library_lock
 from indexer.library.readonly import Reader
 from indexer.library.registered import heads, in_use
-from indexer.library.store import DEFAULT_LABELS, Store
+from indexer.library.store import Store
+from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.models.choice import choose, register
 from indexer.models.words import Texts, model_with_words
 from indexer.wording import escaped

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from indexer.library.below import subtree
 from indexer.library.readonly import Reader
 from indexer.library.states import LEFT_OUT
-from indexer.library.store import Store, subtree
+from indexer.library.store import Store
 
 _MISSING = f"f.state = 'missing' AND f.reason IS NOT '{LEFT_OUT}'"
 _OFFLINE = "EXISTS (SELECT 1 FROM roots o WHERE o.id = f.root_id AND o.state = 'offline')"

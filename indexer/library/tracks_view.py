@@ -10,6 +10,7 @@ from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TEMPO_BPM, TE
 from indexer.library.states import ROUGH
 from indexer.library.whose_word import LABEL, LABEL_SOURCE, SAID
 
+DEFAULT_LABELS = ("ambient", "drum and bass", "house", "techno", "trance")  # where no head is in use
 TRACK_COLUMNS = (
     "id",
     "title",

@@ -18,7 +18,9 @@ from indexer.files.mounts import LastingInodes
 from indexer.files.open_files import being_written
 from indexer.files.tags.write import remove_leftovers
 from indexer.files.walk import Names, Walked, walk
-from indexer.library.store import FileRow, Store, known_files
+from indexer.library.below import known_files
+from indexer.library.store import Store
+from indexer.library.writing.files import FileRow
 from indexer.wording import printable
 
 _SPOOL_ROWS = 2000

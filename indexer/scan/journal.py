@@ -15,7 +15,9 @@ from indexer.files.children.worker import Worker
 from indexer.files.tags.genre import joined
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, commit, remove_copies, settle
-from indexer.library.store import FileRow, Store, parse_stat
+from indexer.library.store import Store
+from indexer.library.writing.files import FileRow
+from indexer.library.writing.journal import parse_stat
 from indexer.scan import policy
 
 

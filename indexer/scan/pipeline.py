@@ -21,7 +21,8 @@ from indexer.files.children.limits import Limits
 from indexer.files.children.pool import Readers
 from indexer.files.tags.write import Prepared, discard
 from indexer.heads.decide import sure_from
-from indexer.library.store import Lacking, Store
+from indexer.library.store import Store
+from indexer.library.writing.backlog import Lacking
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
 from indexer.scan.label_sets import load_sets

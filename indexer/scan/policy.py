@@ -17,7 +17,7 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
 from indexer.heads.head import Head
-from indexer.library.store import parse_stat
+from indexer.library.writing.journal import parse_stat
 
 
 def is_ours(found: Tags) -> bool:

@@ -37,7 +37,8 @@ from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, discard, edit_to_json, read_only, remove_copies
 from indexer.heads.decide import sure_from
 from indexer.library.readonly import Row
-from indexer.library.store import FileRow, Store
+from indexer.library.store import Store
+from indexer.library.writing.files import FileRow
 from indexer.listen.executor import Embedded, Executor
 from indexer.models.choice import Model
 from indexer.scan.classify import classify_recording

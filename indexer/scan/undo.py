@@ -14,7 +14,8 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.files.walk import resolve_named
 from indexer.library.lock import library_lock
 from indexer.library.roots import known_roots
-from indexer.library.store import FileRow, Store
+from indexer.library.store import Store
+from indexer.library.writing.files import FileRow
 from indexer.scan.journal import settle_open_writes, undo
 from indexer.wording import printable
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ConfigError
+from indexer.library.below import subtree
 from indexer.library.lock import library_lock
 from indexer.library.pruning import held_below, ids_below
 from indexer.library.readonly import Reader, reading
 from indexer.library.roots import root_paths
-from indexer.library.store import Store, subtree
+from indexer.library.store import Store
 from indexer.library.vectors.directions import remove_unused
 from indexer.wording import printable
 

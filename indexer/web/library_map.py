@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from datasette.utils.asgi import Response
 
-from indexer.library.store import DEFAULT_LABELS
+from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.library.whose_word import LABEL, SAID, USERS_TAG
 from indexer.web.context import ask, number, page, rows, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY

@@ -11,8 +11,8 @@ from datasette.utils.asgi import Response
 
 from indexer.library.registered import unclassified_by_head_in_use
 from indexer.library.states import SHOWN_STATE, TRUNCATED
-from indexer.library.store import DEFAULT_LABELS
 from indexer.library.summary import as_it_ended
+from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS, LABEL
 from indexer.watch.status import read_status

@@ -22,7 +22,7 @@ from indexer.library import browse
 from indexer.library.browse import Catalogue, Found, Wanted
 from indexer.library.readonly import reading
 from indexer.library.registered import labels_in_use
-from indexer.library.store import DEFAULT_LABELS
+from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.web import playlist
 from indexer.web.context import ask, number, page, settings_of, state_of
 from indexer.web.guard import STRICT_POLICY

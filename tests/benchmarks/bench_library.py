@@ -38,8 +38,9 @@ from indexer.files.walk import walk
 from indexer.heads.linear import LinearHead
 from indexer.library import summary
 from indexer.library.readonly import now
-from indexer.library.store import Lacking, Store
+from indexer.library.store import Store
 from indexer.library.vectors import projection
+from indexer.library.writing.backlog import Lacking
 from indexer.models import choice
 from indexer.scan import relabel, stages
 from indexer.scan.classify import classify_recording

@@ -40,7 +40,7 @@ from indexer.files.audio.identity import fingerprint
 from indexer.files.tags.write import TEMP_SUFFIX
 from indexer.heads.linear import LinearHead
 from indexer.library.readonly import open_readonly
-from indexer.library.store import DEFAULT_LABELS
+from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.wording import printable
 from tests.helpers.cli import Cli
 from tests.helpers.daemons import Watching

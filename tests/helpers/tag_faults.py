@@ -27,7 +27,8 @@ from indexer.files.audio.identity import Stat, sniff
 from indexer.files.tags import write
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import read_tags
-from indexer.library.store import FileRow, Store
+from indexer.library.store import Store
+from indexer.library.writing.files import FileRow
 from indexer.scan.difference import spool_difference
 from indexer.scan.journal import commit_write, settle_open_writes, tag_columns
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from indexer.analysis.mixing import Mixable
 from indexer.errors import ConfigError, StoreError
+from indexer.library.below import subtree
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
-from indexer.library.store import subtree
 from indexer.library.vectors import approximate
 from indexer.library.vectors.directions import Directions, open_directions
 from indexer.library.vectors.mixing import Suited, mixable_of, shown
