@@ -29,7 +29,9 @@ from indexer.scan.label_sets import load_sets
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.pace import Pace
 from indexer.scan.policy import tag_policy_digest
-from indexer.scan.stages import Changed, FileFailedError, FileGoneError, Item, Run, Stage, Wait, process, unforeseen
+from indexer.scan.reading import unforeseen
+from indexer.scan.stages import process
+from indexer.scan.work import Changed, FileFailedError, FileGoneError, Item, Run, Stage, Wait
 
 POLL_S = 0.2  # poll the executor for messages, and look for a stop, at least this often
 GROUP = 256  # finished steps that share a transaction, at most

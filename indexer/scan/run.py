@@ -34,7 +34,7 @@ from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
 from indexer.scan.outcome import Counts, Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
-from indexer.scan.stages import Backlog, Changed, Item, Rough, Unanalysed
+from indexer.scan.work import Backlog, Changed, Item, Rough, Unanalysed
 from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
