@@ -5,6 +5,7 @@ import sqlite3
 import time
 from contextlib import closing
 from datetime import date, datetime
+from urllib.parse import urlencode
 
 import pytest
 
@@ -14,7 +15,7 @@ from indexer.library import browse
 from indexer.library.browse import Wanted
 from indexer.library.store import Store
 from indexer.scan.genre_labels import update_genre_labels
-from indexer.web import tracks
+from indexer.web import catalogue, filters, tracks
 from tests.helpers.pages import Pages
 
 # (path, tags, the model's guess with its confidence, said by a person); the head decides from 0.7.
@@ -216,9 +217,9 @@ def test_a_wish_is_the_same_after_its_way_through_an_address(pages):
         sort="title",
         descending=False,
     )
-    asked = tracks.urlencode(tracks.query_of(wanted))
-    assert tracks.wanted_of(Request.fake(f"/?{asked}").args) == wanted
-    assert tracks.query_of(tracks.wanted_of(Request.fake("/").args)) == []
+    asked = urlencode(filters.query_of(wanted))
+    assert filters.wanted_of(Request.fake(f"/?{asked}").args) == wanted
+    assert filters.query_of(filters.wanted_of(Request.fake("/").args)) == []
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_what_changes_is_there_at_once_in_a_library_that_is_read_fast(tmp_path):
     pages = Pages(fill(tmp_path / "library.db"))
     assert pages.json("/-/tracks.json?undecided=1")["count"] == 1
     pages.post("/-/correct", {"ids": [4, 5], "genre": "house"})
-    tracks._kept[tmp_path / "library.db"].cost_s = 0.0  # however busy this machine is
+    catalogue._kept[tmp_path / "library.db"].cost_s = 0.0  # however busy this machine is
     assert pages.json("/-/tracks.json?undecided=1")["count"] == 0
     assert pages.json("/-/tracks.json?genre=house&word=you")["count"] == 2
 
@@ -258,17 +259,17 @@ def test_a_library_that_takes_long_to_read_is_not_read_for_every_visit(tmp_path)
     db = fill(tmp_path / "library.db")
     pages = Pages(db)
     assert pages.json("/-/tracks.json?undecided=1")["count"] == 1
-    tracks._kept[db].cost_s = 1e6
+    catalogue._kept[db].cost_s = 1e6
     pages.post("/-/correct", {"ids": [4], "genre": "house"})
     found = pages.json("/-/tracks.json?undecided=1")
     assert (found["count"], found["tracks"][0]["word"]) == (1, "you")  # what a row says is read anew
 
 
 def test_a_server_reads_the_library_before_anybody_asks(tmp_path, monkeypatch):
-    tracks.read_ahead(tmp_path / "none.db")  # says nothing
+    catalogue.read_ahead(tmp_path / "none.db")  # says nothing
     db = fill(tmp_path / "library.db")
-    tracks.read_ahead(db)
-    monkeypatch.setattr(tracks.browse, "read", None)
+    catalogue.read_ahead(db)
+    monkeypatch.setattr(catalogue.browse, "read", None)
     assert Pages(db).json("/-/tracks.json")["count"] == 6
 
 

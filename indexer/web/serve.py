@@ -79,8 +79,8 @@ def serve(settings: Settings, *, open_browser: bool = False, announce: Callable[
     import uvicorn
     from datasette.cli import check_databases
 
+    from indexer.web.catalogue import read_ahead
     from indexer.web.connections import MAX_CONNECTIONS, BoundedProtocol, SparingFilter, raise_file_limit
-    from indexer.web.tracks import read_ahead
 
     open_readonly(settings.db).close()
     datasette = make_datasette(settings)
