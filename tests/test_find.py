@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import threading
 from urllib.parse import urlencode
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from indexer.encoders import text
 from indexer.encoders.m2d.checkpoint import inspect
+from indexer.library.store import Store
 from indexer.models import texts, word_list
+from indexer.web import neighbours
 from tests.helpers import checkpoints, reference_m2d, words
 from tests.helpers.cli import Cli
 from tests.helpers.pages import Pages
@@ -148,6 +151,30 @@ def test_the_page_finds_listed_words_without_a_text_encoder(quick, template):
     found = pages.json("/-/find.json?" + urlencode({"text": sentence, "path": template[1] / "album"}))
     below = quick.json("find", sentence, "--path", template[1] / "album")
     assert [track["similarity"] for track in found["tracks"]] == [track["similarity"] for track in below]
+
+
+def test_the_page_of_a_library_that_is_still_prepared_says_so(quick, monkeypatch):
+    quick("models", "use", "clap")
+    go_on, opened = threading.Event(), neighbours.open_directions
+    monkeypatch.setattr(neighbours, "maker", neighbours.Maker())
+    monkeypatch.setattr(neighbours, "open_directions", lambda *asked: go_on.wait(20) and opened(*asked))
+    monkeypatch.setattr("indexer.web.find.PATIENCE_S", 0.0)
+    pages = Pages(quick.db, models=quick.folder / "models")
+    assert "ask again in a minute" in pages.get("/-/find.json?text=dub").json()["error"]
+    go_on.set()
+    neighbours.maker.wait()
+    assert len(pages.json("/-/find.json?text=dub")["tracks"]) == 3
+
+
+def test_a_model_that_has_embedded_nothing_says_so(quick):
+    quick("models", "use", "clap")
+    with Store(quick.db) as store:
+        store._run("DELETE FROM embeddings")
+        store._run("UPDATE encoders SET changes = 0")
+    assert "nothing is embedded by clap together with its words" in quick("find", SAID, code=2).stderr
+    answer = Pages(quick.db, models=quick.folder / "models").get("/-/find.json?text=dub")
+    assert (answer.status_code, answer.json()["tracks"]) == (409, None)
+    assert "run `indexer scan`" in answer.json()["error"]
 
 
 def test_the_page_without_such_a_model_tells_the_way(pages):

@@ -12,6 +12,11 @@ def subtree(prefix: bytes) -> tuple[bytes, bytes]:
     return folder + b"/", folder + b"0"  # '0' follows '/' in ASCII
 
 
+def subtree_or_all(prefix: bytes | None) -> tuple[bytes, bytes]:
+    """The range of paths below a folder, or of all paths."""
+    return (b"", b"\xff") if prefix is None else subtree(prefix)
+
+
 def ranges(targets: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The half-open ranges of paths of targets: for each its own path, then the paths below it.
 

@@ -11,9 +11,15 @@ from indexer.encoders.text import cleaned
 from indexer.errors import ConfigError, StoreError
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
-from indexer.library.vectors.words import count_with_words, like_text
+from indexer.library.vectors.directions import open_directions
+from indexer.library.vectors.words import has_sounds, like_text
 from indexer.models.words import Texts, model_with_words
 from indexer.wording import printable
+
+
+def nothing_embedded(name: str) -> str:
+    """The line for a library without audio vectors of a model."""
+    return f"nothing is embedded by {name} together with its words: run `indexer scan`"
 
 
 def find(
@@ -35,12 +41,12 @@ def find(
         below = Path.cwd() / below
     model = model_with_words(settings, in_use_by(settings.db))
     with reading(settings.db) as conn:
-        recordings = count_with_words(conn, model.words_id)
-        if not recordings:
-            raise StoreError(f"nothing is embedded by {model.encoder.name} together with its words: run `indexer scan`")
+        sounds = open_directions(conn, settings.db, model.words_id) if has_sounds(conn, model.words_id) else None
+        if sounds is None or not len(sounds.recordings):
+            raise StoreError(nothing_embedded(model.encoder.name))
         (vector,) = Texts(settings).vectors(model, [text], on_step)
         folder = os.path.realpath(os.fsencode(below)) if below is not None else None
-        tracks = like_text(conn, model.words_id, vector, count, genre=genre, below=folder)
+        tracks = like_text(conn, sounds, vector, count, genre=genre, below=folder)
     if not tracks and (genre is not None or below is not None):
         raise ConfigError(
             "no track" + (f" of genre {printable(os.fsencode(genre))}" if genre else "")
@@ -50,6 +56,6 @@ def find(
         "text": cleaned(text),
         "encoder": model.encoder.name,
         "tracks": tracks,
-        "recordings": recordings,
+        "recordings": len(sounds.recordings),
         "elapsed_ms": round(1000 * (time.monotonic() - started), 1),
     }

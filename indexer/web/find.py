@@ -17,12 +17,14 @@ from datasette.utils.asgi import Response
 from indexer import config
 from indexer.config import Settings
 from indexer.encoders.text import cleaned
-from indexer.errors import IndexerError, ModelError
+from indexer.errors import IndexerError, ModelError, StoreError
 from indexer.files.children.start import without_interrupts
 from indexer.library.registered import in_use
-from indexer.library.vectors.words import like_text
+from indexer.library.vectors.words import has_sounds, like_text
 from indexer.models import word_list
 from indexer.models.words import WordsModel, model_with_words
+from indexer.upkeep.find import nothing_embedded
+from indexer.web import neighbours
 from indexer.web.context import ask, number, page, settings_of
 from indexer.web.names import track_name
 from indexer.wording import printable
@@ -30,6 +32,7 @@ from indexer.wording import printable
 MAX_TRACKS = 1000
 KEPT_TEXTS = 200  # whose vectors stay in memory
 MAX_CHARACTERS = 2_000  # of a text in an address
+PATIENCE_S = 10.0  # for the derived file of a library's first search
 SILENCE_LIMIT_S = 300.0  # after which the process is killed; it may load a large model from a slow disk
 
 
@@ -110,11 +113,24 @@ async def find(request: Any, datasette: Any) -> dict[str, Any]:
         if len(asked["text"]) > MAX_CHARACTERS:
             raise ModelError(f"a text of more than {MAX_CHARACTERS:,} characters: say it in fewer words")
         vector = await _vectors(datasette, settings).of(model, cleaned(asked["text"]))
+        below = os.fsencode(asked["path"]) if asked["path"] else None
+
+        def nearest(conn: Any) -> list[dict[str, Any]] | None:
+            if not has_sounds(conn, model.words_id):
+                raise StoreError(nothing_embedded(model.encoder.name))
+            sounds = neighbours.maker.newest(conn, settings.db, [model.words_id])
+            if sounds is None:
+                return None
+            return like_text(conn, sounds[0], vector, count, genre=asked["genre"] or None, below=below)
+
+        tracks = await ask(datasette, nearest)
+        if tracks is None:
+            await asyncio.to_thread(neighbours.maker.wait, PATIENCE_S)
+            tracks = await ask(datasette, nearest)
+        if tracks is None:
+            raise StoreError("the library is being prepared for this search, once: ask again in a minute")
     except IndexerError as e:
         return found | {"error": str(e)}
-    below = os.fsencode(asked["path"]) if asked["path"] else None
-    genre = asked["genre"] or None
-    tracks = await ask(datasette, lambda conn: like_text(conn, model.words_id, vector, count, genre=genre, below=below))
     shown = [{**track, "path": printable(os.fsencode(track["path"])), "name": _name(track)} for track in tracks]
     return found | {"tracks": shown}
 

@@ -51,6 +51,17 @@ class Maker:
         """The newest directions that exist; None when there are none yet."""
         return stored_directions(reader, db, encoder_id) or self._unkept.get((db, encoder_id))
 
+    def newest(self, reader: Any, db: Path, encoder_ids: Sequence[str]) -> list[Directions] | None:
+        """The newest directions of each encoder; None while some are made for the first time. Stale ones are made anew.
+
+        Raises StoreError when that failed a moment ago.
+        """
+        parts = [self.stored(reader, db, encoder_id) for encoder_id in encoder_ids]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts) or not all(part.current for part in found):
+            self.make(db, encoder_ids, urgent=len(found) < len(parts))
+        return found if len(found) == len(parts) else None
+
     def make(self, db: Path, encoder_ids: Sequence[str], *, urgent: bool) -> None:
         """Begin to make the files anew, unless that is going on or was done lately.
 
@@ -74,11 +85,11 @@ class Maker:
                 )
                 self._thread.start()
 
-    def wait(self) -> None:
+    def wait(self, at_most_s: float | None = None) -> None:
         """Wait until the work that was begun is done."""
         thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(at_most_s)
 
     def _run(self, db: Path, encoder_ids: Sequence[str]) -> None:
         for encoder_id in encoder_ids:
@@ -129,11 +140,8 @@ async def similar_tracks(datasette: Any, file_id: int, count: int = 10, *, mix: 
         if index is not None:
             ranking = index.ranked(conn, parts_of(encoder), vector, row["recording_id"])
         else:
-            parts = [maker.stored(conn, db, part) for part in parts_of(encoder)]
-            found = [part for part in parts if part is not None]
-            if len(found) < len(parts) or not all(part.current for part in found):
-                maker.make(db, parts_of(encoder), urgent=len(found) < len(parts))
-            if len(found) < len(parts):
+            found = maker.newest(conn, db, parts_of(encoder))
+            if found is None:
                 return None
             ranking = ranked(found, vector, row["recording_id"])
         if mix:

@@ -2,8 +2,8 @@
 
 Owns the file's format. A row is a recording's direction: its vector minus the mean of all vectors, scaled to length 1,
 because the vectors of different tracks themselves are nearly parallel (cosines of 0.96 and more). The mean is in the
-file too, so that a vector that was embedded later can be compared with the rows. Reads the database and never writes
-to it.
+file too, so that a vector that was embedded later can be compared with the rows, and so are the lengths, from which the
+cosine with a text's vector follows. Reads the database and never writes to it.
 """
 
 import json
@@ -24,9 +24,10 @@ from indexer.library.facts import sound_vectors
 from indexer.library.readonly import Reader
 
 FOLDER = "vectors"  # beside the database
-_VERSION = 3
+_VERSION = 4
 _HEADER_BYTES = 4096
 _PAGE_ROWS = 500
+_SHORTEST = np.float32(1e-12)  # a vector is as good as none
 _ABANDONED_S = 3600.0  # a temporary file that was not written to for so long was left by a killed process
 
 
@@ -36,6 +37,7 @@ class Directions:
 
     recordings: np.ndarray  # (n,) int64, ascending
     directions: np.ndarray  # (n, width) float32 of length 1; zero for a vector that is the mean
+    lengths: np.ndarray  # (n, 2) float32: of the vector without the mean, of the vector itself
     mean: np.ndarray  # (width,) float32: of the vectors that the file was made of
     current: bool = True  # whether no embedding was added or removed since
 
@@ -43,11 +45,22 @@ class Directions:
         """Return (n,) float32: the centred cosine of every row with a vector as it is embedded."""
         return np.asarray(self.directions @ directions_of(vector[None], self.mean)[0])
 
+    def plain_cosines(self, vector: np.ndarray) -> np.ndarray:
+        """Return (n,) float32: the cosine of every recording's vector, with its mean, with another vector."""
+        other = (vector / np.linalg.norm(vector)).astype(np.float32)
+        apart, whole = self.lengths.T
+        return np.asarray((self.mean @ other + apart * (self.directions @ other)) / np.maximum(whole, _SHORTEST))
+
 
 def directions_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Vectors (n, width) without the mean and of length 1, float32."""
     centred = vectors.astype(np.float32) - mean
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12), np.float32)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _SHORTEST), np.float32)
+
+
+def lengths_of(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The lengths (n, 2) of vectors (n, width) without the mean, and with it, float32."""
+    return np.stack([np.linalg.norm(vectors - mean, axis=1), np.linalg.norm(vectors, axis=1)], axis=1)
 
 
 def joined_directions(vectors: np.ndarray, widths: Sequence[int], mean: np.ndarray) -> np.ndarray:
@@ -115,17 +128,21 @@ def _load(path: Path, about: dict[str, Any]) -> Directions | None:
 
 
 def _size_bytes(n: int, width: int) -> int:
-    return _HEADER_BYTES + 8 * n + 4 * width + 4 * n * width
+    return _HEADER_BYTES + 8 * n + 4 * width + 4 * n * width + 8 * n
 
 
 def _mapped(file: Any, n: int, width: int, *, current: bool = True) -> Directions:
     mean_at = _HEADER_BYTES + 8 * n
     mean = np.array(np.memmap(file, "<f4", "r", mean_at, (width,)))
     if n == 0:
-        return Directions(np.empty(0, np.int64), np.empty((0, width), np.float32), mean, current)
+        return Directions(
+            np.empty(0, np.int64), np.empty((0, width), np.float32), np.empty((0, 2), np.float32), mean, current
+        )
+    rows_at = mean_at + 4 * width
     return Directions(
         np.memmap(file, "<i8", "r", _HEADER_BYTES, (n,)),
-        np.memmap(file, "<f4", "r", mean_at + 4 * width, (n, width)),
+        np.memmap(file, "<f4", "r", rows_at, (n, width)),
+        np.memmap(file, "<f4", "r", rows_at + 4 * n * width, (n, 2)),
         mean,
         current,
     )
@@ -151,8 +168,11 @@ def _make(reader: Reader, path: Path, about: dict[str, Any]) -> Directions:
             file.write(json.dumps({**about, "rows": n}).encode().ljust(_HEADER_BYTES))
             file.write(np.asarray(recordings, "<i8").tobytes())
             file.write(mean.astype("<f4").tobytes())
+            lengths = []
             for _, vectors in _pages(reader, about):
                 file.write(directions_of(vectors, mean).astype("<f4").tobytes())
+                lengths.append(lengths_of(vectors, mean).astype("<f4"))
+            file.writelines(page.tobytes() for page in lengths)
             file.flush()
             made = _mapped(file, n, about["width"])
         if named:

@@ -7,7 +7,7 @@ Reads only, and works while a scan runs.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from indexer.analysis.mixing import Mixable
 from indexer.errors import ConfigError, StoreError
-from indexer.library.below import subtree
+from indexer.library.below import subtree_or_all
 from indexer.library.facts import joined_vectors
 from indexer.library.readonly import Reader, open_readonly
 from indexer.library.vectors import approximate
@@ -26,6 +26,13 @@ from indexer.library.whose_word import LABEL
 from indexer.wording import artist_and_title, escaped, printable
 from indexer.wording import count as counted
 
+# A file of a recording with its tags, and the prediction of the head in use.
+TRACKS = (
+    "FROM files f JOIN recordings r ON r.id = f.recording_id LEFT JOIN tags t ON t.file_id = f.id"
+    " LEFT JOIN heads h ON h.in_use = 1"
+    " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
+    " WHERE f.state <> 'missing' AND f.path >= ? AND f.path < ?"
+)
 _SORTED_FIRST = 256
 
 
@@ -144,12 +151,12 @@ def ranked(parts: Sequence[Directions], vector: np.ndarray, recording: int) -> I
             else all_of_part[np.searchsorted(part.recordings, recordings)]
         )
         first += len(part.mean)
-    for place in _descending(cosines):
+    for place in descending(cosines):
         if recordings[place] != recording:
             yield int(recordings[place]), float(cosines[place] / len(parts))
 
 
-def _descending(values: np.ndarray) -> Iterator[int]:
+def descending(values: np.ndarray) -> Iterator[int]:
     """Places by value, the largest first, equal ones in order.
 
     The first few are sorted apart: sorting all would take a quarter of the time of the matrix product.
@@ -165,14 +172,20 @@ def _descending(values: np.ndarray) -> Iterator[int]:
 
 
 def tracks_of(
-    reader: Reader, found: Iterator[tuple[int, float]], below: bytes | None = None, digits: int = 4
+    reader: Reader,
+    found: Iterator[tuple[int, float]],
+    digits: int = 4,
+    *,
+    below: bytes | None = None,
+    labels: Collection[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one file of each recording with its ``similarity``; leaves out recordings whose files are all missing.
 
-    below: a folder that the file must be in. digits: of the similarity.
+    digits: of the similarity. below: a folder that the file must be in. labels: one of them must be its genre that
+    counts.
     """
     for recording, cosine in found:
-        track = _track(reader, recording, below)
+        track = _track(reader, recording, below, labels)
         if track is not None:
             yield {**track, "similarity": round(cosine, digits)}
 
@@ -193,18 +206,15 @@ def mixing(reader: Reader, found: Iterator[tuple[int, float]], of: Mixable, coun
     return {"tracks": tracks, "mix": {**shown(of), "missing": of.missing(), "unknown": suited.unknown}}
 
 
-def _track(reader: Reader, recording: int, below: bytes | None = None) -> dict[str, Any] | None:
+def _track(
+    reader: Reader, recording: int, below: bytes | None = None, labels: Collection[str] | None = None
+) -> dict[str, Any] | None:
     """One file of a recording that is not missing, a readable one before others; None when there is none."""
-    low, high = subtree(below) if below is not None else (b"", b"\xff")
+    of_labels = f" AND {LABEL} IN ({','.join('?' * len(labels))})" if labels is not None else ""
     row = reader.execute(
         "SELECT f.id, f.path, t.title, t.artist, r.duration_s, p.genre, p.confidence, p.decided,"
-        f" {LABEL} AS label FROM files f JOIN"
-        " recordings r ON r.id = f.recording_id"
-        " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN heads h ON h.in_use = 1"
-        " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
-        " WHERE f.recording_id = ? AND f.state <> 'missing' AND f.path >= ? AND f.path < ?"
-        " ORDER BY f.state <> 'ready', f.path LIMIT 1",
-        (recording, low, high),
+        f" {LABEL} AS label {TRACKS} AND f.recording_id = ?{of_labels} ORDER BY f.state <> 'ready', f.path LIMIT 1",
+        (*subtree_or_all(below), recording, *(labels or ())),
     ).fetchone()
     if row is None:
         return None

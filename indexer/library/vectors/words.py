@@ -1,28 +1,34 @@
-"""Which recordings sound like a text: the cosine of their audio vectors with the text's, from the cached embeddings.
+"""Which recordings sound like a text: the cosine of their audio vectors with the text's.
 
-Exact: reads every audio vector, without an index or a derived file. Reads only.
+Exact: compares every recording, by one matrix product over the derived file of directions. The index of a large library
+does not serve here: it was made for sounds that lie near each other, and those nearest to a text lie far from it. Reads
+only.
 """
 
-from collections.abc import Iterator
+from array import array
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from indexer.library.below import subtree_or_all
 from indexer.library.readonly import Reader
-from indexer.library.vectors.similar import tracks_of
+from indexer.library.vectors.directions import Directions
+from indexer.library.vectors.similar import TRACKS, descending, tracks_of
+from indexer.library.whose_word import LABEL
 
 DIGITS = 6  # of a similarity
 
 
-def count_with_words(reader: Reader, words_id: str) -> int:
-    """How many recordings have an audio vector of this space."""
-    return int(reader.execute("SELECT count(*) FROM embeddings WHERE encoder_id = ?", (words_id,)).fetchone()[0])
+def has_sounds(reader: Reader, words_id: str) -> bool:
+    """Whether audio vectors of this space were ever stored."""
+    row = reader.execute("SELECT changes FROM encoders WHERE id = ?", (words_id,)).fetchone()
+    return row is not None and row["changes"] > 0
 
 
 def like_text(
     reader: Reader,
-    words_id: str,
+    sounds: Directions,
     vector: np.ndarray,
     count: int,
     *,
@@ -31,30 +37,28 @@ def like_text(
 ) -> list[dict[str, Any]]:
     """At most ``count`` tracks whose sound is nearest to a text's vector (words,), as ``similar.tracks_of`` gives them.
 
-    words_id: of the audio vectors. genre: only tracks whose genre that counts is this one. below: only in this folder.
+    sounds: of the audio vectors. genre: only tracks whose genre that counts is this one. below: only in this folder.
     """
-    tracks = tracks_of(reader, _ranked(reader, words_id, vector), below, DIGITS)
-    if genre is not None:
-        wanted = genre.casefold()
-        tracks = (track for track in tracks if (track["label"] or "").casefold() == wanted)
-    return list(islice(tracks, count))
+    labels = None
+    recordings, cosines = np.asarray(sounds.recordings), sounds.plain_cosines(vector)
+    if genre is not None or below is not None:
+        wanted, labels = _wanted(reader, genre, below)
+        kept = np.isin(recordings, wanted)
+        recordings, cosines = recordings[kept], cosines[kept]
+    ranked = ((int(recordings[place]), float(cosines[place])) for place in descending(cosines))
+    return list(islice(tracks_of(reader, ranked, DIGITS, below=below, labels=labels), count))
 
 
-def _ranked(reader: Reader, words_id: str, vector: np.ndarray) -> Iterator[tuple[int, float]]:
-    """(recording, cosine) of all recordings, the nearest first."""
-    cursor = reader.execute(
-        "SELECT recording_id, vector FROM embeddings WHERE encoder_id = ? AND length(vector) = ?",
-        (words_id, 2 * len(vector)),
+def _wanted(reader: Reader, genre: str | None, below: bytes | None) -> tuple[np.ndarray, set[str] | None]:
+    """The recordings (n,) with a file of a genre below a folder, and how that genre is written there; None: any."""
+    found = reader.execute(
+        f"SELECT f.recording_id, {LABEL if genre is not None else 'NULL'} AS label {TRACKS}", subtree_or_all(below)
     )
-    recordings: list[int] = []
-    cosines: list[np.ndarray] = []
-    direction = vector.astype(np.float64) / np.linalg.norm(vector)
-    while page := cursor.fetchmany(4096):
-        audio = np.frombuffer(b"".join(row["vector"] for row in page), "<f2").reshape(len(page), -1).astype(np.float64)
-        lengths = np.linalg.norm(audio, axis=1)
-        recordings += [row["recording_id"] for row in page]
-        cosines.append(audio @ direction / np.maximum(lengths, np.finfo(np.float32).tiny))
-    found = np.concatenate(cosines) if cosines else np.empty(0)
-    for place in np.argsort(-found, kind="stable"):
-        if np.isfinite(found[place]):  # a damaged vector is like nothing
-            yield recordings[place], float(found[place])
+    if genre is None:
+        return np.fromiter((row[0] for row in found), np.int64), None
+    written, recordings = set(), array("q")
+    for recording, label in found:
+        if label is not None and (label in written or label.casefold() == genre.casefold()):
+            written.add(label)
+            recordings.append(recording)
+    return np.asarray(recordings), written
