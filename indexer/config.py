@@ -1,24 +1,20 @@
 """Settings: defaults, then the TOML file, then INDEXER_* in the environment, then flags.
 
-Owns every setting's name, type, default and meaning, and writes what `indexer init` asks into the file. Never opens the
-database, a model or a music file.
+Owns every setting's name, type, default and meaning. Never opens the database, a model or a music file.
 """
 
-import contextlib
 import dataclasses
-import difflib
 import json
 import os
 import re
-import tempfile
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer.conversion import converted, nearest, parse_text
 from indexer.errors import ConfigError
 
 Policy = Literal["fill", "replace", "append", "off"]
@@ -55,14 +51,6 @@ def _user_folder(kind: Literal["data", "config", "cache"]) -> Path:
     except RuntimeError as error:
         raise ConfigError("this user has no home folder: set HOME to a folder that can be written") from error
     return found
-
-
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with a leading ``~`` or ``~user`` resolved. Raises ConfigError where there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{os.fspath(path)}: there is no such user, or none with a home folder") from error
 
 
 def _doc(help_text: str, **kwargs: Any) -> Any:
@@ -262,7 +250,7 @@ class Settings:
         if name not in sets:
             raise ConfigError(
                 f"there is no label set '{name}'"
-                + (_nearest(name, sets) if sets else "")
+                + (nearest(name, sets) if sets else "")
                 + f"; [sets.{name}] in the settings file makes one"
             )
         return name, sets[name]
@@ -317,7 +305,7 @@ def load_settings(
     hints = typing.get_type_hints(Settings)
     for key, value in (flags or {}).items():
         if value is not None:
-            values[key] = _convert(value, hints[key], f"--{key.replace('_', '-')}")
+            values[key] = converted(value, hints[key], f"--{key.replace('_', '-')}")
     return Settings(**values)
 
 
@@ -326,14 +314,14 @@ def _from_file_and_environment(path: Path, environ: Mapping[str, str]) -> dict[s
     hints = typing.get_type_hints(Settings)
     values: dict[str, Any] = {}
     if path != config_file() or path.exists():
-        for key, value in _read_toml(path).items():
+        for key, value in read_toml(path).items():
             if key not in hints:
-                raise ConfigError(f"{path}: unknown setting '{key}'{_nearest(key, hints)}")
-            values[key] = _convert(value, hints[key], f"{path}: {key}")
+                raise ConfigError(f"{path}: unknown setting '{key}'{nearest(key, hints)}")
+            values[key] = converted(value, hints[key], f"{path}: {key}")
     for key, hint in hints.items():
         text = environ.get(f"INDEXER_{key.upper()}")
         if text is not None:
-            values[key] = _convert(_parse_text(text, hint, key), hint, f"INDEXER_{key.upper()}")
+            values[key] = converted(parse_text(text, hint, key), hint, f"INDEXER_{key.upper()}")
     return values
 
 
@@ -347,68 +335,6 @@ def made(config: Path | None = None, environ: Mapping[str, str] = os.environ) ->
     return frozenset(_from_file_and_environment(settings_file(config, environ), environ))
 
 
-def keep(path: Path, values: Mapping[str, Any]) -> None:
-    """Write settings into the file; everything else in it stays as it is, comments too. It may not exist yet.
-
-    values: {key: text, whole number or list of text}. Raises ConfigError where the file cannot be read or written, or
-    would not say the same of all other settings afterwards.
-    """
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError as e:
-        raise ConfigError(f"{path}: a settings file holds UTF-8 only, so it cannot hold {dict(values)}") from e
-    path = path.resolve()  # a link stays one
-    before = _read_toml(path) if path.exists() else {}
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for key, value in values.items():
-        line = f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
-        old = _statement(text, key)
-        text = text.replace(old, line, 1) if old else line + text  # at the top: what follows a table belongs to it
-    try:
-        right = tomllib.loads(text) == {**before, **values}
-    except tomllib.TOMLDecodeError:
-        right = False
-    if not right:
-        raise ConfigError(f"{path}: set {' and '.join(values)} there by hand; the file cannot be changed safely")
-    replace_file(path, text)
-
-
-def _statement(text: str, key: str) -> str | None:
-    """The lines that set a key, which may be a list over several lines; None where it is not set at the top level."""
-    lines = text.splitlines(keepends=True)
-    for first, line in enumerate(lines):
-        if line.lstrip().startswith("["):
-            return None
-        if line.split("=")[0].strip() == key:
-            for last in range(first, len(lines)):
-                found = "".join(lines[first : last + 1])
-                with contextlib.suppress(tomllib.TOMLDecodeError):
-                    tomllib.loads(found)
-                    return found
-    return None
-
-
-def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file of ours: into a temporary file, then rename; a crash leaves the old or the new one.
-
-    Folders are made; a file that stands there keeps its mode. Raises ConfigError.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(handle)
-        Path(temporary).chmod(path.stat().st_mode & 0o777 if path.exists() else mode)
-        Path(temporary).replace(path)
-    except OSError as e:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({e.strerror})") from e
-
-
 def to_json(settings: Settings) -> dict[str, Any]:
     """Plain values that cross a process border."""
     return json.loads(json.dumps(dataclasses.asdict(settings), default=os.fspath))  # type: ignore[no-any-return]
@@ -417,140 +343,14 @@ def to_json(settings: Settings) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any]) -> Settings:
     """The inverse of ``to_json``."""
     hints = typing.get_type_hints(Settings)
-    return Settings(**{key: _convert(value, hints[key], key) for key, value in values.items() if value is not None})
+    return Settings(**{key: converted(value, hints[key], key) for key, value in values.items() if value is not None})
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a settings file says. Raises ConfigError where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not valid TOML ({e})") from e
-
-
-def _nearest(key: str, valid: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(sorted(valid))}"
-
-
-def _parse_text(text: str, hint: Any, key: str) -> Any:
-    """An environment variable's text as the TOML value it stands for."""
-    kind = _base(hint)
-    if any(text in typing.get_args(option) for option in _options(hint)[1:]):
-        return text
-    if kind is tuple:
-        return [p for p in text.split(os.pathsep) if p]
-    if kind in (int, float, bool, Mapping):
-        try:
-            return tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            raise ConfigError(f"INDEXER_{key.upper()}: '{text}' is not a {_name(hint)}") from None
-    return text
-
-
-def _options(hint: Any) -> list[Any]:
-    """What a hint allows beside None."""
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return [a for a in typing.get_args(hint) if a is not type(None)] if union else [hint]
-
-
-def _base(hint: Any) -> Any:
-    """The plain type behind ``X | None``, ``tuple[X, ...]`` and ``Mapping[K, V]``."""
-    hint = _options(hint)[0]
-    origin = typing.get_origin(hint)
-    return Mapping if origin is not None and origin not in (tuple, Literal) else origin or hint
-
-
-def _name(hint: Any) -> str:
-    kind = _base(hint)
-    words = [f'"{word}"' for option in _options(hint)[1:] for word in typing.get_args(option)]
-    return " or ".join(
-        [
-            {
-                int: "whole number",
-                float: "number",
-                bool: "true or false",
-                str: "text",
-                Path: "path",
-                tuple: "list",
-                Mapping: "table",
-            }.get(kind, str(kind)),
-            *words,
-        ]
-    )
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    kind = _base(hint)
-    wrong = ConfigError(f"{where}: {value!r} is not a {_name(hint)}")
-    if kind is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(choices)}{_close_choice(value, choices)}")
-        return value
-    if kind is Path:
-        if not isinstance(value, (str, os.PathLike)):
-            raise wrong
-        return expanded(value)
-    if kind is tuple:
-        return _convert_list(value, typing.get_args(_options(hint)[0])[0], wrong)
-    if kind is Mapping:
-        return _convert_mapping(value, typing.get_args(hint)[1], where, wrong)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    is_word = any(value in typing.get_args(option) for option in _options(hint)[1:])
-    if not is_word and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise wrong
-    return value
-
-
-def _convert_list(value: Any, kind: Any, wrong: ConfigError) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise wrong
-    kinds = (int, float) if kind is float else (str, os.PathLike)
-    if not all(isinstance(v, kinds) and not isinstance(v, bool) for v in value):
-        raise wrong
-    return tuple(expanded(v) if kind is Path else kind(v) for v in value)
-
-
-def _convert_mapping(value: Any, kind: Any, where: str, wrong: ConfigError) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise wrong
-    if dataclasses.is_dataclass(kind):
-        return {name: _convert_table(told, kind, f"{where}.{name}") for name, told in value.items()}
-    if kind is not str:
-        return {name: _convert(v, kind, f"{where}.{name}") for name, v in value.items()}
-    if not all(isinstance(v, str) for v in value.values()):
-        raise wrong
-    return dict(value)
-
-
-def _convert_table(told: Any, kind: Any, where: str) -> Any:
-    """A table with fixed keys as its dataclass; one value may stand for a list of one."""
-    if not isinstance(told, Mapping):
-        raise ConfigError(f"{where}: {told!r} is not a table")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in told.items():
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown setting '{key}'{_nearest(key, hints)}")
-        if value is not None:  # from JSON
-            is_one = _base(hints[key]) is tuple and isinstance(value, str | int | float)
-            values[key] = _convert([value] if is_one else value, hints[key], f"{where}.{key}")
-    missing = [field.name for field in dataclasses.fields(kind) if _is_needed(field) and field.name not in values]
-    if missing:
-        raise ConfigError(f"{where}: needs '{missing[0]}'")
-    try:
-        return kind(**values)
-    except ConfigError as e:
-        raise ConfigError(f"{where}: {e}") from e
-
-
-def _is_needed(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _close_choice(value: Any, choices: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else ""

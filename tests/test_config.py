@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import Settings, from_json, keep, load_settings, made, to_json
+from indexer.config import Settings, from_json, load_settings, made, to_json
 from indexer.errors import ConfigError
+from indexer.upkeep.settings_file import keep
 
 
 def settings_file(tmp_path: Path, text: str) -> Path:

@@ -16,8 +16,10 @@ from indexer.cli.models import fetched, prepare
 from indexer.cli.options import PATH, common
 from indexer.cli.output import note, say, show
 from indexer.cli.scan import apply_head, scanned
-from indexer.config import Policy, Settings, config_file, expanded, keep, load_settings, made, settings_file
+from indexer.config import Policy, Settings, config_file, load_settings, made, settings_file
+from indexer.conversion import expanded
 from indexer.errors import ConfigError, ModelError
+from indexer.upkeep.settings_file import keep
 from indexer.wording import escaped
 
 WELCOME = "a few questions; Ctrl-C at any time, `indexer init` goes on from there"

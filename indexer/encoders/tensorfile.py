@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import json
 import mmap
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import safetensors.numpy
 
 from indexer.errors import ModelError
 from indexer.files.foreign import parse_json
+from indexer.files.replace import replacing
 
 _KEY = "indexer"  # the only safetensors metadata entry that is read
 MAX_TENSORS = 2_000  # of a file that is read; each is a map of memory, and the largest model has some 200
@@ -94,30 +93,11 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     Raises ModelError where the folder cannot be written.
     """
     contiguous = {key: np.ascontiguousarray(array, np.float32) for key, array in arrays.items()}
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        safetensors.numpy.save_file(contiguous, temporary, {_KEY: json.dumps(about)})
-        Path(temporary).chmod(0o644)
-        with Path(temporary).open("rb") as file:
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        fsync_folder(path.parent)
+        with replacing(path, 0o644) as file:
+            safetensors.numpy.save_file(contiguous, file.name, {_KEY: json.dumps(about)})
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the folder's entries durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from indexer.config import expanded
+from indexer.conversion import expanded
 from indexer.errors import ConfigError
 from indexer.files.mounts import Mount, mount_of
 

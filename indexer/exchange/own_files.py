@@ -10,11 +10,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from indexer.errors import ConfigError
+from indexer.files.replace import sync_folder
 
 _BLOCK = 1 << 20
 
@@ -134,16 +135,6 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             yield temporary, file
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems sync no folder
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -6,8 +6,6 @@ Never reads the library and never decides which labels are right: it is handed n
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 
 from indexer.errors import ModelError
+from indexer.files.replace import replacing
 from indexer.heads import evaluation
 from indexer.heads.head import softmax
 from indexer.heads.linear import LinearHead
@@ -188,13 +187,8 @@ def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any
 def write_state(path: Path, identity: str, state: dict[str, Any]) -> None:
     """Keep the state in the place of the former one, whole or not at all. Raises ModelError where that fails."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"format": CHECKPOINT_FORMAT, "identity": identity} | state, file)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replacing(path) as file:
+            torch.save({"format": CHECKPOINT_FORMAT, "identity": identity} | state, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise ModelError(
             f"cannot keep the state of the training in {path}: {' '.join(str(error).split())[:200]}"

@@ -6,9 +6,7 @@ this module.
 """
 
 import hashlib
-import os
 import queue
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +21,7 @@ from indexer.encoders.m2d.geometry import Geometry, front_end
 from indexer.errors import FileError, IndexerError, ReadError, TruncatedError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
+from indexer.files.replace import replacing
 
 CLIPS = 6  # at most, a recording: 36 s of audio and 584 kB
 CLIP_FRAMES = 608  # 6.08 s, the length of M2D's units
@@ -181,18 +180,11 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(path: Path, clips: np.ndarray) -> None:
-    """Write clips atomically: into a temporary file, then rename."""
+    """Write clips, all or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, clips)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.save(file, clips)
     except OSError as e:
         raise IndexerError(
             f"{path.parent}: spectrograms cannot be kept there ({e.strerror or e}); make room, or leave --cnn away"

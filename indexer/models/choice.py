@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from indexer.config import Settings, expanded
+from indexer.config import Settings
+from indexer.conversion import expanded
 from indexer.encoders.encoder import EncoderInfo, Part, Variant, Words, join
 from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
 from indexer.encoders.m2d.checkpoint import inspect

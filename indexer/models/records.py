@@ -15,6 +15,7 @@ from typing import Any
 
 from indexer.errors import ModelError
 from indexer.files.foreign import parse_json
+from indexer.files.replace import replacing
 from indexer.library.lock import open_own
 
 
@@ -41,16 +42,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write ``value`` to ``path``; a crash leaves the old or the new record. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # new: what stands there may be a link
-            file.write(json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, 0o644) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from indexer import __version__
-from indexer.encoders.tensorfile import fsync_folder
 from indexer.errors import ConfigError, StoreError
 from indexer.files.foreign import parse_json
+from indexer.files.replace import sync_folder
 from indexer.library import registered, tables
 from indexer.library.facts import sound_vectors
 from indexer.library.lock import export_lock
@@ -68,7 +68,7 @@ def export(db: Path, folder: Path, progress: Callable[[int, int], None] = lambda
             if folder.exists():
                 folder.rename(staging / "old")
             (staging / "new").rename(folder)
-            fsync_folder(folder.parent)
+            sync_folder(folder.parent)
     except OSError as e:
         raise StoreError(f"{folder}: cannot be written ({e.strerror or e})") from e
     return {
@@ -180,7 +180,11 @@ def _make_durable(folder: Path) -> int:
     """Sync all files and folders to the disk; returns the bytes of all files."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
-        fsync_folder(path)  # also syncs files
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from indexer.config import replace_file
 from indexer.errors import ConfigError
+from indexer.files.replace import replace_text
 from indexer.wording import escaped
 
 UNIT = "indexer.service"
@@ -167,7 +167,7 @@ def install(
     text = unit_text(executable or own_command(), config=config, db=db, roots=roots)
     _systemctl("show", "--property=Version")  # nothing is written where no user manager answers
     if text != before:
-        replace_file(path, text, 0o644)
+        replace_text(path, text, 0o644)
     _systemctl("daemon-reload")
     if before in (None, text):
         _systemctl("enable", "--now", UNIT)

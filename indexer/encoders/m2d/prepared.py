@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from indexer.encoders.m2d import openvino
 from indexer.encoders.m2d.checkpoint import CheckpointInfo
 from indexer.files.foreign import parse_json
+from indexer.files.replace import replacing
 
 FOLDER = "prepared"
 CONVERSION_VERSION = 1  # raised when graph, quantisation, trial or the form of the files change
@@ -64,16 +64,8 @@ class Shelf:
         path = self._path(what)
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o755, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{what}.", suffix=".tmp", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(json.dumps(head).encode() + b"\n" + prepared.content)
-                    file.flush()
-                    os.fsync(handle)
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            with replacing(path, 0o644) as file:
+                file.write(json.dumps(head).encode() + b"\n" + prepared.content)
 
     @property
     def is_writable(self) -> bool:
