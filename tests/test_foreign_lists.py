@@ -1,18 +1,24 @@
 """Playlists of other programs as labels: what they name is found or counted, and hostile ones end in one line."""
 
+import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from indexer.errors import ConfigError
-from indexer.exchange import foreign_lists, read_lists, serato, xml_lists
+from indexer.errors import ConfigError, ReadError
+from indexer.exchange import read_lists
 from indexer.exchange.dj_paths import PathMap
-from indexer.exchange.foreign_lists import Entry, ForeignList
 from indexer.exchange.match import match
+from indexer.files.children.limits import Limits
+from indexer.files.children.worker import Worker
+from indexer.files.playlists import crates, foreign_lists, formats, xml_lists
+from indexer.files.playlists.foreign_lists import Budget, Entry, ForeignList, all_left
 from indexer.learn.labels import Aliases, gather
 from indexer.library.facts import FileFacts
+from tests.helpers.limits import LIMITS
 from tests.helpers.peak import begin_peak, peak_bytes
 
 REKORDBOX = """<?xml version="1.0" encoding="UTF-8"?>
@@ -42,7 +48,7 @@ NML = """<?xml version="1.0" encoding="UTF-8" standalone="no" ?>
 """
 
 
-def crate(*paths: str, version: str = serato.VERSION) -> bytes:
+def crate(*paths: str, version: str = crates.VERSION) -> bytes:
     def record(name: bytes, value: bytes) -> bytes:
         return name + len(value).to_bytes(4, "big") + value
 
@@ -59,8 +65,28 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def read(*paths: Path) -> dict[tuple[str, ...], list[Entry]]:
-    return {one.names: list(one.entries) for one in read_lists.read(paths).lists}
+@pytest.fixture(scope="module")
+def worker():
+    """One reader process for all these tests: no file may end it."""
+    worker = Worker(LIMITS, follows_links=True)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def read(worker):
+    """{names of a list: its entries}, read as `train` reads playlists."""
+
+    def read(*paths: Path) -> dict[tuple[str, ...], list[Entry]]:
+        return {one.names: list(one.entries) for one in read_lists.read(paths, worker).lists}
+
+    return read
+
+
+def parse(path: Path) -> list[ForeignList]:
+    """The lists in a file, parsed in this process."""
+    with path.open("rb") as file:
+        return formats.parse(file, path, Budget(all_left()))
 
 
 def file(recording: int, path: str | bytes, *, duration_s: float | None = 200.4, size: int = 1000) -> FileFacts:
@@ -70,7 +96,7 @@ def file(recording: int, path: str | bytes, *, duration_s: float | None = 200.4,
 # ---- formats
 
 
-def test_rekordbox_xml(tmp_path):
+def test_rekordbox_xml(read, tmp_path):
     b = Entry((b"/Users/me/b.mp3",))
     assert read(write(tmp_path / "collection.xml", REKORDBOX)) == {
         ("Techno", "gig 1"): [Entry(("D:/My Music/café & #1.mp3".encode(),), 200.0, 1000), b],
@@ -78,7 +104,7 @@ def test_rekordbox_xml(tmp_path):
     }
 
 
-def test_nml(tmp_path):
+def test_nml(read, tmp_path):
     assert read(write(tmp_path / "collection.nml", NML)) == {
         ("Trance",): [
             Entry(("/Volumes/Macintosh HD/Users/me/Müsic/a.mp3".encode(), "/Users/me/Müsic/a.mp3".encode()), 200.4,
@@ -88,7 +114,7 @@ def test_nml(tmp_path):
     }  # fmt: skip
 
 
-def test_crates(tmp_path):
+def test_crates(read, tmp_path):
     folder = tmp_path / "usb" / "_Serato_" / "Subcrates"
     write(folder / "Techno%%Peak time.crate", crate("Music/é.mp3"))
     root = os.fsencode(tmp_path / "usb")
@@ -97,10 +123,10 @@ def test_crates(tmp_path):
     assert read(tmp_path / "usb") == {("usb", "Techno", "Peak time"): [entry]}
 
 
-def test_what_we_write_is_read_back(scanned, tmp_path):
+def test_what_we_write_is_read_back(scanned, worker, tmp_path):
     scanned("export", "--serato", tmp_path / "crates", "--rekordbox", tmp_path / "out.xml", "--m3u", tmp_path / "lists")
     for path in ("crates", "lists", "out.xml"):
-        found = read_lists.read([tmp_path / path])
+        found = read_lists.read([tmp_path / path], worker)
         assert sum(len(one.entries) for one in found.lists) == 6, path
         assert found.problems == []
 
@@ -118,18 +144,18 @@ def test_what_we_write_is_read_back(scanned, tmp_path):
         (b"caf\xe9.mp3", b"HERE/caf\xe9.mp3"),
     ],
 )
-def test_lines_of_m3u(tmp_path, line, place):
+def test_lines_of_m3u(read, tmp_path, line, place):
     list_file = write(tmp_path / "House.m3u", b"\xef\xbb\xbf#EXTM3U\r\n#EXTINF:12,x\r\n" + line + b"\r\n\r\nb.mp3\r")
     (found,) = read(list_file).values()
     assert place.replace(b"HERE", os.fsencode(tmp_path)) in found[0].paths
     assert [entry.duration_s for entry in found] == [12.0, None]
 
 
-def test_folders_name_the_lists_in_them(tmp_path):
+def test_folders_name_the_lists_in_them(worker, tmp_path):
     write(tmp_path / "Techno" / "2024" / "gig.m3u8", "/m/a.mp3\n")
     write(tmp_path / "Techno" / "notes.txt", "no list")
     write(tmp_path / "Techno" / "iTunes.xml", '<?xml version="1.0"?><!DOCTYPE plist SYSTEM "x"><plist/>')
-    found = read_lists.read([tmp_path / "Techno"])
+    found = read_lists.read([tmp_path / "Techno"], worker)
     assert [one.names for one in found.lists] == [("Techno", "2024", "gig")]
     (problem,) = found.problems
     assert "iTunes.xml: has a document type" in problem
@@ -170,46 +196,46 @@ OUTSIDE = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/pass
         ("a.txt", "x", "is no playlist that is known here"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_ends_in_one_line(tmp_path, name, content, said):
+def test_what_cannot_be_read_ends_in_one_line(worker, tmp_path, name, content, said):
     path = write(tmp_path / name, content)
     with pytest.raises(ConfigError) as caught:
-        read_lists.read([path])
+        read_lists.read([path], worker)
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
+def test_what_is_no_file_is_not_opened(worker, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.m3u8")
     for name in ("pipe.m3u8", "none.xml"):
         with pytest.raises(ConfigError, match="no such file"):
-            read_lists.read([tmp_path / name])
+            read_lists.read([tmp_path / name], worker)
     monkeypatch.setattr(read_lists, "SHOWN_PROBLEMS", 1)
     write(tmp_path / "bad.xml", "")
-    found = read_lists.read([tmp_path])
+    found = read_lists.read([tmp_path], worker)
     assert (found.files, found.unread, len(found.problems)) == (0, 2, 1)
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a.nml", "a.m3u8", "a.crate"])
 @pytest.mark.parametrize(
     ("bound", "said"),
-    [("MAX_ENTRIES", "more than 1 tracks"), ("MAX_PATHS_BYTES", "1 bytes of paths"), ("MAX_LISTS", "1 playlists")],
+    [("MAX_ENTRIES", "tracks"), ("MAX_PATHS_BYTES", "bytes of paths"), ("MAX_LISTS", "playlists")],
 )
-def test_there_are_bounds_for_all_files_together(tmp_path, monkeypatch, name, bound, said):
+def test_there_are_bounds_for_all_files_together(read, tmp_path, monkeypatch, name, bound, said):
     content = {"a.xml": REKORDBOX, "a.nml": NML, "a.m3u8": "/a\n/b\n", "a.crate": crate("a", "b")}[name]
     path = write(tmp_path / name, content)
     assert read(path)
-    monkeypatch.setattr(foreign_lists, bound, 1)
-    with pytest.raises(ConfigError, match=said):
-        read_lists.read([path, path])
+    monkeypatch.setattr(foreign_lists, bound, 1)  # the reader is told what is left
+    with pytest.raises(ConfigError, match=f"more than .* {said}"):
+        read(path, path)
 
 
 def test_there_are_bounds_for_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_lists, "MAX_FILE_BYTES", 1)
     monkeypatch.setattr(xml_lists, "MAX_XML_BYTES", 1)
     for name in ("a.xml", "a.m3u8", "a.crate"):
-        with pytest.raises(ConfigError, match="larger than"):
-            read_lists.read([write(tmp_path / name, REKORDBOX)])
+        with pytest.raises(ReadError, match="larger than"):
+            parse(write(tmp_path / name, REKORDBOX))
 
 
 def test_a_long_collection_takes_little_memory(tmp_path):
@@ -221,8 +247,35 @@ def test_a_long_collection_takes_little_memory(tmp_path):
     del tracks
     begin_peak()
     before = peak_bytes()
-    assert read(path) == {}
+    assert parse(path) == []
     assert peak_bytes() - before < path.stat().st_size
+
+
+def test_a_list_comes_in_messages_of_bounded_size():
+    short = [Entry((b"/m/%d.mp3" % n, b"/\xff\xe9"), n + 0.5, n, 1024, b"m/\xff") for n in range(2500)]
+    long = [Entry((b"/" + b"x" * 8000,))] * 100
+    for entries, parts in ((short, 3), (long, 4), ([], 1)):
+        one = ForeignList(("Techno", "gig"), entries)
+        told = list(foreign_lists.messages(one))
+        assert len(told) == parts
+        assert foreign_lists.from_messages(iter(json.loads(json.dumps(told)) * 2)) == [one, one]
+
+
+# ---- the reader process
+
+
+def test_what_takes_too_much_costs_one_line_and_the_next_file_is_read(tmp_path):
+    slow = write(tmp_path / "a.xml", REKORDBOX)
+    large = write(tmp_path / "b.m3u8", b"#" * 4_000_000)
+    nothing_left = 1 << 26  # bytes: the libraries alone take more
+    with closing(Worker(Limits(0.0, 0.0), memory_limit_bytes=nothing_left, follows_links=True)) as small:
+        for path, said in ((large, "more memory"), (slow, "more computing than the setting max_read_cpu_s allows")):
+            with pytest.raises(ConfigError, match=said) as caught:
+                read_lists.read([path], small)
+            assert str(caught.value).startswith(
+                f"{path}: reading it takes " if path == slow else f"{path}: reading it "
+            )
+        assert read_lists.read([tmp_path], small).unread == 2
 
 
 # ---- matching

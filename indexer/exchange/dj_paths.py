@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from indexer.conversion import expanded
 from indexer.errors import ConfigError
 from indexer.files.mounts import Mount, mount_of
-
-_DRIVE = re.compile(rb"[A-Za-z]:(?=/|$)")
+from indexer.files.windows_paths import is_of_windows, of_windows
 
 
 class PathMap:
@@ -51,16 +50,6 @@ class PathMap:
     def unused(self) -> list[str]:
         """The pairs HERE=THERE that fitted no path so far."""
         return [*self._unused.values()]
-
-
-def is_of_windows(path: bytes) -> bool:
-    """Whether a path begins with a drive's letter."""
-    return _DRIVE.match(path) is not None
-
-
-def of_windows(path: str) -> str:
-    """A path of Windows with forward slashes; any other as it is."""
-    return path.replace("\\", "/") if re.match(r"[A-Za-z]:[\\/]|\\\\", path) else path
 
 
 def from_drive_root(path: bytes, mounts: Sequence[Mount] = ()) -> bytes:

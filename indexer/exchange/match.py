@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from indexer.exchange.dj_paths import PathMap
-from indexer.exchange.foreign_lists import Entry, ForeignList
+from indexer.files.playlists.foreign_lists import Entry, ForeignList
 from indexer.library.facts import FileFacts
 from indexer.wording import printable
 

@@ -1,21 +1,15 @@
 """Finds and reads playlists that others wrote: files of a known format, and folders of them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from indexer.errors import ConfigError
-from indexer.exchange import m3u, serato, xml_lists
-from indexer.exchange.foreign_lists import Budget, ForeignList
+from indexer.errors import ConfigError, FileError, LimitError
+from indexer.files.children.worker import Worker
+from indexer.files.playlists.foreign_lists import ForeignList, Left, all_left
+from indexer.files.playlists.formats import FORMATS
 
-FORMATS: dict[str, Callable[[Path, Budget], Iterator[ForeignList]]] = {
-    ".xml": xml_lists.read,
-    ".nml": xml_lists.read,
-    ".crate": serato.read,
-    ".m3u8": m3u.read,
-    ".m3u": m3u.read,
-}
 MAX_FILES = 10_000  # of a folder
 SHOWN_PROBLEMS = 10
 
@@ -30,20 +24,21 @@ class ReadLists:
     problems: list[str] = field(default_factory=list)  # why, of the first SHOWN_PROBLEMS
 
 
-def read(paths: Sequence[Path]) -> ReadLists:
+def read(paths: Sequence[Path], worker: Worker) -> ReadLists:
     """Read files, and all playlists in folders; the names of folders count as those of lists in them do.
 
     Raises ConfigError for a file that was named and cannot be read, and for more than all may hold together.
     """
-    found, budget = ReadLists(), Budget()
+    found, left = ReadLists(), all_left()
     for path in paths:
         if not path.is_dir():
-            _add(found, _read_file(path, budget))
+            lists, left = _read_file(path, worker, left)
+            _add(found, lists)
             continue
         for file in _files_below(path):
             above = file.parent.relative_to(path).parts if file.suffix.lower() in (".m3u8", ".m3u") else ()
             try:
-                lists = _read_file(file, budget)
+                lists, left = _read_file(file, worker, left)
             except ConfigError as e:
                 found.unread += 1
                 if found.unread <= SHOWN_PROBLEMS:
@@ -58,13 +53,17 @@ def _add(found: ReadLists, lists: list[ForeignList], above: tuple[str, ...] = ()
     found.lists += [ForeignList((*above, *one.names), one.entries) for one in lists]
 
 
-def _read_file(path: Path, budget: Budget) -> list[ForeignList]:
-    read_one = FORMATS.get(path.suffix.lower())
-    if read_one is None:
+def _read_file(path: Path, worker: Worker, left: Left) -> tuple[list[ForeignList], Left]:
+    if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path}: is no playlist that is known here: {', '.join(FORMATS)}, or a folder of them")
     if not path.is_file():  # a pipe would be waited for
         raise ConfigError(f"{path}: no such file or folder")
-    return list(read_one(path, budget))
+    try:
+        return worker.playlists(os.fsencode(path), left)
+    except LimitError as e:  # its reason is that of a file of sound
+        raise ConfigError(f"{path}: reading it takes more computing than the setting max_read_cpu_s allows") from e
+    except FileError as e:
+        raise ConfigError(str(e)) from e
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET  # only makes elements; what others wrote is never parsed with it
 
 from indexer import __version__
-from indexer.exchange.dj_paths import is_of_windows
 from indexer.exchange.own_files import Output
+from indexer.files.windows_paths import is_of_windows
 from indexer.library.listed import ListedTrack
 from indexer.wording import printable
 

@@ -1,24 +1,14 @@
-"""Serato crates: records of a four-letter name, a length (big-endian) and a value; texts are UTF-16, big-endian.
+"""Writes Serato crates; indexer.files.playlists.crates tells of their form and reads them."""
 
-https://github.com/Holzhaus/serato-tags describes the records. A track is named by its path from the root of its drive,
-without a slash in front.
-"""
+from collections.abc import Iterable
 
-import struct
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-
-from indexer.errors import ConfigError
-from indexer.exchange.foreign_lists import MAX_PATH_BYTES, Budget, Entry, ForeignList, read_bytes
 from indexer.exchange.own_files import Output
-
-VERSION = "1.0/Serato ScratchLive Crate"
-_HEADER = struct.Struct(">4sI")
+from indexer.files.playlists.crates import HEADER, VERSION
 
 
 def record(name: bytes, value: bytes) -> bytes:
     """One record of a crate."""
-    return _HEADER.pack(name, len(value)) + value
+    return HEADER.pack(name, len(value)) + value
 
 
 def write(out: Output, paths: Iterable[str]) -> None:
@@ -26,53 +16,3 @@ def write(out: Output, paths: Iterable[str]) -> None:
     out.write(record(b"vrsn", VERSION.encode("utf-16-be")))
     for path in paths:
         out.write(record(b"otrk", record(b"ptrk", path.encode("utf-16-be"))))
-
-
-def read(path: Path, budget: Budget) -> Iterator[ForeignList]:
-    """The list that a crate is; the crates it lies in are in its name, parted by ``%%``. Raises ConfigError."""
-    content = read_bytes(path)
-    records = _records(content, path)
-    name, version = next(records, (b"", b""))
-    told = version.decode("utf-16-be", "replace")
-    if name != b"vrsn" or told != VERSION:
-        raise ConfigError(
-            f"{path}: is a Serato file of the version '{told[:60]}', which is not known here; known is '{VERSION}'"
-            if name == b"vrsn"
-            else f"{path}: is no Serato crate"
-        )
-    roots = _drive_roots(path)
-    entries = []
-    for record_name, value in records:
-        for kind, track in _records(value, path) if record_name == b"otrk" else ():
-            if kind == b"ptrk":
-                entries.append(_entry(track, roots, path))
-                budget.take(path, entries=1, paths=entries[-1].paths)
-    budget.take(path, lists=1)
-    yield ForeignList(tuple(path.stem.split("%%")), entries)
-
-
-def _records(content: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at < len(content):
-        if at + _HEADER.size > len(content):
-            raise ConfigError(f"{path}: is damaged: a record has no end")
-        name, size = _HEADER.unpack_from(content, at)
-        at += _HEADER.size
-        if at + size > len(content):
-            raise ConfigError(f"{path}: is damaged: a record is longer than the file")
-        yield name, content[at : at + size]
-        at += size
-
-
-def _entry(value: bytes, roots: tuple[bytes, ...], path: Path) -> Entry:
-    try:
-        track = value[: 2 * MAX_PATH_BYTES].decode("utf-16-be").encode()
-    except UnicodeError as e:
-        raise ConfigError(f"{path}: is damaged: the path of a track is no text") from e
-    return Entry(tuple(root + track for root in roots), rooted=track)
-
-
-def _drive_roots(path: Path) -> tuple[bytes, ...]:
-    """Where the drive of a crate may begin: at the folder that holds ``_Serato_``, or at the root of this machine."""
-    above = [folder.parent for folder in path.absolute().parents if folder.name == "_Serato_"]
-    return (*(bytes(folder).rstrip(b"/") + b"/" for folder in above), b"/")

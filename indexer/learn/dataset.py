@@ -6,6 +6,7 @@ training and test. Changes nothing in the library; never imports torch.
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,8 @@ from indexer.errors import ConfigError, ModelError
 from indexer.exchange import read_lists
 from indexer.exchange.dj_paths import PathMap
 from indexer.exchange.match import match
+from indexer.files.children.limits import Limits
+from indexer.files.children.worker import Worker
 from indexer.heads import evaluation
 from indexer.heads.linear import LinearHead
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
@@ -78,7 +81,7 @@ class LabelRequest:
         """
         told = settings.label_sets[self.label_set] if self.label_set else None
         rows = read_csv(self.csv, self.label_set or "genre") if self.csv else []
-        read = read_lists.read(self.playlists) if self.playlists else None
+        read = _read_playlists(self.playlists, Limits.of(settings)) if self.playlists else None
         files = list(facts.files(reader, (told and told.tag) or "genre"))
         matched = match(read.lists, files, PathMap(settings.dj_map)) if read else None
         found = gather(
@@ -97,6 +100,11 @@ class LabelRequest:
                 "problems": read.problems,
             }
         return found
+
+
+def _read_playlists(paths: Sequence[Path], limits: Limits) -> read_lists.ReadLists:
+    with closing(Worker(limits, follows_links=True)) as worker:
+        return read_lists.read(paths, worker)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from indexer.analysis.analyser import Analyser
@@ -30,6 +31,7 @@ from indexer.files.children.limits import Budget, Limits
 from indexer.files.children.worker import FOLLOWS_LINKS, HEADER, pack
 from indexer.files.containers import CONTAINERS
 from indexer.files.links import THROUGH_A_LINK, folder_of
+from indexer.files.playlists import foreign_lists, formats
 from indexer.files.tags.pictures import covers
 from indexer.files.tags.write import edit_from_json, prepare
 from indexer.files.thumbnail import NoPictureError, thumbnail
@@ -174,6 +176,20 @@ def picture(path: str, channel: Channel, *, side_px: int) -> dict[str, Any]:
     return {}
 
 
+def playlists(path: str, channel: Channel, *, left: list[int]) -> dict[str, Any]:
+    """Send the lists in a file as messages; ``left`` is what all such files may hold, without and with this one."""
+    budget = foreign_lists.Budget(foreign_lists.Left(*left), channel.beat)
+    try:
+        with open_file(path) as file:
+            lists = formats.parse(file, Path(path), budget)
+    except OSError as e:
+        raise ReadError(path, f"cannot be read ({e.strerror or e})") from e
+    for one in lists:
+        for message in foreign_lists.messages(one):
+            channel.send("block", message)
+    return {"left": budget.left}
+
+
 def prepare_write(
     path: str,
     channel: Channel,
@@ -196,7 +212,7 @@ def examine(path: str, channel: Channel) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
-    "picture": picture, "analyse": analyse, "excerpts": excerpts,
+    "picture": picture, "analyse": analyse, "excerpts": excerpts, "playlists": playlists,
 }  # fmt: skip
 
 
@@ -252,7 +268,7 @@ def main() -> None:
             channel.send("error", {"class": type(e).__name__, "reason": e.reason})
         except MemoryError:
             channel.send(
-                "error", {"class": "ReadError", "reason": "reading it needs more memory than a music file should"}
+                "error", {"class": "ReadError", "reason": "reading it needs more memory than such a file should"}
             )
         except Exception as e:  # damaged input makes libraries raise anything; the next file must go on
             channel.send("error", {"class": "ReadError", "reason": f"cannot be read ({type(e).__name__}: {e})"})

@@ -24,6 +24,7 @@ from indexer.analysis.analyser import Analysis
 from indexer.errors import FileError, ReaderDiedError, TruncatedError
 from indexer.files.children.limits import Limits
 from indexer.files.children.start import without_interrupts
+from indexer.files.playlists.foreign_lists import ForeignList, Left, from_messages
 
 MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024  # of address space; the child's libraries take about 600 MB
 STALL_LIMIT_S = 30.0  # a child that sends nothing for so long hangs; one at work sends a beat every few MB
@@ -132,6 +133,22 @@ class Worker:
         """
         pictures = [bytes(raw) for _, raw in self._exchange("picture", path, {"side_px": side_px}) if raw]
         return pictures[0] if pictures else None
+
+    def playlists(self, path: bytes, left: Left) -> tuple[list[ForeignList], Left]:
+        """The lists in a file of a format of playlists, and what is left of what all such files may hold.
+
+        Raises as ``call`` does.
+        """
+        end: dict[str, Any] = {}
+
+        def told() -> Iterator[dict[str, Any]]:
+            for message, _ in self._exchange("playlists", path, {"left": left}):
+                if "left" in message:
+                    end.update(message)
+                else:
+                    yield message
+
+        return from_messages(told()), Left(*end["left"])
 
     def close(self) -> None:
         """End the child: ask it to exit, kill it if it is busy."""

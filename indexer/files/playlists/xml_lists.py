@@ -4,14 +4,15 @@ Expat parses; a document type is refused where it begins, so that no entity is e
 expanded. Depth, length of a tag and number of tracks have bounds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 from xml.parsers import expat
 
-from indexer.errors import ConfigError
-from indexer.exchange.dj_paths import is_of_windows
-from indexer.exchange.foreign_lists import MAX_NAME_CHARS, MAX_PATH_BYTES, Budget, Entry, ForeignList
+from indexer.errors import ReadError
+from indexer.files.playlists.foreign_lists import MAX_NAME_CHARS, MAX_PATH_BYTES, Budget, Entry, ForeignList
+from indexer.files.windows_paths import is_of_windows
 
 MAX_XML_BYTES = 1 << 30  # a collection of 100,000 tracks with its beats and cues has some 100 MB
 MAX_LEVELS = 64  # of elements within each other
@@ -22,11 +23,11 @@ _BLOCK = 1 << 16
 Attributes = dict[str, str]
 
 
-def read(path: Path, budget: Budget) -> Iterator[ForeignList]:
-    """The lists in a file that is rekordbox XML or NML, by its root element. Raises ConfigError for any other."""
+def read(file: BinaryIO, path: Path, budget: Budget) -> list[ForeignList]:
+    """The lists in a file that is rekordbox XML or NML, by its root element. Raises ReadError for any other."""
     reader = _Reader(path, budget)
-    reader.read()
-    yield from reader.lists
+    reader.read(file)
+    return reader.lists
 
 
 class _Reader:
@@ -43,29 +44,29 @@ class _Reader:
         self._nml_track: dict[str, Attributes] = {}
         self._start: Callable[[str, Attributes], None] = self._root
 
-    def read(self) -> None:
+    def read(self, file: BinaryIO) -> None:
         parser = expat.ParserCreate()
         parser.StartElementHandler = self._started
         parser.EndElementHandler = self._ended
         parser.StartDoctypeDeclHandler = self._doctype
         fed = 0
         try:
-            with self._path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    fed += len(block)
-                    if fed > MAX_XML_BYTES:
-                        raise self._refused(f"is larger than {MAX_XML_BYTES >> 30} GB")
-                    parser.Parse(block, False)
-                    if fed - parser.CurrentByteIndex > MAX_TAG_BYTES:
-                        raise self._refused("has a tag without an end")
+            while block := file.read(_BLOCK):
+                self._budget.beat()
+                fed += len(block)
+                if fed > MAX_XML_BYTES:
+                    raise self._refused(f"is larger than {MAX_XML_BYTES >> 30} GB")
+                parser.Parse(block, False)
+                if fed - parser.CurrentByteIndex > MAX_TAG_BYTES:
+                    raise self._refused("has a tag without an end")
             parser.Parse(b"", True)
-        except OSError as e:
-            raise ConfigError(f"{self._path}: cannot be read ({e.strerror})") from e
         except (expat.ExpatError, ValueError, LookupError) as e:  # also an encoding that there is not
+            if getattr(e, "code", None) == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
+                raise MemoryError from e
             raise self._refused(f"is damaged, or no XML ({e})") from e
 
-    def _refused(self, why: str) -> ConfigError:
-        return ConfigError(f"{self._path}: {why}")
+    def _refused(self, why: str) -> ReadError:
+        return ReadError(self._path, why)
 
     def _doctype(self, *_of_it: object) -> None:
         raise self._refused("has a document type, which no DJ program writes; it is not read")
