@@ -24,9 +24,8 @@ def test_a_block_that_ends_well_replaces_the_file(tmp_path):
 def test_after_an_error_the_old_file_stands_and_nothing_is_beside_it(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"new")
-        raise KeyError
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.write("no bytes")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -10,9 +10,9 @@ import fcntl
 import itertools
 import json
 import os
-import sys
 import tempfile
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,10 +22,9 @@ from datasette.utils.asgi import Response
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from indexer import config
 from indexer.config import Settings
 from indexer.errors import IndexerError
-from indexer.files.children.start import without_interrupts
+from indexer.web import child
 from indexer.web.bodies import BodyError
 from indexer.web.context import page, settings_of
 from indexer.web.guard import STRICT_POLICY
@@ -50,7 +49,7 @@ class Classifier:
     def __init__(self, settings: Settings) -> None:
         self.uploads = 0
         self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, tuple[dict[str, Any], asyncio.Queue[dict[str, Any]]]] = {}
         self._numbers = itertools.count(1)
@@ -96,34 +95,20 @@ class Classifier:
             if self._process is None:
                 if "cancel" in message:
                     return
-                with without_interrupts():
-                    self._process = await asyncio.create_subprocess_exec(
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        "indexer.listen.classify_process",
-                        stdin=asyncio.subprocess.PIPE,
-                        stdout=asyncio.subprocess.PIPE,
-                        limit=1 << 26,
-                    )
+                self._process = await child.start(
+                    "indexer.listen.classify_process", self._settings, longest_answer=1 << 26
+                )
                 self._reader = asyncio.create_task(self._read(self._process))
-                self._write(config.to_json(self._settings))
-            self._write(message)
+            child.send(self._process, message)
             if "cancel" not in message:
                 self._heard_s = time.monotonic()
 
     def _end_if_silent(self) -> None:
         """Kill a process that hangs, so that the page works again; one that works on another order sends messages."""
         if self._process is not None and time.monotonic() - self._heard_s >= SILENCE_LIMIT_S:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            child.kill(self._process)
 
-    def _write(self, message: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
             message = json.loads(line)

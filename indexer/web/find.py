@@ -7,24 +7,23 @@ stored.
 import asyncio
 import json
 import os
-import sys
+from asyncio.subprocess import Process
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from datasette.utils.asgi import Response
 
-from indexer import config
 from indexer.config import Settings
 from indexer.encoders.text import cleaned
 from indexer.errors import IndexerError, ModelError, StoreError
-from indexer.files.children.start import without_interrupts
 from indexer.library.registered import in_use
 from indexer.library.vectors.words import has_sounds, like_text
 from indexer.models import word_list
 from indexer.models.words import WordsModel, model_with_words
 from indexer.upkeep.find import nothing_embedded
-from indexer.web import neighbours
+from indexer.web import child, neighbours
 from indexer.web.context import ask, number, page, settings_of
 from indexer.web.names import track_name
 from indexer.wording import printable
@@ -41,7 +40,7 @@ class TextVectors:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._turn = asyncio.Lock()
         self._kept: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
@@ -61,16 +60,13 @@ class TextVectors:
             line = b""
             for _ in range(2):  # a process that was idle may end just when the text comes
                 process = await self._running()
-                assert process.stdin is not None
                 assert process.stdout is not None
-                try:
-                    process.stdin.write(json.dumps({"text": text}).encode() + b"\n")
-                    await process.stdin.drain()
+                child.send(process, {"text": text})
+                with suppress(TimeoutError):
                     line = await asyncio.wait_for(process.stdout.readline(), SILENCE_LIMIT_S)
-                except (TimeoutError, OSError):
-                    process.kill()
                 if line:
                     break
+                child.kill(process)
                 await process.wait()
                 self._process = None
         answer = json.loads(line) if line else {"error": "the text encoder's process ended; try again"}
@@ -80,20 +76,9 @@ class TextVectors:
             raise ModelError("another model was put in use meanwhile; try again")
         return np.asarray(answer["vector"], np.float32)
 
-    async def _running(self) -> asyncio.subprocess.Process:
+    async def _running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
-            with without_interrupts():
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "indexer.listen.words_process",
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    limit=1 << 24,
-                )
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(config.to_json(self._settings)).encode() + b"\n")
+            self._process = await child.start("indexer.listen.words_process", self._settings, longest_answer=1 << 24)
         return self._process
 
 
