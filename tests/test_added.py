@@ -118,6 +118,16 @@ def test_a_field_that_is_there_and_empty_is_filled_and_comes_back(tmp_path, cont
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("more", ["NaN", "-Infinity", "1e999", f'"{"A" * 4000}"'])
+def test_a_record_that_the_library_could_not_hold_is_not_ours(tmp_path, more):
+    """SQLite finds no part of it, and no worker of a cluster may answer with it."""
+    path = write_audio(tmp_path / "a.mp3", "mp3", 1.0)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TXXX(encoding=3, desc="INDEXER_ADDED", text=[f'{{"added": {{"BPM": "120"}}, "x": {more}}}']))
+    tags.save(path)
+    assert read_tags(path, "mp3").added is None
+
+
 def test_what_was_changed_since_is_left_by_the_undo(tmp_path):
     path = write_audio(tmp_path / "a", "flac", 1.0)
     write(path, EDIT, ADD)

@@ -135,6 +135,7 @@ WRONG_INSPECTIONS = [
     ((*RESULT, "tags", "year"), 2**63), ((*RESULT, "tags", "year"), "1999"), ((*RESULT, "tags", "genres"), None),
     ((*RESULT, "tags", "genres"), [5]), ((*RESULT, "tags", "genres"), "House"), ((*RESULT, "tags", "odd"), 1),
     ((*RESULT, "tags", "ours", "confidence"), 2), ((*RESULT, "tags", "ours", "genre"), 5),
+    ((*RESULT, "tags", "added"), "{}"), ((*RESULT, "tags", "added"), '{"added": {}, "x": NaN}'),
     ((*RESULT, "tags", "ours", "model"), DROP), ((*RESULT, "audio", "duration_s"), NAN),
     ((*RESULT, "audio", "duration_s"), INFINITY), ((*RESULT, "audio", "duration_s"), "1"),
     ((*RESULT, "audio", "channels"), -1), ((*RESULT, "audio", "sample_rate_hz"), 2**63),

@@ -4,14 +4,11 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from indexer.config import load_settings
-
-if TYPE_CHECKING:
-    pass
 
 PATH = click.Path(path_type=Path)
 COMMON = [

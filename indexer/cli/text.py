@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from indexer.wording import HOW_SAME, count, duration
+from indexer.wording import HOW_SAME, artist_and_title, count, duration
 
 _LEFT_OUT = {
     "hidden": "hidden",
@@ -508,7 +508,7 @@ def duplicates_text(found: dict[str, Any]) -> str:
     lines = []
     for group in found["groups"]:
         kept = group["copies"][0]
-        named = " - ".join(filter(None, (kept["artist"], kept["title"]))) or "no title"
+        named = artist_and_title(kept["artist"], kept["title"]) or "no title"
         lines += [f"{named} ({duration(kept['duration_s'] or 0)}; {HOW_SAME[group['how']]})"]
         lines += [
             "  "

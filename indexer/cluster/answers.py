@@ -20,6 +20,7 @@ from indexer.cluster.worker import same_content
 from indexer.encoders.trajectory import MAX_SEGMENTS, RANK, Trajectory
 from indexer.files.audio.identity import Stat
 from indexer.files.containers import CONTAINERS
+from indexer.files.tags.added import parse_added
 from indexer.files.tags.read import MAX_COMMENT
 
 PRECISIONS = ("fp32", "fp64", "fp16", "bf16", "int8")
@@ -118,16 +119,18 @@ def _inspected(value: object, file: File) -> dict[str, Any]:
     return found
 
 
-TAG_TEXTS = ("title", "artist", "album", "album_artist", "comment", "musical_key", "record_label", "unread", "added")
+TAG_TEXTS = ("title", "artist", "album", "album_artist", "comment", "musical_key", "record_label", "unread")
 TAG_LISTS = ("genres", "original_genres", "dj_data", "filled")
 
 
 def _check_tags(tags: dict[str, Any]) -> None:
     """Check that this is ``Tags.to_json()``."""
-    if tags.keys() != {*TAG_TEXTS, *TAG_LISTS, "year", "bpm", "ours"}:
+    if tags.keys() != {*TAG_TEXTS, *TAG_LISTS, "added", "year", "bpm", "ours"}:
         raise WrongAnswerError("tags have other parts")
     for key in TAG_TEXTS:
         _optional(tags, key, MAX_COMMENT)
+    if tags["added"] is not None and parse_added(_text(tags, "added", MAX_COMMENT)) is None:
+        raise WrongAnswerError("added is no record of ours")
     if tags["year"] is not None:
         _whole(tags, "year", 0)
     if tags["bpm"] is not None:

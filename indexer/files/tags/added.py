@@ -5,6 +5,7 @@ already, also how the tag was before. Edits in place: files/tags/write.py passes
 write.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,15 +27,19 @@ from indexer.files.tags.genre import (
 
 FIELDS = {BPM: "bpm", KEY: "key"}  # what may be added, and how files/tags/fields.py calls it
 _LONGEST_BLANK = 127  # bytes of an empty field that is replaced
+MAX_RECORD = 4_000  # characters of INDEXER_ADDED, as of a comment
 
 
 def parse_added(text: str) -> dict[str, Any] | None:
-    """Parse INDEXER_ADDED; None where it is not ours.
+    """Parse INDEXER_ADDED; None where it is not ours, and where the library could not hold it.
 
     {"added": {field: text}, "blank": {"form": version of the tag, field: bytes in hex}, "state": how the tag was}.
     """
+    if len(text) > MAX_RECORD:
+        return None
     try:
         data = parse_json(text)
+        json.dumps(data, allow_nan=False)  # SQL asks for parts of it, and SQLite refuses NaN
     except ValueError:
         return None
     added = data.get("added") if isinstance(data, dict) else None
@@ -94,7 +99,10 @@ def add_fields(path: FilePath, container: str, add: Mapping[str, str]) -> None:
             record["added"] |= {field.name: "".join(block.values(field)) for field in encoded}
         if not record["added"]:
             raise WriteRefusedError(path, f"its {block.kind} tag has no place for tempo and key")
-        block.fields = [*fields, *block.encode(ADDED, [compact(record)])]
+        told = compact(record)
+        if len(told) > MAX_RECORD:
+            raise WriteRefusedError(path, "what stands there is too long to be recorded for undo")
+        block.fields = [*fields, *block.encode(ADDED, [told])]
         block.write(file)
 
 
