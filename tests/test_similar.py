@@ -329,6 +329,22 @@ def add(db, n, vector):
         return recording
 
 
+def test_a_file_that_is_forgotten_while_the_answer_is_made_is_left_out(library, maker, monkeypatch):
+    fill(library.db, made(n=20))
+    ask_pages(library.db, 1)
+    maker.wait()
+    first = ask_pages(library.db, 1).json()["tracks"][0]["id"]
+    real = neighbours.rows
+
+    async def without_the_first(*asked):
+        return [row for row in await real(*asked) if row["id"] != first]
+
+    monkeypatch.setattr(neighbours, "rows", without_the_first)
+    left = [track["id"] for track in ask_pages(library.db, 1).json()["tracks"]]
+    assert left
+    assert first not in left
+
+
 def test_the_first_question_is_answered_at_once_and_prepares_the_file(library, maker):
     fill(library.db, made())
     answer = ask_pages(library.db, 1)

@@ -107,6 +107,7 @@ def found(db, **wanted):
         ({"search": "deep_ness"}, {3}),
         ({"search": '" OR *'}, set()),
         ({"search": "AND"}, set()),
+        ({"search": "bet\0tw\0"}, {2}),
         ({"search": "nothing like it"}, set()),
     ],
 )

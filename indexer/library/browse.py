@@ -258,7 +258,7 @@ class Catalogue:
         found = self._searches.get(search)
         if found is None:
             found = np.ones(len(self.ids), bool)
-            for word in search.split()[:MAX_WORDS]:
+            for word in search.replace("\0", " ").split()[:MAX_WORDS]:  # SQLite would end the word there
                 found &= self._with_word(reader, word)
             if len(self._searches) >= KEPT_SEARCHES:
                 self._searches.clear()

@@ -176,7 +176,9 @@ async def similar_json(request: Any, datasette: Any) -> Any:
         ids,
     )
     more = {row["id"]: row for row in said}
-    shown = [{**more[track["id"]], **track, "path": printable(os.fsencode(track["path"]))} for track in found["tracks"]]
+    # A file that was forgotten since is left out.
+    kept = [track for track in found["tracks"] if track["id"] in more]
+    shown = [{**more[track["id"]], **track, "path": printable(os.fsencode(track["path"]))} for track in kept]
     return Response.json({"state": "ready", **found, "tracks": shown})
 
 
