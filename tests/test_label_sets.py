@@ -11,6 +11,7 @@ from indexer.config import load_settings
 from indexer.encoders.load import load_encoder
 from indexer.errors import ConfigError
 from indexer.heads.linear import LinearHead
+from indexer.library import listed
 from indexer.library.label_sets import set_heads, shown_sets
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
@@ -74,6 +75,15 @@ def test_a_column_of_a_set_comes_before_a_label_of_that_name(tmp_path):
         found = [column[0] for column in store.connection.execute("SELECT * FROM tracks").description]
     assert {"mood", "mood_confidence", "mood_decided", "mood score", "x", "s14_decided"} < {*found}
     assert len(found) == len({*found}) == len(TRACK_COLUMNS) + 2 + 3 * 16
+
+
+def test_a_set_may_have_the_name_of_a_word_of_sql(tmp_path):
+    names = ["case", "group", "order", "select"]
+    with Store(tmp_path / "library.db") as store:
+        store.use_sets(names)
+        found = [column[0] for column in store.connection.execute("SELECT * FROM tracks").description]
+        assert {*names} < {*found}
+        assert list(listed.by_set(store.connection, "order")) == []
 
 
 # ---- learning

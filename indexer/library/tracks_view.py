@@ -60,7 +60,8 @@ def tracks_view(labels: Sequence[str], sets: Sequence[str] = ()) -> str:
     """
     shown = [Shown.of(name, place) for place, name in enumerate(sets)]
     taken = {*TRACK_COLUMNS, *(column for one in shown for column in one.columns)}
-    beside = "".join(f",\n  {sql} AS {column}" for one in shown for column, sql in one.columns.items())
+    # Quoted: "order" and "group" name sets, too.
+    beside = "".join(f',\n  {sql} AS "{column}"' for one in shown for column, sql in one.columns.items())
     columns = ""
     for label in labels:
         name = label

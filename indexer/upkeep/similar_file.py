@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from indexer.analysis.analyser import Analysis
 from indexer.config import Settings
 from indexer.errors import FileError, ModelError, StoreError
-from indexer.files.tags.read import Tags
 from indexer.library.readonly import reading
 from indexer.library.registered import in_use_by
 from indexer.library.vectors import approximate
@@ -39,11 +37,9 @@ def similar_file(settings: Settings, file: Path, count: int = 10, *, mix: bool =
         if chosen is None or chosen.info.encoder_id != encoder["id"]:
             raise ModelError(f"{encoder['name']}, which embedded the library, is not the encoder in use here")
         with FileClassifier(settings, chosen) as heard:
-            tags = Tags.from_json(heard.worker.call("read_tags", exact)["tags"])
             fed = heard.feed(exact)
             if isinstance(fed, FileError):
                 raise fed
-            measured = Analysis.from_json(heard.worker.call("analyse", exact)["analysis"]).columns() if mix else {}
             try:
                 vector = np.concatenate([future.result().vector for future in fed.embedded]).astype(np.float32)
             except ValueError as e:
@@ -55,14 +51,13 @@ def similar_file(settings: Settings, file: Path, count: int = 10, *, mix: bool =
             parts = [open_directions(conn, settings.db, part) for part in parts_of(encoder)]
             ranking = ranked(parts, vector, NO_RECORDING)
         if mix:
-            of = mixable(measured, tags.bpm, tags.musical_key)
-            found = mixing(conn, ranking, of, count)
+            found = mixing(conn, ranking, mixable(fed.analysis.facts(), fed.tags.bpm, fed.tags.musical_key), count)
         else:
             found = {"tracks": list(islice(tracks_of(conn, ranking), count))}
     return {
         "path": printable(exact),
-        "title": tags.title,
-        "artist": tags.artist,
+        "title": fed.tags.title,
+        "artist": fed.tags.artist,
         "encoder": encoder["name"],
         **found,
         "elapsed_ms": round(1000 * (time.monotonic() - started), 1),

@@ -70,7 +70,7 @@ class Judgements(Database):
                 "INSERT INTO label_sets (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET in_use = 1",
                 [(name,) for name in names],
             )
-        self._refresh_view()
+            self._refresh_view()
 
     def use_set_head(self, name: str, head_id: str) -> None:
         """Make this the head that classifies for a label set."""
