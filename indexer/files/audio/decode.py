@@ -9,7 +9,7 @@ writes, starts threads or logs. Runs in a reader process. Every failure is a Rea
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,16 +22,13 @@ import soxr
 
 from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
+from indexer.files.audio.frames import Held, Tap, finite, mean
 from indexer.files.audio.payload.excerpt import Excerpt, excerpt
 from indexer.files.audio.payload.source import ByteSource, shorter
 from indexer.files.audio.payload.stated_end import missing_end
 from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, ends_in_zeros, last_page_is_cut
 
 AnyPath = str | bytes | os.PathLike[str]
-
-# (the mean of all channels (n,), the channels (channels, n), their rate in Hz), float32: is given the sound at its own
-# rate, at most one second at a time. The arrays are reused: the next samples overwrite them.
-Tap = Callable[[np.ndarray, np.ndarray, int], None]
 
 # Self-contained sound files only: a format that names other files (hls, concat, dash, sdp, ...), a device, raw samples
 # or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8, which ignores unknown ones.
@@ -44,7 +41,6 @@ _READ_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 12  # read at once to find the end of the sound, which needs a head and a tail
 _PROBE_PACKETS = 100  # decoded at most where the header, behind junk, does not tell the channels
 _PROBE_BYTES = 1 << 20  # enough for every sound file, and a limit for hostile ones
-_MIX_FRAMES = 1 << 16  # source frames mixed before resampling; also at most one second
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above: faster than DSD512 decoded
 
 # Real MP3s contain a few junk packets. Losing more than this share (and more than a few) is audible damage.
@@ -52,10 +48,6 @@ _MAX_BAD_SHARE, _MAX_BAD_FEW = 0.02, 8
 
 # What is there of a file that lost its end is heard if it is so long, or such a share of what the file states.
 _ENOUGH_S, _ENOUGH_SHARE = 30.0, 1 / 3
-
-# Full scale of FFmpeg's sample formats, without the p of the planar ones; u8 is centred on 128. 24 bits come in s32.
-_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
-_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 _EXACT = {"flac"}  # formats whose header states the number of samples, and whose frames tell their place
 _EXACT_S = 0.001
@@ -66,8 +58,6 @@ _LEAD_S = 1.0  # decoded and dropped before an excerpt: a lossy frame needs thos
 _FAR_S = 20.0  # a seek that ends so long before its place found no place near it
 _GAP_S = 0.1  # between where a frame should begin and where it says that it does
 _MIN_SHARE = 3  # a recording is so many times longer than its excerpts together, or decoding all of it is as fast
-
-_LOUDEST = 1e6  # times full scale; float files with unscaled 16-bit numbers stay below
 
 # Everything PyAV and FFmpeg are known to raise on bad input; FFmpegError covers its own tree.
 _FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError, TypeError)
@@ -222,10 +212,7 @@ def _excerpt(container: Any, stream: Any, start_s: float, seconds: float | None)
                 raise UnsafeToSeekError
             rate_hz = frame.sample_rate
             reached_s = at_s + frame.samples / rate_hz
-            channels, offset, scale = _channels(frame)
-            with np.errstate(all="ignore"):  # _finite sets NaN and infinity to 0
-                mono = (np.sum(channels, axis=0, dtype=np.float32) - np.float32(offset)) * np.float32(scale)
-            mono = _finite(np.asarray(mono))[max(0, round((start_s - at_s) * rate_hz)) :]
+            mono = mean(frame)[max(0, round((start_s - at_s) * rate_hz)) :]
             parts.append(mono)
             held += len(mono)
         if held and tally.bad:
@@ -268,9 +255,9 @@ def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[t
             rate_hz = _checked_rate(path, sound.samplerate)
             for block in libsndfile.samples(sound, frames):
                 with np.errstate(all="ignore"):
-                    mono = _finite(block.mean(axis=1))
+                    mono = finite(block.mean(axis=1))
                 if tap is not None:
-                    tap(mono, _finite(block.T), rate_hz)
+                    tap(mono, finite(block.T), rate_hz)
                 yield mono, rate_hz
                 frames += len(mono)
             _check_disk(path, file)
@@ -301,75 +288,27 @@ def _mixed(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[t
 
     The array is reused: the next frames overwrite it.
     """
-    buffer = np.empty(_MIX_FRAMES, np.float32)
-    apart = np.empty((0, 0), np.float32)  # the channels by themselves, for the tap
-    filled = rate_hz = limit = 0
-
-    def mixed() -> tuple[np.ndarray, int]:
-        mono = _finite(buffer[:filled])
-        if tap is not None:
-            tap(mono, _finite(apart[:, :filled]), rate_hz)
-        return mono, rate_hz
-
+    form: tuple[int, str, int] | None = None
+    held: Held | None = None
     for frame in _frames(path, tally):
-        channels, offset, scale = _channels(frame)
-        if frame.sample_rate != rate_hz or (tap is not None and len(channels) != len(apart)):
-            if filled:
-                yield mixed()
-            filled, rate_hz = 0, _checked_rate(path, frame.sample_rate)
-            limit = min(_MIX_FRAMES, rate_hz)
-            if tap is not None:
-                apart = np.empty((len(channels), limit), np.float32)
-        start = 0
-        while start < frame.samples:
-            n = min(limit - filled, frame.samples - start)
-            out = buffer[filled : filled + n]
-            with np.errstate(all="ignore"):  # _finite sets NaN and infinity to 0
-                np.copyto(out, channels[0][start : start + n], casting="unsafe")
-                for channel in channels[1:]:
-                    np.add(out, channel[start : start + n], out=out, casting="unsafe")
-                out -= offset
-                out *= scale
-                for row, channel in zip(apart, channels, strict=False):  # no row without a tap
-                    out = row[filled : filled + n]
-                    np.copyto(out, channel[start : start + n], casting="unsafe")
-                    out -= offset / len(channels)
-                    out *= scale * len(channels)
-            filled, start = filled + n, start + n
-            if filled == limit:
-                yield mixed()
-                filled = 0
-    if filled:
-        yield mixed()
+        now = frame.sample_rate, frame.format.name, frame.layout.nb_channels
+        if held is None or now != form:
+            if held and held.samples:
+                yield held.mixed(tap)
+            form, held = now, Held(_checked_rate(path, frame.sample_rate), *now[1:])
+        taken = 0
+        while taken < frame.samples:
+            taken += held.take(frame, taken)
+            if held.is_full:
+                yield held.mixed(tap)
+    if held and held.samples:
+        yield held.mixed(tap)
 
 
 def _checked_rate(path: AnyPath, rate_hz: int) -> int:
     if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
         raise ReadError(path, f"damaged: a sample rate of {rate_hz} Hz")
     return rate_hz
-
-
-def _channels(frame: Any) -> tuple[list[np.ndarray], float, float]:
-    """(a view of each channel's samples, the number to subtract from their sum, the factor for the sum)."""
-    name = frame.format.name
-    kind = name.removesuffix("p")
-    count = frame.layout.nb_channels
-    if kind not in _DTYPES or not count:
-        raise ValueError(f"samples of kind {name}")
-    if kind != name:
-        channels = [np.frombuffer(plane, _DTYPES[kind], frame.samples) for plane in frame.planes[:count]]
-    else:
-        packed = np.frombuffer(frame.planes[0], _DTYPES[kind], frame.samples * count).reshape(-1, count)
-        channels = list(packed.T)
-    return channels, 128.0 * count if kind == "u8" else 0.0, 1 / (_FULL_SCALE[kind] * count)
-
-
-def _finite(samples: np.ndarray) -> np.ndarray:
-    """Set NaN, infinity and absurdly large samples to 0 in place: one would spoil a whole unit of the encoder."""
-    sound = np.abs(samples) < _LOUDEST  # false for NaN
-    if not sound.all():
-        samples[~sound] = 0
-    return samples
 
 
 def _claimed_s(file: "_SoundFile", container: Any, stream: Any) -> float | None:
