@@ -127,8 +127,9 @@ class Settings:
     head: str | None = _doc("head to classify with: 'audioset', or a head file's path", default=None)
     device: Device = _doc("where the encoder runs", default="auto")
     precision: Precision = _doc(
-        "arithmetic of the encoder; auto: bf16 on a GPU, and on a CPU that multiplies it (AVX512_BF16, AMX) where that "
-        "is measured to be faster and its vectors agree, else fp32; int8 must be asked for",
+        "arithmetic of the encoder; auto: fp32 for a model with words; for others bf16 on a GPU, and on a CPU that "
+        "multiplies it (AVX512_BF16, AMX) where that is measured to be faster and its vectors agree, else fp32; int8 "
+        "must be asked for",
         default="auto",
     )
     units: Units = _doc(

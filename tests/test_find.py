@@ -52,7 +52,7 @@ def state(tmp_path_factory, template):
     cli.folder.mkdir()
     cli("models", "add", template[0], "--name", "clap")
     cli("models", "add", words.write_vocabulary(folder))
-    assert cli.json("scan", template[1], "--no-tags", "--precision", "fp32")["embedded"] == 3
+    assert cli.json("scan", template[1], "--no-tags")["embedded"] == 3
     return cli.folder
 
 
@@ -76,22 +76,57 @@ def quick(library, monkeypatch):
     return library
 
 
+def expected(state, bert, clips, *, unit_frames, pooling):
+    """By file the similarity to SAID, in float64 from the published facts alone; each word of it is a token."""
+    weights = {key: value for key, value in state.items() if key.startswith(("cls", "pos", "patch", "blocks", "norm"))}
+    of = {part: {key: value for key, value in state.items() if key.startswith(part)} for part in ("audio", "text_proj")}
+    ids = [words.TOKENS.index(token) for token in ("[CLS]", *SAID.split(), "[SEP]")]
+    text_vector = reference_m2d.text_vector(ids, bert, of["text_proj"], pooling)
+    return {
+        path: reference_m2d.audio_vector(samples, weights, of["audio"], unit_frames=unit_frames) @ text_vector
+        for path, samples in clips.items()
+    }
+
+
+def similarities(found):
+    assert [track["similarity"] for track in found] == sorted((t["similarity"] for t in found), reverse=True)
+    return {track["path"]: track["similarity"] for track in found}
+
+
 @needs_transformers
 def test_similarities_are_those_of_the_reference(library, template):
-    state = words.clap_2025()
-    audio = {key: value for key, value in state.items() if key.startswith("audio_proj.")}
-    weights = {key: value for key, value in state.items() if key.startswith(("cls", "pos", "patch", "blocks", "norm"))}
+    """At the precision that is chosen where none is asked for."""
+    bert = checkpoints.bert(len(words.TOKENS))
+    reference = expected(words.clap_2025(), bert, template[2], unit_frames=1001, pooling="first")
+    found = similarities(library.json("find", SAID))
+    assert found == pytest.approx(reference, abs=1e-4)
+    assert np.std(list(reference.values())) > 1e-3  # a mistake would show
     checkpoint = library.folder / "models" / "clap" / "model.safetensors"
     tower = text.BertTower(checkpoint, None, texts.place(texts.VOCABULARY, library.folder / "models"))
-    vector = tower.encode([SAID])[0].astype(np.float64)
-    found = library.json("find", SAID)
-    assert [track["similarity"] for track in found] == sorted((t["similarity"] for t in found), reverse=True)
-    for track in found:
-        expected = reference_m2d.audio_vector(template[2][track["path"]], weights, audio, unit_frames=1001) @ vector
-        assert track["similarity"] == pytest.approx(expected, abs=1e-4)
-    assert len(found) == 3
     kept, sentence = word_list.kept(inspect(checkpoint)), word_list.all_sentences()[5]
     assert kept[sentence] == pytest.approx(tower.encode([sentence])[0], abs=1e-5)
+
+
+@needs_transformers
+def test_similarities_of_the_earlier_layout_are_those_of_the_reference(tmp_path, template):
+    """From the published files: the checkpoint in its zip, GTE base's own folder, the vocabulary."""
+    import safetensors.numpy
+
+    bert, state = checkpoints.bert(len(words.TOKENS), seed=7), words.clap_2024()
+    cli = Cli(tmp_path / "state", None)
+    cli.folder.mkdir()
+    cli(
+        "models", "add", checkpoints.write_zip(tmp_path, checkpoints.published_state(state), name=checkpoints.NAME_CLAP)
+    )
+    (tmp_path / "gte-base").mkdir()
+    safetensors.numpy.save_file(bert, tmp_path / "gte-base" / "model.safetensors")
+    words.write_vocabulary(tmp_path / "gte-base")
+    cli("models", "add", tmp_path / "gte-base")
+    clips = {path: samples for path, samples in template[2].items() if "album" in path}
+    assert cli.json("scan", template[1] / "album", "--no-tags")["embedded"] == 2
+    reference = expected(state, bert, clips, unit_frames=608, pooling="mean")
+    assert similarities(cli.json("find", SAID)) == pytest.approx(reference, abs=1e-4)
+    assert np.std(list(reference.values())) > 1e-3
 
 
 def test_count_filters_and_playlist(quick, template, tmp_path):
@@ -155,15 +190,18 @@ def test_the_page_finds_listed_words_without_a_text_encoder(quick, template):
 
 def test_the_page_of_a_library_that_is_still_prepared_says_so(quick, monkeypatch):
     quick("models", "use", "clap")
+    quick.json("find", SAID)  # keeps the vectors of the listed words
+    listed = "/-/find.json?" + urlencode({"text": word_list.all_sentences()[0]})
+    shutil.rmtree(quick.folder / "vectors")
     go_on, opened = threading.Event(), neighbours.open_directions
     monkeypatch.setattr(neighbours, "maker", neighbours.Maker())
     monkeypatch.setattr(neighbours, "open_directions", lambda *asked: go_on.wait(20) and opened(*asked))
     monkeypatch.setattr("indexer.web.find.PATIENCE_S", 0.0)
     pages = Pages(quick.db, models=quick.folder / "models")
-    assert "ask again in a minute" in pages.get("/-/find.json?text=dub").json()["error"]
+    assert "ask again in a minute" in pages.get(listed).json()["error"]
     go_on.set()
     neighbours.maker.wait()
-    assert len(pages.json("/-/find.json?text=dub")["tracks"]) == 3
+    assert len(pages.json(listed)["tracks"]) == 3
 
 
 def test_a_model_that_has_embedded_nothing_says_so(quick):

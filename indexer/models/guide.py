@@ -61,7 +61,7 @@ KINDS = (
         "M2D with words",
         "NTT's",
         False,
-        122,
+        69,
         "search by words",
         ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "m2d_clap_vit_base-80x608p16x16-240128"),
     ),

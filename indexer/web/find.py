@@ -97,12 +97,13 @@ async def find(request: Any, datasette: Any) -> dict[str, Any]:
             return found
         if len(asked["text"]) > MAX_CHARACTERS:
             raise ModelError(f"a text of more than {MAX_CHARACTERS:,} characters: say it in fewer words")
-        vector = await _vectors(datasette, settings).of(model, cleaned(asked["text"]))
+        text = cleaned(asked["text"])
+        if not await ask(datasette, lambda conn: has_sounds(conn, model.words_id)):
+            raise StoreError(nothing_embedded(model.encoder.name))
+        vector = await _vectors(datasette, settings).of(model, text)
         below = os.fsencode(asked["path"]) if asked["path"] else None
 
         def nearest(conn: Any) -> list[dict[str, Any]] | None:
-            if not has_sounds(conn, model.words_id):
-                raise StoreError(nothing_embedded(model.encoder.name))
             sounds = neighbours.maker.newest(conn, settings.db, [model.words_id])
             if sounds is None:
                 return None

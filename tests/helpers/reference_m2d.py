@@ -141,6 +141,38 @@ def audio_vector(samples, state, projector, *, unit_frames, rate=16_000):
     return y / np.sqrt(y @ y)
 
 
+def text_vector(ids, bert, text_proj, pooling):
+    """The vector of length one of a text's tokens by BERT and the layers after it; ``pooling``: first or mean."""
+    w = {key: value.astype(np.float64) for key, value in (bert | text_proj).items()}
+
+    def norm(x, name):
+        return layer_norm(x, w[f"{name}.LayerNorm.weight"], w[f"{name}.LayerNorm.bias"], 1e-12)
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    parts = [w[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")]
+    x = norm(parts[0][ids] + parts[1][: len(ids)] + parts[2][0], "embeddings")
+    for i in range(1 + max(int(key.split(".")[2]) for key in w if key.startswith("encoder.layer."))):
+        layer = f"encoder.layer.{i}"
+        q, k, v = (linear(x, f"{layer}.attention.self.{name}") for name in ("query", "key", "value"))
+        heads = []
+        for part in np.split(np.arange(x.shape[1]), x.shape[1] // 64):
+            scores = q[:, part] @ k[:, part].T / 8  # sqrt(64)
+            scores = np.exp(scores - scores.max(1, keepdims=True))
+            heads.append(scores / scores.sum(1, keepdims=True) @ v[:, part])
+        x = norm(
+            x + linear(np.concatenate(heads, axis=1), f"{layer}.attention.output.dense"), f"{layer}.attention.output"
+        )
+        x = norm(x + linear(gelu(linear(x, f"{layer}.intermediate.dense")), f"{layer}.output.dense"), f"{layer}.output")
+    y = x[0] if pooling == "first" else x.mean(0)
+    if "text_proj.0.weight" in w:
+        y = linear(np.maximum(0, linear(y, "text_proj.0")), "text_proj.2")
+    else:
+        y = linear(y, "text_proj")
+    return y / np.sqrt(y @ y)
+
+
 def semantic(tokens, w):
     """A token before all others, ordinary pre-norm blocks with one head, the norm of the first token."""
     x = np.concatenate([w["sem_token"][0], tokens])

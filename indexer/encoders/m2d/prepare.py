@@ -44,7 +44,7 @@ def prepare(path: Path, progress: Progress) -> None:
 
 
 def fastest(info: CheckpointInfo) -> str:
-    """The precision that was measured to be the fastest here, of those whose vectors are those of fp32."""
+    """The precision that was measured to be the fastest here, of those whose track vectors are those of fp32."""
     candidates = [precision for precision in ("fp32", "bf16") if openvino.serves(precision)]
     if len(candidates) == 1:
         return candidates[0]
