@@ -9,7 +9,10 @@ import pytest
 
 from indexer.config import Settings
 from indexer.files.audio.decode import UnsafeToSeekError, decode, excerpts
+from indexer.files.audio.identity import Stat
 from indexer.heads import decide
+from indexer.library.store import Store
+from indexer.library.summary import status
 from indexer.listen import embedder
 from indexer.scan import pace
 from indexer.scan.run import Scan
@@ -247,3 +250,18 @@ def test_the_pages_mark_what_is_heard_roughly(quick_cli, music):
     assert "heard roughly so far" in pages.get("/library/tracks/1").text
     assert "5 heard roughly so far" in pages.get("/").text
     assert pages.get("/-/overview.json").json()["rough"] == 5
+
+
+def test_what_another_encoder_heard_roughly_is_not_counted(tmp_path):
+    db = tmp_path / "library.db"
+    with Store(db) as store:
+        recording = store.recording("0" * 64, codec="mp3", sample_rate_hz=1, channels=1, duration_s=1.0)
+        store.put_file(b"/m/a.mp3", Stat(1, 1, 1, 1), root_id=None, state="ready", recording_id=recording)
+        for encoder, is_rough in (("former", True), ("new", False)):
+            store.put_encoder(encoder, name=encoder, width=1, unit_s=1.0)
+            store.put_embedding(recording, encoder, b"\0\0", 1, rough=is_rough)
+        store.use_encoder("new")
+    assert status(Settings(db=db))["rough"] == Pages(db).json("/-/overview.json")["rough"] == 0
+    with Store(db) as store:
+        store.use_encoder("former")
+    assert status(Settings(db=db))["rough"] == Pages(db).json("/-/overview.json")["rough"] == 1

@@ -506,6 +506,7 @@ def test_a_file_outside_the_library_has_neighbours_too(cli, tmp_path, joined):
     assert found["tracks"][0]["path"] == str(folder / "2.wav")
     assert found["tracks"][0]["similarity"] > 0.999
     assert [track["path"] for track in found["tracks"][1:]] == [track["path"] for track in inside["tracks"][:2]]
+    assert cli.json("similar", outside, "--mix")["mix"].keys() == {"tempo_bpm", "key", "key_name", "missing", "unknown"}
     assert cli.json("status") == before
     (tmp_path / "none.mp3").write_bytes(b"nothing")
     assert "none.mp3: not audio: it looks like text" in cli("similar", tmp_path / "none.mp3", code=1).stderr

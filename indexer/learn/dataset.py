@@ -239,7 +239,7 @@ def _encoders(reader: Reader, settings: Settings) -> tuple[list[RegisteredEncode
             name = chosen.info.name if chosen else "any encoder"
             raise ModelError(f"the library holds no embeddings by {name}: run `indexer scan` with it first")
     else:
-        wanted = list(main.joins or (main.id,))
+        wanted = list(main.parts)
     others = [
         one
         for one in registered.values()

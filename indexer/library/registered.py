@@ -1,10 +1,11 @@
 """The encoders and heads that the library has registered, and which of them it uses. Reads only."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.library.readonly import Reader, reading
+from indexer.library.readonly import Reader, Row, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class RegisteredEncoder:
     joins: tuple[str, ...]  # ids of the encoders that it joins; empty for a single encoder
     in_use: bool
     words_of: str | None  # id of the encoder whose audio vectors these are; None: its own vectors
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Ids of the encoders that it joins; its own where it joins none."""
+        return self.joins or (self.id,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +73,33 @@ class InUse:
 NOTHING_IN_USE = InUse()
 
 
+_ENCODERS = "SELECT id, name, width, unit_s, parts, in_use, words_of FROM encoders e"
+
+
 def encoders(reader: Reader) -> list[RegisteredEncoder]:
     """Every encoder, by id."""
-    return [
-        RegisteredEncoder(
-            row["id"],
-            row["name"],
-            row["width"],
-            row["unit_s"],
-            _ids(row["parts"]),
-            bool(row["in_use"]),
-            row["words_of"],
-        )
-        for row in reader.execute("SELECT id, name, width, unit_s, parts, in_use, words_of FROM encoders ORDER BY id")
-    ]
+    return [_encoder(row) for row in reader.execute(f"{_ENCODERS} ORDER BY id")]
+
+
+def main_encoder(reader: Reader) -> RegisteredEncoder | None:
+    """The encoder in use; where none is, scans have used the built-in one: the one that has embeddings."""
+    row = reader.execute(
+        f"{_ENCODERS} WHERE words_of IS NULL ORDER BY in_use DESC, EXISTS (SELECT 1 FROM embeddings b"
+        " WHERE b.encoder_id = e.id) DESC, id LIMIT 1"
+    ).fetchone()
+    return _encoder(row) if row else None
+
+
+def _encoder(row: Row) -> RegisteredEncoder:
+    return RegisteredEncoder(
+        row["id"],
+        row["name"],
+        row["width"],
+        row["unit_s"],
+        _ids(row["parts"]),
+        bool(row["in_use"]),
+        row["words_of"],
+    )
 
 
 def heads(reader: Reader) -> list[RegisteredHead]:
@@ -151,6 +170,17 @@ def unclassified(reader: Reader, head_id: str, encoder_id: str) -> int:
         " (SELECT 1 FROM predictions p WHERE p.head_id = ? AND p.recording_id = e.recording_id) AND EXISTS"
         " (SELECT 1 FROM files f WHERE f.recording_id = e.recording_id AND f.state = 'ready')",
         (encoder_id, head_id),
+    )
+    return int(row["n"])
+
+
+def heard_roughly(reader: Reader, encoder_ids: Sequence[str]) -> int:
+    """How many recordings of readable files one of these encoders has heard only roughly."""
+    (row,) = reader.execute(
+        "SELECT count(DISTINCT e.recording_id) AS n FROM embeddings e WHERE e.rough AND e.encoder_id IN"
+        " (SELECT value FROM json_each(?)) AND EXISTS (SELECT 1 FROM files f WHERE f.recording_id = e.recording_id"
+        " AND f.state = 'ready')",
+        (json.dumps(encoder_ids),),
     )
     return int(row["n"])
 

@@ -14,7 +14,7 @@ from typing import Any
 from indexer.config import Settings
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
-from indexer.library.registered import unclassified_by_head_in_use
+from indexer.library.registered import heard_roughly, main_encoder, unclassified_by_head_in_use
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS
@@ -47,12 +47,8 @@ def status(settings: Settings) -> dict[str, Any]:
         found = rows(sql, *values)
         return found[0] if found else None
 
-    # When none is in use, scans have used the built-in one: the one that has embeddings.
-    encoder = one(
-        "SELECT name, id, parts FROM encoders e WHERE words_of IS NULL ORDER BY in_use DESC, EXISTS (SELECT 1 FROM"
-        " embeddings b WHERE b.encoder_id = e.id) DESC, id LIMIT 1"
-    )
-    parts = json.loads(encoder.pop("parts") or "null") or [encoder["id"]] if encoder else []
+    encoder = main_encoder(conn)
+    parts = encoder.parts if encoder else ()
     last = one("SELECT state, started_at, finished_at, summary FROM runs ORDER BY id DESC LIMIT 1")
     if last:
         last = as_it_ended(last, db)
@@ -79,14 +75,8 @@ def status(settings: Settings) -> dict[str, Any]:
             ),
             default=0,
         ),
-        "rough": _count(
-            one(
-                f"SELECT count(*) AS n FROM ({_HELD}) h WHERE h.recording_id IN (SELECT recording_id FROM embeddings"
-                " WHERE rough AND encoder_id IN (SELECT value FROM json_each(?)))",
-                json.dumps(parts),
-            )
-        ),
-        "encoder": encoder,
+        "rough": heard_roughly(conn, parts),
+        "encoder": {"name": encoder.name, "id": encoder.id} if encoder else None,
         "head": one(
             "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id ="
             " heads.id LIMIT 1), threshold) "

@@ -24,6 +24,7 @@ from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.heads.electronic import Ear
 from indexer.library.lock import library_lock
+from indexer.library.registered import heard_roughly
 from indexer.library.store import Store
 from indexer.library.vectors import approximate, projection, same_sound
 from indexer.listen.executor import Executor
@@ -226,7 +227,7 @@ class Scan:
         result, encoders = live.result, [part.encoder_id for part in chosen.info.parts]
         until_s = self._refine_until_s
         if until_s is None:  # not counted: perhaps a single file of a large library is worked on
-            result.rough_left = result.counts.rough if result.named else store.rough_count(encoders)
+            result.rough_left = result.counts.rough if result.named else heard_roughly(store.connection, encoders)
             return
         if not result.interrupted:
             files, size_bytes = store.spool_rough(targets, encoders)
@@ -237,7 +238,7 @@ class Scan:
                 some: Iterator[Item] = chain([first], islice(rough, SLICE - 1))
                 result.interrupted = not pipeline.run(self._work(store, some, result))
                 self._place(store, chosen)
-        result.rough_left = store.rough_count(encoders)
+        result.rough_left = heard_roughly(store.connection, encoders)
 
     def _executor(self, chosen: Chosen | None, targets: Sequence[bytes]) -> Executor | None:
         """Where the heavy steps run; None: here."""

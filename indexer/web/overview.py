@@ -9,7 +9,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from indexer.library.registered import unclassified_by_head_in_use
+from indexer.library.registered import heard_roughly, main_encoder, unclassified_by_head_in_use
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.summary import as_it_ended
 from indexer.library.tracks_view import DEFAULT_LABELS
@@ -53,12 +53,11 @@ _COUNTS = {
     "totals": _TOTALS,
     "states": f"SELECT {SHOWN_STATE} AS shown, count(*) AS n FROM files GROUP BY shown",
     "truncated": f"SELECT count(*) AS n FROM files f WHERE {TRUNCATED}",
-    "rough": "SELECT count(DISTINCT recording_id) AS n FROM embeddings WHERE rough",
 }
 
 
 async def _counts(datasette: Any) -> dict[str, Any]:
-    """Rows of {genres, totals, states, truncated}, and the numbers {unwritten, unclassified}.
+    """Rows of {genres, totals, states, truncated}, and the numbers {rough, unwritten, unclassified}.
 
     One request at a time asks, without a limit of time.
     """
@@ -67,8 +66,10 @@ async def _counts(datasette: Any) -> dict[str, Any]:
 
     def count(conn: Any) -> dict[str, Any]:
         found = {name: [dict(row) for row in conn.execute(sql)] for name, sql in _COUNTS.items()}
+        encoder = main_encoder(conn)
         return {
             **found,
+            "rough": heard_roughly(conn, encoder.parts) if encoder else 0,
             "unwritten": count_unwritten(conn, settings),
             "unclassified": unclassified_by_head_in_use(conn),
         }
@@ -112,7 +113,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "files": sum(states.values()),
         "states": states,
         "truncated": counts["truncated"][0]["n"],
-        "rough": counts["rough"][0]["n"],
+        "rough": counts["rough"],
         "recordings": totals["recordings"],
         "hours": round(totals["hours"] or 0, 1),
         "artists": totals["artists"],

@@ -168,17 +168,6 @@ class Backlog(Database):
                 yield row["file_id"]
             last = page[-1]["id"]
 
-    def rough_count(self, encoder_ids: Sequence[str]) -> int:
-        """How many recordings of readable files one of these encoders has heard only roughly."""
-        row = self._one(
-            "SELECT count(DISTINCT e.recording_id) AS n FROM embeddings e WHERE e.rough AND e.encoder_id IN"
-            f" ({', '.join('?' * len(encoder_ids))}) AND EXISTS (SELECT 1 FROM files f WHERE"
-            " f.recording_id = e.recording_id AND f.state = 'ready')",
-            encoder_ids,
-        )
-        assert row is not None
-        return int(row["n"])
-
     def unheard_count(self, ears: Sequence[str], encoder_id: str) -> int:
         """How many recordings ``unheard`` yields."""
         row = self._one(f"SELECT count(*) AS n {_unheard(ears)}", (encoder_id, 0, *ears))
