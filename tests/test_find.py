@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import socket
 import threading
 from urllib.parse import urlencode
 
@@ -108,8 +109,9 @@ def test_similarities_are_those_of_the_reference(library, template):
 
 
 @needs_transformers
-def test_similarities_of_the_earlier_layout_are_those_of_the_reference(tmp_path, template):
-    """From the published files: the checkpoint in its zip, GTE base's own folder, the vocabulary."""
+def test_similarities_of_the_earlier_layout_are_those_of_the_reference(tmp_path, template, monkeypatch):
+    """From the published files: the checkpoint in its zip, GTE base's own folder, the vocabulary; without a network."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("used the network"))
     import safetensors.numpy
 
     bert, state = checkpoints.bert(len(words.TOKENS), seed=7), words.clap_2024()
