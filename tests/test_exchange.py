@@ -22,7 +22,7 @@ from indexer.library.store import Store
 from tests.helpers.pages import id_of
 from tests.helpers.peak import begin_peak, peak_bytes
 
-LONG = "é" * 125 + ".mp3"  # 254 bytes
+LONG = "é" * 125 + "x.mp3"  # 255 bytes, as many as a name can have
 ODD = {
     "a & b <c> \"d\" 'e'.mp3": "quotes & more",
     "100 % #1 + ?x=y;z.flac": "Γειά σου ☃ 🎵",

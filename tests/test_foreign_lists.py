@@ -207,8 +207,14 @@ def test_what_cannot_be_read_ends_in_one_line(worker, tmp_path, name, content, s
 
 def test_what_is_no_file_is_not_opened(worker, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.m3u8")
-    for name in ("pipe.m3u8", "none.xml"):
-        with pytest.raises(ConfigError, match="no such file"):
+    (tmp_path / "empty").mkdir()
+    for name, said in (
+        ("pipe.m3u8", "is neither a file nor a folder"),
+        ("none.xml", "no such file or folder"),
+        ("none", "no such file or folder"),
+        ("empty", "holds no playlist that is known here"),
+    ):
+        with pytest.raises(ConfigError, match=said):
             read_lists.read([tmp_path / name], worker)
     monkeypatch.setattr(read_lists, "SHOWN_PROBLEMS", 1)
     write(tmp_path / "bad.xml", "")
@@ -384,4 +390,7 @@ def test_train_learns_from_playlists(labelled_library, tmp_path):
     assert "playlists come after --playlists" in with_tags("train", lists[0], code=2).stderr
     write(tmp_path / "nothing.m3u8", "/nowhere/x.mp3\n")
     nothing = with_tags("train", "--playlists", tmp_path / "nothing.m3u8", code=2)
-    assert "of 1 entries of the playlists 0 are tracks of the library" in nothing.stderr
+    assert "of 1 entries of the playlists 0 are tracks of the library, /nowhere/x.mp3 for" in nothing.stderr
+    write(tmp_path / "lists" / "bad.xml", BOMB)
+    nothing = with_tags("train", "--playlists", tmp_path / "lists", "--map", "/nothing=F:", code=2)
+    assert "--map /nothing=F: fits none of them; 1 could not be read: " in nothing.stderr

@@ -35,6 +35,7 @@ def read(paths: Sequence[Path], worker: Worker) -> ReadLists:
             lists, left = _read_file(path, worker, left)
             _add(found, lists)
             continue
+        named = found.files + found.unread
         for file in _files_below(path):
             above = file.parent.relative_to(path).parts if file.suffix.lower() in (".m3u8", ".m3u") else ()
             try:
@@ -45,6 +46,8 @@ def read(paths: Sequence[Path], worker: Worker) -> ReadLists:
                     found.problems.append(str(e))
                 continue
             _add(found, lists, (path.resolve().name, *above))
+        if found.files + found.unread == named:
+            raise ConfigError(f"{path}: holds no playlist that is known here: {', '.join(FORMATS)}")
     return found
 
 
@@ -54,10 +57,10 @@ def _add(found: ReadLists, lists: list[ForeignList], above: tuple[str, ...] = ()
 
 
 def _read_file(path: Path, worker: Worker, left: Left) -> tuple[list[ForeignList], Left]:
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path}: {'is neither a file nor a folder' if path.exists() else 'no such file or folder'}")
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path}: is no playlist that is known here: {', '.join(FORMATS)}, or a folder of them")
-    if not path.is_file():  # a pipe would be waited for
-        raise ConfigError(f"{path}: no such file or folder")
     try:
         return worker.playlists(os.fsencode(path), left)
     except LimitError as e:  # its reason is that of a file of sound

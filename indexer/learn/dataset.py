@@ -290,8 +290,12 @@ def _not_understood(labels: Labels) -> str:
     texts = [f'"{escaped(text)}"' for values in labels.unmapped.values() for text in list(values)[:4]]
     hint = f"; not understood, [aliases] can map them: {', '.join(texts)}" if texts else ""
     if labels.playlists:
-        found = labels.playlists["by_path"] + labels.playlists["by_name"]
-        hint += f"; of {labels.playlists['entries']:,} entries of the playlists {found:,} are tracks of the library"
+        told = labels.playlists
+        found = told["by_path"] + told["by_name"]
+        hint += f"; of {told['entries']:,} entries of the playlists {found:,} are tracks of the library"
+        hint += f", {told['examples'][0]} for example is not" if told["examples"] else ""
+        hint += f"; --map {told['unused_maps'][0]} fits none of them" if told["unused_maps"] else ""
+        hint += f"; {told['unread']:,} could not be read: {told['problems'][0]}" if told["unread"] else ""
     return hint
 
 
