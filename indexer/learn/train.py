@@ -5,7 +5,6 @@ once there are enough labels.
 """
 
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.config import Settings
-from indexer.errors import ConfigError, ModelError
+from indexer.errors import ConfigError
 from indexer.heads.electronic import acoustic_labels
 from indexer.heads.linear import LinearHead
-from indexer.heads.load import load_head
+from indexer.learn import head_files
 from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelRequest, collect
-from indexer.learn.words import HEADS_FOLDER, guessed
+from indexer.learn.words import guessed
 from indexer.library.facts import electronic
 from indexer.library.lock import library_lock
 from indexer.library.store import Store
@@ -63,10 +62,7 @@ class Request:
         """Raise ConfigError for options that cannot be used."""
         self.labels.check()
         check_numbers(self.seed, self.epochs, self.target_precision)
-        if self.name is not None and not re.fullmatch(r"\w[\w .+-]{0,99}", self.name):
-            raise ConfigError(
-                f"--name: '{self.name}' must be letters, digits, space, '.', '+', '-' and '_' (at most 100)"
-            )
+        head_files.check_name(self.name)
 
 
 def check_numbers(seed: int, epochs: int, target_precision: float) -> None:
@@ -107,9 +103,9 @@ def train(
     request.check()
     with library_lock(settings.db), Store(settings.db) as store:
         store.use_sets(list(settings.label_sets))
-        folder = settings.db.absolute().parent / HEADS_FOLDER
-        if request.name and (folder / f"{request.name}.safetensors").exists():
-            raise ConfigError(f"--name: there is a head '{request.name}' already; choose another name")
+        folder = head_files.folder_of(settings)
+        if request.name:
+            head_files.refuse_taken(folder, request.name)
         dataset = collect(store.connection, settings, request.labels)
         dataset = replace(dataset, features=[*dataset.features, *guessed(store.connection, dataset)])
         learned, options = _learn(settings, request, dataset, folder, on_step)
@@ -148,10 +144,6 @@ def _learn(
     about: dict[str, Any] = {"sources": list(request.labels.chosen())}
     if request.labels.label_set:
         about["label_set"] = request.labels.label_set
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise ModelError(f"cannot make {folder}: {e.strerror}") from e
     learned = []
     for features in dataset.features:
         data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)
@@ -189,25 +181,14 @@ def _of_audio_vectors(head: LinearHead, begun: LinearHead, dataset: Dataset, see
 
 def _save(store: Store, trained: "Trained", folder: Path, request: Request) -> tuple["Trained", Path]:
     """Save the head under its name or the first free one; a head that equals a saved one keeps that file."""
-    base = request.base_name
-    known = store.head(trained.head.id)
-    if known is not None and not request.name and _same_file(known["source"], trained.head.id):
-        return replace(trained, head=replace(trained.head, name=known["name"])), Path(known["source"])
-    number = 1
-    while (folder / f"{base}.safetensors").exists():
-        number += 1
-        base = f"{request.base_name}-{number}"
-    trained = replace(trained, head=replace(trained.head, name=base))
-    path = folder / f"{base}.safetensors"
+    known = None if request.name else head_files.known(store, trained.head.id)
+    if known is not None:
+        name, path = known
+        return replace(trained, head=replace(trained.head, name=name)), path
+    path = head_files.free(folder, request.base_name)
+    trained = replace(trained, head=replace(trained.head, name=path.stem))
     trained.head.save(path)
     return trained, path
-
-
-def _same_file(source: str | None, head_id: str) -> bool:
-    try:
-        return bool(source) and load_head(Path(source or "")).id == head_id
-    except ModelError:
-        return False
 
 
 def _put_in_use(store: Store, best: _Learned, path: Path, label_set: str | None) -> None:

@@ -4,7 +4,6 @@ It is a first guess and never decides (see heads/decide.py). Once there are labe
 with it: a head then learns from its few logits instead of from hundreds of numbers, so few labels move it.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from indexer.errors import ConfigError, ModelError
 from indexer.heads.head import BY_WORDS
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
+from indexer.learn import head_files
 from indexer.learn.dataset import Dataset, Features
 from indexer.library.lock import library_lock
 from indexer.library.readonly import Reader
@@ -28,7 +28,7 @@ from indexer.models.choice import choose, register
 from indexer.models.words import Texts, model_with_words
 from indexer.wording import escaped
 
-NAME, HEADS_FOLDER = "words", "heads"  # the folder lies beside the database
+NAME = "words"
 # M2D-CLAP learned from captions like the first.
 TEMPLATES = ("The sound of {} music.", "{} music.", "This is a {} track.")
 # Of the softmax over cosines. No label was there to choose it, so it is a guess: the head is not to be sure of itself.
@@ -54,9 +54,7 @@ def train_by_words(
     of it is missing, StoreError or LockedError.
     """
     started = time.monotonic()
-    base = name or NAME
-    if not re.fullmatch(r"\w[\w .+-]{0,99}", base):
-        raise ConfigError(f"--name: '{base}' must be letters, digits, space, '.', '+', '-' and '_' (at most 100)")
+    head_files.check_name(name)
     said = sentences(settings.words)
     if any(len(of_genre) > MAX_SENTENCES for of_genre in said.values()):
         raise ConfigError(f"words: at most {MAX_SENTENCES} sentences a genre")
@@ -68,8 +66,10 @@ def train_by_words(
         bounds = np.cumsum([len(of_genre) for of_genre in said.values()])[:-1]
         means = np.stack([part.mean(axis=0) for part in np.split(vectors, bounds)])  # (labels, words)
         weight = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12) / TEMPERATURE
-        folder = settings.db.absolute().parent / HEADS_FOLDER
-        path = _free(folder, base, taken_is_error=name is not None)
+        folder = head_files.folder_of(settings)
+        if name is not None:
+            head_files.refuse_taken(folder, name)
+        path = head_files.free(folder, name or NAME)
         head = LinearHead(
             path.stem,
             model.words_id,
@@ -80,10 +80,9 @@ def train_by_words(
             by_words=True,
             training={"words": said, "temperature": TEMPERATURE},
         )
-        known = store.head(head.id)
-        if known is not None and name is None and _is_kept(known["source"], head.id):
-            path = Path(known["source"])
-            head = replace(head, name=known["name"])
+        known = None if name else head_files.known(store, head.id)
+        if known is not None:
+            head, path = replace(head, name=known[0]), known[1]
         else:
             head.save(path)
         chosen = choose(replace(settings, head=str(path)), library)
@@ -104,28 +103,6 @@ def train_by_words(
         "notes": notes,
         "elapsed_s": round(time.monotonic() - started, 3),
     }
-
-
-def _free(folder: Path, base: str, *, taken_is_error: bool) -> Path:
-    """A path for the head that no other has."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise ModelError(f"cannot make {folder}: {e.strerror}") from e
-    path, number = folder / f"{base}.safetensors", 1
-    if path.exists() and taken_is_error:
-        raise ConfigError(f"--name: there is a head '{base}' already; choose another name")
-    while path.exists():
-        number += 1
-        path = folder / f"{base}-{number}.safetensors"
-    return path
-
-
-def _is_kept(source: str | None, head_id: str) -> bool:
-    try:
-        return bool(source) and load_head(Path(source or "")).id == head_id
-    except ModelError:
-        return False
 
 
 def report(found: dict[str, Any]) -> str:
