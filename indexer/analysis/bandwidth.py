@@ -78,11 +78,13 @@ class BandwidthMeter:
         spectra = np.fft.rfft(frames * self._window)[:, : self._bands * _BAND_BINS]
         power = np.square(spectra.real) + np.square(spectra.imag)
         power = power.reshape(len(frames), self._bands, _BAND_BINS).sum(axis=2) / np.sum(self._window) ** 2
-        for level in 10 * np.log10(np.maximum(power, _LOWEST)):
-            self._mean_sum += level
-            self._heard += 1
-            np.maximum(self._loudest, level, out=self._loudest)
-            self._in_group += 1
+        levels = 10 * np.log10(np.maximum(power, _LOWEST))
+        self._mean_sum += levels.sum(axis=0, dtype=np.float64)
+        self._heard += len(levels)
+        while len(levels):
+            some, levels = np.split(levels, [_GROUP_FRAMES - self._in_group])
+            np.maximum(self._loudest, some.max(axis=0), out=self._loudest)
+            self._in_group += len(some)
             if self._in_group == _GROUP_FRAMES:
                 self._loud_sum += self._loudest
                 self._groups, self._in_group = self._groups + 1, 0
@@ -95,7 +97,7 @@ class BandwidthMeter:
         mean, loud = self._mean_sum / self._heard, self._loud_sum / self._groups
         # Content that is rare shows in the loud moments; decoded MP3s that clip show their edge in the mean.
         edge_db, edge_hz = max(self._edge(mean), self._edge(loud))
-        smooth = np.array([np.median(loud[max(0, band - 2) : band + 3]) for band in range(self._bands)])
+        smooth = _median_of_five(loud)
         noise_db = float(np.clip(smooth.min(), *_NOISE_DB))
         content = np.flatnonzero(smooth > noise_db + _ABOVE_NOISE_DB)
         end_hz = (content[-1] + 1) * self._band_hz if len(content) else 0.0
@@ -111,9 +113,23 @@ class BandwidthMeter:
         """(fall in dB, frequency in Hz) of the steepest fall: from the usual level below to the highest one above."""
         gap, side = round(_GAP_HZ / self._band_hz), round(_SIDE_HZ / self._band_hz)
         first = max(side, round(_LOWEST_EDGE_HZ / self._band_hz))
-        falls = [
-            (float(np.median(level[band - side : band - gap]) - level[band + gap + 1 : band + side].max()), band)
-            for band in range(first, self._bands - side)
-        ]
-        fall, band = max(falls, default=(0.0, 0))
-        return fall, float(band * self._band_hz)
+        below = np.median(_windows(level, side - gap), axis=1)[first - side :]
+        above = _windows(level, side - gap - 1).max(axis=1)[first + gap + 1 :]
+        count = self._bands - side - first
+        falls = below[:count] - above[:count]
+        if count <= 0:
+            return 0.0, 0.0
+        at = count - 1 - int(np.argmax(falls[::-1]))
+        return float(falls[at]), float((first + at) * self._band_hz)
+
+
+def _windows(values: np.ndarray, length: int) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(values, length)
+
+
+def _median_of_five(values: np.ndarray) -> np.ndarray:
+    """Of each value (n,) and the two on either side; at the ends, of those that there are."""
+    ordered = np.sort(_windows(np.pad(values, 2, constant_values=np.inf), 5), axis=1)
+    there = np.isfinite(ordered).sum(axis=1)
+    rows = np.arange(len(values))
+    return np.asarray((ordered[rows, (there - 1) // 2] + ordered[rows, there // 2]) / 2)

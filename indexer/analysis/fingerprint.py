@@ -5,7 +5,9 @@ volume, an encoding or a filter hardly changes them; other music agrees in half 
 Kalker: A highly robust audio fingerprinting system, ISMIR 2002, made coarse. Error rates: docs/dj.md.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ _CELL = _FRAMES_PER_S // WORDS_PER_S  # frames from one word to the next
 _SPAN = WORDS_PER_S  # words in a second, over which energies are added up
 _BITS = 16
 _LOWEST_HZ, _HIGHEST_HZ = 200.0, 4_000.0
+_LEAST_RATE_HZ = 10_000  # to which the sound is thinned: nothing above _HIGHEST_HZ counts
 _COMPRESSION = 0.25  # of power: near loudness
 _QUIET = 1e-6  # mean square (-60 dB) of the loudest part up to which a word says nothing
 _STEADY = 1e-4  # of the level: movements as weak as this are rounding
@@ -56,7 +59,10 @@ class Alignment:
 class FingerprintMeter:
     """Adds up the compressed energies of 17 bands in each quarter of a second."""
 
-    def __init__(self, rate_hz: int) -> None:
+    def __init__(self, rate_hz: float) -> None:
+        factor = 1 << max(0, int(math.log2(rate_hz / _LEAST_RATE_HZ)))
+        self._thinner: Any = None if factor == 1 else _thinner(rate_hz, factor)
+        rate_hz /= factor
         self._step = round(rate_hz / _FRAMES_PER_S)
         self._fft = 1 << (2 * self._step - 1).bit_length()
         self._window = np.hanning(2 * self._step).astype(np.float32)
@@ -69,6 +75,10 @@ class FingerprintMeter:
         """Take (n,) mono float32 samples."""
         if len(self._levels) >= MOST_S * _FRAMES_PER_S:
             return
+        self._hear(samples if self._thinner is None else self._thinner.resample_chunk(samples))
+
+    def _hear(self, samples: np.ndarray) -> None:
+        """Take thinned samples."""
         joined = np.concatenate([self._rest, samples])
         steps = max(0, len(joined) // self._step - 1)
         self._rest = joined[steps * self._step :].copy()
@@ -83,6 +93,8 @@ class FingerprintMeter:
 
     def finish(self) -> Fingerprint | None:
         """None for silence, steady sound, and less than ten seconds."""
+        if self._thinner is not None:
+            self._hear(self._thinner.resample_chunk(np.empty(0, np.float32), last=True))
         levels = np.array(self._levels[: int(MOST_S * _FRAMES_PER_S)], np.float64)
         count = len(levels) // _CELL - 2 * _SPAN
         if count < LEAST_WORDS:
@@ -97,6 +109,13 @@ class FingerprintMeter:
         if says.sum() < LEAST_WORDS:
             return None
         return Fingerprint(tuple(np.where(says, words, 0).tolist()))
+
+
+def _thinner(rate_hz: float, factor: int) -> Any:
+    """A stream of mono float32 at a whole fraction of the rate; soxr is imported here, in the reader process."""
+    import soxr
+
+    return soxr.ResampleStream(rate_hz, rate_hz / factor, 1, dtype="float32", quality="HQ")
 
 
 def aligned(one: np.ndarray, other: np.ndarray, most_shift_s: float) -> Alignment | None:

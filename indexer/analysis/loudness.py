@@ -54,10 +54,11 @@ class LoudnessMeter:
         layout = _LAYOUTS.get(len(samples))
         if layout is None or not samples.shape[1]:
             return
+        kind = "flt" if len(samples) == 8 else "fltp"  # PyAV cannot fill 8 planes
         if self._graph is None:
-            self._graph = _filter(self._rate_hz, layout)
-        packed = samples.T.reshape(1, -1).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+            self._graph = _filter(self._rate_hz, kind, layout)
+        planes = np.ascontiguousarray(samples if kind == "fltp" else samples.T.reshape(1, -1), np.float32)
+        frame = av.AudioFrame.from_ndarray(planes, format=kind, layout=layout)
         frame.sample_rate, frame.time_base = self._rate_hz, Fraction(1, self._rate_hz)
         frame.pts = self._samples
         self._samples += samples.shape[1]
@@ -93,13 +94,13 @@ class LoudnessMeter:
             self._per_power *= 2
 
 
-def _filter(rate_hz: int, layout: str) -> Any:
+def _filter(rate_hz: int, kind: str, layout: str) -> Any:
     """FFmpeg's filter between an entrance and an exit; PyAV is imported here, in the reader process."""
     from av.filter import Graph
 
     graph = Graph()
     graph.threads = 1
-    source = graph.add_abuffer(sample_rate=rate_hz, format="flt", layout=layout, time_base=Fraction(1, rate_hz))
+    source = graph.add_abuffer(sample_rate=rate_hz, format=kind, layout=layout, time_base=Fraction(1, rate_hz))
     meter, sink = graph.add("ebur128", _OPTIONS), graph.add("abuffersink")
     source.link_to(meter)
     meter.link_to(sink)
