@@ -1,8 +1,10 @@
 """The index of a large library finds what comparing every recording finds, and is never the only copy."""
 
+import errno
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +137,18 @@ core.import_model(io.BytesIO(model.export_model().read()), "CPU")
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO has no wheel for this machine")
 def test_a_process_that_uses_the_index_can_still_read_a_compiled_model():
     subprocess.run([sys.executable, "-c", OPENVINO_AFTER_THE_INDEX], check=True, timeout=60)
+
+
+def test_on_a_full_disk_nothing_half_written_is_left(tmp_path, monkeypatch):
+    class Graph:
+        def save(self, path):
+            Path(path).write_bytes(b"half")
+
+    def full(*_arguments, **_arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(approximate.np, "savez", full)
+    index = approximate.Neighbours(np.arange(2), (1,), np.zeros(1), np.zeros((1, 1)), Graph())
+    with pytest.raises(OSError, match="No space"):
+        approximate._save(tmp_path / "e.neighbours", {}, index, np.arange(2))
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ import av
 _MAGIC = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG\r\n\x1a\n": "png", b"GIF87a": "gif", b"GIF89a": "gif"}
 MAX_PIXELS = 50_000_000
 _QUALITY = "4"  # FFmpeg's scale of JPEG, 2 to 31, the best first
-MEDIA_TYPE = "image/jpeg"
 
 
 class NoPictureError(ValueError):

@@ -28,6 +28,7 @@ TABLES = (
     "tags",
     "embeddings",
     "analysis",
+    "fingerprints",  # what is measured is not measured again
     "corrections",
     "set_corrections",
     "tag_writes",

@@ -62,9 +62,9 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
     adds = settings.write_tags_bpm or settings.write_tags_key
     for row in labelled_files(conn, target, head.id if head else None, measured=adds):
         label = _label(row, threshold)
-        if (label is None and not adds) or row[
-            "reason"
-        ] is not None:  # a readable file's reason says why no genre is written
+        if label is None and not adds:
+            continue
+        if row["reason"] is not None:  # a readable file's reason says why no genre is written
             continue
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
         if not explicit and held_back(

@@ -210,8 +210,12 @@ def _save(path: Path, header: dict[str, Any], index: Neighbours, recordings: np.
     """Write both files completely; where only one is replaced, its size tells, and there is no index until the next."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     graph, leads = path.with_suffix(".new"), path.with_suffix(".new.npz")
-    index.graph.save(str(graph))
-    header["bytes"] = graph.stat().st_size
-    np.savez(leads, header=np.array(json.dumps(header)), recordings=recordings, mean=index.mean, axes=index.axes)
-    graph.replace(path)
-    leads.replace(path.with_suffix(".npz"))
+    try:
+        index.graph.save(str(graph))
+        header["bytes"] = graph.stat().st_size
+        np.savez(leads, header=np.array(json.dumps(header)), recordings=recordings, mean=index.mean, axes=index.axes)
+        graph.replace(path)
+        leads.replace(path.with_suffix(".npz"))
+    finally:  # on a full disk, what was written of them would keep it full
+        graph.unlink(missing_ok=True)
+        leads.unlink(missing_ok=True)
