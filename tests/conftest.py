@@ -15,6 +15,7 @@ from indexer.upkeep.demo import Track, write_track
 from tests.helpers import checkpoints, labelled
 from tests.helpers.cli import FIXTURES, LABELS, Cli
 from tests.helpers.libraries import adopt
+from tests.helpers.once import once
 from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
@@ -83,16 +84,9 @@ def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head with random weights for the encoder that needs none, so that genres cost no torch."""
     encoder = load_encoder("rhythm")
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("head") / "head.safetensors"
-    LinearHead(
-        "random",
-        encoder.id,
-        LABELS,
-        0.5,
-        rng.standard_normal((5, encoder.width)).astype(np.float32) / 20,
-        np.zeros(5, np.float32),
-    ).save(path)
-    return path
+    weights = rng.standard_normal((5, encoder.width)).astype(np.float32) / 20
+    head = LinearHead("random", encoder.id, LABELS, 0.5, weights, np.zeros(5, np.float32))
+    return once(tmp_path_factory, "head", lambda folder: head.save(folder / "head.safetensors")) / "head.safetensors"
 
 
 @pytest.fixture
@@ -113,12 +107,14 @@ def quick_cli(tmp_path: Path, rhythm_head: Path) -> Cli:
 @pytest.fixture(scope="session")
 def music_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six short recordings in six containers, without genres: to be copied, never changed."""
-    folder = tmp_path_factory.mktemp("template") / "music"
-    (folder / "album").mkdir(parents=True)
-    for seed, container in enumerate(("mp3", "flac", "vorbis", "opus", "m4a")):
-        write_audio(folder / container, container, 2.0, seed=seed)
-    write_audio(folder / "album" / "wav", "wav", 1.0, seed=9)
-    return folder
+
+    def fill(folder: Path) -> None:
+        for seed, container in enumerate(("mp3", "flac", "vorbis", "opus", "m4a")):
+            write_audio(folder / container, container, 2.0, seed=seed)
+        (folder / "album").mkdir()
+        write_audio(folder / "album" / "wav", "wav", 1.0, seed=9)
+
+    return once(tmp_path_factory, "music", fill)
 
 
 @pytest.fixture
@@ -130,9 +126,11 @@ def music_folder(tmp_path: Path, music_template: Path) -> Path:
 @pytest.fixture(scope="session")
 def scanned_template(tmp_path_factory: pytest.TempPathFactory, music_template: Path, rhythm_head: Path) -> Path:
     """The folder of a library that knows ``music_template``, from a scan that writes no tags: to be copied."""
-    cli = Cli(tmp_path_factory.mktemp("scanned"), Path("rhythm"), rhythm_head)
-    cli("scan", music_template, "--no-tags")
-    return cli.folder
+
+    def fill(folder: Path) -> None:
+        Cli(folder, Path("rhythm"), rhythm_head)("scan", music_template, "--no-tags")
+
+    return once(tmp_path_factory, "scanned", fill)
 
 
 @pytest.fixture
@@ -175,16 +173,18 @@ def scanned(quick_cli, scanned_music):
 @pytest.fixture(scope="session")
 def unlabelled_template(tmp_path_factory):
     """12 short tracks of two kinds by six artists, embedded, without a genre in the tags and without a head."""
-    folder = tmp_path_factory.mktemp("unlabelled")
-    cli = Cli(folder / "state", Path("rhythm"))
-    cli.folder.mkdir()
-    for n in range(12):
-        artist = folder / "music" / f"artist {n // 2}"
-        artist.mkdir(parents=True, exist_ok=True)
-        genre = ("ambient", "drum and bass")[n % 2]
-        write_track(Track(artist / f"{genre} {n}.flac", genre, n, 3.0, f"{genre} {n}", artist.name, labelled=False))
-    assert cli.json("scan", folder / "music")["embedded"] == 12
-    return cli.folder, folder / "music"
+
+    def fill(folder: Path) -> None:
+        for n in range(12):
+            artist = folder / "music" / f"artist {n // 2}"
+            artist.mkdir(parents=True, exist_ok=True)
+            genre = ("ambient", "drum and bass")[n % 2]
+            write_track(Track(artist / f"{genre} {n}.flac", genre, n, 3.0, f"{genre} {n}", artist.name, labelled=False))
+        (folder / "state").mkdir()
+        assert Cli(folder / "state", Path("rhythm")).json("scan", folder / "music")["embedded"] == 12
+
+    folder = once(tmp_path_factory, "unlabelled", fill)
+    return folder / "state", folder / "music"
 
 
 @pytest.fixture

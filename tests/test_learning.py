@@ -19,6 +19,7 @@ from tests.helpers.cli import Cli
 from tests.helpers.deep import DEEP
 from tests.helpers.labelled import ENCODER, WIDTH, sql
 from tests.helpers.libraries import adopt
+from tests.helpers.once import once
 from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
@@ -84,18 +85,17 @@ def make(path: Path, genre: str, seed: int, artist: str = "x", *, labelled: bool
 @pytest.fixture(scope="session")
 def two_genres_template(tmp_path_factory, small_model):
     """12 short tracks of two genres by six artists, tagged and embedded by both encoders: to be copied."""
-    folder = tmp_path_factory.mktemp("two genres")
-    cli = Cli(folder / "state", Path(f"{small_model}+rhythm"))
-    cli.folder.mkdir()
-    for n in range(12):
-        make(
-            folder / "music" / f"artist {n // 2}" / f"{n}.flac",
-            ("ambient", "drum and bass")[n % 2],
-            n,
-            f"artist {n // 2}",
-        )
-    assert cli.json("scan", folder / "music")["embedded"] == 12
-    return cli.folder, folder / "music"
+
+    def fill(folder):
+        for n in range(12):
+            artist = f"artist {n // 2}"
+            make(folder / "music" / artist / f"{n}.flac", ("ambient", "drum and bass")[n % 2], n, artist)
+        (folder / "state").mkdir()
+        cli = Cli(folder / "state", Path(f"{small_model}+rhythm"))
+        assert cli.json("scan", folder / "music")["embedded"] == 12
+
+    folder = once(tmp_path_factory, "two genres", fill)
+    return folder / "state", folder / "music"
 
 
 @pytest.fixture

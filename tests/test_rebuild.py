@@ -16,6 +16,7 @@ from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from tests.helpers.cli import Cli
+from tests.helpers.once import once
 from tests.helpers.synth import write_audio
 from tests.helpers.tag_faults import REPOSITORY
 
@@ -25,17 +26,21 @@ PAGE_BYTES = 4096
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """(music folder, its library): 24 recordings in 27 files, a genre that a person said and therefore wrote."""
-    folder = tmp_path_factory.mktemp("sound")
-    (folder / "music").mkdir()
-    for n in range(24):
-        write_audio(folder / "music" / f"{n:02}", "flac", 1.0, seed=n)
-    for n in range(3):
-        shutil.copyfile(folder / "music" / f"{n:02}.flac", folder / "music" / f"copy {n}.flac")
-    cli = Cli(folder, Path("rhythm"))
-    cli("scan", folder / "music")
-    cli("correct", folder / "music" / "05.flac", "house", "--new")
-    cli("correct", "--set", "mood", folder / "music" / "05.flac", "dark", "--new", env={"INDEXER_SETS": "{mood = {}}"})
-    return folder / "music", cli.db
+
+    def fill(folder):
+        music = folder / "music"
+        music.mkdir()
+        for n in range(24):
+            write_audio(music / f"{n:02}", "flac", 1.0, seed=n)
+        for n in range(3):
+            shutil.copyfile(music / f"{n:02}.flac", music / f"copy {n}.flac")
+        cli = Cli(folder, Path("rhythm"))
+        cli("scan", music)
+        cli("correct", music / "05.flac", "house", "--new")
+        cli("correct", "--set", "mood", music / "05.flac", "dark", "--new", env={"INDEXER_SETS": "{mood = {}}"})
+
+    folder = once(tmp_path_factory, "sound", fill)
+    return folder / "music", folder / "library.db"
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import pytest
 
 from tests.helpers.chromium import CHROMIUM, QUIET
 from tests.helpers.cli import Cli
+from tests.helpers.libraries import adopt
+from tests.helpers.once import once
 from tests.helpers.synth import write_audio
 
 
@@ -67,30 +69,40 @@ def serve(cli):
 @pytest.fixture(scope="session")
 def tracks(tmp_path_factory):
     """Eight tracks, two of them one recording."""
-    music = tmp_path_factory.mktemp("tracks")
-    for seed, container in enumerate(("mp3", "flac", "opus", "m4a")):
-        write_audio(music / f"{container} track", container, 20.0, seed=seed)
-    for seed, container in enumerate(("vorbis", "wav"), 4):
-        write_audio(music / f"{container} track", container, 8.0, seed=seed)
-    write_audio(music / "hostile <img src=x onerror=alert(1)> \"'&", "mp3", 8.0, seed=11)
-    shutil.copy(music / "mp3 track.mp3", music / "the same again.mp3")
-    return music
 
+    def fill(music):
+        for seed, container in enumerate(("mp3", "flac", "opus", "m4a")):
+            write_audio(music / f"{container} track", container, 20.0, seed=seed)
+        for seed, container in enumerate(("vorbis", "wav"), 4):
+            write_audio(music / f"{container} track", container, 8.0, seed=seed)
+        write_audio(music / "hostile <img src=x onerror=alert(1)> \"'&", "mp3", 8.0, seed=11)
+        shutil.copy(music / "mp3 track.mp3", music / "the same again.mp3")
 
-def library(tracks, folder, head, **environ):
-    """These tracks, scanned."""
-    music, state = folder / "music", folder / "state"
-    shutil.copytree(tracks, music)
-    state.mkdir()
-    cli = Cli(state, Path("rhythm"), head)
-    cli("scan", music, "--no-tags", env=environ)
-    return cli
+    return once(tmp_path_factory, "tracks", fill)
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory, tracks, rhythm_head):
+def library(tmp_path_factory, tracks, rhythm_head):
+    """Makes a library of one's own with these tracks, as a scan that decides from ``min_confidence`` leaves it."""
+
+    def make(folder, min_confidence):
+        def fill(state):
+            cli = Cli(state, Path("rhythm"), rhythm_head)
+            cli("scan", tracks, "--no-tags", env={"INDEXER_MIN_CONFIDENCE": min_confidence})
+
+        state = once(tmp_path_factory, f"library decided from {min_confidence}", fill)
+        music = Path(shutil.copytree(tracks, folder / "music"))
+        cli = Cli(folder / "state", Path("rhythm"), rhythm_head)
+        adopt(cli, music, state=state, scanned=tracks)
+        return cli
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, library):
     """For tests that only look."""
-    made = serve(library(tracks, tmp_path_factory.mktemp("served"), rhythm_head))
+    made = serve(library(tmp_path_factory.mktemp("served"), "0"))
     yield made
     made.end()
 
@@ -107,9 +119,9 @@ def close(windows):
 
 
 @pytest.fixture
-def own(tmp_path, tracks, rhythm_head, windows):
+def own(tmp_path, library, windows):
     """For tests that change something: no recording in it has a decided genre."""
-    made = serve(library(tracks, tmp_path, rhythm_head, INDEXER_MIN_CONFIDENCE="1"))
+    made = serve(library(tmp_path, "1"))
     yield made
     close(windows)
     made.end()

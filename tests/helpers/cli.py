@@ -35,7 +35,7 @@ class Cli:
             "INDEXER_DB": str(self.db),
             "INDEXER_MODELS": str(self.folder / "models"),
             "INDEXER_MIN_CONFIDENCE": "0",
-            "INDEXER_JOBS": "2",
+            "INDEXER_JOBS": "1",
             **({"INDEXER_ENCODER": str(self.model)} if self.model else {}),
             **({"INDEXER_HEAD": str(self.head)} if self.head else {}),
         }
