@@ -127,3 +127,10 @@ def test_the_question_of_duplicates_lists_copies_and_other_encodings_with_links_
     assert all(f'/library/tracks/{row["id"]}"' in page for row in rows)
     playlist = pages.get("/library/duplicates.m3u8").text.splitlines()
     assert [line for line in playlist if not line.startswith("#")] == [row["path"] for row in rows]
+
+
+def test_a_group_of_thousands_is_one_group(store):
+    found = same_sound._Groups(store.connection, "e")
+    for recording in range(3000, 0, -1):
+        found.join(recording + 1, recording)
+    assert dict(found.moved()) == dict.fromkeys(range(2, 3002), 1)

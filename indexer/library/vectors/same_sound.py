@@ -183,16 +183,24 @@ class _Groups:
 
     def moved(self) -> Iterator[tuple[int, int]]:
         """Yield (former first recording, first recording) of the groups that became part of another."""
-        for recording in self._first:
+        for recording in [*self._first]:
             if (first := self._root(recording)) != recording:
                 yield recording, first
 
     def _root(self, recording: int) -> int:
+        passed = []
+        while (first := self._former(recording)) != recording:
+            passed.append(recording)
+            recording = first
+        self._first |= dict.fromkeys(passed, recording)  # the way is short from now on
+        return recording
+
+    def _former(self, recording: int) -> int:
+        """A recording of the same group with a lower id, nearer to its first; itself where it is the first."""
         if recording not in self._first:
             row = self._reader.execute(
                 "SELECT first_id FROM same_sound WHERE recording_id = ? AND encoder_id = ? AND NOT stale",
                 (recording, self._encoder_id),
             ).fetchone()
             self._first[recording] = row["first_id"] if row else recording
-        first = self._first[recording]
-        return first if first == recording else self._root(first)
+        return self._first[recording]
