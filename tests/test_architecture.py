@@ -108,6 +108,9 @@ def users_of(library: str) -> set[str]:
     return {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports(path))}
 
 
+NETWORKS = ("indexer.encoders.m2d", "indexer.encoders.musicnn", "indexer.encoders.clap")
+
+
 def test_each_dangerous_library_has_one_owner():
     assert users_of("mutagen") == {  # reading fields and pictures
         "indexer.files.containers", "indexer.files.tags.fields", "indexer.files.tags.pictures",
@@ -122,10 +125,13 @@ def test_each_dangerous_library_has_one_owner():
     assert users_of("openvino") == {  # both silence the library's telemetry first; the second only loads it
         "indexer.encoders.m2d.openvino", "indexer.library.vectors.approximate",
     }  # fmt: skip
+    assert users_of("transformers") == {"indexer.encoders.huggingface"}  # an extra, kept off the network
     assert users_of("pyarrow") == {"indexer.upkeep.export"}  # an extra
     assert {m for m in users_of("sqlite3") if not m.startswith("indexer.library.")} == set()
-    assert {m for m in users_of("torch") if not m.startswith(("indexer.encoders.m2d", "indexer.encoders.musicnn"))} == {
+    assert {m for m in users_of("torch") if not m.startswith(NETWORKS)} == {
         "indexer.encoders.text",
+        "indexer.encoders.pickled",
+        "indexer.encoders.device",  # only where there may be a GPU
         "indexer.heads.training",
         "indexer.heads.paper",
         "indexer.heads.pooled",

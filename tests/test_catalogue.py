@@ -22,9 +22,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from indexer.encoders.m2d import checkpoint
+from indexer.encoders import checkpoints as checkpoint
 from indexer.errors import ModelError
-from indexer.models import catalogue, download, records
+from indexer.models import catalogue, download, published, records
 from tests.helpers import checkpoints, servers
 from tests.helpers.servers import Handler, Server, answer, cut, drip, serve, stall
 
@@ -755,7 +755,7 @@ def test_a_path_to_a_converted_model_is_used_as_it_is(models, converted):
 
 
 def test_the_catalogue_knows_the_published_checkpoints():
-    assert [(model.name, model.tag) for model in catalogue.KNOWN] == [
+    assert [(model.name, model.tag) for model in published.KNOWN] == [
         ("m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0"),
         ("m2d_as_vit_base-80x608p16x16-240213", "v0.1.0"),
         ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "v0.5.0"),
@@ -763,8 +763,14 @@ def test_the_catalogue_knows_the_published_checkpoints():
         ("m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0"),
         ("m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0"),
         ("m2d_as_vit_base-80x608p16x16p32k-240413_enconly", "v0.1.0"),
+        ("larger_clap_music", "laion/larger_clap_music"),
+        ("larger_clap_general", "laion/larger_clap_general"),
+        ("clap-htsat-unfused", "laion/clap-htsat-unfused"),
     ]
-    assert catalogue.BASE_URL == "https://github.com/nttcslab/m2d/releases/download"
+    assert published.NTT.base_url == "https://github.com/nttcslab/m2d/releases/download"
+    assert published.KNOWN[-1].url("https://huggingface.co/") == (
+        "https://huggingface.co/laion/clap-htsat-unfused/resolve/main"
+    )
 
 
 def test_listing_models_imports_no_torch(tmp_path):

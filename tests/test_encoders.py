@@ -10,7 +10,7 @@ import pytest
 from indexer.config import Settings
 from indexer.encoders.encoder import Unit
 from indexer.encoders.load import BUILT_IN, DEFAULT, built_in_info, load_encoder
-from indexer.models import catalogue, choice
+from indexer.models import choice, published
 from indexer.models.guide import KINDS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -58,10 +58,10 @@ def test_the_keys_of_all_places_agree(tmp_path):
         assert choice.describe(Settings(models=tmp_path), name)["name"] == name
     assert DEFAULT in BUILT_IN
     assert sorted(model for kind in KINDS for model in kind.models) == sorted(
-        [*BUILT_IN, *(model.name for model in catalogue.KNOWN)]
+        [*BUILT_IN, *(model.name for model in published.KNOWN)]
     )
     assert [kind.name for kind in KINDS if kind.recommended] == [DEFAULT]
-    assert not set(BUILT_IN) & {model.name for model in catalogue.KNOWN}
+    assert not set(BUILT_IN) & {model.name for model in published.KNOWN}
     assert len({built_in_info(name).encoder_id for name in BUILT_IN}) == len(BUILT_IN)
 
 

@@ -36,7 +36,7 @@ ENCODER_QUESTION = (
 @click.option("--learn/--no-learn", default=None, help="Whether to learn from the genres that your music has now.")
 @click.option("--service/--no-service", default=None, help="Whether systemd runs `indexer watch` from now on.")
 @click.option("--open/--no-open", "opens", default=None, help="Whether to open the pages in a browser at the end.")
-@click.option("--accept-licence", is_flag=True, help="Accept NTT's licence without being asked, for an encoder of NTT.")
+@click.option("--accept-licence", is_flag=True, help="Accept the licence of a published encoder without being asked.")
 @common
 def init(
     settings: Settings,

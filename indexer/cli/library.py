@@ -81,7 +81,8 @@ def find(
 ) -> None:
     """List the tracks that sound most like TEXT, such as "melancholic dub techno with deep chords".
 
-    It needs a model whose sound and text share a space, as M2D-CLAP's do. With --json it prints a list of tracks.
+    It needs a model whose sound and text share a space, as M2D-CLAP's and LAION-CLAP's do. With --json it prints a list
+    of tracks.
     """
     from indexer.library.vectors.similar import tracks_text
     from indexer.upkeep.find import find as ask

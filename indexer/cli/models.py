@@ -63,9 +63,7 @@ def fetched(
             return texts.download(
                 file, settings.models, accept=accept, progress=progressed, base_url=base_url or texts.BASE_URL
             )
-        return catalogue.download(
-            name, settings.models, accept=accept, progress=progressed, base_url=base_url or catalogue.BASE_URL
-        )
+        return catalogue.download(name, settings.models, accept=accept, progress=progressed, base_url=base_url)
 
 
 def prepare(settings: Settings, path: Path, verbosity: int) -> None:
@@ -73,7 +71,7 @@ def prepare(settings: Settings, path: Path, verbosity: int) -> None:
 
     Quantising and measuring take up to a minute, which the first scan need not spend.
     """
-    from indexer.encoders.m2d import device, prepare
+    from indexer.encoders import checkpoints, device
     from indexer.errors import ModelError
 
     def progressed(precision: str, done: int, steps: int) -> None:
@@ -82,7 +80,7 @@ def prepare(settings: Settings, path: Path, verbosity: int) -> None:
 
     try:
         if device.chosen(settings.device) == "cpu":
-            prepare.prepare(path, progressed)
+            checkpoints.prepare(path, progressed)
     except ModelError as error:
         note(f"it could not be prepared for this processor: {error}")
 

@@ -1,6 +1,7 @@
 """The text that commands print for a person: pure functions of their JSON results."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from indexer.wording import HOW_SAME, artist_and_title, count, duration
@@ -489,8 +490,9 @@ def models_text(found: dict[str, Any]) -> str:
     ]
     if not found["installed"]:
         lines.append("  none")
-    lines.append("published by NTT (evaluation licence, non-commercial):")
-    lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in found["published"]]
+    for (publisher, licence), models in groupby(found["published"], key=lambda m: (m["publisher"], m["licence"])):
+        lines.append(f"published by {publisher} ({licence}):")
+        lines += [f"  {m['name']}  (about {m['about_mb']} MB): {m['use']}" for m in models]
     lines.append("for searching by words:")
     lines += [
         f"  {m['name']}  (about {m['about_mb']} MB, {m['licence']}): {m['use']}"

@@ -270,7 +270,7 @@ def _gpu(encoders: Any) -> str | None:
     """The id of the GPU, where an encoder uses one."""
     if not any(encoder.device == "cuda" for encoder in encoders):
         return None
-    from indexer.encoders.m2d.device import gpu_id
+    from indexer.encoders.device import gpu_id
 
     return gpu_id()
 

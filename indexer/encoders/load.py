@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from indexer.encoders import checkpoints
 from indexer.encoders.encoder import Encoder, EncoderInfo
 
 
@@ -51,15 +52,13 @@ def load_encoder(source: str | Path, *, device: str = "auto", precision: str = "
     """Load a built-in encoder by its name, or a converted checkpoint (``model.safetensors``) by its path.
 
     device: auto (cuda, else mps, else cpu), cpu, cuda or mps. precision: auto (bf16 on cuda and on processors that
-    multiply it, fp32 elsewhere), fp32, bf16 or int8. A built-in encoder ignores both. Raises ModelError for a file that
-    is damaged or not ours, an unknown option, or a missing device.
+    multiply it, fp32 elsewhere and for LAION-CLAP), fp32, bf16 or int8. A built-in encoder ignores both. Raises
+    ModelError for a file that is damaged or not ours, an unknown option, a missing device or extra.
     """
     if isinstance(source, str) and source in BUILT_IN:
         encoder: Encoder = getattr(_module(source), BUILT_IN[source].encoder)()
         return encoder
-    from indexer.encoders.m2d.encoder import M2DEncoder
-
-    return M2DEncoder(Path(source), device=device, precision=precision)
+    return checkpoints.load(Path(source), device=device, precision=precision)
 
 
 def _module(name: str) -> Any:

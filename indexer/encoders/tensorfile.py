@@ -21,7 +21,7 @@ from indexer.errors import ModelError
 from indexer.files.foreign import parse_json
 from indexer.files.replace import replacing
 
-_KEY = "indexer"  # the only safetensors metadata entry that is read
+_KEY = "indexer"  # the safetensors metadata entry that holds the description
 MAX_TENSORS = 2_000  # of a file that is read; each is a map of memory, and the largest model has some 200
 HEADER_BYTES = 16 << 20  # of a file that is read; a head of 1,000 labels needs a quarter of it
 
@@ -87,15 +87,26 @@ def release(arrays: Mapping[str, np.ndarray]) -> None:
             array.base.madvise(mmap.MADV_DONTNEED)
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write float32 arrays and their description atomically and durably.
+def read_text(path: Path, name: str) -> str:
+    """Read a text that was written beside the description. Raises ModelError where there is none."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(name)
+    if text is None:
+        raise ModelError(f"{path}: holds no {name}: add it again with `indexer models add`")
+    return str(text)
+
+
+def write(
+    path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], texts: Mapping[str, str] | None = None
+) -> None:
+    """Write float32 arrays, their description and further texts by name, atomically and durably.
 
     Raises ModelError where the folder cannot be written.
     """
     contiguous = {key: np.ascontiguousarray(array, np.float32) for key, array in arrays.items()}
     try:
         with replacing(path, 0o644) as file:
-            safetensors.numpy.save_file(contiguous, file.name, {_KEY: json.dumps(about)})
+            safetensors.numpy.save_file(contiguous, file.name, {**(texts or {}), _KEY: json.dumps(about)})
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"cannot write {path}: {_reason(error)}") from error
 

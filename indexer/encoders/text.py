@@ -4,8 +4,6 @@ Loads files that are installed, and never asks the network for anything. Imports
 made: import it in a process that may.
 """
 
-import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.encoders import bert
+from indexer.encoders.huggingface import transformers
 from indexer.encoders.m2d.checkpoint import load_text
 from indexer.encoders.m2d.words import BERT, TEXT, bert_from_shapes
 from indexer.errors import ModelError
@@ -40,26 +39,12 @@ def cleaned(text: str) -> str:
     return shown
 
 
-def transformers() -> Any:
-    """The library, which will not use the network. Raises ModelError where it is missing or damaged."""
-    if importlib.util.find_spec("transformers") is None:
-        raise ModelError(NO_TRANSFORMERS)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    try:
-        import transformers as library
-        from transformers import BertConfig, BertModel  # noqa: F401 - loaded lazily: a broken install shows here
-    except Exception as error:  # whatever its many dependencies raise
-        why = " ".join(str(error).split())[:200]
-        raise ModelError(f"transformers cannot be loaded ({why}): {NO_TRANSFORMERS}") from error
-    return library
-
-
 class BertTower:
     """BERT, pooling, and the layers after them."""
 
     def __init__(self, checkpoint: Path, text_encoder: Path | None, vocabulary: Path) -> None:
         """``text_encoder``: where the checkpoint does not include it. Raises ModelError for files that do not fit."""
-        library = transformers()
+        library = transformers(NO_TRANSFORMERS)
         import torch
 
         info, weights = load_text(checkpoint)

@@ -1,11 +1,10 @@
-"""The models folder: lists NTT's published checkpoints and the installed models, and installs a model.
+"""The models folder: lists the installed models, downloads published ones, and installs a model.
 
-Owns the names, the licence notice, the record of digests (trust on first use) and ``source.json`` beside each model.
-Weights are read by ``encoders/m2d/checkpoint.py`` only; torch is never imported. A model's folder is installed by one
-rename, so it is never incomplete.
+Owns the record of digests (trust on first use) and ``source.json`` beside each model. Weights are read by
+``encoders/checkpoints.py`` only; torch is not imported but to convert. A model's folder is installed by one rename, so
+it is never incomplete.
 """
 
-import difflib
 import os
 import re
 import shutil
@@ -20,60 +19,22 @@ from typing import Any
 from safetensors import SafetensorError
 
 from indexer import __version__
-from indexer.encoders import bert
+from indexer.encoders import bert, checkpoints
 from indexer.encoders.load import BUILT_IN
-from indexer.encoders.m2d import checkpoint
 from indexer.errors import ModelError
-from indexer.models.download import Progress, discard, fetch
+from indexer.models.download import Progress, discard, fetch, fetch_all
+from indexer.models.published import LAION, KnownModel, known, nearest
 from indexer.models.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
 
-BASE_URL = "https://github.com/nttcslab/m2d/releases/download"
 WEIGHTS = "model.safetensors"
 SOURCE = "source.json"
 DIGESTS = "digests.json"
-WITH_WORDS = "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025"  # of the published ones, for those who do not choose
-
-LICENCE_NOTICE = """\
-M2D's checkpoints belong to NTT (Nippon Telegraph and Telephone Corporation) and come under NTT's "Software license
-agreement for evaluation", not under this program's licence. In short, and in our words:
-  - for evaluation only, and not for any commercial purpose;
-  - you may not pass the checkpoint on, nor parts of it, nor grant anyone rights in it;
-  - NTT may withdraw the licence at any time.
-The agreement itself decides. Read LICENSE.pdf in https://github.com/nttcslab/m2d before you accept.
-Your acceptance is recorded beside the model, with its time."""
-
 OF_TEXTS = (bert.VOCABULARY, bert.WEIGHTS)  # in folders that hold no model, see texts.py
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}", re.ASCII)
 # Names of checkpoint files that say nothing about the model: its name is the folder's.
 _NAMELESS = re.compile(r"(checkpoint|weights|model)([-_ep0-9.].*)?", re.ASCII)
 _SUFFIXES = (".zip", ".pth", ".safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class KnownModel:
-    """A checkpoint that NTT publishes."""
-
-    name: str
-    tag: str  # of the release of github.com/nttcslab/m2d
-    use: str  # in one phrase
-    about_mb: int  # rough size of the zip; the server states the exact one
-    words: bool = False  # whether its sound and text share a space
-
-
-KNOWN: tuple[KnownModel, ...] = (
-    KnownModel(
-        "m2d_vit_base-80x608p16x16-221006-mr7_enconly", "v0.1.0", "general features, for training your own heads", 300
-    ),
-    KnownModel("m2d_as_vit_base-80x608p16x16-240213", "v0.1.0", "general features, closer to AudioSet", 1300),
-    KnownModel("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "v0.5.0", "search by words", 1300, words=True),
-    KnownModel("m2d_clap_vit_base-80x608p16x16-240128", "v0.1.0", "search by words, with gte-base", 1300, words=True),
-    KnownModel(
-        "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "v0.3.0", "AudioSet head: genres without training", 300
-    ),
-    KnownModel("m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d", "v0.3.0", "AudioSet head, older training", 300),
-    KnownModel("m2d_as_vit_base-80x608p16x16p32k-240413_enconly", "v0.1.0", "general features at 32 kHz", 300),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +71,7 @@ def _look(folder: Path) -> InstalledModel:
     size, encoder_id, words_id, problem = 0, None, None, None
     try:
         size = path.stat().st_size
-        found = checkpoint.inspect(path)
+        found = checkpoints.inspect(path)
         encoder_id, words_id = found.encoder_id, found.words_id
     except FileNotFoundError:
         problem = f"no {WEIGHTS} in it"
@@ -138,61 +99,69 @@ def download(
     *,
     accept: Callable[[str], bool],
     progress: Progress | None = None,
-    base_url: str = BASE_URL,
+    base_url: str | None = None,
     timeout_s: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Download and convert a published checkpoint, unless it is installed; return the path of its safetensors.
 
-    ``accept`` gets LICENCE_NOTICE; unless it returns True, nothing is requested or written. ``progress`` gets the bytes
-    so far and the total. Raises ModelError; a ``NAME.zip.part`` that the next call resumes may stay, and the message
-    says so.
+    ``accept`` gets the publisher's notice; unless it returns True, nothing is requested or written. ``progress`` gets
+    the bytes so far and the total. Raises ModelError; a ``NAME.zip.part``, or a folder of parts, that the next call
+    resumes may stay, and the message says so.
     """
-    known = next((model for model in KNOWN if model.name == name), None)
-    if known is None:
-        raise ModelError(f"NTT publishes no checkpoint {name!r}{_nearest(name, [])}: see `indexer models list`")
-    if (present := _usable(models_dir, known)) is not None:
+    model = known(name)
+    if model is None:
+        raise ModelError(f"no checkpoint {name!r} is published{nearest(name, [])}: see `indexer models list`")
+    if (present := _usable(models_dir, model)) is not None:
         return present
-    if not accept(LICENCE_NOTICE):
-        raise ModelError("NTT's licence was not accepted: nothing was downloaded")
+    publisher, name = model.publisher, model.name
+    if not accept(publisher.notice):
+        raise ModelError(f"{publisher.name}'s licence was not accepted: nothing was downloaded")
     source: dict[str, Any] = {
-        "url": f"{base_url.rstrip('/')}/{known.tag}/{name}.zip",
+        "url": model.url(base_url or publisher.base_url),
         "licence_accepted_at": _now(),
-        "licence": "NTT software license agreement for evaluation (LICENSE.pdf of github.com/nttcslab/m2d)",
+        "licence": publisher.recorded,
     }
-    part = models_dir / f"{name}.zip.part"
+    if publisher is LAION:
+        checkpoints.check_extra()
+    part = models_dir / (f".{name}.parts" if publisher is LAION else f"{name}.zip.part")
     with writing(models_dir), locked(models_dir, name):
-        if (present := _usable(models_dir, known)) is not None:  # another process has installed it meanwhile
+        if (present := _usable(models_dir, model)) is not None:  # another process has installed it meanwhile
             return present
         trusted = trusted_digests(models_dir)
-        fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
-        source |= {"size": part.stat().st_size, "sha256": sha256_of([part])}
+        if publisher is LAION:
+            parts = checkpoints.PUBLISHED_PARTS
+            files = fetch_all(source["url"], part, parts, progress=progress, timeout_s=timeout_s, sleep=sleep)
+        else:
+            fetch(source["url"], part, progress=progress, timeout_s=timeout_s, sleep=sleep)
+            files = [part]
+        source |= {"size": sum(file.stat().st_size for file in files), "sha256": sha256_of(files)}
         try:
             check_digest(models_dir, name, source["sha256"], trusted.get(name))
-            if not zipfile.is_zipfile(part):
+            if part.is_file() and not zipfile.is_zipfile(part):
                 raise ModelError(
                     f"{source['url']} is no whole zip: download it elsewhere and run `indexer models add FILE`"
                 )
             path = _install(part, models_dir, name, source)
         except (ModelError, OSError) as error:
-            raise _after_failure(error, part) from error
+            raise _after_failure(error, part, source["size"]) from error
         record_digest(models_dir, name, source["sha256"])
         discard(part)
     return path
 
 
-def _usable(models_dir: Path, known: KnownModel) -> Path | None:
+def _usable(models_dir: Path, model: KnownModel) -> Path | None:
     """The path of an installed published model; None where it cannot be used, or was installed without its words."""
-    present = _look(models_dir / known.name)
-    whole = present.encoder_id is not None and (present.words_id is not None or not known.words)
+    present = _look(models_dir / model.name)
+    whole = present.encoder_id is not None and (present.words_id is not None or not model.words)
     return present.path if whole else None
 
 
-def _after_failure(error: ModelError | OSError, part: Path) -> ModelError:
+def _after_failure(error: ModelError | OSError, part: Path, size: int) -> ModelError:
     """Return the error for the user; keep the download only where this machine failed and the file may be good."""
     shown = write_problem(part.parent, error) if isinstance(error, OSError) else error
     if isinstance(error, OSError) or isinstance(error.__cause__, (OSError, SafetensorError)):
-        return ModelError(f"{shown} ({megabytes(part.stat().st_size)} are kept in {part} and need not come again)")
+        return ModelError(f"{shown} ({megabytes(size)} are kept in {part} and need not come again)")
     discard(part)
     return shown
 
@@ -229,10 +198,10 @@ def resolve(spec: str, models_dir: Path) -> Path:
     if len(found) > 1:
         raise ModelError(f"model {spec!r} may be {', '.join(model.name for model in found)}: give more of the name")
     if not found:
-        if any(spec == model.name for model in KNOWN):
+        if known(spec):
             raise ModelError(f"model {spec} is not installed: run `indexer models download {spec}`")
         raise ModelError(
-            f"no model {spec!r} is installed{_nearest(spec, [model.name for model in models])}: see "
+            f"no model {spec!r} is installed{nearest(spec, [model.name for model in models])}: see "
             "`indexer models list`, then `indexer models download NAME` or `indexer models add FILE`"
         )
     (model,) = found
@@ -257,7 +226,7 @@ def _is_path(spec: str, models_dir: Path) -> bool:
 def _resolve_path(path: Path, models_dir: Path) -> Path:
     files = _checkpoint_files(path)
     if files[0].suffix.lower() == ".safetensors":
-        checkpoint.inspect(files[0])  # raises for a file that is no checkpoint
+        checkpoints.inspect(files[0])  # raises for a file that is no checkpoint
         return files[0]
     stem = _name_of(path)[:100]
     states = _states(files)
@@ -283,9 +252,9 @@ def _install(source: Path, models_dir: Path, name: str, record: dict[str, Any]) 
     staging = models_dir / f".{name}.new"
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
-        converted = checkpoint.convert(source, staging, name=name)
+        converted = checkpoints.convert(source, staging, name=name)
         write_json(staging / SOURCE, record | {"indexer_version": __version__, "installed_at": _now()})
-        found = checkpoint.inspect(converted)
+        found = checkpoints.inspect(converted)
         present = _look(folder)
         same = present.encoder_id == found.encoder_id
         if same and (found.words_id is None or found.words_id == present.words_id):
@@ -327,8 +296,9 @@ def record_digest(models_dir: Path, name: str, sha256: str) -> None:
 
 
 def _absolute(path: Path) -> Path:
+    """The path; of a file that is published in a folder together with others, that folder. Raises ModelError."""
     try:
-        return path.expanduser().absolute()
+        return checkpoints.whole(path.expanduser().absolute())
     except RuntimeError as error:
         raise ModelError(f"{path}: there is no such user") from error
 
@@ -342,6 +312,8 @@ def _checkpoint_files(source: Path) -> list[Path]:
 
 
 def _files_below(source: Path) -> list[Path]:
+    if (published := checkpoints.published_files(source)) is not None:
+        return published
     if source.is_dir():
         # The converted form is preferred to the pickle it was made from.
         files = [source / WEIGHTS] if (source / WEIGHTS).is_file() else sorted(source.rglob("*.pth"))
@@ -371,14 +343,6 @@ def _name_of(source: Path) -> str:
         stem = source.parent.name
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", stem).lstrip("._+-")[:120]
     return name or "model"
-
-
-def _nearest(name: str, have: list[str]) -> str:
-    names = [*have, *(model.name for model in KNOWN if model.name not in have)]
-    near = [other for other in names if name and name.lower() in other.lower()]
-    near += difflib.get_close_matches(name, [other for other in names if other not in near], n=3, cutoff=0.4)
-    near += [other for other in have if other not in near]
-    return f" (nearest: {', '.join(near[:3])})" if near else ""
 
 
 def _now() -> str:

@@ -5,16 +5,16 @@ header of its file, and its weights are loaded when the first recording needs th
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from indexer.config import Settings
 from indexer.conversion import expanded
+from indexer.encoders.checkpoints import inspect
 from indexer.encoders.encoder import EncoderInfo, Part, Variant, Words, join
 from indexer.encoders.load import BUILT_IN, built_in_info, load_encoder
-from indexer.encoders.m2d.checkpoint import inspect
 from indexer.errors import ModelError
 from indexer.heads.electronic import Ear, ears
 from indexer.heads.head import Head
@@ -24,6 +24,7 @@ from indexer.library.registered import NOTHING_IN_USE, EncoderInUse, InUse, in_u
 from indexer.library.store import Store
 from indexer.models import catalogue, texts
 from indexer.models.guide import KINDS
+from indexer.models.published import KNOWN
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,12 @@ def _checkpoint_info(path: Path) -> EncoderInfo:
     return EncoderInfo(
         found.encoder_id,
         found.name,
-        found.geometry.vector_width,
-        found.front_end.sample_rate_hz,
+        found.vector_width,
+        found.sample_rate_hz,
         found.unit_s,
         found.path,
         found.head_width,
-        words=Words(found.words_id, found.projection.width) if found.words_id and found.projection else None,
+        words=Words(found.words_id, found.words_width) if found.words_id else None,
     )
 
 
@@ -285,7 +286,7 @@ def overview(models_dir: Path) -> dict[str, Any]:
             for m in catalogue.installed(models_dir)
         ],
         "texts": texts.overview(models_dir),
-        "published": [{"name": m.name, "tag": m.tag, "use": m.use, "about_mb": m.about_mb} for m in catalogue.KNOWN],
+        "published": [model.facts() for model in KNOWN],
     }
 
 
@@ -310,13 +311,10 @@ def describe(settings: Settings, spec: str) -> dict[str, Any]:
         "path": str(path),
         "encoder_id": found.encoder_id,
         "source_sha256": found.source_sha256,
-        "sample_rate_hz": found.front_end.sample_rate_hz,
+        "sample_rate_hz": found.sample_rate_hz,
         "unit_s": found.unit_s,
-        "vector_width": found.geometry.vector_width,
-        "front_end": asdict(found.front_end),
-        "geometry": asdict(found.geometry),
-        "head": f"audioset ({found.head_width} inputs)" if found.head_width else None,
-        "words": asdict(found.projection) if found.projection else None,
+        "vector_width": found.vector_width,
+        **found.facts(),
     }
 
 

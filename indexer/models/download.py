@@ -1,4 +1,4 @@
-"""Downloads one large file over HTTP into a ``.part`` file that a later call can resume.
+"""Downloads large files over HTTP, each into a ``.part`` file that a later call can resume.
 
 Owns the network: ranges, validators, redirects, retries, limits and error messages. Checks the size of the file only,
 follows redirects to http(s) only, and writes only the ``.part`` file and its record ``.part.json``, which says which
@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -36,6 +36,10 @@ SPACE_PER_BYTE = 3.2  # disk space for each byte of the zip: the zip, the unpack
 SPARE_BYTES = 64 << 20  # disk space to leave free
 _RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
+
+
+class MissingError(ModelError):
+    """The server has no such file."""
 
 
 class _RetryError(Exception):
@@ -138,7 +142,10 @@ def part_record(part: Path) -> Path:
 
 
 def discard(part: Path) -> None:
-    """Remove a part file and its record."""
+    """Remove a part file and its record, or a folder of them."""
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+        return
     part.unlink(missing_ok=True)
     part_record(part).unlink(missing_ok=True)
 
@@ -170,6 +177,36 @@ def fetch(
             discard(part)
             raise
         raise ModelError(f"{error} ({megabytes(kept)} are kept in {part} and need not come again)") from error
+
+
+def fetch_all(
+    url: str,
+    folder: Path,
+    parts: Sequence[Sequence[Sequence[str]]],
+    *,
+    progress: Progress | None = None,
+    timeout_s: float = 30.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Path]:
+    """Download files below ``url`` into ``folder``; return them. Resumes, and raises ModelError, like ``fetch``.
+
+    ``parts``: of each part, groups of names: all of the first group that the server has are fetched. ``progress`` tells
+    of the last file, which should be the large one.
+    """
+    found: list[Path] = []
+    for groups in parts:
+        for group in groups:
+            try:
+                for name in group:
+                    shown = progress if groups is parts[-1] else None
+                    fetch(f"{url}/{name}", folder / name, progress=shown, timeout_s=timeout_s, sleep=sleep)
+            except MissingError:
+                if group is groups[-1]:
+                    raise
+            else:
+                found += [folder / name for name in group]
+                break
+    return found
 
 
 def _try_often(transfer: "_Transfer", sleep: Callable[[float], None]) -> None:
@@ -263,7 +300,7 @@ class _Transfer:
             raise _RetryError("refuses to go on with the part that is there", wait_s=0.0)
         if code in (404, 410):
             name = self.part.name.removesuffix(".zip.part")
-            raise ModelError(f"{name} is not at {self.url}: see `indexer models list`")
+            raise MissingError(f"{name} is not at {self.url}: see `indexer models list`")
         if 300 <= code < 400:
             raise ModelError(f"{self.url} redirects too often, or to something that is not http(s)")
         if code in _RETRY_CODES:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.encoders.load import DEFAULT
-from indexer.models.catalogue import KNOWN, installed
+from indexer.models.catalogue import installed
+from indexer.models.published import KNOWN, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Kind:
     @property
     def download_mb(self) -> int | None:
         """The smallest download, about; None: it comes with the program."""
-        return min((known.about_mb for known in KNOWN if known.name in self.models), default=None)
+        return min((model.about_mb for model in KNOWN if model.name in self.models), default=None)
 
     @property
     def recommended(self) -> bool:
@@ -65,6 +66,14 @@ KINDS = (
         "search by words",
         ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", "m2d_clap_vit_base-80x608p16x16-240128"),
     ),
+    Kind(
+        "LAION-CLAP",
+        "Apache-2.0",
+        True,
+        10,
+        "search by words",
+        ("larger_clap_music", "larger_clap_general", "clap-htsat-unfused"),
+    ),
 )
 
 
@@ -74,7 +83,5 @@ def model_of(answer: str) -> str:
 
 
 def needs_download(name: str, models_dir: Path) -> bool:
-    """Whether NTT publishes a model of this name which is not installed."""
-    return any(known.name == name for known in KNOWN) and all(
-        model.name != name or model.problem for model in installed(models_dir)
-    )
+    """Whether somebody publishes a model of this name which is not installed."""
+    return known(name) is not None and all(model.name != name or model.problem for model in installed(models_dir))

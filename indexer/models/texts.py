@@ -17,9 +17,10 @@ from indexer.encoders.m2d.checkpoint import CheckpointInfo
 from indexer.errors import ModelError
 from indexer.models import catalogue
 from indexer.models.download import Progress, discard, fetch
+from indexer.models.published import LAION, WITH_WORDS
 from indexer.models.records import locked, read_json, sha256_of, write_json, writing
 
-BASE_URL = "https://huggingface.co"
+BASE_URL = LAION.base_url  # Hugging Face
 PUBLISHED = "model.safetensors"  # the name of a published text encoder's weights
 
 
@@ -81,7 +82,7 @@ def needed(info: CheckpointInfo, models_dir: Path) -> tuple[Path | None, Path]:
     if info.text is None:
         raise ModelError(
             f"{info.name} knows no words: take a model that does, "
-            f"`indexer models download {catalogue.WITH_WORDS}`, then `indexer models use` and `indexer scan`"
+            f"`indexer models download {WITH_WORDS}`, then `indexer models use` and `indexer scan`"
         )
     if info.text.pooling == "none" and not info.text.included:
         raise ModelError(f"{info.name}: its text encoder, NV-Embed-v2, is none that this program can run")

@@ -1,6 +1,6 @@
 """Some 300 words for genres, moods and sounds, and their text vectors: browsing by them needs no text encoder.
 
-The vectors are of sentences like those that M2D-CLAP was trained with ("The sound of House music.").
+The vectors are of sentences like those that M2D-CLAP and LAION-CLAP were trained with ("The sound of House music.").
 """
 
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from indexer.encoders import tensorfile
-from indexer.encoders.m2d.checkpoint import CheckpointInfo
+from indexer.encoders.checkpoints import Checkpoint
 from indexer.errors import ModelError
 
 FILE = "words.safetensors"
@@ -74,7 +74,7 @@ def all_sentences() -> list[str]:
     return list(dict.fromkeys(sentence for words in sentences().values() for _, sentence in words))
 
 
-def kept(info: CheckpointInfo) -> dict[str, np.ndarray]:
+def kept(info: Checkpoint) -> dict[str, np.ndarray]:
     """The vectors (words,) that are kept of a model, by sentence; empty where none are, or they are of another one."""
     path = info.path.parent / FILE
     try:
@@ -88,7 +88,7 @@ def kept(info: CheckpointInfo) -> dict[str, np.ndarray]:
     return dict(zip(texts, vectors, strict=True))
 
 
-def keep(info: CheckpointInfo, encode: Callable[[Sequence[str]], np.ndarray]) -> None:
+def keep(info: Checkpoint, encode: Callable[[Sequence[str]], np.ndarray]) -> None:
     """Make the vectors of the list, unless they are kept already. Raises ModelError where they cannot be written."""
     texts = all_sentences()
     if not set(texts) <= kept(info).keys():
@@ -96,5 +96,5 @@ def keep(info: CheckpointInfo, encode: Callable[[Sequence[str]], np.ndarray]) ->
         tensorfile.write(info.path.parent / FILE, {"vectors": encode(texts)}, about)
 
 
-def _key(info: CheckpointInfo) -> list[str | None]:
+def _key(info: Checkpoint) -> list[str | None]:
     return [info.words_id, info.text_sha256]

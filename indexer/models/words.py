@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from indexer.config import Settings
+from indexer.encoders.checkpoints import Checkpoint, inspect
+from indexer.encoders.clap.text import ClapTower
 from indexer.encoders.encoder import EncoderInfo
-from indexer.encoders.m2d.checkpoint import CheckpointInfo, inspect
-from indexer.encoders.text import BertTower, cleaned
+from indexer.encoders.m2d.checkpoint import CheckpointInfo
+from indexer.encoders.text import BertTower, Tower, cleaned
 from indexer.errors import ModelError
 from indexer.library.registered import InUse
-from indexer.models import catalogue, texts, word_list
+from indexer.models import texts, word_list
 from indexer.models.choice import choose
+from indexer.models.published import WITH_WORDS, WITH_WORDS_FOR_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class WordsModel:
     """The part of the model in use that knows words."""
 
     encoder: EncoderInfo
-    checkpoint: CheckpointInfo
+    checkpoint: Checkpoint
     words_id: str
 
 
@@ -37,8 +40,8 @@ def model_with_words(settings: Settings, library: InUse) -> WordsModel:
             return WordsModel(part, inspect(Path(part.source)), part.words_id)
     used = f"{chosen.info.name}, the model in use," if chosen else "the library's model"
     raise ModelError(
-        f"{used} knows no words: `indexer models download {catalogue.WITH_WORDS}`, then `indexer models use` it and "
-        "`indexer scan`"
+        f"{used} knows no words: `indexer models download {WITH_WORDS}` (or {WITH_WORDS_FOR_ALL}, which paid "
+        "work may use, too), then `indexer models use` it and `indexer scan`"
     )
 
 
@@ -47,7 +50,7 @@ class Texts:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: tuple[str | None, BertTower] | None = None
+        self._loaded: tuple[str | None, Tower] | None = None
 
     def vectors(
         self, model: WordsModel, said: Sequence[str], on_step: Callable[[str], None] = lambda _line: None
@@ -67,9 +70,12 @@ class Texts:
             word_list.keep(model.checkpoint, tower.encode)
         return vectors
 
-    def _tower(self, model: WordsModel, on_step: Callable[[str], None]) -> BertTower:
-        encoder, vocabulary = texts.needed(model.checkpoint, self._settings.models)
-        if self._loaded is None or self._loaded[0] != model.checkpoint.text_sha256:
+    def _tower(self, model: WordsModel, on_step: Callable[[str], None]) -> Tower:
+        checkpoint = model.checkpoint
+        # LAION-CLAP's have all that a text needs in their own file.
+        files = texts.needed(checkpoint, self._settings.models) if isinstance(checkpoint, CheckpointInfo) else None
+        if self._loaded is None or self._loaded[0] != checkpoint.text_sha256:
             on_step("loading the text encoder")
-            self._loaded = model.checkpoint.text_sha256, BertTower(model.checkpoint.path, encoder, vocabulary)
+            tower = BertTower(checkpoint.path, *files) if files else ClapTower(checkpoint.path)
+            self._loaded = checkpoint.text_sha256, tower
         return self._loaded[1]

@@ -7,6 +7,7 @@ exact arithmetic on all units. Stores nothing and writes no tag.
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,7 +140,8 @@ def _by_precision(settings: Settings, info: EncoderInfo) -> dict[str, Encoder]:
     on_gpu = served["fp32"].device != "cpu"
     for precision, is_served in (("bf16", on_gpu or multiplies_bf16()), ("int8", not on_gpu and serves("int8"))):
         if is_served:
-            served[precision] = load_encoder(info.source, device=settings.device, precision=precision)
+            with suppress(ModelError):  # not every encoder has every precision
+                served[precision] = load_encoder(info.source, device=settings.device, precision=precision)
     return served
 
 

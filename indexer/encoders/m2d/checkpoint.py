@@ -68,9 +68,28 @@ class CheckpointInfo:
         return self.projection.width if self.projection else 0
 
     @property
+    def vector_width(self) -> int:
+        """Numbers in a vector."""
+        return self.geometry.vector_width
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The sample rate of the front end."""
+        return self.front_end.sample_rate_hz
+
+    @property
     def unit_s(self) -> float:
         """Duration of a full unit in seconds."""
         return self.geometry.unit_frames * self.front_end.hop / self.front_end.sample_rate_hz
+
+    def facts(self) -> dict[str, Any]:
+        """What `models info` tells beside these."""
+        return {
+            "front_end": asdict(self.front_end),
+            "geometry": asdict(self.geometry),
+            "head": f"audioset ({self.head_width} inputs)" if self.head_width else None,
+            "words": asdict(self.projection) if self.projection else None,
+        }
 
 
 def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_rate_hz: int | None = None) -> Path:
@@ -97,12 +116,13 @@ def convert(source: Path, dest_folder: Path, *, name: str | None = None, sample_
     return dest
 
 
-def inspect(path: Path) -> CheckpointInfo:
+def inspect(path: Path, header: tensorfile.Header | None = None) -> CheckpointInfo:
     """Read the description of a converted checkpoint, without torch and without its weights.
 
-    Raises ModelError for a file that is missing, damaged, of a newer format or not ours.
+    ``header``: the file's, where it was read already. Raises ModelError for a file that is missing, damaged, of a newer
+    format or not ours.
     """
-    header = tensorfile.read_header(path)
+    header = header or tensorfile.read_header(path)
     about = header.about
     if about.get("kind") != KIND:
         raise ModelError(f"{path}: not an M2D model")

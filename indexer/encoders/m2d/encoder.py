@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from indexer.encoders import device as devices
 from indexer.encoders.encoder import PRECISIONS, Unit
-from indexer.encoders.m2d import device as devices
 from indexer.encoders.m2d import openvino, prepare
 from indexer.encoders.m2d.checkpoint import CheckpointInfo, inspect, load_weights
 from indexer.encoders.m2d.frontend import M2DCutter

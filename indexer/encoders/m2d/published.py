@@ -4,14 +4,12 @@ The files are untrusted: pickles are loaded only with weights_only and one extra
 used as paths, and sizes are bounded. Returns the encoder's tensors; never writes a model.
 """
 
-import argparse
 import contextlib
 import hashlib
 import lzma
 import re
 import shutil
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from indexer.encoders import pickled
 from indexer.encoders.m2d import words
 from indexer.errors import ModelError
 
@@ -115,30 +114,9 @@ def _extracted(opened: BinaryIO, member: zipfile.ZipInfo, path: Path, scratch: P
         yield Path(target.name)
 
 
-def _load(pth: Path, path: Path) -> object:
-    """Unpickle tensors and nothing else.
-
-    weights_only is passed explicitly, because an environment variable can change its default; a file that it refuses is
-    not tried without it.
-    """
-    with pth.open("rb") as opened:
-        zipped = opened.read(4) == b"PK\x03\x04"  # the older format cannot be mapped
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own error line reports what matters
-            loaded: object = torch.load(pth, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a hostile pickle can raise anything
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = "it is cut off, damaged or no file of tensors"
-        if wanted:
-            reason = f"it asks for {wanted[1]}, which a file of tensors has no use for"
-        raise ModelError(f"{path}: not loaded as a checkpoint: {reason}") from error
-    return loaded
-
-
 def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published:
     """Load ``pth`` and pick the tensors in use; errors name ``path``, the file that the user passed."""
-    loaded = _load(pth, path)
+    loaded = pickled.load(pth, path)
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise ModelError(f"{path}: not a checkpoint: it holds no dictionary of tensors")
@@ -149,7 +127,7 @@ def _assemble(pth: Path, path: Path, digest: str, names: list[str]) -> Published
         key[len(prefix) :]: value for key, value in state.items() if isinstance(key, str) and key.startswith(prefix)
     }
     found = {key: value for key, value in named.items() if _ENCODER_KEY.fullmatch(key)}
-    check = _tensor_checker(path, pth.stat().st_size)
+    check = pickled.tensor_checker(path, pth.stat().st_size)
     tensors = {key: check(key, value) for key, value in found.items()}
     stats = tensors.pop("norm_stats", None)
     if stats is None and "norm_stats" in state:
@@ -187,26 +165,3 @@ def _head(state: Mapping[Any, Any], check: Callable[[str, object], torch.Tensor]
         if key not in state:
             raise ModelError(f"{key}: missing from the checkpoint")
     return {ours: check(theirs, state[theirs]) for ours, theirs in HEAD_KEYS.items()}
-
-
-def _tensor_checker(path: Path, limit: int) -> Callable[[str, object], torch.Tensor]:
-    """Return a function that turns a value into a plain, finite float32 tensor, or raises ModelError with its key.
-
-    limit: bytes that all tensors together may claim, since a small pickle can claim any shape.
-    """
-    claimed = 0
-
-    def check(key: str, value: object) -> torch.Tensor:
-        nonlocal claimed
-        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not isinstance(value, torch.Tensor) or not plain or value.is_quantized or not value.is_floating_point():
-            raise ModelError(f"{key}: not a plain tensor of floating-point numbers")
-        claimed += value.numel() * value.element_size()
-        if claimed > limit:
-            raise ModelError(f"{key}: claims more numbers than {path.name} holds")
-        tensor = value.detach().float().contiguous()
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{key}: holds NaN or infinity")
-        return tensor
-
-    return check
