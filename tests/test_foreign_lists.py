@@ -225,7 +225,7 @@ def test_what_is_no_file_is_not_opened(worker, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.xml", "a.nml", "a.m3u8", "a.crate"])
 @pytest.mark.parametrize(
     ("bound", "said"),
-    [("MAX_ENTRIES", "tracks"), ("MAX_PATHS_BYTES", "bytes of paths"), ("MAX_LISTS", "playlists")],
+    [("MAX_ENTRIES", "tracks"), ("MAX_TEXTS", "bytes of paths and names"), ("MAX_LISTS", "playlists")],
 )
 def test_there_are_bounds_for_all_files_together(read, tmp_path, monkeypatch, name, bound, said):
     content = {"a.xml": REKORDBOX, "a.nml": NML, "a.m3u8": "/a\n/b\n", "a.crate": crate("a", "b")}[name]
@@ -234,6 +234,21 @@ def test_there_are_bounds_for_all_files_together(read, tmp_path, monkeypatch, na
     monkeypatch.setattr(foreign_lists, bound, 1)  # the reader is told what is left
     with pytest.raises(ConfigError, match=f"more than .* {said}"):
         read(path, path)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        f'<COLLECTION><TRACK TrackID="{"k" * 1000}"/></COLLECTION>',
+        f'<NODE Name="root"><NODE Name="{"n" * 150}">' + '<NODE Name="a" Type="1"/>' * 10 + "</NODE></NODE>",
+    ],
+)
+def test_keys_and_names_count_as_paths_do(tmp_path, monkeypatch, inside):
+    path = write(tmp_path / "a.xml", f"<DJ_PLAYLISTS>{inside}</DJ_PLAYLISTS>")
+    parse(path)
+    monkeypatch.setattr(foreign_lists, "MAX_TEXTS", 900)
+    with pytest.raises(ReadError, match="more than 900 bytes of paths and names"):
+        parse(path)
 
 
 def test_there_are_bounds_for_a_file(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def export(
     with snapshot(settings.db) as conn:
         found = _gather(conn, settings, paths)
         if paths.unused:
-            raise ConfigError(f"--map: {paths.unused[0]}: no track of the library lies there; nothing was written")
+            raise ConfigError(f"--map {paths.unused[0]} fits no track of the library; nothing was written")
         listed_in_lists = sum(len(playlist.ids) for playlist in found.playlists())
         total = (len(found.ids) if to_rekordbox else 0) + listed_in_lists * (bool(to_m3u) + bool(to_serato))
         counting = _Counting(progress, total)

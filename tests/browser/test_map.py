@@ -1,5 +1,7 @@
 """The map used by mouse and by keyboard."""
 
+from xml.etree import ElementTree as ET
+
 POINT = """() => {
     const canvas = document.getElementById("map"), { width, height } = canvas;
     const scale = canvas.getBoundingClientRect().width / width;
@@ -40,6 +42,10 @@ def test_what_is_encircled_after_zooming_is_what_lies_under_the_pointer(tab, sha
     encircle(page, place["x"], place["y"], 14)
     page.get_by_text("1 track encircled").wait_for()
     assert page.locator("#ids").input_value() == track
+    with page.expect_download() as download:
+        page.get_by_role("button", name="rekordbox").click()
+    (listed,) = ET.parse(download.value.path()).findall(".//NODE[@Type='1']/TRACK")
+    assert listed.get("Key") == track
     page.locator("#map").focus()
     page.keyboard.press("Escape")
     assert page.locator("#chosen").is_hidden()

@@ -34,7 +34,7 @@ def read(file: BinaryIO, path: Path, budget: Budget) -> list[ForeignList]:
         for kind, track in _records(value, path) if record_name == b"otrk" else ():
             if kind == b"ptrk":
                 entries.append(_entry(track, roots, path))
-                budget.take(path, entries=1, paths=entries[-1].paths)
+                budget.take(path, entries=1, texts=entries[-1].paths)
     return [ForeignList(tuple(path.stem.split("%%")), entries)]
 
 

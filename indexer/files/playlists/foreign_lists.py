@@ -1,7 +1,7 @@
 """Playlists that others wrote, as every parser of a format tells of them, and what a file of them may be.
 
 They are hostile input: a reader process parses them, a file has a greatest size, and all files together a greatest
-number of lists, of entries and of bytes of paths.
+number of lists, of entries and of bytes of paths and names.
 """
 
 import os
@@ -15,7 +15,7 @@ from indexer.files.children.limits import Heartbeat, no_heartbeat
 
 MAX_ENTRIES = 1_000_000  # tracks of collections and entries of lists together
 MAX_LISTS = 100_000
-MAX_PATHS_BYTES = 512 << 20  # of all paths together
+MAX_TEXTS = 512 << 20  # bytes of paths, characters of names and keys
 MAX_FILE_BYTES = 64 << 20  # of a format that is read at once
 MAX_PATH_BYTES = 8192  # a longer path is no path
 MAX_NAME_CHARS = 200  # of a list; the rest names nothing
@@ -95,12 +95,12 @@ class Left(NamedTuple):
 
     entries: int
     lists: int
-    paths_bytes: int
+    texts: int
 
 
 def all_left() -> Left:
     """What all files together may hold."""
-    return Left(MAX_ENTRIES, MAX_LISTS, MAX_PATHS_BYTES)
+    return Left(MAX_ENTRIES, MAX_LISTS, MAX_TEXTS)
 
 
 class Budget:
@@ -110,14 +110,14 @@ class Budget:
         self.left = left
         self.beat = heartbeat
 
-    def take(self, path: Path, *, entries: int = 0, lists: int = 0, paths: Sequence[bytes] = ()) -> None:
+    def take(self, path: Path, *, entries: int = 0, lists: int = 0, texts: Sequence[bytes | str] = ()) -> None:
         """Count what comes from the file. Raises ReadError where it is more than is left, LimitError by the beat."""
         self.beat()
         had = self.left
-        self.left = Left(had.entries - entries, had.lists - lists, had.paths_bytes - sum(map(len, paths)))
+        self.left = Left(had.entries - entries, had.lists - lists, had.texts - sum(map(len, texts)))
         if min(self.left) >= 0:
             return
-        most = ((MAX_ENTRIES, "tracks"), (MAX_LISTS, "playlists"), (MAX_PATHS_BYTES, "bytes of paths"))
+        most = ((MAX_ENTRIES, "tracks"), (MAX_LISTS, "playlists"), (MAX_TEXTS, "bytes of paths and names"))
         for left, (count, what) in zip(self.left, most, strict=True):
             if left < 0:
                 raise ReadError(path, f"with it there are more than {count:,} {what}; name fewer playlists")

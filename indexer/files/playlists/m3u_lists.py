@@ -27,7 +27,7 @@ def read(file: BinaryIO, path: Path, budget: Budget) -> list[ForeignList]:
             duration_s = float(told[1]) or None
         elif line and not line.startswith(b"#"):
             entries.append(Entry(_places(line[:MAX_PATH_BYTES], folder), duration_s))
-            budget.take(path, entries=1, paths=entries[-1].paths)
+            budget.take(path, entries=1, texts=entries[-1].paths)
             duration_s = None
         else:
             budget.beat()

@@ -112,11 +112,11 @@ class _Reader:
 
     def _of_itself(self, entry: Entry) -> Entry:
         """An entry that is in no collection."""
-        self._budget.take(self._path, paths=entry.paths)
+        self._budget.take(self._path, texts=entry.paths)
         return entry
 
     def _keep(self, key: str, entry: Entry) -> None:
-        self._budget.take(self._path, entries=1, paths=entry.paths)
+        self._budget.take(self._path, entries=1, texts=(*entry.paths, key))
         self._tracks[key[:MAX_PATH_BYTES]] = entry
 
     # ---- rekordbox
@@ -138,8 +138,8 @@ class _Reader:
     def _begin_node(self, name: str, *, is_list: bool) -> None:
         self._names.append(name[:MAX_NAME_CHARS] if self._names else None)
         if is_list:
-            self._budget.take(self._path, lists=1)
             self._list_names, self._entries = tuple(filter(None, self._names)), []
+            self._budget.take(self._path, lists=1, texts=self._list_names)
 
     # ---- Traktor
 
