@@ -19,13 +19,16 @@ def check_name(name: str | None) -> None:
 
 
 def folder_of(settings: Settings) -> Path:
-    """The folder of heads, which is made. Raises ModelError."""
-    folder = settings.db.absolute().parent / FOLDER
+    """The folder of heads, which need not be there yet."""
+    return settings.db.absolute().parent / FOLDER
+
+
+def make(folder: Path) -> None:
+    """Make the folder of heads. Raises ModelError."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise ModelError(f"cannot make {folder}: {e.strerror}") from e
-    return folder
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -144,6 +144,7 @@ def _learn(
     about: dict[str, Any] = {"sources": list(request.labels.chosen())}
     if request.labels.label_set:
         about["label_set"] = request.labels.label_set
+    head_files.make(folder)
     learned = []
     for features in dataset.features:
         data = Data(features.encoder_id, dataset.names, dataset.keys, features.vectors, dataset.y, dataset.groups)

@@ -84,6 +84,7 @@ def train_by_words(
         if known is not None:
             head, path = replace(head, name=known[0]), known[1]
         else:
+            head_files.make(folder)
             head.save(path)
         chosen = choose(replace(settings, head=str(path)), library)
         assert chosen is not None
