@@ -18,7 +18,6 @@ from indexer.files.tags.write import Prepared, commit, remove_copies, settle
 from indexer.library.store import Store
 from indexer.library.writing.files import FileRow
 from indexer.library.writing.journal import parse_stat
-from indexer.scan import policy
 
 
 def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
@@ -165,7 +164,7 @@ def _undo_one(
         if found.ours is None and found.added is None:
             result.nothing.append(name)
             return
-        if not force and found.ours is not None and not policy.is_ours(found):
+        if not force and found.ours is not None and not found.genre_is_ours:
             raise WriteRefusedError(
                 name, "the genre was changed since we wrote it (use --force to restore the former one all the same)"
             )

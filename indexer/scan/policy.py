@@ -20,11 +20,6 @@ from indexer.heads.head import Head
 from indexer.library.writing.journal import parse_stat
 
 
-def is_ours(found: Tags) -> bool:
-    """Whether the standing genre is the one we wrote, not changed since."""
-    return found.genre_is_ours
-
-
 def plan(
     found: Tags, label: str, text: str, confidence: float, model: str, policy: str,
 ) -> GenreEdit | None:  # fmt: skip
@@ -33,7 +28,7 @@ def plan(
     ``text``: the user's wording of ``label``. fill writes only where the genre is empty or ours. A person's correction
     is never replaced.
     """
-    ours = is_ours(found)
+    ours = found.genre_is_ours
     text = clean(text)
     if policy == "off" or found.corrected or (policy == "fill" and found.genres and not ours):
         return None
@@ -49,7 +44,7 @@ def plan(
 def plan_correction(found: Tags, label: str, text: str) -> GenreEdit | None:
     """The edit that writes a person's correction; None when the tag already holds it as the person's own."""
     genres = (clean(text),)
-    if not genres[0] or (found.genres == genres and (found.corrected or not is_ours(found))):
+    if not genres[0] or (found.genres == genres and (found.corrected or not found.genre_is_ours)):
         return None
     return GenreEdit(genres, label, 1.0, CORRECTION)
 
