@@ -116,7 +116,8 @@ def test_each_dangerous_library_has_one_owner():
         "indexer.files.containers", "indexer.files.tags.fields", "indexer.files.tags.pictures",
     }  # fmt: skip
     assert users_of("av") == {  # sound; covers; loudness
-        "indexer.files.audio.decode", "indexer.files.thumbnail", "indexer.analysis.loudness",
+        "indexer.files.audio.opened", "indexer.files.audio.decode", "indexer.files.thumbnail",
+        "indexer.analysis.loudness",
     }  # fmt: skip
     assert users_of("soundfile") - {"indexer.upkeep.bench", "indexer.upkeep.demo"} == {  # these two only write
         "indexer.files.audio.libsndfile"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from indexer.files.audio import decode
+from indexer.files.audio import opened
 from indexer.files.audio.stated_length import HEADER_STATES_LENGTH
 from indexer.files.children.examine import _NAMES
 from indexer.files.containers import AUDIO_SUFFIXES, CONTAINERS
@@ -21,7 +21,7 @@ def test_a_container_is_complete(container):
     assert sum(map(bool, (container.magic, container.sniff, container.search))) == 1
     assert set(container.suffixes) <= AUDIO_SUFFIXES
     assert {suffix.encode() for suffix in container.suffixes} <= SUFFIXES
-    assert set(container.demuxers) <= set(decode._FORMATS.split(","))
+    assert set(container.demuxers) <= set(opened.FORMATS.split(","))
     assert set(container.demuxers) & (HEADER_STATES_LENGTH | OWN_LENGTH | NO_LENGTH)
     assert container.read_fields or not container.places  # what is written is read back
     assert bool(container.pictures) == bool(container.read_fields)

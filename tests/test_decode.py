@@ -18,18 +18,16 @@ from mutagen.id3 import APIC, ID3
 from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
 from indexer.files.audio.decode import (
-    _FORMATS,
     AudioInfo,
     _frames,
     _heard,
     _Tally,
     decode,
-    leading_id3_bytes,
     listen,
     probe,
-    sound_decoders,
 )
 from indexer.files.audio.identity import fingerprint
+from indexer.files.audio.opened import FORMATS, leading_id3_bytes, sound_decoders
 from indexer.files.audio.stated_length import ASF_ENCRYPTED
 from tests.benchmarks.fuzz_tags import repair
 from tests.helpers.synth import CONTAINERS, music, write_audio
@@ -748,7 +746,7 @@ def test_what_is_no_sound_file_is_refused_quietly(tmp_path, kind, ending, monkey
 
 
 def test_formats_that_name_other_files_are_not_on_the_list():
-    assert not set(_FORMATS.split(",")) & {
+    assert not set(FORMATS.split(",")) & {
         "hls",
         "concat",
         "dash",

@@ -2,19 +2,15 @@
 
 FFmpeg (through PyAV) decodes one packet at a time, the channels are averaged here because FFmpeg's own downmix is 1.414
 times too loud, and soxr HQ resamples the stream. Where FFmpeg refuses a file, libsndfile is asked; it goes on at the
-same sample. Both read the file through a Python file object and never see a path, a protocol or a second file. Never
-writes, starts threads or logs. Runs in a reader process. Every failure is a ReadError or an UnsupportedError.
+same sample. Both read the file through what files/audio/opened.py opens. Never writes, starts threads or logs. Runs in
+a reader process. Every failure is a ReadError or an UnsupportedError.
 """
 
-import errno
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 import av
 import numpy as np
@@ -23,24 +19,11 @@ import soxr
 from indexer.errors import FileError, ReadError, TruncatedError, UnsupportedError
 from indexer.files.audio import libsndfile
 from indexer.files.audio.frames import Held, Tap, finite, mean
-from indexer.files.audio.payload.excerpt import Excerpt, excerpt
-from indexer.files.audio.payload.source import ByteSource, shorter
-from indexer.files.audio.payload.stated_end import missing_end
-from indexer.files.audio.stated_length import ASF_ENCRYPTED, HEAD_BYTES, claimed_s, ends_in_zeros, last_page_is_cut
+from indexer.files.audio.opened import AnyPath, SoundFile, check_disk, container_of, errors_named, opened, sound_stream
+from indexer.files.audio.payload.source import shorter
+from indexer.files.audio.stated_length import claimed_s, last_page_is_cut
 
-AnyPath = str | bytes | os.PathLike[str]
-
-# Self-contained sound files only: a format that names other files (hls, concat, dash, sdp, ...), a device, raw samples
-# or a picture is refused before any of it is parsed. Names as of FFmpeg 4.4 to 8, which ignores unknown ones.
-_FORMATS = (
-    "aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,"
-    "mlp,mpeg,mpegts,ogg,oma,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
-)
-
-_READ_BYTES = 1 << 16
-_WINDOW_BYTES = 1 << 12  # read at once to find the end of the sound, which needs a head and a tail
 _PROBE_PACKETS = 100  # decoded at most where the header, behind junk, does not tell the channels
-_PROBE_BYTES = 1 << 20  # enough for every sound file, and a limit for hostile ones
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 12_000_000  # below: a damaged header; above: faster than DSD512 decoded
 
 # Real MP3s contain a few junk packets. Losing more than this share (and more than a few) is audible damage.
@@ -58,9 +41,6 @@ _LEAD_S = 1.0  # decoded and dropped before an excerpt: a lossy frame needs thos
 _FAR_S = 20.0  # a seek that ends so long before its place found no place near it
 _GAP_S = 0.1  # between where a frame should begin and where it says that it does
 _MIN_SHARE = 3  # a recording is so many times longer than its excerpts together, or decoding all of it is as fast
-
-# Everything PyAV and FFmpeg are known to raise on bad input; FFmpegError covers its own tree.
-_FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +60,8 @@ def probe(path: AnyPath) -> AudioInfo:
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
     """
     try:
-        with _errors_named(path), _opened(path) as file, _container(path, file) as container:
-            stream = _sound_stream(path, file, container)
+        with errors_named(path), opened(path) as file, container_of(path, file) as container:
+            stream = sound_stream(path, file, container)
             context = stream.codec_context
             packets = islice(container.demux(stream), 0 if context.channels else _PROBE_PACKETS)
             while not context.channels and (packet := next(packets, None)) is not None:
@@ -104,8 +84,8 @@ def metadata(path: AnyPath) -> dict[str, str]:
     :raises ReadError: as ``probe`` does.
     :raises UnsupportedError: as ``probe`` does.
     """
-    with _errors_named(path), _opened(path) as file, _container(path, file) as container:
-        stream = _sound_stream(path, file, container)
+    with errors_named(path), opened(path) as file, container_of(path, file) as container:
+        stream = sound_stream(path, file, container)
         return {**stream.metadata, **container.metadata}
 
 
@@ -123,7 +103,7 @@ def decode(
     :raises UnsupportedError: a sound file that is encrypted or has no decoder.
     """
     block_frames = max(1, round(block_s * sample_rate_hz))
-    with _errors_named(path):
+    with errors_named(path):
         parts: list[np.ndarray] = []
         held = given = 0
         tally = _Tally()
@@ -151,7 +131,7 @@ def listen(path: AnyPath, tap: Tap) -> Iterator[float]:
     """
     tally = _Tally()
     heard_s = 0.0
-    with _errors_named(path):
+    with errors_named(path):
         for mono, rate_hz in _heard(path, tally, tap):
             heard_s += len(mono) / rate_hz
             yield heard_s
@@ -176,8 +156,8 @@ def excerpts(
     :raises ReadError: as ``decode`` does.
     :raises UnsupportedError: as ``decode`` does.
     """
-    with _errors_named(path), _opened(path) as file, _container(path, file) as container:
-        stream = _sound_stream(path, file, container)
+    with errors_named(path), opened(path) as file, container_of(path, file) as container:
+        stream = sound_stream(path, file, container)
         stated_s = _claimed_s(file, container, stream)
         if container.format.name not in _SEEKABLE or file.stated_bytes or file.ends_in_zeros or stated_s is None:
             raise UnsafeToSeekError
@@ -188,7 +168,7 @@ def excerpts(
         for n in range(count):
             to_the_end = n == count - 1
             mono, rate_hz, reached_s = _excerpt(container, stream, n * step_s, None if to_the_end else seconds)
-            _check_disk(path, file)
+            check_disk(path, file)
             if to_the_end and _is_short(reached_s, stated_s):
                 raise UnsafeToSeekError
             yield n * step_s, soxr.resample(mono, _checked_rate(path, rate_hz), sample_rate_hz, quality="HQ")
@@ -245,7 +225,7 @@ def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[t
     """Yield the mixed samples with their rate in Hz: FFmpeg's, and libsndfile's from where FFmpeg refuses to go on."""
     frames = 0
     try:
-        with _errors_named(path):
+        with errors_named(path):
             for mono, rate_hz in _mixed(path, tally, tap):
                 yield mono, rate_hz
                 frames += len(mono)
@@ -260,7 +240,7 @@ def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[t
                     tap(mono, finite(block.T), rate_hz)
                 yield mono, rate_hz
                 frames += len(mono)
-            _check_disk(path, file)
+            check_disk(path, file)
             tally.libsndfile(
                 frames / sound.samplerate,
                 libsndfile.stated_s(file, sound),
@@ -272,10 +252,10 @@ def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[t
 
 
 @contextmanager
-def _asked_too(path: AnyPath, refusal: FileError) -> "Iterator[tuple[_SoundFile, Any]]":
+def _asked_too(path: AnyPath, refusal: FileError) -> "Iterator[tuple[SoundFile, Any]]":
     """Open with libsndfile a file that FFmpeg refused. Raises the refusal; where libsndfile refuses too, both."""
     try:
-        with _errors_named(path), _opened(path) as file, libsndfile.opened(file) as sound:
+        with errors_named(path), opened(path) as file, libsndfile.opened(file) as sound:
             yield file, sound
     except libsndfile.NotItsFormatError:
         raise refusal from None
@@ -311,7 +291,7 @@ def _checked_rate(path: AnyPath, rate_hz: int) -> int:
     return rate_hz
 
 
-def _claimed_s(file: "_SoundFile", container: Any, stream: Any) -> float | None:
+def _claimed_s(file: "SoundFile", container: Any, stream: Any) -> float | None:
     names = set(container.format.name.split(","))
     # FFmpeg counts the silence that an edit list puts in front of an MP4, and does not play it.
     silence = max(0, stream.start_time or 0) if "mp4" in names else 0
@@ -344,8 +324,8 @@ class _Tally:
 
 def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
     """Yield FFmpeg's frames; skips bad packets. Raises FileError where FFmpeg does not go on."""
-    with _opened(path) as file, _container(path, file) as container:
-        stream = _sound_stream(path, file, container)
+    with opened(path) as file, container_of(path, file) as container:
+        stream = sound_stream(path, file, container)
         tally.stated_s = _claimed_s(file, container, stream)
         tally.cut_page = container.format.name == "ogg" and last_page_is_cut(file, zeros_behind=file.ends_in_zeros)
         tally.present_bytes, tally.stated_bytes = file.size, file.stated_bytes
@@ -372,7 +352,7 @@ def _frames(path: AnyPath, tally: _Tally) -> Iterator[Any]:
             if isinstance(error, MemoryError) or not tally.decoded_s:
                 raise
             broken = True
-        _check_disk(path, file)
+        check_disk(path, file)
         if not tally.decoded_s:
             raise ReadError(path, "no audio: nothing in it can be decoded" if tally.bad else "no audio")
         # FFmpeg may fail on a foreign tag after the sound (WavPack, Musepack): a file with its full length is accepted.
@@ -427,7 +407,7 @@ def _early_end(path: AnyPath, tally: _Tally) -> str | None:
     return f"truncated: the last frame, at {end}, is incomplete" if tally.cut_frame else None
 
 
-def _stops_inside(file: "_SoundFile", tally: _Tally) -> bool:
+def _stops_inside(file: "SoundFile", tally: _Tally) -> bool:
     """Whether FFmpeg gave up at damaged bytes, before the end of the file and of the stated length."""
     if tally.stated_s is None or file.tell() >= file.size or file.ends_in_zeros:
         return False
@@ -453,176 +433,3 @@ def _clock(seconds: float) -> str:
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
-
-
-@contextmanager
-def _errors_named(path: AnyPath) -> Iterator[None]:
-    """Turn the libraries' errors into a ReadError or UnsupportedError with one plain line."""
-    try:
-        yield
-    except FileError:
-        raise
-    except MemoryError as error:
-        raise ReadError(path, "damaged: it asks for more memory than allowed") from error
-    except av.error.PatchWelcomeError as error:
-        raise UnsupportedError(path, "a variant of this kind of file that cannot be decoded") from error
-    except av.FFmpegError as error:  # FFmpeg's many codes tell no more
-        raise ReadError(path, "damaged, or not a sound file") from error
-    except OSError as error:
-        raise ReadError(path, error.strerror or type(error).__name__) from error
-    except _FAILURES as error:
-        raise ReadError(path, " ".join(f"cannot be decoded: {error}".split())) from error
-
-
-class _SoundFile:
-    """The file as FFmpeg sees it: without a name and leading ID3v2 tags, and no more of it than ``show`` says.
-
-    By a name's ending FFmpeg would take noise for sound, and it would unpack the tags, which may be hostile.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._start = leading_id3_bytes(fd)
-        self._position = 0
-        self._patches: tuple[tuple[int, bytes], ...] = ()
-        self.size = os.fstat(fd).st_size - self._start
-        self.stated_bytes = 0  # what a file that lost its end states
-        self.ends_in_zeros = ends_in_zeros(self)
-        self.failure: OSError | None = None
-
-    def show(self, part: Excerpt) -> None:
-        """Let FFmpeg see this part, from its beginning."""
-        self.size, self._patches = part.end, part.patches
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        """Read on. PyAV would swallow an exception raised here, so a failing disk is kept in ``failure``."""
-        try:
-            data = self.at(self._position, size)
-        except OSError as error:
-            self.failure = error
-            return b""
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to offset; returns a negative error number outside the file, as FFmpeg expects."""
-        target = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        if not 0 <= target <= self.size:
-            return -errno.EINVAL
-        self._position = target
-        return target
-
-    def tell(self) -> int:
-        return self._position
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from offset, without moving FFmpeg's position; none outside the file."""
-        if not 0 <= offset < self.size:
-            return b""
-        data = os.pread(self._fd, min(size, self.size - offset), offset + self._start)
-        for position, patch in self._patches:
-            if offset - len(patch) < position < offset + len(data):
-                data = _patched(data, position - offset, patch)
-        return data
-
-
-def _patched(data: bytes, position: int, patch: bytes) -> bytes:
-    """``data`` with ``patch`` laid over it at ``position``, which may begin before it and end behind it."""
-    first, last = max(0, -position), len(data) - position
-    patch, position = patch[first:last], max(0, position)
-    return data[:position] + patch + data[position + len(patch) :]
-
-
-def leading_id3_bytes(fd: int) -> int:
-    """The length of the leading ID3v2 tags; a tag that claims to fill the whole file does not count."""
-    start, size = 0, os.fstat(fd).st_size
-    while True:
-        head = os.pread(fd, 10, start)
-        if len(head) < 10 or head[:3] != b"ID3" or head[3] == 0xFF or any(byte & 0x80 for byte in head[6:]):
-            return start
-        end = start + 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + (10 if head[5] & 0x10 else 0)
-        if end >= size:
-            return start
-        start = end
-
-
-@contextmanager
-def _opened(path: AnyPath) -> Iterator[_SoundFile]:
-    """Open the file so that a decoder can reach no other file and no network."""
-    # O_NONBLOCK: does not wait for the other end of a named pipe.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ReadError(path, "not a regular file")
-        file = _SoundFile(fd)
-        if not file.size:
-            raise ReadError(path, "no audio: the file is empty")
-        source = ByteSource(file, path, window_bytes=_WINDOW_BYTES)
-        file.stated_bytes = missing_end(source) or 0
-        file.show(excerpt(source))
-        _check_disk(path, file)
-        yield file
-    finally:
-        os.close(fd)
-
-
-def _container(path: AnyPath, file: _SoundFile) -> Any:
-    try:
-        return av.open(
-            file,
-            metadata_errors="replace",
-            buffer_size=_READ_BYTES,
-            io_open=_refuse_other_files,
-            container_options={
-                "format_whitelist": _FORMATS,
-                "codec_whitelist": sound_decoders(),  # no picture is decoded, not even for its size
-                "protocol_whitelist": "",
-                "probesize": str(_PROBE_BYTES),
-            },
-        )
-    finally:
-        _check_disk(path, file)
-
-
-def _check_disk(path: AnyPath, file: _SoundFile) -> None:
-    if file.failure is not None:
-        raise ReadError(path, f"reading failed: {file.failure.strerror}") from file.failure
-
-
-def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
-    raise PermissionError(errno.EACCES, f"refers to another file, {url[:80]!r}, which is not opened")
-
-
-@cache
-def sound_decoders() -> str:
-    """The names of all of FFmpeg's audio decoders, comma-separated."""
-    names = []
-    for name in sorted(av.codecs_available):
-        try:
-            codec = av.codec.Codec(name, "r")
-        except ValueError:  # has an encoder only
-            continue
-        if codec.type == "audio":
-            names.append(name)
-    return ",".join(names)
-
-
-def _sound_stream(path: AnyPath, file: _SoundFile, container: Any) -> Any:
-    """The first audio stream of an MP4 (a stem file's master), else the one that FFmpeg ranks best.
-
-    Raises UnsupportedError where it cannot be decoded.
-    """
-    streams = container.streams.audio
-    if not streams:
-        raise ReadError(path, "no audio stream")
-    if container.format.name == "asf" and any(guid in file.at(0, HEAD_BYTES) for guid in ASF_ENCRYPTED):
-        raise UnsupportedError(path, "encrypted (DRM)")
-    is_mp4 = "mp4" in container.format.name.split(",")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    stream = (decodable and is_mp4 and decodable[0]) or container.streams.best("audio") or streams[0]
-    if stream.codec_context is None:
-        raise UnsupportedError(path, "no decoder for this kind of sound")
-    if stream.codec_context.codec_tag in ("drms", "enca", "drmi"):
-        raise UnsupportedError(path, "encrypted (DRM)")
-    return stream
