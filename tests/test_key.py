@@ -133,6 +133,17 @@ def test_a_long_track_is_kept_in_as_many_stretches_as_a_short_one(a_minor, monke
     assert meter.finish().confidence > 0
 
 
+@pytest.mark.parametrize("rate_hz", [16_000, 32_000, 44_100, 48_000, 88_200, 192_000])
+def test_the_short_transform_gives_what_the_whole_one_gives(rate_hz):
+    """Up to what it leaves out, whatever lies above."""
+    frame = np.random.default_rng(3).standard_normal(rate_hz // 2).astype(np.float32)
+    whole = np.abs(np.fft.rfft(frame * np.hanning(len(frame))))
+    short = key_module._LowSpectrum(len(frame), rate_hz)(frame)
+    assert len(short) < len(whole) / 1.5
+    heard = slice(20, 1_400)  # 40 to 2800 Hz
+    np.testing.assert_allclose(short[heard], whole[heard], rtol=1e-3, atol=1e-4 * np.median(whole))
+
+
 def test_numbers_that_are_none_cost_only_their_own_frame(a_minor):
     broken = a_minor.copy()
     broken[5 * RATE_HZ] = np.nan

@@ -170,7 +170,7 @@ class _LowSpectrum:
         fall = 2 * math.pi * (1 / step - 2 * _HIGHEST_HZ / rate_hz)
         half = math.ceil((_STOP_DB - 7.95) / (2.285 * fall) / 2)
         taps = np.sinc(np.arange(-half, half + 1) / step) * np.kaiser(2 * half + 1, 0.1102 * (_STOP_DB - 8.7))
-        self._gain = 1 / np.abs(np.fft.rfft(taps, size))
+        self._gain = step / np.abs(np.fft.rfft(taps, size))
         length = step * (_AT_ONCE - 1) + len(taps)
         self._filter = np.zeros((length, _AT_ONCE), np.float32)
         for n in range(_AT_ONCE):

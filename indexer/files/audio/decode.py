@@ -215,8 +215,11 @@ def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally", tap: Tap | N
                 yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
             rate_hz = now_hz
             # One channel and one thread: soxr's streams are single-threaded.
-            resampler = soxr.ResampleStream(now_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
-        yield resampler.resample_chunk(mono)
+            if now_hz != sample_rate_hz:
+                resampler = soxr.ResampleStream(now_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+            else:
+                resampler = None
+        yield mono.copy() if resampler is None else resampler.resample_chunk(mono)
     if resampler is not None:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
