@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -254,7 +255,7 @@ def test_edited_weights_are_found(path, tmp_path):
 
 def test_without_transformers_the_way_is_told(path, folder, tmp_path, monkeypatch):
     assert checkpoints.inspect(path).words_id  # looking needs none
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     for call in (
         lambda: load_encoder(path),
         lambda: ClapTower(path),

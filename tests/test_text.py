@@ -1,6 +1,7 @@
 """Texts become vectors as `transformers` makes them, from files that are checked; bad ones are told in one line."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -109,9 +110,10 @@ def test_a_text_of_any_length_and_script_is_cleaned():
         text.cleaned("word " * 100_000)
 
 
-def test_without_transformers_the_way_is_told(files, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ModelError, match=r"pip install 'edm-indexer\[words\]'"):
+@pytest.mark.parametrize("missing", ["transformers", "tokenizers"])
+def test_without_transformers_the_way_is_told(files, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModelError, match=r"^texts need the extra: pip install 'edm-indexer\[words\]'"):
         text.BertTower(files["2025"], None, files["vocabulary"])
 
 
@@ -148,6 +150,19 @@ def test_what_is_missing_is_told_with_the_way(files, tmp_path):
     texts.add(files["vocabulary"], texts.VOCABULARY, tmp_path)
     with pytest.raises(ModelError, match="indexer models download gte-base"):
         texts.needed(inspect(files["2024"]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("letter", "said"),
+    [("N", "is NV-Embed-v2, which does not run here"), ("B", "is BERT base, which is not in its file")],
+)
+def test_a_checkpoint_whose_text_encoder_is_another_is_refused(tmp_path, letter, said):
+    """Its sounds are vectors all the same; GTE base would give it texts of another space."""
+    name = f"m2d_clap_vit_base-80x608p16x16p16kp{letter}-2025"
+    source = checkpoints.write_folder(tmp_path, checkpoints.published_state(words.clap_2024()), name=name)
+    with pytest.raises(ModelError, match=f"{name}: its text encoder {said}") as caught:
+        texts.needed(inspect(convert(source, tmp_path / "converted")), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_text_encoder(files, tmp_path):

@@ -21,6 +21,8 @@ LAYOUTS = {
     "mean": ("80x608", {"form": "mean"}),
 }
 
+INCLUDED = "text_encoder.text_encoder."
+
 
 def samples_of(seconds, seed=0):
     return music(seconds, sample_rate_hz=16_000, channels=1, seed=seed)[:, 0]
@@ -37,6 +39,8 @@ def clap(layout):
 
 def add(folder, layout, **changes):
     size, weights, audio, text = clap(layout)
+    if any(key.startswith(INCLUDED) for key in changes) and layout == "2025":
+        text |= checkpoints.bert(40, prefix=INCLUDED)
     kept = {key: value for key, value in (weights | audio | text | changes).items() if value is not None}
     source = checkpoints.write_folder(folder, checkpoints.published_state(kept), name=SIZES[size][0])
     return convert(source, folder / "converted")
@@ -122,6 +126,10 @@ def test_a_copy_of_a_converted_checkpoint_has_everything(tmp_path):
         ("2025", {"audio_proj.sem_blocks.0.attn.proj.bias": None}, "sem_blocks.0.attn.proj.bias: missing"),
         ("2025", {"text_proj.weight": np.zeros((10, 64), np.float32), "text_proj.bias": np.zeros(10, np.float32)},
          "text_proj: 10 numbers for a text where 64 are expected"),
+        ("2025", {INCLUDED + "encoder.layer.1.output.dense.bias": np.full(64, np.nan, np.float32)},
+         r"layer\.1\.output\.dense\.bias: holds NaN"),
+        ("2025", {INCLUDED + "encoder.layer.1.output.dense.bias": None}, r"layer\.1\.output\.dense\.bias: missing"),
+        ("2025", {INCLUDED + "embeddings.LayerNorm.weight": np.ones(63, np.float32)}, r"LayerNorm.weight: shape"),
         ("mean", {"text_proj.weight": None, "text_proj.bias": None, "text_encoder.text_encoder.embeddings."
          "word_embeddings.weight": np.zeros((9, 64), np.float32)}, "audio_proj, text_proj: missing"),
     ],

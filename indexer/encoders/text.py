@@ -18,7 +18,9 @@ from indexer.errors import ModelError
 
 MAX_CHARACTERS = 200_000  # of a text; the encoder reads its first tokens only
 BATCH_TEXTS = 16
-NO_TRANSFORMERS = "texts need the extra: pip install 'edm-indexer[words]' (browsing the listed words does without)"
+NO_TRANSFORMERS = (
+    "texts need the extra: pip install 'edm-indexer[words]' (listed words do without, once their vectors are kept)"
+)
 
 
 class Tower(Protocol):

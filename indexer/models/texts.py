@@ -84,8 +84,12 @@ def needed(info: CheckpointInfo, models_dir: Path) -> tuple[Path | None, Path]:
             f"{info.name} knows no words: take a model that does, "
             f"`indexer models download {WITH_WORDS}`, then `indexer models use` and `indexer scan`"
         )
-    if info.text.pooling == "none" and not info.text.included:
-        raise ModelError(f"{info.name}: its text encoder, NV-Embed-v2, is none that this program can run")
+    problem = {"none": "is NV-Embed-v2, which does not run here", "first": "is BERT base, which is not in its file"}
+    if info.text.pooling == "none" or (info.text.pooling == "first" and not info.text.included):
+        raise ModelError(
+            f"{info.name}: its text encoder {problem[info.text.pooling]}: take another model, "
+            f"`indexer models download {WITH_WORDS}`"
+        )
     files = [VOCABULARY] if info.text.included else [VOCABULARY, ENCODER]
     for one in files:
         if not place(one, models_dir).is_file():

@@ -37,6 +37,7 @@ def find(
     missing; StoreError where nothing is embedded by it yet.
     """
     started = time.monotonic()
+    genre = genre or None
     if below is not None and not below.is_absolute():
         below = Path.cwd() / below
     model = model_with_words(settings, in_use_by(settings.db))
