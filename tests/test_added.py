@@ -1,4 +1,4 @@
-"""Tempo and key in the tags: only where asked for and empty, under the same promise as the genre, undone with it."""
+"""What is added to the tags (tempo, key, fields of label sets): only where asked for and empty, undone with the genre."""
 
 import contextlib
 import sqlite3
@@ -11,13 +11,15 @@ import pytest
 from indexer.analysis.analyser import Analysis
 from indexer.errors import WriteRefusedError
 from indexer.files.audio.identity import sniff
+from indexer.files.tags.added import parse_added
 from indexer.files.tags.read import read_tags
 from indexer.files.tags.write import GenreEdit, commit, prepare
 from tests.helpers.contents import contents, rows
 from tests.helpers.synth import CONTAINERS, write_audio
 
 EDIT = GenreEdit(("House",), "house", 0.9, "head@12345678")
-ADD = {"BPM": "127.94", "INITIALKEY": "Am"}
+MOOD = "INDEXER_MOOD"
+ADD = {"BPM": "127.94", "INITIALKEY": "Am", MOOD: "dark 'n' deep=<b>"}
 ON = {"INDEXER_WRITE_TAGS_BPM": "true", "INDEXER_WRITE_TAGS_KEY": "true"}
 WRITABLE = [name for name in CONTAINERS if name != "aac"]  # raw ADTS has no place for a tag
 WHOLE = ("mp3", "wav", "aiff", "m4a", "alac")  # whose field is a whole number
@@ -28,9 +30,9 @@ def kind_of(path: Path) -> str:
         return sniff(file)
 
 
-def write(path: Path, edit: GenreEdit | None = None, add: dict[str, str] | None = None) -> None:
+def write(path: Path, edit: GenreEdit | None = None, add: dict[str, str | None] | None = None, said=()) -> None:
     """Write; without both, undo."""
-    prepared = prepare(str(path), kind_of(path), edit, add=add)
+    prepared = prepare(str(path), kind_of(path), edit, add=add, said=said)
     assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
@@ -48,6 +50,16 @@ def standing(path: Path) -> dict[str, str]:
     return found
 
 
+def own_field(path: Path) -> list[str]:
+    """The field of the label set as mutagen finds it, whatever the container calls it."""
+    names = (f"TXXX:{MOOD}", f"----:com.edm-indexer:{MOOD}", MOOD, MOOD.lower())
+    tags = mutagen.File(path).tags
+    found = next(tags[name] for name in names if name in tags)
+    values = getattr(found, "text", found)
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in
+            ([values] if isinstance(values, str) else values)]  # fmt: skip
+
+
 @pytest.mark.parametrize("container", WRITABLE)
 @pytest.mark.parametrize("writes", [["add"], ["genre", "add"], ["add", "genre"], ["both"]], ids="-".join)
 def test_what_was_added_is_read_by_others_and_undone_with_the_genre(tmp_path, container, writes):
@@ -58,6 +70,8 @@ def test_what_was_added_is_read_by_others_and_undone_with_the_genre(tmp_path, co
     found = read_tags(path, kind_of(path))
     assert (found.bpm, found.musical_key) == (128.0 if container in WHOLE else 127.94, "Am")
     assert found.genres == (() if writes == ["add"] else ("House",))
+    assert found.set_fields == {MOOD: ADD[MOOD]}
+    assert own_field(path) == [ADD[MOOD]]
     assert sorted({*standing(path).values()}) == ["128" if container in WHOLE else "127.94", "Am"]
     write(path)
     assert path.read_bytes() == before
@@ -137,6 +151,104 @@ def test_what_was_changed_since_is_left_by_the_undo(tmp_path):
     write(path)
     file = mutagen.File(path)
     assert {key.lower(): value for key, value in file.tags.items()} == {"bpm": ["174.00"]}
+
+
+# What a label set has in a file follows its word
+
+
+@pytest.mark.parametrize("container", WRITABLE)
+@pytest.mark.parametrize("genre", ["no", "before", "between", "after"])
+def test_a_field_of_a_set_is_rewritten_and_taken_away_and_every_byte_comes_back(tmp_path, container, genre):
+    path = write_audio(tmp_path / "a", container, 1.0)
+    before = path.read_bytes()
+    steps = [{MOOD: "dark"}, {MOOD: "x" * 100, "INDEXER_SET_ROLE": "peak"}, {MOOD: None}, {"INDEXER_SET_ROLE": None}]
+    at = {"no": None, "before": 0, "between": 2, "after": 4}[genre]
+    for number, add in enumerate([*steps, None]):
+        if number == at:
+            write(path, EDIT)
+        if add:
+            write(path, add=add)
+        expected = [{MOOD: "dark"}, {MOOD: "x" * 100, "INDEXER_SET_ROLE": "peak"}, {"INDEXER_SET_ROLE": "peak"}]
+        found = read_tags(path, kind_of(path))
+        assert found.set_fields == (expected[number] if number < 3 else {})
+        assert found.genres == (("House",) if at is not None and number >= at else ())
+    if genre == "no":
+        assert path.read_bytes() == before
+        assert found.added is None
+    else:
+        write(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("container", ["flac", "mp3", "m4a", "wma", "wavpack"])
+def test_a_field_of_a_set_that_another_program_wrote_stays(tmp_path, container):
+    path = write_audio(tmp_path / "a", container, 1.0)
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    if container == "mp3":
+        file.tags.add(mutagen.id3.TXXX(encoding=3, desc="indexer_mood", text=["sad"]))
+    else:
+        file.tags["----:com.apple.iTunes:INDEXER_MOOD" if container == "m4a" else MOOD] = (
+            [b"sad"] if container == "m4a" else "sad"
+        )
+    file.save()
+    before = path.read_bytes()
+    assert read_tags(path, kind_of(path)).set_fields == {MOOD: "sad"}
+    with pytest.raises(WriteRefusedError, match="INDEXER_MOOD is not empty"):
+        write(path, add={MOOD: "dark"})
+    with pytest.raises(WriteRefusedError):
+        write(path, add={MOOD: None})
+    assert path.read_bytes() == before
+    write(path, EDIT, {"INDEXER_ROLE": "peak"})
+    assert read_tags(path, kind_of(path)).set_fields == {MOOD: "sad", "INDEXER_ROLE": "peak"}
+    write(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_field_of_a_set_comes_back_when_the_word_is_withdrawn(tmp_path):
+    path = write_audio(tmp_path / "a", "flac", 1.0)
+    file = mutagen.File(path)
+    file.tags.extend([("Indexer_Mood", " "), ("TITLE", "x")])
+    file.save()
+    before = path.read_bytes()
+    for text in ("dark", "bright", None):
+        write(path, add={MOOD: text}, said=[MOOD])
+        assert read_tags(path, "flac").set_fields == ({MOOD: text} if text else {})
+    assert path.read_bytes() == before
+
+
+def test_the_record_keeps_whose_word_a_field_holds(tmp_path):
+    path = write_audio(tmp_path / "a", "mp3", 1.0)
+    write(path, add={MOOD: "dark", "INDEXER_ROLE": "peak"}, said=[MOOD])
+    write(path, add={"INDEXER_ROLE": "opener"})
+    assert parse_added(read_tags(path, "mp3").added)["said"] == [MOOD]
+    write(path, add={MOOD: "bright"})
+    assert "said" not in parse_added(read_tags(path, "mp3").added)
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"added":{"INDEXER_GENRE":"x"}}', '{"added":{"TITLE":"x"}}', '{"added":{"INDEXER_MOOD":1}}', '{"added":[]}', "7",
+     '{"added":{},"said":3}', '{"added":{},"said":[[]]}', '{"added":{},"blank":[]}', '{"added":{},"blank":{"BPM":1}}'],
+)  # fmt: skip
+def test_what_is_no_record_of_ours_takes_no_field_away(record):
+    assert parse_added(record) is None
+
+
+def test_where_only_info_stands_the_genre_is_written_without_what_has_no_place(tmp_path):
+    path = write_audio(tmp_path / "a", "wav", 1.0)
+    entry = b"INAM" + (6).to_bytes(4, "little") + b"Title\0"
+    chunk = b"LIST" + (4 + len(entry)).to_bytes(4, "little") + b"INFO" + entry
+    data = path.read_bytes() + chunk
+    path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
+    before = path.read_bytes()
+    with pytest.raises(WriteRefusedError, match="no place"):
+        write(path, add={MOOD: "dark"})
+    write(path, EDIT, {MOOD: "dark"})
+    assert (read_tags(path, "wav").genres, read_tags(path, "wav").set_fields) == (("House",), {})
+    write(path)
+    assert path.read_bytes() == before
 
 
 # In a scan

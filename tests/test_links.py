@@ -12,8 +12,9 @@ from indexer.errors import ConfigError, DeferredError
 from indexer.files.audio.identity import Stat
 from indexer.files.children.worker import Worker
 from indexer.files.links import THROUGH_A_LINK, is_file, is_folder, look, open_file, open_folder, resolved
+from indexer.files.tags.copies import remove_copies, remove_leftovers
 from indexer.files.tags.genre import GenreEdit
-from indexer.files.tags.write import commit, edit_to_json, prepare, remove_copies, remove_leftovers, settle
+from indexer.files.tags.write import commit, edit_to_json, prepare, settle
 from indexer.files.walk import walk
 from indexer.library.store import Store
 from indexer.scan.difference import look_at

@@ -23,19 +23,10 @@ from indexer.files.audio.identity import Stat, fingerprint, sniff
 from indexer.files.tags import write as writer
 from indexer.files.tags.blocks.blocks import Block
 from indexer.files.tags.blocks.id3 import tag_size, to_synchsafe
+from indexer.files.tags.copies import TEMP_SUFFIX, remove_leftovers, temp_path_of
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, changed_fields, other_fields, set_genre
 from indexer.files.tags.read import Tags, read_tags
-from indexer.files.tags.write import (
-    TEMP_SUFFIX,
-    Prepared,
-    commit,
-    edit_from_json,
-    edit_to_json,
-    prepare,
-    remove_leftovers,
-    settle,
-    temp_path_of,
-)
+from indexer.files.tags.write import Prepared, commit, edit_from_json, edit_to_json, prepare, settle
 from indexer.scan.policy import is_ours, plan
 from tests.helpers.synth import CONTAINERS, write_audio
 
@@ -364,7 +355,7 @@ def test_system_errors_leave_the_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[FileError]
 ) -> None:
     path = write_audio(tmp_path / "a", "flac", 0.3)
-    monkeypatch.setattr("indexer.files.tags.write.share_blocks", lambda *_: False)
+    monkeypatch.setattr("indexer.files.tags.copies.share_blocks", lambda *_: False)
     before, container = path.read_bytes(), container_of(path)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(number))

@@ -11,7 +11,7 @@ from pathlib import Path
 from indexer.errors import ConfigError
 from indexer.files.containers import AUDIO_SUFFIXES
 from indexer.files.links import is_folder, is_in, resolved
-from indexer.files.tags.write import TEMP_SUFFIX
+from indexer.files.tags.copies import TEMP_SUFFIX
 
 SUFFIXES = frozenset(s.encode() for s in AUDIO_SUFFIXES)
 # Folders that file systems, NAS boxes and archives make beside the music, in lower case. They hold trash, snapshots,

@@ -16,7 +16,7 @@ from indexer.files.audio.identity import Stat, same_node, signed64
 from indexer.files.links import THROUGH_A_LINK, is_file, is_folder, look
 from indexer.files.mounts import LastingInodes
 from indexer.files.open_files import being_written
-from indexer.files.tags.write import remove_leftovers
+from indexer.files.tags.copies import remove_leftovers
 from indexer.files.walk import Names, Walked, walk
 from indexer.library.below import known_files
 from indexer.library.store import Store

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from indexer.errors import FileError, WriteRefusedError
 from indexer.files.children.limits import Limits
 from indexer.files.children.worker import Worker
+from indexer.files.tags.copies import remove_copies
 from indexer.files.tags.genre import joined
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import Prepared, commit, remove_copies, settle
+from indexer.files.tags.write import Prepared, commit, settle
 from indexer.library.store import Store
 from indexer.library.writing.files import FileRow
 from indexer.library.writing.journal import parse_stat

@@ -7,9 +7,10 @@ from functools import partial
 
 from indexer.errors import READ_ONLY, DeferredError, FileError, ReadOnlyError, WriteRefusedError
 from indexer.files.children.worker import Worker
+from indexer.files.tags.copies import read_only, remove_copies
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
-from indexer.files.tags.write import Prepared, discard, edit_to_json, read_only, remove_copies
+from indexer.files.tags.write import Prepared, discard, edit_to_json
 from indexer.scan.journal import commit_write
 from indexer.scan.policy import Label, edit_for, held_back, to_add
 from indexer.scan.work import NO_GENRE, FileFailedError, KnownFile, Run, Stage, Wait

@@ -37,7 +37,7 @@ import numpy as np
 from indexer import config
 from indexer.encoders.load import built_in_info
 from indexer.files.audio.identity import fingerprint
-from indexer.files.tags.write import TEMP_SUFFIX
+from indexer.files.tags.copies import TEMP_SUFFIX
 from indexer.heads.linear import LinearHead
 from indexer.library.readonly import open_readonly
 from indexer.library.tracks_view import DEFAULT_LABELS

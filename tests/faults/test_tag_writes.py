@@ -29,8 +29,9 @@ from indexer.errors import DeferredError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint
 from indexer.files.links import folder_of
 from indexer.files.tags import write
+from indexer.files.tags.copies import TEMP_SUFFIX, remove_copies, remove_leftovers
 from indexer.files.tags.read import read_tags
-from indexer.files.tags.write import TEMP_SUFFIX, prepare, remove_copies, remove_leftovers, settle
+from indexer.files.tags.write import prepare, settle
 from indexer.library.store import Store
 from indexer.scan.journal import commit_write, settle_open_writes
 from tests.helpers import tag_faults

@@ -24,7 +24,7 @@ from typing import Any
 from indexer.errors import DeferredError, IndexerError
 from indexer.files import open_files
 from indexer.files.audio.identity import Stat, sniff
-from indexer.files.tags import write
+from indexer.files.tags import copies, write
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import read_tags
 from indexer.library.store import Store
@@ -509,7 +509,7 @@ def shares_blocks(folder: Path) -> bool:
     with (folder / "one").open("w+b") as one, (folder / "two").open("w+b") as two:
         one.write(bytes(65536))
         one.flush()
-        return write.share_blocks(one.fileno(), two.fileno())
+        return copies.share_blocks(one.fileno(), two.fileno())
 
 
 def on_a_mounted_image(image: Path, folder: Path, source: Path) -> dict[str, Any] | None:
@@ -531,8 +531,8 @@ def write_by_reflink(folder: Path, source: Path) -> dict[str, Any]:
     """Write and undo on a file system that shares blocks, counting the blocks that were copied by hand."""
     path = Path(shutil.copyfile(source, folder / source.name))
     library, old, copied = Library.of(path, folder.parent / "reflink.db"), path.read_bytes(), list[int]()
-    real = write.copy_blocks
-    write.copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
+    real = copies.copy_blocks
+    copies.copy_blocks = lambda *args: (copied.append(1), real(*args))[1]
     library.write()
     genres = read_tags(path, container_of(path)).genres
     library.write(None)

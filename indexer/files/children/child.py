@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -197,11 +197,14 @@ def prepare_write(
     container: str,
     edit: dict[str, Any] | None,
     preserve_mtime: bool,
-    add: dict[str, str] | None = None,
+    add: dict[str, str | None] | None = None,
+    said: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make and verify the edited copy beside the file; the parent renames it. See ``prepare``."""
     wanted = edit_from_json(edit) if edit is not None else None
-    prepared = prepare(path, container, wanted, add=add, preserve_mtime=preserve_mtime, heartbeat=channel.beat)
+    prepared = prepare(
+        path, container, wanted, add=add, said=said, preserve_mtime=preserve_mtime, heartbeat=channel.beat
+    )
     return prepared.to_json()
 
 

@@ -20,10 +20,10 @@ from indexer.files.tags.blocks.ape import ApeBlock
 from indexer.files.tags.blocks.blocks import GENRE, Block, TagDamagedError
 from indexer.files.tags.blocks.id3 import Id3Block, Id3v1Block, load_front
 from indexer.files.tags.blocks.mp4 import IlstBlock
+from indexer.files.tags.copies import check_replaceable
 from indexer.files.tags.further import further_tags
 from indexer.files.tags.genre import lesser_tags_alone, other_fields, refuse_damaged, refuse_other_genre
 from indexer.files.tags.read import clean, read_tags
-from indexer.files.tags.write import check_replaceable
 
 ANYWHERE: tuple[Loader, ...] = (load_front, ApeBlock, Id3v1Block)  # tags found on files of any container
 FRAGMENTS = (b"moof", b"sidx", b"mfra")

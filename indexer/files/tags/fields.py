@@ -13,12 +13,22 @@ from typing import Any, BinaryIO
 from mutagen import apev2, asf, flac, id3
 
 from indexer.errors import FileError, ReadError
-from indexer.files.tags.blocks.blocks import ADDED, GENRE, ORIGINAL, OURS, Block, read_exactly
+from indexer.files.tags.blocks.blocks import (
+    ADDED,
+    GENRE,
+    ORIGINAL,
+    OURS,
+    Block,
+    is_set_field,
+    our_name,
+    read_exactly,
+)
 from indexer.files.tags.blocks.id3 import id3v1_at, tag_size
 from indexer.files.tags.blocks.mp4_forms import Pairs, item_list
 from indexer.files.tags.blocks.vorbis import FlacBlock, comment_text
 
 # Names: title, artist, album, album_artist, comment, key, label, year, bpm, genre, ours, original, added, dj;
+# INDEXER_MOOD and the like: the fields of label sets;
 # free_genre: one in a field that somebody named so, beside the field that the format has for it; unread: why a part of
 # the tags could not be read.
 Fields = dict[str, list[str]]
@@ -109,6 +119,7 @@ def _from_id3(tags: Any) -> Fields:
     own = {frame.desc.upper(): [str(value) for value in frame.text] for frame in tags.getall("TXXX")}
     fields["ours"], fields["original"] = own.get(OURS, []), own.get(ORIGINAL, [])
     fields["added"] = own.get(ADDED, [])
+    fields |= {name: texts for name, texts in own.items() if is_set_field(name)}
     fields["free_genre"] = own.get(GENRE, [])
     fields["dj"] = list(_dj_of_id3(tags))
     return fields
@@ -196,11 +207,17 @@ def from_metadata(texts: Mapping[str, str]) -> Fields:
 def _by_name(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> Fields:
     fields: Fields = {}
     for name, value in pairs:
-        known = names.get(name.casefold())
+        known = names.get(name.casefold()) or _set_field(name)
         if known:
             fields.setdefault(known, []).append(value)
         fields.setdefault("dj", []).extend(_dj_by_name(name))
     return fields
+
+
+def _set_field(name: str) -> str | None:
+    """The field of a label set that a name means, in whatever name space of MP4 it stands."""
+    known = our_name(name.rpartition(":")[2])
+    return known if known and is_set_field(known) else None
 
 
 def comments(kind: Any, block: Callable[[BinaryIO], Block]) -> Callable[[BinaryIO], Fields]:

@@ -7,14 +7,15 @@ reader process with limits.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
-from indexer.files.tags.added import FIELDS, parse_added, says_something
+from indexer.files.tags.added import TEMPO_AND_KEY, parse_added, says_something
+from indexer.files.tags.blocks.blocks import is_set_field
 from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata
 from indexer.files.tags.further import further_tags
@@ -50,8 +51,9 @@ class Tags:
     original_genres: tuple[str, ...] | None = None  # from before our first write
     dj_data: tuple[str, ...] = ()
     unread: str | None = None
-    added: str | None = None  # our record of the tempo and key that we added
+    added: str | None = None  # our record of what we added
     filled: tuple[str, ...] = ()  # which of BPM and INITIALKEY hold anything, also what is no tempo and no key
+    set_fields: Mapping[str, str] = field(default_factory=dict)  # INDEXER_MOOD and the like, whoever wrote them
 
     @property
     def genre(self) -> str | None:
@@ -132,7 +134,12 @@ def _tags(fields: Fields) -> Tags:
         ours=parse_ours("".join(fields.get("ours", [])[:1])),
         original_genres=None if original is None else tuple(filter(None, map(clean, original["genre"]))),
         added=added if parse_added(added := "".join(fields.get("added", [])[:1])) else None,
-        filled=tuple(name for name, read in FIELDS.items() if says_something(fields.get(read, []))),
+        filled=tuple(name for name, read in TEMPO_AND_KEY.items() if says_something(fields.get(read, []))),
+        set_fields={
+            name: text
+            for name in sorted(filter(is_set_field, fields))[:MAX_VALUES]
+            if (text := clean(joined(fields[name][:MAX_VALUES])))
+        },
         dj_data=tuple(sorted(set(fields.get("dj", [])))),
         unread=f"its tags cannot be read ({unread[0]})" if unread else None,
     )  # fmt: skip

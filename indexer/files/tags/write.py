@@ -5,27 +5,41 @@ through callbacks; ``settle`` finds out after a crash what became of a write. Ne
 """
 
 import errno
-import fcntl
 import os
-import re
-import secrets
-import shutil
-import stat as stat_module
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from indexer.errors import READ_ONLY, DeferredError, IndexerError, ReadOnlyError, WriteRefusedError
+from indexer.errors import DeferredError, IndexerError, WriteRefusedError
 from indexer.files.audio.identity import Stat, fingerprint, sniff
-from indexer.files.links import THROUGH_A_LINK, folder_of, listable, open_folder
+from indexer.files.links import folder_of, listable
 from indexer.files.open_files import lease_is_refused
 from indexer.files.swap import exchange
-from indexer.files.tags.added import add_fields, is_recorded_first, parse_added, remove_added, standing, touched
-from indexer.files.tags.blocks.blocks import BPM, KEY
+from indexer.files.tags.added import (
+    Additions,
+    add_fields,
+    is_recorded_first,
+    parse_added,
+    remove_added,
+    standing,
+    touched,
+)
+from indexer.files.tags.blocks.blocks import BPM, KEY, is_set_field
+from indexer.files.tags.copies import (
+    COPY_CHANGED,
+    check_replaceable,
+    check_space,
+    copies_in,
+    copy_file,
+    finish,
+    plain_errors,
+    remove_copies_in,
+    stat_now,
+    temp_path_of,
+)
 from indexer.files.tags.genre import (
     GenreEdit,
     changed_fields,
@@ -42,29 +56,15 @@ from indexer.files.tags.read import Tags, clean, read_tags
 __all__ = [
     "GenreEdit",
     "Prepared",
-    "check_replaceable",
     "commit",
     "discard",
     "edit_from_json",
     "edit_to_json",
     "prepare",
-    "remove_copies",
-    "remove_leftovers",
     "settle",
 ]
 
-TEMP_SUFFIX = ".indexer-tmp"
-MAX_NAME = 143  # bytes of a file name that every common file system allows, even eCryptfs
-_TOKEN = secrets.token_hex(4)  # of this process, in the names of its copies
-COPY_BLOCK = 4 << 20
-SYNC_EVERY = 64 << 20
-MARGIN = 1 << 20  # free bytes required beyond one copy
-FICLONE = 0x40049409  # linux/fs.h: ioctl that shares the blocks of another file
 CHANGED = "changed while its tag was written"
-COPY_CHANGED = "its edited copy was changed by another program"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NO_ATTRIBUTES = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENODATA, errno.EINVAL)
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -112,36 +112,20 @@ class Prepared:
         )
 
 
-def temp_path_of(path: str | bytes) -> str:
-    """The path of this process's copy of a file: beside it, hidden, with a name that no other process uses."""
-    folder, start = _copies_begin(path)
-    end = f"{os.getpid():x}{_TOKEN}{TEMP_SUFFIX}".encode()
-    return os.fsdecode(os.path.join(folder, start + end))  # noqa: PTH118  # bytes
-
-
-def _copies_begin(path: str | bytes) -> tuple[bytes, bytes]:
-    """The folder of a file and the prefix of its copies' names, shortened at a character to what file systems allow."""
-    folder, name = os.path.split(os.fsencode(path))
-    room = MAX_NAME - len(f"..{'f' * 8}{_TOKEN}{TEMP_SUFFIX}")
-    if len(name) > room:
-        name = name[: room - 9].decode("utf-8", "ignore").encode() + b"-" + sha256(name).hexdigest()[:8].encode()
-    return folder, b"." + name + b"."
-
-
 def prepare(
-    path: str | bytes, container: str, edit: GenreEdit | None, *, add: Mapping[str, str] | None = None,
-    preserve_mtime: bool = False, heartbeat: Callable[[], None] = lambda: None,
+    path: str | bytes, container: str, edit: GenreEdit | None, *, add: Additions | None = None,
+    said: Collection[str] = (), preserve_mtime: bool = False, heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:  # fmt: skip
     """Make, edit and verify a copy beside the file; without edit and add, it gets back what stood there before us.
 
-    ``add``: tempo and key as fields of files/tags/added.py, which must be empty.
+    ``add``: fields of files/tags/added.py, which must be empty or ours; ``said``: those with a person's word.
 
     ``heartbeat`` is called every few MB. Raises WriteRefusedError (damaged, linked or read-only), UnsupportedError,
     ReadError or DeferredError (disk full, or the file changed meanwhile); the copy is removed then. The file itself is
     never touched.
     """
     name = os.fsdecode(path)
-    with _plain_errors(name):
+    with plain_errors(name):
         before, ctime_ns = check_replaceable(name)
         refuse_damaged(name, container)
         if edit is not None:
@@ -152,6 +136,8 @@ def prepare(
         if add and (full := standing(name, container) & add.keys()):
             raise WriteRefusedError(name, f"its field {min(full)} is not empty")
         allowed = frozenset() if edit and not add else touched(name, container, add)
+        if edit and not allowed:
+            add = None  # RIFF INFO has no place for it, and takes the genre all the same
         old_fields = other_fields(name, container, allowed)
         tag_room = tag_bytes(name, container)
         with Path(name).open("rb") as file:
@@ -166,14 +152,14 @@ def prepare(
         Path(temp).unlink(missing_ok=True)  # left by an earlier attempt of this process
         try:
             made = copy_file(name, temp, heartbeat)
-            _edit(temp, container, edit, add, old_tags)
+            _edit(temp, container, edit, add, said, old_tags)
             new_tags, new_fields = _verified(name, temp, container, edit, add, old_tags, old_fields, allowed)
             with Path(temp).open("rb") as file:
                 if fingerprint(file, temp, heartbeat=heartbeat).audio_sha256 != identity:
                     raise WriteRefusedError(name, "the edited copy would not hold the same audio")
-            if _now(name) != (before, ctime_ns):
+            if stat_now(name) != (before, ctime_ns):
                 raise DeferredError(name, "changed while its copy was edited")
-            after = _finish(name, temp, made, preserve_mtime=preserve_mtime)
+            after = finish(name, temp, made, preserve_mtime=preserve_mtime)
             if before.size - after.size > tag_room:
                 raise WriteRefusedError(name, "the edited copy would be shorter than the tag can explain")
         except BaseException:
@@ -209,7 +195,7 @@ def commit(
         discard(prepared)
         raise
     try:
-        with _plain_errors(prepared.path), folder_of(prepared.path) as (folder, name):
+        with plain_errors(prepared.path), folder_of(prepared.path) as (folder, name):
             temp = os.fsencode(Path(prepared.temp_path).name)
             _check_unchanged(prepared, folder, name, temp)
             if exchange(temp, name, folder):
@@ -223,7 +209,7 @@ def commit(
         raise
     # If this fails, the next start settles the open intent.
     with (
-        _plain_errors(prepared.path, "its new tag may not be on the disk yet"),
+        plain_errors(prepared.path, "its new tag may not be on the disk yet"),
         folder_of(prepared.path) as (folder, _name),
     ):
         _sync(folder)
@@ -255,7 +241,7 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
                     now = None
                 else:
                     _sync(folder)
-            _remove_copies(folder, name)
+            remove_copies_in(folder, name)
     except OSError:
         return None
     if now and _same_file(now, after):
@@ -265,7 +251,7 @@ def settle(path: str | bytes, before: Stat, after: Stat) -> Literal["done", "dro
 
 def _put_changed_back(folder: int, name: bytes, before: Stat) -> bool:
     """Whether a crash came between an exchange and the look at what came out, which was changed; puts it back."""
-    for copy in _copies_in(folder, name):
+    for copy in copies_in(folder, name):
         found = _stat_in(folder, copy)
         if found and found.ino == before.ino and not _same_file(found, before):
             return exchange(copy, name, folder)
@@ -285,200 +271,14 @@ def _same_file(now: Stat, then: Stat) -> bool:
     return (now.ino, now.size, now.mtime_ns) == (then.ino, then.size, then.mtime_ns)
 
 
-def remove_copies(path: str | bytes) -> None:
-    """Remove the copies of one file that killed processes left behind. Raises OSError."""
-    with folder_of(path) as (folder, name):
-        _remove_copies(folder, name)
-
-
-def _remove_copies(folder: int, name: bytes) -> None:
-    for copy in _copies_in(folder, name):
-        with suppress(FileNotFoundError):
-            os.unlink(copy, dir_fd=folder)
-
-
-def _copies_in(folder: int, name: bytes) -> list[bytes]:
-    copy = re.compile(re.escape(_copies_begin(name)[1]) + b"[0-9a-f]+" + re.escape(TEMP_SUFFIX.encode()))
-    return [other for other in _names_in(folder) if copy.fullmatch(other)]
-
-
-def _names_in(folder: int) -> list[bytes]:
-    with listable(folder) as handle:
-        return [os.fsencode(name) for name in os.listdir(handle)]  # noqa: PTH208
-
-
-def remove_leftovers(folder: str | bytes | os.PathLike[str]) -> list[str]:
-    """Remove all copies in one folder and return their paths; call it once every open intent is settled."""
-    removed = []
-    handle = open_folder(os.fsencode(folder))
-    try:
-        for name in _names_in(handle):
-            if not (name.startswith(b".") and name.endswith(TEMP_SUFFIX.encode())):
-                continue
-            if stat_module.S_ISREG(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=handle)
-                removed.append(os.fsdecode(os.path.join(os.fsencode(folder), name)))  # noqa: PTH118 - bytes
-    finally:
-        os.close(handle)
-    return removed
-
-
-# --- before the copy ------------------------------------------------------------
-
-
-def check_replaceable(name: str) -> tuple[Stat, int]:
-    """Return Stat and ctime (ns) of the file. Raises WriteRefusedError where a rename must not replace it."""
-    found = os.lstat(name)
-    if stat_module.S_ISLNK(found.st_mode):
-        raise WriteRefusedError(name, "it is a symbolic link: the rename would replace the link and not the file")
-    if not stat_module.S_ISREG(found.st_mode):
-        raise WriteRefusedError(name, "it is not a regular file")
-    if found.st_nlink > 1:
-        raise WriteRefusedError(name, f"it has {found.st_nlink} hard links: the others would keep the old tags")
-    if reason := read_only(name):
-        raise ReadOnlyError(name, reason)
-    return _now(name)
-
-
-def read_only(path: str | bytes) -> str | None:
-    """Why a file cannot be replaced now; None where it can. Raises OSError."""
-    name = os.fsdecode(path)
-    if not os.lstat(name).st_mode & 0o222 or not os.access(name, os.W_OK):
-        return f"{READ_ONLY} file or file system"
-    if not os.access(os.path.dirname(name) or ".", os.W_OK):  # noqa: PTH120
-        return f"{READ_ONLY} folder"
-    return None
-
-
-def _now(name: str) -> tuple[Stat, int]:
-    """Stat and ctime (ns) of the file; links are not followed. Both must stay the same while a copy is made."""
-    found = os.lstat(name)
-    return Stat.from_result(found), found.st_ctime_ns
-
-
-def check_space(name: str, size: int) -> None:
-    """Raise DeferredError where the disk has no room for a copy of ``size`` bytes."""
-    free = shutil.disk_usage(os.path.dirname(name) or ".").free  # noqa: PTH120
-    if free < size + MARGIN:
-        raise DeferredError(name, f"disk full: writing the tag needs {(size + MARGIN) >> 20} MB free beside the file")
-
-
-@contextmanager
-def _plain_errors(name: str, doubt: str = "the tag could not be written") -> Iterator[None]:
-    """Turn an OSError into WriteRefusedError (read-only) or DeferredError (disk full, vanished, ``doubt``)."""
-    try:
-        yield
-    except OSError as error:
-        what = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise DeferredError(name, f"disk full: {what}") from error
-        if error.errno in _READ_ONLY:
-            raise ReadOnlyError(name, f"{READ_ONLY}: {what}") from error
-        if error.errno == errno.ELOOP:
-            raise DeferredError(name, THROUGH_A_LINK) from error
-        if error.errno in (errno.ENOENT, errno.ESTALE):
-            raise DeferredError(name, "vanished while its tag was written") from error
-        raise DeferredError(name, f"{doubt}: {what}") from error
-
-
-# --- the copy ------------------------------------------------------------
-
-
-def copy_file(name: str, temp: str, heartbeat: Callable[[], None]) -> os.stat_result:
-    """Copy the file to a new one, sharing blocks where the file system can; return the new one's stat."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        target = os.open(temp, flags, 0o600)
-        try:
-            if not share_blocks(source, target):
-                copy_blocks(source, target, heartbeat)
-            return os.fstat(target)
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
-
-
-def share_blocks(source: int, target: int) -> bool:
-    """Make the empty file ``target`` share the blocks of ``source``; False where the file system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-    except OSError:
-        return False
-    return True
-
-
-def copy_blocks(source: int, target: int, heartbeat: Callable[[], None]) -> None:
-    """Copy the bytes of one open file to another, block by block."""
-    unsynced = 0
-    while block := os.read(source, COPY_BLOCK):
-        view = memoryview(block)
-        while view:
-            view = view[os.write(target, view) :]
-        unsynced += len(block)
-        if unsynced >= SYNC_EVERY:  # else the final fsync of a large file could look like a hang
-            os.fsync(target)
-            unsynced = 0
-        heartbeat()
-
-
-def _finish(name: str, temp: str, made: os.stat_result, *, preserve_mtime: bool) -> Stat:
-    """Give the copy the original's permissions, owner, extended attributes and times, and make it durable.
-
-    ``made``: the stat of the copy when it was made. Raises DeferredError where something else has taken its place.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    source = os.open(name, flags)
-    try:
-        fd = os.open(temp, flags)
-        try:
-            original, copied = os.fstat(source), os.fstat(fd)
-            if not os.path.samestat(made, copied) or copied.st_nlink != 1:
-                raise DeferredError(name, COPY_CHANGED)
-            _copy_attributes(source, fd)
-            if (copied.st_uid, copied.st_gid) != (original.st_uid, original.st_gid):
-                try:
-                    os.fchown(fd, original.st_uid, original.st_gid)
-                except PermissionError as error:
-                    raise WriteRefusedError(name, "it belongs to another user, who would lose it") from error
-            os.fchmod(fd, stat_module.S_IMODE(original.st_mode))  # last: a change of owner clears set-id bits
-            mtime_ns = original.st_mtime_ns if preserve_mtime else copied.st_mtime_ns
-            os.utime(fd, ns=(original.st_atime_ns, mtime_ns))
-            os.fsync(fd)
-            return Stat.of(fd)
-        finally:
-            os.close(fd)
-    finally:
-        os.close(source)
-
-
-def _copy_attributes(source: int, target: int) -> None:
-    """Copy the extended attributes that the file system and our rights allow, as shutil.copystat does."""
-    if not hasattr(os, "listxattr"):
-        return
-    try:
-        names = os.listxattr(source)
-    except OSError as error:
-        if error.errno not in _NO_ATTRIBUTES:
-            raise
-        return
-    for name in names:
-        try:
-            os.setxattr(target, name, os.getxattr(source, name))
-        except OSError as error:
-            if error.errno not in _NO_ATTRIBUTES:
-                raise
-
-
-def _edit(temp: str, container: str, edit: GenreEdit | None, add: Mapping[str, str] | None, old_tags: Tags) -> None:
+def _edit(
+    temp: str, container: str, edit: GenreEdit | None, add: Additions | None, said: Collection[str], old_tags: Tags
+) -> None:
     """Write the genre and what is added; without both, give back what stood there before us."""
     if edit is not None:
         set_genre(temp, container, edit)
     if add:
-        add_fields(temp, container, add)
+        add_fields(temp, container, add, said)
     if edit is None and not add:
         _restore(temp, container, old_tags)
 
@@ -499,7 +299,7 @@ def _verified(
     temp: str,
     container: str,
     edit: GenreEdit | None,
-    add: Mapping[str, str] | None,
+    add: Additions | None,
     old_tags: Tags,
     old_fields: dict[str, str],
     allowed: Collection[str],
@@ -511,7 +311,7 @@ def _verified(
     if (edit or add) and (otherwise := _read_otherwise(old_tags, new_tags, add or {})):
         raise WriteRefusedError(name, f"other tags would read differently: {', '.join(otherwise)}")
     if add and not _is_added(add, new_tags):
-        raise WriteRefusedError(name, "tempo or key do not read back from the copy")
+        raise WriteRefusedError(name, "what is added does not read back from the copy")
     if edit:
         reads_back = _reads_back(edit, new_tags)
     elif add or old_tags.original_genres is None:  # the genre is not ours to change
@@ -527,20 +327,27 @@ def _reads_back(edit: GenreEdit, new: Tags) -> bool:
     return new.genres == tuple(map(clean, edit.genres)) and new.ours is not None and new.original_genres is not None
 
 
-def _is_added(add: Mapping[str, str], new: Tags) -> bool:
+def _is_added(add: Additions, new: Tags) -> bool:
     record = (parse_added(new.added or "") or {}).get("added", {})
-    tempo = add.get(BPM) is None or (new.bpm is not None and abs(new.bpm - float(add[BPM])) <= 0.5)  # MP4: a whole one
-    return record.keys() >= add.keys() and tempo and add.get(KEY) in (None, new.musical_key)
+    tempo = add.get(BPM)
+    return (
+        all((name in record) == (text is not None) for name, text in add.items())
+        and (tempo is None or (new.bpm is not None and abs(new.bpm - float(tempo)) <= 0.5))  # MP4: a whole one
+        and add.get(KEY) in (None, new.musical_key)
+        and all(new.set_fields.get(name) == text for name, text in add.items() if is_set_field(name))
+    )
 
 
-def _read_otherwise(old: Tags, new: Tags, add: Mapping[str, str]) -> list[str]:
+def _read_otherwise(old: Tags, new: Tags, add: Additions) -> list[str]:
     """The fields but the genre, what is added and ours that read differently, though their bytes are the same.
 
     mutagen guesses how the sizes in some damaged ID3v2.4 tags are meant, by all frames together.
     """
-    ours = {"genres", "ours", "original_genres", "added", "filled"}
+    ours = {"genres", "ours", "original_genres", "added", "filled", "set_fields"}
     ours |= {name for field, name in ((BPM, "bpm"), (KEY, "musical_key")) if field in add}
-    return [f.name for f in fields(Tags) if f.name not in ours and getattr(old, f.name) != getattr(new, f.name)]
+    changed = [f.name for f in fields(Tags) if f.name not in ours and getattr(old, f.name) != getattr(new, f.name)]
+    sets = (old.set_fields.keys() | new.set_fields.keys()) - add.keys()
+    return changed + sorted(name for name in sets if old.set_fields.get(name) != new.set_fields.get(name))
 
 
 def _is_restored(old: Tags, new: Tags, temp: str, container: str) -> bool:

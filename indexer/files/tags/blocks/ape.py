@@ -13,6 +13,7 @@ from indexer.files.tags.blocks.blocks import (
     Field,
     TagDamagedError,
     file_size,
+    our_name,
     read_exactly,
     splice,
 )
@@ -68,7 +69,8 @@ class ApeBlock(Block):
             if key_end < 0 or not 2 <= key_end - at - 8 <= 255 or end_of_item > len(data):
                 raise TagDamagedError("an item of the APE tag is damaged")
             key = data[at + 8 : key_end].decode("latin-1")
-            fields.append(Field(key.upper() if key.upper() in NAMED else f"item {key}", data[at:end_of_item]))
+            known = key.upper() if key.upper() in NAMED else our_name(key)
+            fields.append(Field(known or f"item {key}", data[at:end_of_item]))
             at = end_of_item
         if len(fields) != count:
             raise TagDamagedError("the APE tag holds another number of items than it says")

@@ -9,18 +9,16 @@ from typing import BinaryIO
 from uuid import UUID
 
 from indexer.files.tags.blocks.blocks import (
-    ADDED,
     BPM,
     GENRE,
     KEY,
-    ORIGINAL,
-    OURS,
     Block,
     Field,
     TagDamagedError,
     UnwritableError,
     digest,
     file_size,
+    our_name,
     read_exactly,
     splice,
 )
@@ -31,11 +29,8 @@ EXTENDED_CONTENT = UUID("D2D0A440-E307-11D2-97F0-00A0C95EA850").bytes_le
 HEADER_EXTENSION = UUID("5FBF03B5-A92E-11CF-8EE3-00C00C205365").bytes_le
 METADATA = UUID("C5F8CBEA-5BAF-4877-8467-AA8C44FA4CCA").bytes_le
 METADATA_LIBRARY = UUID("44231C94-9498-49D1-A141-1D134E457054").bytes_le
-_NAMES = {
-    "WM/GENRE": GENRE, "INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL, "WM/BEATSPERMINUTE": BPM,
-    "WM/INITIALKEY": KEY, "INDEXER_ADDED": ADDED,
-}  # fmt: skip
 _KEYS = {GENRE: "WM/Genre", BPM: "WM/BeatsPerMinute", KEY: "WM/InitialKey"}
+_NAMES = {key.upper(): name for name, key in _KEYS.items()}
 
 Object = tuple[bytes, bytes]  # GUID and content
 
@@ -227,7 +222,7 @@ def _field(name_bytes: bytes, kind: int, raw: bytes, whole: bool) -> Field:
     if not whole:
         raise TagDamagedError("an ASF attribute is damaged")
     name = _utf16(name_bytes)
-    known = _NAMES.get(name.upper()) if kind == 0 else None
+    known = _NAMES.get(name.upper()) or our_name(name) if kind == 0 else None
     return Field(known or f"attribute {name}", raw)
 
 

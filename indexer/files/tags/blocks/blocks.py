@@ -5,6 +5,7 @@ this one implement the formats. Nothing here opens a file or decides what is wri
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import BinaryIO, ClassVar, NamedTuple
@@ -16,6 +17,7 @@ OWN_NAMES = (GENRE, OURS, ORIGINAL)
 # Fields that may be added where they are empty, see files/tags/added.py; the last one records them.
 BPM, KEY, ADDED = "BPM", "INITIALKEY", "INDEXER_ADDED"
 NAMED = (*OWN_NAMES, BPM, KEY, ADDED)
+_OUR_NAME = re.compile("INDEXER_[A-Z0-9_]{1,40}")
 GROWTH = 1024  # bytes of padding added when a tag outgrows its room
 MAX_TAG = 64 << 20  # a larger tag is damaged or hostile
 MOVE_BLOCK = 1 << 20
@@ -30,10 +32,20 @@ class UnwritableError(TagDamagedError):
 
 
 class Field(NamedTuple):
-    """One field of a tag: its name and its raw bytes; only those of NAMED may change."""
+    """One field of a tag: its name and its raw bytes; only those of NAMED and of label sets may change."""
 
     name: str
     raw: bytes
+
+
+def our_name(name: str) -> str | None:
+    """A field's name in capitals where it has the form of our own, INDEXER_*; None otherwise."""
+    return upper if _OUR_NAME.fullmatch(upper := name.upper()) else None
+
+
+def is_set_field(name: str) -> bool:
+    """Whether a field is of the form that label sets are written into, such as INDEXER_MOOD."""
+    return bool(_OUR_NAME.fullmatch(name)) and name not in NAMED
 
 
 class Block(ABC):
@@ -58,11 +70,11 @@ class Block(ABC):
 
     @abstractmethod
     def encode(self, name: str, values: list[str]) -> list[Field]:
-        """Encode ``values`` as fields with a name of NAMED; none where this kind of tag has no place for it."""
+        """Encode ``values`` as fields of NAMED or of a label set; none where this kind of tag has no place for it."""
 
     @abstractmethod
     def values(self, field: Field) -> list[str]:
-        """The text of a field with one of the names in NAMED; empty when it cannot be decoded."""
+        """The text of a field of NAMED or of a label set; empty when it cannot be decoded."""
 
     @abstractmethod
     def length(self) -> int:

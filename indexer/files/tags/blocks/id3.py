@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from indexer.files.tags.blocks.blocks import (
-    ADDED,
     BPM,
     GENRE,
     KEY,
-    ORIGINAL,
-    OURS,
     Block,
     Field,
     TagDamagedError,
     UnwritableError,
     file_size,
+    our_name,
     read_exactly,
     splice,
 )
@@ -32,7 +30,6 @@ UNSYNCHRONISED, EXTENDED, FOOTER = 0x80, 0x40, 0x10
 MAX_INFLATED = 1 << 20  # bytes, plenty for a genre; stops decompression bombs
 _FRAME_ID = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 \x00]")  # some writers use v2.2's three-letter names in v2.3
 _FRAME_ID_22 = re.compile(rb"[A-Z0-9]{3}")
-_OUR_FRAMES = {"INDEXER_GENRE": OURS, "INDEXER_ORIGINAL_GENRE": ORIGINAL, "INDEXER_ADDED": ADDED}
 _FRAMES_OF = {GENRE: b"TCON", BPM: b"TBPM", KEY: b"TKEY"}  # the others are TXXX frames
 _NAMES_OF = {b"TBPM": BPM, b"TKEY": KEY}
 
@@ -242,7 +239,7 @@ class Id3Block(Block):
         name = _NAMES_OF.get(frame[:4]) or frame[:4].decode("latin-1")
         if name == "TXXX":
             words = decode_text(payload(frame[:4096], self.tag) or b"")
-            return _OUR_FRAMES.get(words[0].upper(), name) if words else name
+            return (our_name(words[0]) if words else None) or name
         return name
 
     def problem(self) -> str | None:

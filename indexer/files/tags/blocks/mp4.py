@@ -7,18 +7,16 @@ would overflow are refused.
 from typing import BinaryIO, ClassVar, NamedTuple
 
 from indexer.files.tags.blocks.blocks import (
-    ADDED,
     BPM,
     GENRE,
     KEY,
-    ORIGINAL,
-    OURS,
     Block,
     Field,
     TagDamagedError,
     UnwritableError,
     digest_range,
     file_size,
+    our_name,
     read_exactly,
     splice,
 )
@@ -297,8 +295,8 @@ def _name(raw: bytes) -> str:
         return f"item {kind.decode('latin-1')}"
     parts = dict(children(raw))
     mean, name = parts.get(b"mean", b"")[4:], parts.get(b"name", b"")[4:].decode("utf-8", "replace")
-    if mean.lower() == MEAN and name.upper() in (OURS, ORIGINAL, ADDED):
-        return name.upper()
+    if mean.lower() == MEAN and (ours := our_name(name)):
+        return ours
     if mean.lower() == APPLE.lower() and name.upper() == KEY:
         return KEY
     return f"item ----:{mean.decode('utf-8', 'replace')}:{name}"

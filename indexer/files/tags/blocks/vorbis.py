@@ -15,6 +15,7 @@ from indexer.files.tags.blocks.blocks import (
     UnwritableError,
     digest,
     file_size,
+    our_name,
     read_exactly,
     splice,
 )
@@ -52,7 +53,7 @@ def comment_fields(data: bytes) -> tuple[bytes, list[Field], int]:
     for _ in range(count):
         raw, at = _counted(data, at)
         key = raw.partition(b"=")[0].decode("utf-8", "replace").upper()
-        fields.append(Field(key if key in NAMED else f"comment {key}", raw))
+        fields.append(Field(key if key in NAMED or our_name(key) else f"comment {key}", raw))
     return vendor, fields, at
 
 
