@@ -26,6 +26,7 @@ AllowSql = Literal["auto", "always", "never"]
 APP = "indexer"
 MAX_UNITS = 256  # that can be asked for of a recording
 MAX_SETS = 16  # label sets beside the genre; each is a join of the view `tracks`
+OUR_FIELDS = ("INDEXER_GENRE", "INDEXER_ORIGINAL_GENRE", "INDEXER_ADDED")  # in tags, beside the fields of label sets
 TAG_FIELDS = ("comment", "record_label", "genre")  # that a label set may learn from; columns of the table `tags`
 
 
@@ -89,6 +90,7 @@ class LabelSet:
     csv: Path | None = None  # path (or audio_sha256) and label
     tag: str | None = None  # one of TAG_FIELDS
     min_confidence: float | None = None  # instead of the head's own threshold
+    write: bool = False  # into the files' tags, as ``set_field`` names it
 
     def __post_init__(self) -> None:
         if self.tag is not None and self.tag not in TAG_FIELDS:
@@ -112,6 +114,16 @@ def set_name(text: str) -> str:
             " begins with a letter"
         )
     return name
+
+
+def set_field(name: str) -> str:
+    """The field of the tags that a label set is written into: "Set Role" has INDEXER_SET_ROLE. Raises ConfigError."""
+    field = f"INDEXER_{re.sub('[^A-Z0-9]', '_', set_name(name).upper())}"
+    if field in OUR_FIELDS:
+        raise ConfigError(
+            f"sets.{name}: its field {field} is one of indexer's own; choose another name, or write = false"
+        )
+    return field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +271,12 @@ class Settings:
     @property
     def writes_any_tag(self) -> bool:
         """Whether a scan may write into files at all."""
-        return self.write_tags != "off" or self.write_tags_bpm or self.write_tags_key
+        return bool(self.write_tags != "off" or self.write_tags_bpm or self.write_tags_key or self.written_sets)
+
+    @property
+    def written_sets(self) -> dict[str, str]:
+        """By label set that is written into files: the field for it."""
+        return {name: set_field(name) for name, told in self.label_sets.items() if told.write}
 
     def threshold(self, heads_own: float) -> float:
         """The confidence from which a genre counts as decided: the user's, else the head's own."""
@@ -282,6 +299,9 @@ def _check_sets(sets: Mapping[str, LabelSet]) -> None:
         raise ConfigError(f"sets: there are {len(sets)}, and at most {MAX_SETS} fit")
     if len({set_name(text) for text in sets}) < len(sets):
         raise ConfigError(f"sets: two of {', '.join(map(repr, sets))} are one name")
+    for text, told in sets.items():
+        if told.write:
+            set_field(text)
 
 
 def _check_tempo_ranges(ranges: Mapping[str, tuple[float, ...]]) -> None:

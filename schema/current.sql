@@ -234,7 +234,7 @@ CREATE TABLE tags (                  -- what stands in the file, cleaned of cont
   genre TEXT,                        -- as found; several values joined with "; "
   indexer_genre TEXT,                -- our own field as found: JSON with genre, label, confidence, model
   dj_data TEXT                       -- programs whose data the file carries: Serato, Traktor, ...
-, indexer_added TEXT /* our record of the tempo and key that we added, as JSON */) STRICT;
+, indexer_added TEXT /* our record of the tempo and key that we added, as JSON */, set_fields TEXT /* INDEXER_MOOD and the like, whoever wrote them, as JSON: text by field */) STRICT;
 
 CREATE VIRTUAL TABLE tags_fts USING fts5 (
   title, artist, album, album_artist, record_label, comment, genre,

@@ -1,4 +1,4 @@
-"""What is added to the tags (tempo, key, fields of label sets): only where asked for and empty, undone with the genre."""
+"""What is added to the tags (tempo, key, label sets): only where asked for and empty, undone with the genre."""
 
 import contextlib
 import sqlite3

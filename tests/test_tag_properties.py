@@ -54,8 +54,8 @@ OWN = ("genres", "ours", "original_genres")
 # --- the promises -----------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, container: str, edit: GenreEdit | None) -> None:
-    prepared = prepare(str(path), container, edit)
+def write(path: Path, container: str, edit: GenreEdit | None, add: dict[str, str | None] | None = None) -> None:
+    prepared = prepare(str(path), container, edit, add=add)
     assert commit(prepared, intend=lambda _: 1, done=lambda _: None, drop=lambda *_: None)
 
 
@@ -127,8 +127,10 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
 
         again = plan(found, "another", "Another " + clean(text)[:20].strip("0123456789()"), 0.7, "m2", how)
         assert again is not None  # what we wrote is ours to write again under every policy
-        write(path, container, again)
+        mood = clean(text)[:20].strip()  # a field of a label set, with any text
+        write(path, container, again, {"INDEXER_MOOD": mood} if mood else None)
         found = read_tags(path, container)
+        assert found.set_fields == ({"INDEXER_MOOD": mood} if mood and found.added else {})
         assert found.original_genres == first
         assert is_ours(found)
 

@@ -76,9 +76,7 @@ def is_to_be_written(store, settings, recording, tags, decided, file_id):
         return False
     label = Label.by_person(said["genre"], said["corrected_at"]) if said else Label("house", 0.75)
     last = store.last_write(file_id)
-    held = last is not None and held_back(
-        last["action"], last["state"], last["reason"], last["stat_before"], last["written_at"], STAT, label
-    )
+    held = last is not None and held_back(last, STAT, label)
     return not held and edit_for(settings, HEAD, tags, label) is not None
 
 

@@ -10,7 +10,7 @@ import click
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option, labelled, set_option
 from indexer.cli.output import note, say, show
-from indexer.cli.scan import apply_head, relabelled
+from indexer.cli.scan import apply_head
 from indexer.config import Settings
 from indexer.wording import escaped
 
@@ -100,12 +100,7 @@ def train(
         else:
             say(text.NEXT_RELABEL if label_set is None else text.NEXT_RELABEL_SETS)
         return
-    if label_set is not None:  # no tag has to do with it
-        relabelling = relabelled(settings, verbosity=verbosity, as_json=as_json)
-        if as_json:
-            show({**found, "applied": {"relabel": relabelling, "scan": None}}, str, as_json=True)
-        return
-    applied, exit_code = apply_head(settings, verbosity=verbosity, as_json=as_json)
+    applied, exit_code = apply_head(settings, verbosity=verbosity, as_json=as_json, of_set=label_set is not None)
     if as_json:
         show({**found, "applied": applied}, str, as_json=True)
     sys.exit(exit_code)

@@ -94,14 +94,17 @@ def scanned(
     return result
 
 
-def apply_head(settings: Settings, *, verbosity: int, as_json: bool) -> tuple[dict[str, Any], int]:
-    """Classify everything with the head in use, then write what is decided: ({relabel, scan}, exit code).
+def apply_head(
+    settings: Settings, *, verbosity: int, as_json: bool, of_set: bool = False
+) -> tuple[dict[str, Any], int]:
+    """Classify everything with the heads in use, then write what is decided: ({relabel, scan}, exit code).
 
-    ``scan`` is None where nothing is to be written.
+    ``scan`` is None where nothing is to be written. ``of_set``: only a label set has a new head.
     """
     try:
         found = relabelled(settings, verbosity=verbosity, as_json=as_json)
-        if settings.write_tags == "off" or found["undecided"] == found["classified"]:
+        no_genre = of_set or settings.write_tags == "off" or found["undecided"] == found["classified"]
+        if no_genre and not found["sets_not_written"]:
             return {"relabel": found, "scan": None}, int(bool(found["damaged"]))
         result = scanned(settings, (), verbosity=verbosity)
     except KeyboardInterrupt:
@@ -203,8 +206,8 @@ def correct(
     from indexer.upkeep.correct import correct_in_set
 
     if label_set is not None:
-        show(correct_in_set(settings, files, label_set, genre, new=new), text.corrected_in_set_text, as_json=as_json)
-        return
-    found = say(settings, files, genre, new=new)
-    show(found, text.correct_text, as_json=as_json)
+        found = correct_in_set(settings, files, label_set, genre, new=new)
+    else:
+        found = say(settings, files, genre, new=new)
+    show(found, text.correct_text if label_set is None else text.corrected_in_set_text, as_json=as_json)
     sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from indexer.config import set_field
 from indexer.wording import HOW_SAME, artist_and_title, count, duration
 
 _LEFT_OUT = {
@@ -73,6 +74,14 @@ def not_written_text(files: int) -> str:
     )
 
 
+def sets_not_written_text(files: dict[str, int]) -> list[str]:
+    """That fields of label sets are not up to date in so many files, by set, and the command that writes them."""
+    return [
+        f"{set_field(name)} is not up to date in {count(n, 'file')}: `indexer scan` writes it"
+        for name, n in files.items()
+    ]
+
+
 def apply_question(write_tags: str) -> str:
     """What `indexer train` asks on a terminal, under a setting of ``write_tags``."""
     return f"Classify the library with it now{_INTO_FILES[write_tags]}?"
@@ -94,6 +103,7 @@ def relabel_text(found: dict[str, Any]) -> str:
         f"{name}: {count(one['classified'], 'recording')} classified with {one['head']}, {one['undecided']:,} undecided"
         for name, one in found["sets"].items()
     ]
+    sets += sets_not_written_text(found["sets_not_written"])
     return "\n".join([*([_genres_relabelled(found)] if found["head"] else []), *sets, *found["problems"]])
 
 
@@ -139,7 +149,7 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
             + (f", {count(r['tags_refused'], 'file')} left alone" if r["tags_refused"] else "")
         )
     if added := r["tags_written"] - r["genres_written"]:
-        lines.append(f"{count(added, 'file')} got only a tempo or key")
+        lines.append(f"{count(added, 'file')} got only a tempo, a key or a set's label")
     if (earlier := r.get("analysed", 0) - r["embedded"]) > 0:
         lines.append(f"tempo, key and loudness of {count(earlier, 'recording')} of earlier scans measured")
     if r["left_alone"]:
@@ -230,7 +240,7 @@ def _changes(write: dict[str, Any]) -> Iterator[str]:
     if write["confidence"] is not None:
         yield f"{genres(write['before'])} -> {genres(write['after'])} ({write['confidence']:.0%})"
     for name, text in write.get("adds", {}).items():
-        yield f"{name} {text} is added"
+        yield f"{name} is taken away" if text is None else f"{name} {text} is added"
 
 
 def classify_text(result: dict[str, Any]) -> str:
@@ -270,10 +280,14 @@ def _measured(result: dict[str, Any]) -> Iterator[str]:
 
 def corrected_in_set_text(found: dict[str, Any]) -> str:
     """The result of `indexer correct --set`."""
-    return (
-        f"{count(len(found['files']), 'file')} corrected to {found['label']} in the set {found['set']}, in the library;"
-        f" the next `indexer train --set {found['set']}` learns from it"
+    lines = [f"{f['path']}: not written into its tags: {f['reason']}" for f in found["files"] if f["reason"]]
+    where = {"off": "in the library", "written": "in the library and in the tags"}
+    later = "in the library; another indexer works on it, and the next scan writes the tags"
+    lines.append(
+        f"{count(len(found['files']), 'file')} corrected to {found['label']} in the set {found['set']},"
+        f" {where.get(found['tags'], later)}; the next `indexer train --set {found['set']}` learns from it"
     )
+    return "\n".join(lines)
 
 
 def correct_text(found: dict[str, Any]) -> str:
@@ -331,6 +345,7 @@ def status_text(s: dict[str, Any]) -> str:
     lines.append(f"tags       {count(s['tags_written'], 'file')} with a genre of ours")
     if s["not_written"]:
         lines.append("  " + not_written_text(s["not_written"]))
+    lines += ["  " + line for line in sets_not_written_text(s["sets_not_written"])]
     lines += [
         f"  {f['files']:5,} x {f['reason']}" + (f", such as {f['example']}" if f["files"] > 1 else f": {f['example']}")
         for f in (*s["left_alone"], *s["failures"])

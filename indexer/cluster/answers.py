@@ -21,7 +21,8 @@ from indexer.encoders.trajectory import MAX_SEGMENTS, RANK, Trajectory
 from indexer.files.audio.identity import Stat
 from indexer.files.containers import CONTAINERS
 from indexer.files.tags.added import parse_added
-from indexer.files.tags.read import MAX_COMMENT
+from indexer.files.tags.blocks.blocks import is_set_field
+from indexer.files.tags.read import MAX_COMMENT, MAX_TEXT, MAX_VALUES
 
 PRECISIONS = ("fp32", "fp64", "fp16", "bf16", "int8")
 WORD = 200  # characters of a version, a host's name, a codec
@@ -125,7 +126,7 @@ TAG_LISTS = ("genres", "original_genres", "dj_data", "filled")
 
 def _check_tags(tags: dict[str, Any]) -> None:
     """Check that this is ``Tags.to_json()``."""
-    if tags.keys() != {*TAG_TEXTS, *TAG_LISTS, "added", "year", "bpm", "ours"}:
+    if tags.keys() != {*TAG_TEXTS, *TAG_LISTS, "added", "set_fields", "year", "bpm", "ours"}:
         raise WrongAnswerError("tags have other parts")
     for key in TAG_TEXTS:
         _optional(tags, key, MAX_COMMENT)
@@ -142,13 +143,24 @@ def _check_tags(tags: dict[str, Any]) -> None:
         ):
             raise WrongAnswerError(f"{key} is no list of texts")
     if tags["ours"] is not None:
-        ours = _record(tags["ours"], "our record")
-        if ours.keys() != {"genre", "label", "confidence", "model"}:
-            raise WrongAnswerError("our record has other parts")
-        if not all(isinstance(ours[key], str) for key in ("genre", "label", "model")):
-            raise WrongAnswerError("our record holds no texts")
-        if _real(ours, "confidence") > 1:
-            raise WrongAnswerError("a confidence lies above 1")
+        _check_ours(_record(tags["ours"], "our record"))
+    _check_set_fields(_record(tags["set_fields"], "the fields of label sets"))
+
+
+def _check_ours(ours: dict[str, Any]) -> None:
+    if ours.keys() != {"genre", "label", "confidence", "model"}:
+        raise WrongAnswerError("our record has other parts")
+    if not all(isinstance(ours[key], str) for key in ("genre", "label", "model")):
+        raise WrongAnswerError("our record holds no texts")
+    if _real(ours, "confidence") > 1:
+        raise WrongAnswerError("a confidence lies above 1")
+
+
+def _check_set_fields(found: dict[str, Any]) -> None:
+    if len(found) > MAX_VALUES or not all(map(is_set_field, found)):
+        raise WrongAnswerError("a field is of no label set")
+    for name in found:
+        _text(found, name, MAX_TEXT)
 
 
 def _embedded(value: object, widths: Widths) -> tuple[Any, ...]:

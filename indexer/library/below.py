@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 
+from indexer.library.set_fields import LAST_WRITE, WrittenSet, has_something
 from indexer.library.states import LEFT_OUT
 
 
@@ -44,19 +45,27 @@ def known_files(conn: sqlite3.Connection, folder: bytes) -> Iterator[tuple[int, 
 
 
 def labelled_files(
-    conn: sqlite3.Connection, target: bytes, head_id: str | None, *, measured: bool = False
+    conn: sqlite3.Connection,
+    target: bytes,
+    head_id: str | None,
+    *,
+    measured: bool = False,
+    sets: Sequence[WrittenSet] = (),
 ) -> Iterator[sqlite3.Row]:
     """Readable files of a target that a head classified or a person labelled, by path.
 
     A row also holds ``predicted``, ``confidence`` and ``undecided_reason`` by the head, ``corrected`` and
     ``corrected_at`` by the person, the genre, tempo and key in the tags, the measured ``tempo_bpm`` and ``key_name``,
-    and the newest journal entry. ``measured``: also files with a measured tempo or key.
+    and the newest journal entry. ``measured``: also files with a measured tempo or key; ``sets``: also those with
+    which these have to do.
     """
+    concerns_sets, values = has_something(sets)
     low, high = subtree(target)
     yield from conn.execute(
         "SELECT f.*, p.genre AS predicted, p.confidence, p.reason AS undecided_reason, c.genre AS corrected,"
         " c.corrected_at,"
         " t.genre AS tag_genre, t.indexer_genre, t.bpm AS tag_bpm, t.musical_key AS tag_key,"
+        " t.indexer_added, t.set_fields,"
         " coalesce(p.tempo_bpm, a.tempo_bpm) AS tempo_bpm, a.key_name, w.action, w.state AS write_state,"
         " w.reason AS write_reason,"
         " w.stat_before, w.written_at "
@@ -64,9 +73,9 @@ def labelled_files(
         "LEFT JOIN corrections c ON c.id = (SELECT max(x.id) FROM corrections x WHERE x.recording_id = f.recording_id) "
         "LEFT JOIN analysis a ON a.recording_id = f.recording_id "
         "LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.id = "
-        "(SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id AND x.state IN ('done', 'refused')) "
+        f"{LAST_WRITE} "
         "WHERE f.state = 'ready' AND (p.genre IS NOT NULL OR c.genre IS NOT NULL"
-        " OR (? AND (a.tempo_bpm IS NOT NULL OR a.key IS NOT NULL))) AND (f.path = ? OR (f.path > ?"
-        " AND f.path < ?)) ORDER BY f.path",
-        (head_id, measured, target, low, high),
+        f" OR (? AND (a.tempo_bpm IS NOT NULL OR a.key IS NOT NULL)) OR {concerns_sets})"
+        " AND (f.path = ? OR (f.path > ? AND f.path < ?)) ORDER BY f.path",
+        (head_id, measured, *values, target, low, high),
     )

@@ -15,6 +15,7 @@ from indexer.config import Settings
 from indexer.library.lock import working_process
 from indexer.library.readonly import open_readonly
 from indexer.library.registered import heard_roughly, main_encoder, unclassified_by_head_in_use
+from indexer.library.set_fields import count_unwritten as unwritten_labels
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.unwritten import count_unwritten
 from indexer.library.whose_word import GENRE_COUNTS
@@ -85,6 +86,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "genres": rows(GENRE_COUNTS),
         "tags_written": _count(one("SELECT count(*) AS n FROM tags WHERE indexer_genre IS NOT NULL")),
         "not_written": count_unwritten(conn, settings),
+        "sets_not_written": unwritten_labels(conn, settings),
         "unclassified": unclassified_by_head_in_use(conn),
         "failures": _by_kind(
             rows(f"{_REASONS} WHERE state IN ('unreadable', 'unsupported', 'deferred') GROUP BY reason ORDER BY path")

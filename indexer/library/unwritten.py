@@ -9,6 +9,7 @@ from indexer.config import Settings
 from indexer.errors import READ_ONLY
 from indexer.files.tags.correction import CORRECTION
 from indexer.library.readonly import Reader
+from indexer.library.set_fields import LAST_WRITE
 
 _LABELS = (
     "SELECT value FROM heads, json_each(heads.labels) WHERE in_use = 1 UNION SELECT DISTINCT genre FROM corrections"
@@ -41,7 +42,7 @@ AND CASE WHEN corrected_at IS NOT NULL THEN standing IS NOT text OR (ours IS NOT
   ELSE NOT (ours IS NOT NULL AND by_person) AND %s END
 AND NOT EXISTS (
   SELECT 1 FROM tag_writes w
-  WHERE w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = wanted.id AND x.state IN ('done', 'refused'))
+  WHERE w.id = {LAST_WRITE.replace("f.id", "wanted.id")}
     AND coalesce(corrected_at <= w.written_at, 1)
     AND CASE w.state WHEN 'done' THEN w.action = 'undo' ELSE coalesce(w.reason, '') NOT LIKE '{READ_ONLY}%%'
       AND json_extract(w.stat_before, '$.size') = size AND json_extract(w.stat_before, '$.mtime_ns') = mtime_ns END

@@ -29,20 +29,23 @@ def tag_columns(found: Tags) -> dict[str, str | int | float | None]:
         "album": found.album,
         "album_artist": found.album_artist,
         "year": found.year,
-        "bpm": found.bpm,
-        "musical_key": found.musical_key,
         "record_label": found.record_label,
         "comment": found.comment,
         "genre": found.genre,
         "indexer_genre": found.ours.to_text() if found.ours else None,
         "dj_data": ", ".join(found.dj_data) or None,
-        "indexer_added": found.added,
+        **_columns_added(found),
     }
 
 
-def _columns_written(after: Tags) -> dict[str, str | float | None]:
+def _columns_added(found: Tags) -> dict[str, str | float | None]:
     """The columns of the table ``tags`` that a write may change beside the genre."""
-    return {"bpm": after.bpm, "musical_key": after.musical_key, "indexer_added": after.added}
+    return {
+        "bpm": found.bpm,
+        "musical_key": found.musical_key,
+        "indexer_added": found.added,
+        "set_fields": json.dumps(found.set_fields, ensure_ascii=False) if found.set_fields else None,
+    }
 
 
 def commit_write(
@@ -53,14 +56,15 @@ def commit_write(
     run_id: int | None,
     ours: str | None,
     is_undo: bool = False,
+    still_undone: bool = False,
 ) -> None:
     """Put a prepared copy in its file's place, with its journal entry.
 
-    ours: our own field as the copy carries it; None for an undo, or where no genre of ours stands. Raises DeferredError
-    when the file changed meanwhile.
+    ours: our own field as the copy carries it; None for an undo, or where no genre of ours stands. still_undone: an
+    earlier undo goes on to hold back all else. Raises DeferredError when the file changed meanwhile.
     """
     path = os.fsencode(prepared.path)
-    columns = _columns_written(prepared.after_tags)
+    columns = _columns_added(prepared.after_tags)
 
     def intend(p: Prepared) -> int:
         return store.intend_write(
@@ -72,7 +76,12 @@ def commit_write(
             after=p.after_genres,
             stat_before=p.before,
             stat_after=p.after,
-            evidence={**p.evidence, "indexer_genre": ours, "columns": columns},
+            evidence={
+                **p.evidence,
+                "indexer_genre": ours,
+                "columns": columns,
+                **({"still_undone": True} if still_undone else {}),
+            },
         )
 
     def done(write_id: int) -> None:

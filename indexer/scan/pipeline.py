@@ -21,6 +21,7 @@ from indexer.files.children.limits import Limits
 from indexer.files.children.pool import Readers
 from indexer.files.tags.write import Prepared, discard
 from indexer.heads.decide import sure_from
+from indexer.library.set_fields import written_sets
 from indexer.library.store import Store
 from indexer.library.writing.backlog import Lacking
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
@@ -82,6 +83,7 @@ class Pipeline:
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
         writes = write_tags and settings.writes_any_tag
+        written = written_sets(store.connection, settings) if writes else ()
         self._stop = threading.Event()
         readers = Readers(settings.worker_count(), Limits.of(settings))
         self._run = Run(
@@ -93,12 +95,13 @@ class Pipeline:
             listener,
             run_id,
             threshold,
-            tag_policy_digest(settings, head, threshold) if writes else None,
+            tag_policy_digest(settings, head, threshold, written) if writes else None,
             force,
             explicit_tags,
             self._stop.is_set,
             Pace(settings.rough_after_h * 3600, files_left),
             load_sets(store, settings, listener.problem),
+            written,
             counts or Counts(),
         )
         self.counts = self._run.counts
@@ -125,10 +128,12 @@ class Pipeline:
         policy = "" if run.explicit_tags and run.tag_policy else run.tag_policy
         adds = run.settings.write_tags_bpm or run.settings.write_tags_key
         if run.model is None:
-            return Lacking((), None, run.threshold, policy, adds)
+            return Lacking((), None, run.threshold, policy, adds, written_sets=run.written_sets)
         head_id = run.model.head.id if run.model.head else None
         sets = tuple((one.inputs, one.head.id, one.threshold) for one in run.sets)
-        return Lacking(run.model.ids, head_id, run.threshold, policy, adds, sure_from(run.threshold), sets)
+        return Lacking(
+            run.model.ids, head_id, run.threshold, policy, adds, sure_from(run.threshold), sets, run.written_sets
+        )
 
     def stop(self) -> None:
         """Begin no new file, and finish a tag write that has begun. Safe to call from a signal handler."""

@@ -6,7 +6,7 @@ no file. library/whose_word.py has the same order in SQL.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from indexer.config import Settings
@@ -17,6 +17,8 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
 from indexer.heads.head import Head
+from indexer.library.readonly import Row
+from indexer.library.set_fields import WrittenSet
 from indexer.library.writing.journal import parse_stat
 
 
@@ -70,34 +72,29 @@ class Label:
         return cls(genre, 1.0, corrected_at)
 
 
-def tag_policy_digest(settings: Settings, head: Head | None, threshold: float) -> str:
-    """A digest that changes whenever head or settings could lead to another genre in a file, or to a tempo or key."""
+def tag_policy_digest(settings: Settings, head: Head | None, threshold: float, sets: Sequence[WrittenSet] = ()) -> str:
+    """A digest that changes whenever heads or settings could lead to another genre, tempo, key or label in a file."""
     parts = [head.id if head else None, threshold, settings.write_tags, sorted(settings.labels.items())]
     adds = [settings.write_tags_bpm, settings.write_tags_key]
-    content = json.dumps([*parts, *adds] if any(adds) else parts)
+    of_sets = [[one.field, one.head_id, one.threshold] for one in sets]
+    content = json.dumps([*parts, *(adds if any(adds) or sets else []), *of_sets])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def held_back(
-    action: str | None,
-    state: str | None,
-    reason: str | None,
-    stat_before: str | None,
-    written_at: str | None,
-    stat: Stat,
-    label: Label | None,
-) -> bool:
+def held_back(last: Row, stat: Stat, label: Label | None) -> bool:
     """Whether a file's newest journal entry keeps its tag from being written: an undo, or a refusal of the same file.
 
-    A label that a person gave after that entry is written all the same.
+    ``last``: its ``action``, ``write_state``, ``write_reason``, ``stat_before`` and ``written_at``. A label that a
+    person gave after that entry is written all the same.
     """
+    written_at, stat_before = last["written_at"], last["stat_before"]
     if label and label.corrected_at and written_at and label.corrected_at > written_at:
         return False
-    if state == "refused":
-        if (reason or "").startswith(READ_ONLY):
+    if last["write_state"] == "refused":
+        if (last["write_reason"] or "").startswith(READ_ONLY):
             return False
         return stat_before is not None and parse_stat(stat_before).same_content(stat)
-    return action == "undo" and state == "done"
+    return bool(last["action"] == "undo" and last["write_state"] == "done")
 
 
 def to_add(settings: Settings, found: Tags, tempo_bpm: float | None, key_name: str | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Lists what a scan or `tags apply` would do, without changing the library or opening a music file."""
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ from indexer.library.below import known_files, labelled_files
 from indexer.library.readonly import Connection, Row, open_readonly
 from indexer.library.registered import in_use
 from indexer.library.roots import root_paths
+from indexer.library.set_fields import written_sets
 from indexer.models.choice import choose
 from indexer.scan.difference import compare
 from indexer.scan.policy import Label, edit_for, held_back, to_add
+from indexer.scan.set_fields import set_edits
 from indexer.wording import printable
 
 MAX_LISTED = 1000  # paths listed for each kind; the counts include all
@@ -27,9 +30,9 @@ MAX_LISTED = 1000  # paths listed for each kind; the counts include all
 def preview(settings: Settings, paths: Sequence[Path], *, explicit_tags: bool = False) -> dict[str, Any]:
     """Compare the folders with the library: {dry_run, new, changed, ..., tag_writes, paths, writes}.
 
-    paths: by kind of difference. writes: {path, before, after, confidence} of known files, with ``adds`` where a tempo
-    or key is to be added; the genres of new files are not known yet. explicit_tags: include genres that were undone or
-    refused, as `tags apply` does.
+    paths: by kind of difference. writes: {path, before, after, confidence} of known files, with ``adds`` where a tempo,
+    a key or a set's label is to be added, None where a label is to be taken away; the genres of new files are not known
+    yet. explicit_tags: include genres that were undone or refused, as `tags apply` does.
     """
     conn = open_readonly(settings.db) if settings.db.exists() else None
     known = root_paths(conn) if conn else []
@@ -60,21 +63,20 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
     head = chosen.head if chosen else None
     threshold = settings.threshold(head.threshold) if head else 1.0
     adds = settings.write_tags_bpm or settings.write_tags_key
-    for row in labelled_files(conn, target, head.id if head else None, measured=adds):
-        label = _label(row, threshold)
-        if label is None and not adds:
-            continue
+    sets = written_sets(conn, settings)
+    for row in labelled_files(conn, target, head.id if head else None, measured=adds, sets=sets):
         if row["reason"] is not None:  # a readable file's reason says why no genre is written
             continue
+        label = _label(row, threshold)
+        last = None if explicit or row["write_state"] is None else row
         stat = Stat(row["dev"], row["ino"], row["size"], row["mtime_ns"])
-        if not explicit and held_back(
-            row["action"], row["write_state"], row["write_reason"], row["stat_before"], row["written_at"], stat, label
-        ):
-            continue
-        found = _tags(settings, row["tag_genre"], row["indexer_genre"])
-        edit = edit_for(settings, head, found, label) if label else None
-        filled = Tags(filled=tuple(name for name, value in ((BPM, row["tag_bpm"]), (KEY, row["tag_key"])) if value))
-        add = to_add(settings, filled, row["tempo_bpm"], row["key_name"])
+        is_held = last is not None and held_back(last, stat, label)
+        found = _tags(settings, row)
+        edit = edit_for(settings, head, found, label) if label and not is_held else None
+        add: dict[str, str | None] = {}
+        if not is_held:
+            add |= to_add(settings, found, row["tempo_bpm"], row["key_name"])
+        add |= set_edits(conn, row["id"], sets, found, last, stat).texts
         if edit is not None or add:
             yield {
                 "path": row["path_text"],
@@ -85,12 +87,19 @@ def _writes(conn: Connection, settings: Settings, target: bytes, *, explicit: bo
             }
 
 
-def _tags(settings: Settings, genre: str | None, indexer_genre: str | None) -> Tags:
-    """The genres in a file as the library knows them; those that are not ours stood there before."""
-    genres = tuple(genre.split("; ")) if genre else ()
-    ours = parse_ours(indexer_genre or "")
+def _tags(settings: Settings, row: Row) -> Tags:
+    """The tags of a file as the library knows them; genres that are not ours stood there before."""
+    genres = tuple(row["tag_genre"].split("; ")) if row["tag_genre"] else ()
+    ours = parse_ours(row["indexer_genre"] or "")
     ours_text = settings.text_for(ours.label).casefold() if ours else None
-    return Tags(genres=genres, ours=ours, original_genres=tuple(g for g in genres if g.casefold() != ours_text))
+    return Tags(
+        genres=genres,
+        ours=ours,
+        original_genres=tuple(g for g in genres if g.casefold() != ours_text),
+        filled=tuple(name for name, value in ((BPM, row["tag_bpm"]), (KEY, row["tag_key"])) if value),
+        added=row["indexer_added"],
+        set_fields=json.loads(row["set_fields"] or "{}"),
+    )
 
 
 def _label(row: Row, threshold: float) -> Label | None:

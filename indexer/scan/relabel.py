@@ -10,6 +10,7 @@ from indexer.errors import ModelError
 from indexer.heads.decide import NOT_ELECTRONIC, UNLIKE
 from indexer.heads.head import Head
 from indexer.library.lock import library_lock
+from indexer.library.set_fields import count_unwritten as unwritten_labels
 from indexer.library.store import Store
 from indexer.library.unwritten import count_unwritten
 from indexer.models.choice import Chosen, choose_and_register, without_genres
@@ -30,10 +31,11 @@ def relabel(
     ``on_step`` is called now and then with the step's name, how many recordings are done, and of how many.
 
     Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, not_written, sets,
-    problems, elapsed_s}. ``unlike``: recordings unlike everything the head learned from; ``not_electronic``: that do
-    not sound electronic. ``surest``: the highest confidence of the others, 0 to 1. ``not_written``: files that a
-    decided genre is still to go into. ``sets``: by label set {head, threshold, classified, undecided, damaged}. Without
-    a head for genres ``head`` and ``threshold`` are None; that is an error only where no label set has one.
+    sets_not_written, problems, elapsed_s}. ``unlike``: recordings unlike everything the head learned from;
+    ``not_electronic``: that do not sound electronic. ``surest``: the highest confidence of the others, 0 to 1.
+    ``not_written``: files that a decided genre is still to go into. ``sets``: by label set {head, threshold,
+    classified, undecided, damaged}; ``sets_not_written``: files whose field of a set is not up to date. Without a head
+    for genres ``head`` and ``threshold`` are None; that is an error only where no label set has one.
     """
     started = time.monotonic()
     problems: list[str] = []
@@ -47,7 +49,14 @@ def relabel(
             found = {"head": None, "threshold": None, **dict.fromkeys(_COUNTS, 0)}
         else:
             raise ModelError(str(without_genres(chosen)))
-    return {**found, "sets": sets, "problems": problems, "elapsed_s": round(time.monotonic() - started, 3)}
+        labels = unwritten_labels(store.connection, settings)
+    return {
+        **found,
+        "sets": sets,
+        "sets_not_written": labels,
+        "problems": problems,
+        "elapsed_s": round(time.monotonic() - started, 3),
+    }
 
 
 def _relabel_genres(

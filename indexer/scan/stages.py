@@ -215,7 +215,7 @@ def analyse(run: Run, file: KnownFile) -> Stage[None]:
         file.row = replace(file.row, tag_policy=None)
         head = run.model.head if run.model else None
         prediction = run.store.prediction(file.recording_id, head.id) if head else None
-        yield from write_genre(run, file, _decided(run, prediction))
+        yield from write_genre(run, file, _decided(prediction, sure_from(run.threshold)))
 
 
 # ---- classify: the genre that the head decides
@@ -242,40 +242,52 @@ def classify(run: Run, file: KnownFile) -> Label | None:
     run.counts.undecided += not prediction["decided"]
     perhaps = "" if prediction["decided"] else "perhaps "
     file.outcome = f"{file.outcome}, {perhaps}{prediction['genre']} ({prediction['confidence']:.0%})"
-    return _decided(run, prediction)
+    return _decided(prediction, sure_from(run.threshold))
 
 
 def classify_sets(run: Run, file: KnownFile) -> None:
     """Classify the recording in each label set in which it is not yet."""
-    if not run.sets:
+    missing = [one for one in run.sets if not is_classified(run.store, file.recording_id, one)]
+    if not missing:
         return
     try:
         with run.store.transaction():
-            for one in run.sets:
-                if not is_classified(run.store, file.recording_id, one):
-                    classify_in_set(run.store, file.recording_id, one)
+            for one in missing:
+                classify_in_set(run.store, file.recording_id, one)
+            _look_at_tags_again(run, file)
     except ModelError as e:
         raise FileFailedError(str(e)) from e
 
 
-def _decided(run: Run, prediction: Row | None) -> Label | None:
-    """What a stored prediction decides; by a rough vector only where the head is sure."""
+def _decided(prediction: Row | None, sure: float) -> Label | None:
+    """What a stored prediction decides; by a rough vector only where its confidence is a ``sure`` one."""
     if not prediction or not prediction["decided"]:
         return None
-    if prediction["rough"] and prediction["confidence"] < sure_from(run.threshold):
+    if prediction["rough"] and prediction["confidence"] < sure:
         return None
     return Label(prediction["genre"], prediction["confidence"])
 
 
 def _classify_again(run: Run, file: KnownFile, made: Mapping[str, Cached]) -> None:
     """Classify a recording that was heard roughly before; its tags are looked at again where that tells otherwise."""
-    head = run.model.head if run.model else None
-    before = run.store.prediction(file.recording_id, head.id) if head else None
+    before = _words(run, file.recording_id)
     _classify(run, file.recording_id, made)
-    after = run.store.prediction(file.recording_id, head.id) if head else None
-    if before and after and (before["genre"], before["decided"]) != (after["genre"], after["decided"]):
-        run.store.unsettle_tags(file.recording_id)
-        file.row = run.store.file(file.row.id)
+    if _words(run, file.recording_id) != before:
+        _look_at_tags_again(run, file)
+
+
+def _words(run: Run, recording_id: int) -> list[str | None]:
+    """What the head in use, and those of the sets that are written, have to write of a recording."""
+    head = run.model.head if run.model else None
+    sure_by_head = {head.id: sure_from(run.threshold)} if head else {}
+    sure_by_head |= {one.head_id: sure_from(one.threshold) for one in run.written_sets if one.head_id}
+    found = [_decided(run.store.prediction(recording_id, head_id), sure) for head_id, sure in sure_by_head.items()]
+    return [label.genre if label else None for label in found]
+
+
+def _look_at_tags_again(run: Run, file: KnownFile) -> None:
+    run.store.unsettle_tags(file.recording_id)
+    file.row = run.store.file(file.row.id)
 
 
 def _classify(run: Run, recording_id: int, made: Mapping[str, Cached] = MappingProxyType({})) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from indexer.config import Settings
 from indexer.files.children.pool import Readers
 from indexer.files.tags.read import Tags
+from indexer.library.set_fields import WrittenSet
 from indexer.library.store import Store
 from indexer.library.writing.files import FileRow
 from indexer.listen.executor import Executor
@@ -125,6 +126,7 @@ class Run:
     stopped: Callable[[], bool]
     pace: Pace
     sets: Sequence[SetModel] = ()  # label sets beside the genre
+    written_sets: tuple[WrittenSet, ...] = ()  # those that are written into files
     counts: Counts = field(default_factory=Counts)
     embedding: dict[int, "Future[bool]"] = field(default_factory=dict)  # recording in work -> whether it was embedded
     embedded: set[int] = field(default_factory=set)  # recordings that this run embedded

@@ -72,17 +72,27 @@ def correct(settings: Settings, paths: Sequence[Path], genre: str, *, new: bool 
 def correct_in_set(
     settings: Settings, paths: Sequence[Path], label_set: str, label: str, *, new: bool = False
 ) -> dict[str, Any]:
-    """Store a label of a set for the recordings in files and folders: {set, label, files: [{path}]}; no file is opened.
+    """Store a label of a set for the recordings in files and folders: {set, label, tags, files}.
 
-    Raises ConfigError as ``correct`` does, and for a set that the settings do not name.
+    files: one entry for each file that holds one of the recordings, {path, reason}. tags: as ``correct`` has it; "off"
+    where the settings do not have the set written into files: then none is opened. Raises ConfigError as ``correct``
+    does, and for a set that the settings do not name.
     """
-    name, _ = settings.label_set(label_set)
+    name, told = settings.label_set(label_set)
     with open_for_corrections(settings.db) as store:
         named = resolve_named(paths, settings.roots, store.root_paths())
         recordings = sorted({recording_id for path in named for recording_id in _recordings(store, path)})
         files = sorted(path for recording_id in recordings for _, path in store.files_of(recording_id))
     meant = say_in_set(settings, recordings, name, label, by="command line", new=new)
-    return {"set": name, "label": meant, "files": [{"path": printable(path)} for path in files]}
+    problems = _Problems()
+    tags = "written" if told.write else "off"
+    if told.write and files:
+        try:
+            Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files])
+        except LockedError:
+            tags = "later"
+    entries = [{"path": printable(path), "reason": problems.reasons.get(os.fsdecode(path))} for path in files]
+    return {"set": name, "label": meant, "tags": tags, "files": entries}
 
 
 def _recordings(store: Store, path: bytes) -> list[int]:

@@ -61,7 +61,7 @@ async def correct(request: Any, datasette: Any) -> Any:
             undone = await _undo(settings, [os.fspath(path) for path in tagged]) if tagged else {}
     except IndexerError as e:
         return Response.json({"error": str(e)}, status=400)
-    tags = "off" if settings.write_tags == "off" else "soon" if ask_for_scan(settings.db) else "with the next scan"
+    tags = _when_written(settings, writes=settings.write_tags != "off")
     which = {"ids": ids, "recordings": len(recordings)} if "ids" in values else {"id": ids[0]}
     return _done(request, datasette, ids[0], {**which, "genre": label, "tags": tags, **undone})
 
@@ -69,10 +69,10 @@ async def correct(request: Any, datasette: Any) -> Any:
 async def _correct_in_set(
     request: Any, datasette: Any, settings: Settings, values: dict[str, Any], ids: list[int], recordings: list[int]
 ) -> Any:
-    """What a person says in a label set, or takes back; no tag has to do with it."""
+    """What a person says in a label set, or takes back; the next scan has the tags follow where they are to."""
     label, by = values.get("label"), "web page"
     try:
-        name, _ = settings.label_set(str(values["set"]))
+        name, told = settings.label_set(str(values["set"]))
         if label:
             new = values.get("new") is True
             say = corrections.say_in_set
@@ -81,8 +81,16 @@ async def _correct_in_set(
             await asyncio.to_thread(corrections.withdraw_in_set, settings.db, recordings, name)
     except IndexerError as e:
         return Response.json({"error": str(e)}, status=400)
+    tags = _when_written(settings, writes=told.write)
     which = {"ids": ids, "recordings": len(recordings)} if "ids" in values else {"id": ids[0]}
-    return _done(request, datasette, ids[0], {**which, "set": name, "label": label or None})
+    return _done(request, datasette, ids[0], {**which, "set": name, "label": label or None, "tags": tags})
+
+
+def _when_written(settings: Settings, *, writes: bool) -> str:
+    """When the tags say what a person said: off (never), soon, or with the next scan."""
+    if not writes:
+        return "off"
+    return "soon" if ask_for_scan(settings.db) else "with the next scan"
 
 
 async def undo_tags(request: Any, datasette: Any) -> Any:

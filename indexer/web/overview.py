@@ -10,6 +10,7 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from indexer.library.registered import heard_roughly, main_encoder, unclassified_by_head_in_use
+from indexer.library.set_fields import count_unwritten as unwritten_labels
 from indexer.library.states import SHOWN_STATE, TRUNCATED
 from indexer.library.summary import as_it_ended
 from indexer.library.tracks_view import DEFAULT_LABELS
@@ -57,7 +58,7 @@ _COUNTS = {
 
 
 async def _counts(datasette: Any) -> dict[str, Any]:
-    """Rows of {genres, totals, states, truncated}, and the numbers {rough, unwritten, unclassified}.
+    """Rows of {genres, totals, states, truncated}; the numbers {rough, unwritten, unwritten_labels, unclassified}.
 
     One request at a time asks, without a limit of time.
     """
@@ -71,6 +72,7 @@ async def _counts(datasette: Any) -> dict[str, Any]:
             **found,
             "rough": heard_roughly(conn, encoder.parts) if encoder else 0,
             "unwritten": count_unwritten(conn, settings),
+            "unwritten_labels": sum(unwritten_labels(conn, settings).values()),
             "unclassified": unclassified_by_head_in_use(conn),
         }
 
@@ -137,6 +139,7 @@ async def figures(datasette: Any) -> dict[str, Any]:
         "undecided": undecided,
         "without": undecided if head else max(0, totals["recordings"] - decided),
         "not_written": counts["unwritten"],
+        "labels_not_written": counts["unwritten_labels"],
         "unclassified": counts["unclassified"],
         "latest": await rows(datasette, _LATEST, {"n": LATEST}),
         "disagreements": await rows(datasette, _DISAGREEMENTS, {"n": SHOWN_DISAGREEMENTS, "newest": LOOKED_AT}),

@@ -75,7 +75,8 @@ class Library:
     def write_in(self, store: Store, edit: GenreEdit | None = EDIT, *, preserve_mtime: bool = False) -> None:
         """Prepare and commit in an open library."""
         row = self.row(store)
-        prepared = write.prepare(str(self.path), row.container or "", edit, preserve_mtime=preserve_mtime)
+        add = {"INDEXER_MOOD": "dark"} if edit else None
+        prepared = write.prepare(str(self.path), row.container or "", edit, add=add, preserve_mtime=preserve_mtime)
         ours = edit.describe() if edit else None
         commit_write(store, prepared, file_id=row.id, run_id=None, ours=ours, is_undo=edit is None)
 

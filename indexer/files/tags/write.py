@@ -53,16 +53,7 @@ from indexer.files.tags.genre import (
 )
 from indexer.files.tags.read import Tags, clean, read_tags
 
-__all__ = [
-    "GenreEdit",
-    "Prepared",
-    "commit",
-    "discard",
-    "edit_from_json",
-    "edit_to_json",
-    "prepare",
-    "settle",
-]
+__all__ = ["GenreEdit", "Prepared", "commit", "discard", "edit_from_json", "edit_to_json", "prepare", "settle"]
 
 CHANGED = "changed while its tag was written"
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from indexer.library.below import ranges
+from indexer.library.set_fields import WrittenSet, has_something
 from indexer.library.states import SHOWN_STATE, STATES, TRUNCATED
 from indexer.library.writing.database import Database
 
@@ -32,6 +33,7 @@ class Lacking:
     adds: bool = False
     rough_threshold: float = 0.0  # from which the genre of a rough vector is written into tags
     sets: tuple[tuple[tuple[str, ...], str, float], ...] = ()  # of label sets: encoder ids, head id, threshold
+    written_sets: tuple[WrittenSet, ...] = ()  # label sets that the policy also writes
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL that is true for a row of ``files f`` that lacks something, and its values."""
@@ -51,13 +53,14 @@ class Lacking:
             )
             values += [*encoder_ids, head_id, threshold]
         if self.tag_policy is not None:
+            concerns_sets, of_sets = has_something(self.written_sets)
             lacks.append(
                 "(f.tag_policy IS NOT ? AND (EXISTS (SELECT 1 FROM corrections c WHERE c.recording_id = f.recording_id)"
                 " OR EXISTS (SELECT 1 FROM predictions p WHERE p.recording_id = f.recording_id AND p.head_id = ?"
                 " AND p.decided AND (NOT p.rough OR p.confidence >= ?))"
-                f"{_HAS_TEMPO_OR_KEY if self.adds else ''}))"
+                f"{_HAS_TEMPO_OR_KEY if self.adds else ''} OR {concerns_sets}))"
             )
-            values += [self.tag_policy, self.head_id, self.rough_threshold]
+            values += [self.tag_policy, self.head_id, self.rough_threshold, *of_sets]
         spooled = "EXISTS (SELECT 1 FROM changed c WHERE c.path = f.path)"
         # The plus keeps SQLite from the index of states: by path it need not sort the whole library for every page.
         return f"+f.state = 'ready' AND ({' OR '.join(lacks) or '0'}) AND NOT {spooled}", values

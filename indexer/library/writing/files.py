@@ -161,14 +161,8 @@ class Files(Database):
             self._run("DELETE FROM genre_labels")
             self._many("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
 
-    def unsettle_tags(self, recording_id: int) -> None:
-        """Have the genre tags of a recording's files looked at again."""
-        self._run(
-            "UPDATE files SET tag_policy = NULL WHERE recording_id = ? AND tag_policy IS NOT NULL", (recording_id,)
-        )
-
     def settle_tags(self, file_id: int, tag_policy: str) -> None:
-        """Mark the genre tag of a file as up to date under this policy."""
+        """Mark the tags of a file as up to date under this policy."""
         self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
 
     def set_node(self, file_id: int, stat: Stat) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from indexer.files.audio.identity import Stat
 from indexer.library.readonly import now
+from indexer.library.set_fields import LAST_WRITE
 from indexer.library.writing.database import Database
 from indexer.wording import printable
 
@@ -68,8 +69,9 @@ class Journal(Database):
     def _after_corrections(self, file_id: int | None) -> str:
         """The time of a journal entry: later than what a person said before, which it is compared with."""
         said = self._one(
-            "SELECT max(c.corrected_at) AS at FROM corrections c JOIN files f ON f.recording_id = c.recording_id"
-            " WHERE f.id = ?",
+            "SELECT max(c.corrected_at) AS at FROM (SELECT recording_id, corrected_at FROM corrections"
+            " UNION ALL SELECT recording_id, corrected_at FROM set_corrections) c"
+            " JOIN files f ON f.recording_id = c.recording_id WHERE f.id = ?",
             (file_id,),
         )
         return now(said["at"] if said else None)
@@ -79,9 +81,10 @@ class Journal(Database):
         return self._run("SELECT * FROM tag_writes WHERE state = 'intended' ORDER BY id").fetchall()
 
     def last_write(self, file_id: int) -> sqlite3.Row | None:
-        """The newest journal entry of a file that took effect or was refused."""
+        """The newest journal entry of a file that took effect or was refused; see library/set_fields.py."""
         return self._one(
-            "SELECT * FROM tag_writes WHERE file_id = ? AND state IN ('done', 'refused') ORDER BY id DESC LIMIT 1",
+            "SELECT w.*, w.state AS write_state, w.reason AS write_reason FROM files f"
+            f" JOIN tag_writes w ON w.id = {LAST_WRITE} WHERE f.id = ?",
             (file_id,),
         )
 

@@ -77,12 +77,13 @@ class Judgements(Database):
         self._run("UPDATE label_sets SET head_id = ? WHERE name = ?", (head_id, name))
 
     def correct_in_set(self, recording_id: int, name: str, label: str, *, by: str | None = None) -> None:
-        """Store a person's label in a set; no tag has to do with it."""
+        """Store a person's label in a set; the next scan writes it into the tags if the settings ask for that."""
         self._run(
             "INSERT INTO set_corrections (recording_id, label_set, label, corrected_at, corrected_by)"
             " VALUES (?, ?, ?, ?, ?)",
-            (recording_id, name, label, now(), by),
+            (recording_id, name, label, self._after_writes(recording_id), by),
         )
+        self.unsettle_tags(recording_id)
 
     def withdraw_in_set(self, recording_id: int, name: str) -> None:
         """Remove a person's newest label in a set; the one before it counts again."""
@@ -91,6 +92,22 @@ class Judgements(Database):
             " AND label_set = ?)",
             (recording_id, name),
         )
+        self.unsettle_tags(recording_id)
+
+    def unsettle_tags(self, recording_id: int) -> None:
+        """Have the tags of a recording's files looked at again."""
+        self._run(
+            "UPDATE files SET tag_policy = NULL WHERE recording_id = ? AND tag_policy IS NOT NULL", (recording_id,)
+        )
+
+    def _after_writes(self, recording_id: int) -> str:
+        """The time of a person's word: later than what was written or undone before, which it is compared with."""
+        written = self._one(
+            "SELECT max(w.written_at) AS at FROM tag_writes w JOIN files f ON f.id = w.file_id"
+            " WHERE f.recording_id = ?",
+            (recording_id,),
+        )
+        return now(written["at"] if written else None)
 
     def prediction(self, recording_id: int, head_id: str) -> sqlite3.Row | None:
         """The row of a head's prediction for a recording (genre, confidence, threshold, decided, ...)."""
@@ -175,16 +192,11 @@ class Judgements(Database):
     def correct(self, recording_id: int, genre: str, *, by: str | None = None) -> None:
         """Store a person's genre; the next scan writes it into the tags of all files of the recording."""
         with self.transaction():
-            written = self._one(
-                "SELECT max(w.written_at) AS at FROM tag_writes w JOIN files f ON f.id = w.file_id"
-                " WHERE f.recording_id = ?",
-                (recording_id,),
-            )
             self._run(
                 "INSERT INTO corrections (recording_id, genre, corrected_at, corrected_by) VALUES (?, ?, ?, ?)",
-                (recording_id, genre, now(written["at"] if written else None), by),
+                (recording_id, genre, self._after_writes(recording_id), by),
             )
-            self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
+            self.unsettle_tags(recording_id)
 
     def withdraw_correction(self, recording_id: int) -> None:
         """Remove the newest correction; the one before it counts again, and the next scan updates the tags."""
@@ -193,7 +205,7 @@ class Judgements(Database):
                 "DELETE FROM corrections WHERE id = (SELECT max(id) FROM corrections WHERE recording_id = ?)",
                 (recording_id,),
             )
-            self._run("UPDATE files SET tag_policy = NULL WHERE recording_id = ?", (recording_id,))
+            self.unsettle_tags(recording_id)
 
     def correction(self, recording_id: int) -> sqlite3.Row | None:
         """The newest correction: genre and corrected_at; None without one."""
