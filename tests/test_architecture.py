@@ -156,7 +156,8 @@ def test_json_of_others_is_parsed_in_one_place():
         "indexer.library.summary",
         "indexer.library.writing.database", "indexer.library.writing.journal", "indexer.library.writing.recordings",
         "indexer.library.vectors.similar", "indexer.library.whose_word", "indexer.scan.journal",
-        "indexer.scan.preview", "indexer.web.canned", "indexer.web.correct", "indexer.web.library_map", "indexer.web.overview",
+        "indexer.scan.preview", "indexer.web.canned", "indexer.web.correct", "indexer.web.library_map",
+        "indexer.web.overview",
         "indexer.web.review", "indexer.web.track",
     }  # fmt: skip
 
