@@ -4,6 +4,7 @@ Whatever happens to the folders, to the process, or to its helper.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -11,12 +12,14 @@ import socket
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from indexer.config import load_settings
+from indexer.config import Settings, load_settings
 from indexer.learn import corrections
 from indexer.library.lock import watching_process
+from indexer.watch.daemon import Daemon
 from indexer.watch.status import ask_for_scan
 from tests.helpers.contents import genre_of, rows
 from tests.helpers.daemons import Watching
@@ -44,6 +47,19 @@ def test_what_was_heard_roughly_is_heard_whole_while_nothing_else_is_due(cli, fo
         watch.until_idle()
     assert [line for line in watch.lines if "embedded" in line and "flac" in line] != []
     assert cli.json("status")["rough"] == 0
+
+
+def test_between_two_parts_of_the_work_in_the_background_the_daemon_sleeps():
+    daemon = Daemon(Settings(), (), lambda _line, _level: None, Settings)
+    daemon._watcher = SimpleNamespace(due_s=math.inf, pending=False)
+    daemon._retries = SimpleNamespace(next_s=math.inf)
+    moment_s = time.monotonic()
+    daemon._next_scan_s = moment_s + 3600
+    daemon._rough_left, daemon._refine_from_s = 5, moment_s + 10  # some were heard whole just now
+    daemon._analyse_s = moment_s - 1  # and others are to be measured behind them
+    daemon._order([], moment_s)
+    assert daemon._runner is None
+    assert daemon._sleep_s(moment_s) == pytest.approx(10)
 
 
 def test_the_library_follows_what_happens_to_files(cli, folder, tmp_path):

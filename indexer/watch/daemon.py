@@ -43,8 +43,9 @@ STALL_S = 1800.0  # a working process silent for this long is killed; walking a 
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0  # wait after a failure, doubled each time
 ASKED_S = 5.0  # from SIGUSR1 to the scan: labelling tracks on the pages sends many signals, one scan serves them
 # Known recordings that were heard roughly are heard whole, and then measured by one reader, when nothing else is to be
-# done, in parts of so many seconds; in between, the library is not locked for so many.
-REFINE_S, ANALYSE_S, BETWEEN_S = 300.0, 60.0, 10.0
+# done: by order, the daemon's state meanwhile, and the seconds of one part.
+BACKGROUND = {"refine": ("working", 300.0), "analyse": ("measuring", 60.0)}
+BETWEEN_S = 10.0  # from one part to the next, in which the library is not locked
 STATUS_S = 2.0  # seconds between two writes of the status file during a run
 
 Say = Callable[[str, int], None]  # (line, level): level 0 is printed always, 1 only with -v
@@ -223,14 +224,19 @@ class Daemon:
         elif self._left_over:
             waiting, self._left_over = self._left_over, []
             self._begin("working").order("named", waiting)
-        elif self._rough_left:  # what is heard whole is measured in the same pass
-            if moment_s >= self._refine_from_s:
-                self._begin("working").order("refine", at_most_s=REFINE_S)
-        elif self._analyse_s is not None and moment_s >= self._analyse_s:
-            self._begin("measuring").order("analyse", at_most_s=ANALYSE_S)
+        elif (background := self._background()) and moment_s >= background[1]:
+            order, _ = background
+            state, at_most_s = BACKGROUND[order]
+            self._begin(state).order(order, at_most_s=at_most_s)
         elif runner and moment_s - runner.heard_s >= self._settings.unload_after_s:
             self._runner = None
             runner.stop(STOP_S)
+
+    def _background(self) -> tuple[str, float] | None:
+        """The order for when nothing else is due, and from when on; what is heard whole is measured in that pass."""
+        if self._rough_left:
+            return "refine", self._refine_from_s
+        return None if self._analyse_s is None else ("analyse", self._analyse_s)
 
     def _begin(self, state: str) -> RunnerHandle:
         if self._runner is None:
@@ -242,16 +248,14 @@ class Daemon:
     def _sleep_s(self, moment_s: float) -> float:
         """Seconds until something is due without an event."""
         due = [max(self._next_scan_s, self._not_before_s)]
-        if self._rough_left and not (self._runner and self._runner.busy):
-            due.append(max(self._refine_from_s, self._not_before_s))
+        if (background := self._background()) and not (self._runner and self._runner.busy):
+            due.append(max(background[1], self._not_before_s))
         if self._runner:
             due.append(self._runner.heard_s + (STALL_S if self._runner.busy else self._settings.unload_after_s))
             if self._runner.busy:
                 due.append(moment_s + STATUS_S)
         if self._left_over:
             due.append(self._not_before_s)
-        if self._analyse_s is not None and not (self._runner and self._runner.busy):
-            due.append(max(self._analyse_s, self._not_before_s))
         due += [self._watcher.due_s, self._retries.next_s]
         if self._watcher.pending:
             due.append(moment_s + max(0.1, self._settings.settle_s / 4))
