@@ -55,6 +55,26 @@ def test_filters_choose_what_a_playlist_holds(refresh, tmp_path):
         assert numbers(file) == [n for n in range(90) if holds(n)], filters
 
 
+def test_confidence_is_of_a_model_that_says_the_same_genre(refresh, tmp_path):
+    file = tmp_path / "list.m3u8"
+    with Store(refresh.cli.db) as store, store.transaction():
+        (encoder,) = store.connection.execute("SELECT id FROM encoders LIMIT 1").fetchone()
+        labels = ("house", "techno")
+        store.put_head("h", name="h", kind="linear", encoder_id=encoder, labels=labels, threshold=0.5, source="")
+        store.use_head("h")
+        store.put_genre_labels({"House": "house", "Techno": "techno"})  # as a scan does
+        store._run(
+            "INSERT INTO predictions (recording_id, head_id, genre, confidence, threshold, decided)"
+            " SELECT recording_id, 'h', 'house', id / 100.0, 0.5, 1 FROM files"
+        )
+    for filters, holds in (
+        ({"confidence": 0.5}, lambda n: n % 3 == 0 and n + 1 >= 50),
+        ({"confidence": 0.5, "genre": "techno"}, lambda n: False),
+    ):
+        assert refresh(x={"file": file, **filters}) == []
+        assert numbers(file) == [n for n in range(90) if holds(n)], filters
+
+
 def test_tempo_and_key_are_the_tags_or_else_measured(refresh, tmp_path):
     file = tmp_path / "list.m3u8"
     with Store(refresh.cli.db) as store:

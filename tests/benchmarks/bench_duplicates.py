@@ -73,12 +73,13 @@ def fingerprint(path: Path, seconds: float) -> np.ndarray:
 
 def compare(title: str, words: Sequence[np.ndarray], track_of: Sequence[int], names: Sequence[str]) -> None:
     """Align all pairs and print how many are called the same, of those of one track and of the others."""
-    agreements: dict[bool, list[float]] = {True: [], False: []}
+    agreements: list[float] = []  # of one track, and in the ten seconds that agree least
     weakest: list[float] = []
     called = {True: 0, False: 0}
     told = {True: 0, False: 0}
     began_s, pairs = time.process_time(), 0
     wrong = []
+    apart = 0.0  # the highest agreement of two tracks that are told apart
     for a, b in combinations(range(len(words)), 2):
         pairs += 1
         of_one = track_of[a] == track_of[b]
@@ -87,8 +88,10 @@ def compare(title: str, words: Sequence[np.ndarray], track_of: Sequence[int], na
             continue
         told[of_one] += 1
         called[of_one] += found.is_same
-        agreements[of_one].append(found.agreement)
+        if not (of_one or found.is_same):
+            apart = max(apart, found.agreement)
         if of_one:
+            agreements.append(found.agreement)
             weakest.append(found.weakest)
         if found.is_same != of_one:
             wrong.append((found, names[a], names[b]))
@@ -96,10 +99,12 @@ def compare(title: str, words: Sequence[np.ndarray], track_of: Sequence[int], na
     print(f"{title}: {pairs:,} pairs, {took_ms:.3f} ms of computing each")
     for of_one, what in ((True, "of one track"), (False, "of two tracks")):
         if told[of_one]:
-            edge = min(agreements[True]) if of_one else max(agreements[False])
-            print(f"  {what}: {called[of_one]:,} of {told[of_one]:,} called the same;"
-                  f" agreement {'at least' if of_one else 'at most'} {edge:.3f}"
-                  + (f", in the worst ten seconds {min(weakest):.3f}" if of_one else ""))  # fmt: skip
+            edges = (
+                f"agreement at least {min(agreements):.3f}, in the worst ten seconds {min(weakest):.3f}"
+                if of_one
+                else f"the others agree in {apart:.3f} at most"
+            )
+            print(f"  {what}: {called[of_one]:,} of {told[of_one]:,} called the same; {edges}")
     for found, a, b in wrong[:20]:
         print(f"  {'called the same' if found.is_same else 'missed'}: {a} | {b}"
               f" (agreement {found.agreement:.3f}, weakest {found.weakest:.3f})")  # fmt: skip
