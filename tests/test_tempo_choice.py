@@ -47,7 +47,7 @@ def test_the_score_decides_within_a_range():
     assert choose_tempo(found, {"techno": 1.0}).bpm == 130
 
 
-@pytest.mark.parametrize("found", [None, Tempo((), 0.9, (120.0, 132.0))])
+@pytest.mark.parametrize("found", [None, Tempo((), 0.9, (120.0, 132.0)), Tempo(((120.0, 0.0), (-5.0, 1.0)), 0.9)])
 def test_without_candidates_nothing_is_chosen(found):
     assert choose_tempo(found, {"house": 1.0}) is None
 

@@ -86,9 +86,11 @@ def choose_tempo(
     genres: label -> probability; empty where no head has been asked: then what is usual in any music decides.
     own_ranges: label -> (slowest, fastest) in beats a minute, or empty for no preference; before those of RANGES_BPM.
     """
-    if found is None or not found.candidates:
+    # Those of another machine may be anything.
+    candidates = [(bpm, score) for bpm, score in found.candidates if bpm > 0 and score > 0] if found else []
+    if found is None or not candidates:
         return None
-    bpms, scores = np.array(found.candidates).T
+    bpms, scores = np.array(candidates).T
     weights = scores * _likelihood(bpms, genres, own_ranges or {})
     best = int(np.argmax(weights))
     share = 1 / np.sum((weights / max(weights[best], 1e-12)) ** _SHARPNESS)
