@@ -282,6 +282,21 @@ def test_a_damaged_list_of_our_files_makes_none_of_them_ours(library, tmp_path, 
     assert (tmp_path / "mine").exists()
 
 
+def test_an_old_list_that_cannot_be_read_ends_in_one_line(tmp_path, monkeypatch):
+    lists = {name: lambda out: out.write(b"1") for name in ("a.m3u8", "old.m3u8")}
+    own_folder.write(tmp_path, ".m3u8", lists)
+    real = own_folder._sha256
+
+    def refused(path):
+        if path.name == "old.m3u8":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(own_folder, "_sha256", refused)
+    with pytest.raises(ConfigError, match=r"old.m3u8: cannot be written \(Permission denied"):
+        own_folder.write(tmp_path, ".m3u8", {"a.m3u8": lists["a.m3u8"]})
+
+
 def test_only_our_own_unchanged_xml_is_replaced(library, tmp_path):
     out = tmp_path / "out.xml"
     library("export", "--rekordbox", out)

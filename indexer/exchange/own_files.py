@@ -85,7 +85,7 @@ def is_sealed(path: Path) -> bool:
 
 def refuse_others(path: Path, is_ours: Callable[[Path], bool] = is_sealed) -> None:
     """Raise ConfigError where something stands at a path that is not a file of ours, unchanged."""
-    with _plain_errors(path):
+    with plain_errors(path):
         try:
             found = path.lstat()
         except FileNotFoundError:
@@ -102,7 +102,7 @@ def replace(path: Path, write: Callable[[BinaryIO], object], is_ours: Callable[[
     Raises ConfigError where anything but a file of ours stands there, or nothing can be written.
     """
     refuse_others(path, is_ours)
-    with _plain_errors(path), _temporary(path) as (temporary, out):
+    with plain_errors(path), _temporary(path) as (temporary, out):
         write(out)
         out.flush()
         os.fsync(out.fileno())
@@ -138,7 +138,8 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 @contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into a ConfigError that names the file."""
     try:
         yield
     except OSError as e:

@@ -40,8 +40,9 @@ def write(folder: Path, ending: str, files: Mapping[str, Callable[[Output], None
     for name, write_one in files.items():
         own_files.replace(folder / name, partial(_noted, folder, listed, name, write_one), ours)
     for path in stale:
-        if path.is_file() and not path.is_symlink() and ours(path):
-            path.unlink()
+        with own_files.plain_errors(path):
+            if path.is_file() and not path.is_symlink() and ours(path):
+                path.unlink()
     others = {name: digests for name, digests in listed.items() if not name.endswith(ending)}
     _write_list(folder, others | {name: {_sha256(folder / name)} for name in files})
 
