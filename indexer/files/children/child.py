@@ -31,7 +31,7 @@ from indexer.files.children.limits import Budget, Limits
 from indexer.files.children.worker import FOLLOWS_LINKS, HEADER, pack
 from indexer.files.containers import CONTAINERS
 from indexer.files.links import THROUGH_A_LINK, folder_of
-from indexer.files.playlists import foreign_lists
+from indexer.files.playlists import foreign_lists, formats
 from indexer.files.tags.pictures import covers
 from indexer.files.tags.write import edit_from_json, prepare
 from indexer.files.thumbnail import NoPictureError, thumbnail
@@ -178,8 +178,6 @@ def picture(path: str, channel: Channel, *, side_px: int) -> dict[str, Any]:
 
 def playlists(path: str, channel: Channel, *, left: list[int]) -> dict[str, Any]:
     """Send the lists in a file as messages; ``left`` is what all such files may hold, without and with this one."""
-    from indexer.files.playlists import formats  # most readers never see a playlist
-
     budget = foreign_lists.Budget(foreign_lists.Left(*left), channel.beat)
     try:
         with open_file(path) as file:
