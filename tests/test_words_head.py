@@ -98,10 +98,16 @@ def test_a_head_of_words_is_the_softmax_of_cosines_and_decides_nothing(library):
     assert (done["classified"], done["undecided"]) == (60, 60)
     assert rows(library, "SELECT DISTINCT decided, reason FROM predictions") == [(0, FIRST_GUESS)]
     assert rows(library, "SELECT count(*), length(scores) FROM timeline") == [(60, 6)]  # two units, three genres
+    said = "a first guess by words: labels and `indexer train` make it a decision"
+    assert f"nothing is decided: {said}" in library("relabel").stdout
+    assert f"(numbers to a genre; {said})" in library("status").stdout
     (status,) = rows(library, "SELECT kind FROM heads WHERE in_use")
     assert status == ("words",)
     assert library.json("train", "--words", "--config", library.config)["file"] == found["file"]  # the same head
-    assert library("train", "--words", "--config", library.config).stdout.count("The sound of house music.") == 1
+    told = library("train", "--words", "--config", library.config).stdout
+    assert told.count("The sound of house music.") == 1
+    assert "nothing is written until labels and `indexer train` make it a decision" in told
+    assert "writes the tags" not in told
 
 
 def test_labels_begin_with_the_words_and_calibrate_them(library):

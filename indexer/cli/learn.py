@@ -93,12 +93,15 @@ def train(
     if not as_json:
         show(found, as_text, as_json=False)
         asks = not apply_now and label_set is None and verbosity >= 0 and sys.stdin.isatty() and sys.stdout.isatty()
-        apply_now = apply_now or (asks and click.confirm(text.apply_question(settings.write_tags), err=True))
+        apply_now = apply_now or (
+            asks and click.confirm(text.apply_question("off" if words else settings.write_tags), err=True)
+        )
     if not apply_now:
         if as_json:
             show(found, str, as_json=True)
         else:
-            say(text.NEXT_RELABEL if label_set is None else text.NEXT_RELABEL_SETS)
+            of_genres = text.NEXT_RELABEL_WORDS if words else text.NEXT_RELABEL
+            say(of_genres if label_set is None else text.NEXT_RELABEL_SETS)
         return
     applied, exit_code = apply_head(settings, verbosity=verbosity, as_json=as_json, of_set=label_set is not None)
     if as_json:

@@ -15,6 +15,10 @@ _LEFT_OUT = {
 }
 NEXT_RELABEL = "next: `indexer relabel` classifies everything with it (`train --apply` does that, and writes the tags)"
 NEXT_RELABEL_SETS = "next: `indexer relabel` classifies everything with it (`train --apply` does that)"
+NEXT_RELABEL_WORDS = (
+    "next: `indexer relabel` classifies everything with it; nothing is written until labels and `indexer train`"
+    " make it a decision"
+)
 APPLY_GOES_ON = "the new head is in use; `indexer scan` goes on from here"
 _INTO_FILES = {
     "off": "",
@@ -114,6 +118,8 @@ def _genres_relabelled(found: dict[str, Any]) -> str:
     )
     if found["undecided"] < found["classified"] or not found["classified"]:
         return line
+    if found["kind"] == "words":
+        return f"{line}\nnothing is decided: {_first_guess()}"
     if found["not_electronic"] == found["classified"]:
         why = "none of them sounds electronic"
     elif found["unlike"] + found["not_electronic"] == found["classified"]:
@@ -126,6 +132,13 @@ def _genres_relabelled(found: dict[str, Any]) -> str:
         f"{line}\nnothing is decided: {why}; more labels help (`indexer suggest` lists the most useful tracks),"
         " or a lower min_confidence in the settings"
     )
+
+
+def _first_guess() -> str:
+    """Why a head by words decides nothing."""
+    from indexer.heads.decide import FIRST_GUESS  # numpy, which few commands need
+
+    return FIRST_GUESS
 
 
 def demo_text(found: dict[str, Any]) -> str:
@@ -332,9 +345,9 @@ def status_text(s: dict[str, Any]) -> str:
         + (f"; {s['rough']:,} of them heard roughly so far" if s["rough"] else "")
     )
     if s["head"]:
-        lines.append(
-            f"head       {s['head']['name']} (numbers to a genre; decided from {s['head']['decided_from']:.0%})"
-        )
+        from_words = s["head"]["kind"] == "words"
+        decides = _first_guess() if from_words else f"decided from {s['head']['decided_from']:.0%}"
+        lines.append(f"head       {s['head']['name']} (numbers to a genre; {decides})")
     if n := s["unclassified"]:
         lines.append(f"  {count(n, 'recording')} not classified by it yet: `indexer relabel`, or the next scan, does")
     shown = s["genres"][:SHOWN_GENRES]

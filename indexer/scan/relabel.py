@@ -30,12 +30,12 @@ def relabel(
 
     ``on_step`` is called now and then with the step's name, how many recordings are done, and of how many.
 
-    Returns {head, threshold, classified, undecided, unlike, not_electronic, surest, damaged, not_written, sets,
+    Returns {head, kind, threshold, classified, undecided, unlike, not_electronic, surest, damaged, not_written, sets,
     sets_not_written, problems, elapsed_s}. ``unlike``: recordings unlike everything the head learned from;
     ``not_electronic``: that do not sound electronic. ``surest``: the highest confidence of the others, 0 to 1.
     ``not_written``: files that a decided genre is still to go into. ``sets``: by label set {head, threshold,
     classified, undecided, damaged}; ``sets_not_written``: files whose field of a set is not up to date. Without a head
-    for genres ``head`` and ``threshold`` are None; that is an error only where no label set has one.
+    for genres ``head``, ``kind`` and ``threshold`` are None; that is an error only where no label set has one.
     """
     started = time.monotonic()
     problems: list[str] = []
@@ -46,7 +46,7 @@ def relabel(
         if chosen and chosen.head:
             found = _relabel_genres(store, settings, chosen, chosen.head, on_step)
         elif sets:
-            found = {"head": None, "threshold": None, **dict.fromkeys(_COUNTS, 0)}
+            found = {"head": None, "kind": None, "threshold": None, **dict.fromkeys(_COUNTS, 0)}
         else:
             raise ModelError(str(without_genres(chosen)))
         labels = unwritten_labels(store.connection, settings)
@@ -85,6 +85,7 @@ def _relabel_genres(
     counts = (classified, undecided, unlike, not_electronic, round(surest, 4), damaged)
     return {
         "head": head.name,
+        "kind": head.kind,
         "threshold": threshold,
         **dict(zip(_COUNTS, (*counts, count_unwritten(store.connection, settings)), strict=True)),
     }
