@@ -354,3 +354,10 @@ def test_the_verdict_is_against_always_guessing_the_commonest(accuracy, low, sai
     best["accuracy"], best["accuracy_95"] = accuracy, None if low is None else [low, 0.9]
     assert said in report.verdict(found)
     assert said in " ".join(parsed(report.to_html(found))[1].split()) or accuracy is None
+
+
+def test_a_long_name_keeps_the_end_that_tells_learners_apart():
+    name = "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025 (2 units), words, begun by words, no label"
+    assert plots.clip_middle(name, 44) == "m2d_clap_v…, words, begun by words, no label"
+    assert plots.clip_middle("short", 44) == "short"
+    assert plots.columns_of(plots.clip_middle("音" * 40, 20)) <= 20

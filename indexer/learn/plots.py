@@ -50,6 +50,17 @@ def clip(value: Any, width: int) -> str:
     return text if text == whole else text + "…"
 
 
+def clip_middle(value: Any, width: int) -> str:
+    """A value as text of at most ``width`` columns with its end: an ellipsis replaces what is cut out before it."""
+    text = end = plain(value)
+    if columns_of(text) <= width:
+        return text
+    begin = clip(text, width // 4)
+    while columns_of(begin + end) > width:
+        end = end[1:]
+    return begin + end
+
+
 def nothing() -> Markup:
     """The paragraph in place of a plot without data."""
     return element("p", "n/a: nothing was measured for this plot.")
@@ -89,7 +100,7 @@ def bars_of(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> Markup:
     """A bar chart from 0 to 100%: each group's name, and its bars below."""
     parts, y = [], 0
     for name, bars in groups:
-        parts.append(element("text", element("title", name), clip(name, 48), x=0, y=y + 16))
+        parts.append(element("text", element("title", name), clip_middle(name, 48), x=0, y=y + 16))
         y += 22
         for colour, share, interval, text in bars:
             parts += [

@@ -17,6 +17,7 @@ from indexer.learn.plots import (
     Plane,
     bars_of,
     clip,
+    clip_middle,
     columns_of,
     dot,
     element,
@@ -121,7 +122,7 @@ def to_text(found: Found) -> str:
     lines = [verdict(found), f"judged on {_size(library)}: {_counts(library.get('labels'))}", _measured(found)[0]]
     if best:
         rows = [
-            [clip(learner["name"], 34) + (" *" if learner is best else ""), *_figures(learner)]
+            [clip_middle(learner["name"], 44) + (" *" if learner is best else ""), *_figures(learner)]
             for learner in found["learners"]
         ]
         lines += [
