@@ -150,6 +150,8 @@ def test_a_set_that_the_settings_do_not_name_is_refused_and_hidden(moods):
     assert "[sets.mod] in the settings file makes one" in cli("train", "--set", "mod", *config, code=2).stderr
     cli("train", "--set", "mood", *config)
     assert "there is no label set 'mood'" in cli("train", "--set", "mood", code=2).stderr
+    without = cli("train", "--set", "empty", code=2, env={"INDEXER_SETS": "{empty = {}}"}).stderr
+    assert "needs two labels with 5 labelled recordings each (`indexer correct --set empty" in without
     cli("train")  # with settings that name none
     with closing(open_readonly(cli.db)) as conn:
         assert shown_sets(conn) == []

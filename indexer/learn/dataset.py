@@ -181,7 +181,7 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
         others = []  # its head takes what every new file is embedded by anyway
     labels = request.gather(reader, settings)
     counts = Counter(labels.label_of.values())
-    too_few = _too_few(counts, "labelled", _not_understood(labels))
+    too_few = _too_few(counts, "labelled", request.label_set, _not_understood(labels))
     digests = facts.digests(reader)
     recordings = sorted((r for r, label in labels.label_of.items() if label not in too_few), key=lambda r: digests[r])
     found, parts, damaged = _vectors(reader, main, recordings)
@@ -200,7 +200,9 @@ def collect(reader: Reader, settings: Settings, request: LabelRequest) -> Datase
             found, parts = also, [*(replace(p, vectors=p.vectors[keep]) for p in parts), vectors]
     usable = Counter(labels.label_of[r] for r in found)
     too_few |= _too_few(
-        Counter({label: usable[label] for label in counts if label not in too_few}), "labelled and soundly embedded"
+        Counter({label: usable[label] for label in counts if label not in too_few}),
+        "labelled and soundly embedded",
+        request.label_set,
     )
     names = tuple(sorted(label for label in usable if label not in too_few))
     keep = np.asarray([i for i, r in enumerate(found) if labels.label_of[r] in names])
@@ -299,25 +301,28 @@ def _not_understood(labels: Labels) -> str:
     return hint
 
 
-def _too_few(counts: Counter[str], what: str, hint: str = "") -> dict[str, int]:
+def _too_few(counts: Counter[str], what: str, label_set: str | None, hint: str = "") -> dict[str, int]:
     """{label: recordings} of the labels with too few. Raises ModelError when fewer than two other labels remain."""
     lacking = {label: n for label, n in sorted(counts.items()) if n < MIN_RECORDINGS}
     good = sorted(set(counts) - set(lacking))
     if len(good) >= 2:
         return lacking
+    kind, ways = "genre", "tags or folders that name genres, or --csv FILE"
+    if label_set:
+        kind, ways = "label", f"`indexer correct --set {label_set} FILES LABEL`, --csv FILE or --playlists PATH"
     more = ", ".join(f"{label} {n} ({MIN_RECORDINGS - n} more)" for label, n in lacking.items())
     if not counts:
         raise ModelError(
-            f"no recording has a label: a head needs two genres with {MIN_RECORDINGS} {what} recordings each "
-            f"(tags or folders that name genres, or --csv FILE){hint}"
+            f"no recording has a label: a head needs two {kind}s with {MIN_RECORDINGS} {what} recordings each "
+            f"({ways}){hint}"
         )
     if good:
         raise ModelError(
-            f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second genre with "
+            f"only '{good[0]}' has enough labels ({counts[good[0]]:,}): a head needs a second {kind} with "
             f"{MIN_RECORDINGS} {what} recordings" + (f"; there are: {more}" if more else "") + hint
         )
     raise ModelError(
-        f"too few labels: two genres need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}"
+        f"too few labels: two {kind}s need {MIN_RECORDINGS} {what} recordings each; there are: {more}{hint}"
     )
 
 
