@@ -42,10 +42,10 @@ def replace_text(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk. Raises OSError where it cannot be opened."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems sync no folder
+    """Have the names in a folder on the disk, where it can be opened and its file system syncs folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(handle)
-    finally:
-        os.close(handle)
+        finally:
+            os.close(handle)
