@@ -70,7 +70,7 @@ KINDS = (
         "LAION-CLAP",
         "Apache-2.0",
         True,
-        10,
+        46,
         "search by words",
         ("larger_clap_music", "larger_clap_general", "clap-htsat-unfused"),
     ),

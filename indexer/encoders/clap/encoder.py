@@ -17,7 +17,7 @@ from indexer.encoders.encoder import PRECISIONS, Unit
 from indexer.encoders.huggingface import transformers
 from indexer.errors import ModelError
 
-CPU_BATCH_UNITS, GPU_BATCH_UNITS = 4, 32
+CPU_BATCH_UNITS, GPU_BATCH_UNITS = 8, 32
 
 
 class ClapEncoder:
