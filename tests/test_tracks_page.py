@@ -140,6 +140,77 @@ def test_what_is_not_known_comes_last_in_every_order(db, sort, expected):
         assert down[: 6 - rest] == expected[: 6 - rest][::-1]
 
 
+@pytest.fixture(scope="module")
+def with_sets(tmp_path_factory):
+    """The library with two sets: of most tracks a person or a head says something in one, nobody in the other."""
+    db = fill(tmp_path_factory.mktemp("sets") / "library.db")
+    with Store(db) as store, store.transaction():
+        store.put_head("m", name="m", kind="linear", encoder_id="e", labels=["a", "b"], threshold=0.7, source="s")
+        store.use_sets(["mood", "order"])
+        store.use_set_head("mood", "m")
+        for recording, label, decided in (
+            (1, "dark", True),
+            (2, HOSTILE_LABEL, True),
+            (3, "dark", False),
+            (4, "dark", True),
+        ):
+            store.put_prediction(recording, "m", {label: 0.8}, 0.7, decided=decided)
+        store.correct_in_set(4, "mood", "=1+1")
+    return db
+
+
+HOSTILE_LABEL = "<script>alert('x')</script> \" & 'très' #50%"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"labels": (("mood", "dark"),)}, {1}),  # neither a guess, nor what a person said otherwise
+        ({"labels": (("mood", "=1+1"), ("mood", HOSTILE_LABEL))}, {2, 4}),
+        ({"undecided_in": ("mood",)}, {3}),
+        ({"undecided_in": ("mood",), "labels": (("mood", "dark"),)}, {1, 3}),
+        ({"labels": (("mood", "dark"),), "genres": ("house",)}, set()),
+        ({"labels": (("mood", "dark"), ("order", "dark"))}, set()),  # both sets must hold
+        ({"search": "1+1"}, {4}),
+    ],
+)
+def test_which_tracks_a_set_leaves(with_sets, wanted, expected):
+    assert set(found(with_sets, **wanted)[0]) == expected
+
+
+def test_a_set_is_counted_and_sorted_as_the_genre_is(with_sets):
+    counted = found(with_sets, labels=(("mood", "dark"),))[1]
+    assert counted.counts["set.mood"] == {"dark": 1, HOSTILE_LABEL: 1, "=1+1": 1}
+    assert counted.counts["set.order"] == {}
+    assert counted.counts["genre"] == {"trance": 1}
+    assert counted.undecided_in == {"mood": 1, "order": 0}
+    assert found(with_sets, sort="set.mood", descending=False)[0] == [2, 4, 1, 3, 6, 5]
+    assert found(with_sets, sort="set.mood", descending=True)[0][-2:] == [6, 5]
+
+
+def test_the_page_filters_by_a_set_in_its_address_and_its_exports(with_sets):
+    pages = Pages(with_sets)
+    shown = pages.get("/-/tracks?" + urlencode({"set.mood": HOSTILE_LABEL, "sort": "-set.mood"})).text
+    assert "<script>alert" not in shown
+    assert "&lt;script&gt;alert" in shown
+    assert "sort by mood ↓" in shown
+    assert "set.mood=dark&amp;" in shown.replace("set.mood%3Ddark", "set.mood=dark")  # one more label, in a link
+    assert "set.order" not in shown  # no label in it yet
+    query = urlencode({"set.mood": "dark", "undecided": "mood", "sort": "set.mood"})
+    answer = pages.json(f"/-/tracks.json?{query}")
+    assert [track["id"] for track in answer["tracks"]] == [1, 3]
+    assert answer["tracks"][1]["sets"] == {"mood": {"label": "dark", "decided": False, "said": False}}
+    assert answer["undecided_in"] == {"mood": 1, "order": 0}
+    listed = [line for line in pages.get(f"/-/tracks.m3u8?{query}").text.splitlines() if not line.startswith("#")]
+    assert listed == ["/m/trance/one.mp3", "/m/house/deep/three.flac"]
+    assert 'Entries="2"' in pages.get(f"/-/tracks.xml?{query}").text
+    nothing = pages.json("/-/tracks.json?set.gone=dark&sort=set.gone&undecided=gone&set.mood.x=1")
+    assert nothing["count"] == 6  # what names no set is passed over
+    assert pages.json("/-/tracks.json?set.mood=%00")["count"] == 0
+    table = pages.get("/library/tracks.csv?mood=%3D1%2B1&mood_decided=1").text
+    assert "'=1+1" in table  # no formula for a spreadsheet
+
+
 def test_counts_say_what_one_more_filter_would_leave(db):
     counts = found(db, formats=("flac",))[1].counts
     assert counts["format"] == {"mp3": 3, "flac": 2}  # without the filter of their own kind

@@ -116,9 +116,9 @@ def _gather(conn: Reader, settings: Settings, paths: PathMap) -> Found:
     undecided = Playlist(_unique("Undecided", taken), listed.undecided(conn))
     found = Found(ids, genres, undecided, [], not_utf8=not_utf8)
     for name in label_sets.shown_sets(conn):
-        title = name.replace("_", " ").capitalize()
         found.sets += [
-            Playlist(_unique(f"{title} - {label}", taken), tracks) for label, tracks in listed.by_set(conn, name)
+            Playlist(_unique(f"{label_sets.title(name)} - {label}", taken), tracks)
+            for label, tracks in listed.by_set(conn, name)
         ]
     known = frozenset(ids)
     asked: dict[str, Callable[[], array[int] | None]] = {

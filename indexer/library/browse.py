@@ -4,7 +4,6 @@ One row for each file, read at once; counts of every kind then take milliseconds
 shows of its tracks is read anew, by ``shown``. Reads only.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,35 +13,38 @@ from typing import Any
 import numpy as np
 
 from indexer.analysis.camelot import parse_key
+from indexer.library.columns import Coding, Labels, Texts
+from indexer.library.label_sets import ENDINGS, Shown, join, shown_sets
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TAG_BPM, TEMPO_BPM
 from indexer.library.readonly import Reader
 from indexer.library.states import ROUGH, SHOWN_STATE
 from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
 
 HIDDEN_STATES = ("missing", "left out")  # shown when they are asked for
+IN_SET = "set."  # in front of a label set's name, among kinds and orders
 SORTS = ("added", "title", "artist", "genre", "confidence", "length", "tempo", "key", "year", "format")
 MAX_WORDS = 8  # of a search
 KEPT_SEARCHES = 20  # of one reading of the library
 MAX_TEMPO_BPM = 999  # what a tag claims beyond is not known
-NONE = -1  # the code of what is not known
 PAGE_ROWS = 10_000  # read at once
 
 _JOINED = f"""FROM (SELECT *, {SHOWN_STATE} AS shown FROM files) f
   LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN recordings r ON r.id = f.recording_id LEFT JOIN heads h ON h.in_use = 1
   LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id
   {MEASURED_JOIN}"""
-# Materialized, because SQLite would evaluate each word again wherever it stands.
+# Materialized, because SQLite would evaluate each word again wherever it stands. Its fields: of label sets.
 _ALL = f"""
 WITH words AS MATERIALIZED (
   SELECT f.id, f.path_text, f.shown AS state, f.container, r.duration_s, coalesce({TEMPO_BPM}, t.bpm) AS tempo_bpm,
     coalesce(a.key, t.musical_key) AS key, {LOSSY_SUSPECT} AS lossy, t.year,
-    {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS head, p.genre AS guess, p.confidence
-  {_JOINED}
+    {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS head, p.genre AS guess, p.confidence{{columns}}
+  {_JOINED}{{joins}}
 )
 SELECT id, rtrim(rtrim(path_text, replace(path_text, '/', '')), '/'), state, container, duration_s, tempo_bpm, key,
   lossy, year, coalesce(said, tag, head), CASE WHEN said IS NOT NULL THEN 'you' WHEN tag IS NOT NULL THEN 'tag'
-  WHEN head IS NOT NULL THEN 'model' END, guess, confidence FROM words ORDER BY id
+  WHEN head IS NOT NULL THEN 'model' END, guess, confidence{{labels}} FROM words ORDER BY id
 """
+_TEXT_COLUMNS = ("folder", "state", "format", "key", "label", "word", "guess")
 _COLUMNS = (
     "id", "folder", "state", "format", "duration_s", "tempo_bpm", "key", "lossy", "year", "label", "word", "guess",
     "confidence",
@@ -59,9 +61,10 @@ SELECT f.id, f.path_text AS path, {_NAME} AS name, f.shown AS state, f.container
   t.title, t.artist, t.album, t.year, {TEMPO_BPM} AS tempo_bpm, a.key, a.key_name, {LOSSY_SUSPECT} AS lossy_suspect,
   {TAG_BPM} AS tag_bpm, t.musical_key AS tag_key, t.genre AS tag_genre, r.duration_s,
   {SAID} AS said, {USERS_TAG} AS tag, {DECIDED} AS decided, p.genre AS guess, p.confidence,
-  {ROUGH} AS rough
-{_JOINED}
-WHERE f.id IN ("""
+  {ROUGH} AS rough{{columns}}
+{_JOINED}{{joins}}
+WHERE f.id IN ({{ids}})
+"""
 
 
 @dataclass(frozen=True)
@@ -82,38 +85,10 @@ class Wanted:
     folder: str = ""
     lossy_suspect: bool = False
     states: tuple[str, ...] = ()
-    sort: str = "added"
+    labels: tuple[tuple[str, str], ...] = ()  # of label sets: the set's name and a label of it
+    undecided_in: tuple[str, ...] = ()  # names of label sets; an alternative to their labels
+    sort: str = "added"  # one of SORTS, or the name of a label set behind IN_SET
     descending: bool = True
-
-
-@dataclass
-class Texts:
-    """A column of texts: for each row the place of its text in ``names``, or NONE."""
-
-    names: list[str]
-    codes: np.ndarray  # (rows,) int32
-
-    def among(self, names: Sequence[str]) -> np.ndarray:
-        """(rows,) bool: whose text is one of these."""
-        return np.isin(self.codes, [code for code, name in enumerate(self.names) if name in names])
-
-    def counts(self, rows: np.ndarray) -> dict[str, int]:
-        """By text: how many of these rows have it, where any does."""
-        found = np.bincount(self.codes[rows & (self.codes != NONE)], minlength=len(self.names))
-        return {self.names[n]: int(found[n]) for n in np.flatnonzero(found)}
-
-    def ranks(self) -> np.ndarray:
-        """(rows,) float: the place of each text in alphabetical order; NaN where there is none."""
-        order = sorted(range(len(self.names)), key=lambda code: in_order(self.names[code]))
-        rank = np.full(len(order) + 1, np.nan)  # the last one is that of NONE
-        rank[order] = np.arange(len(order))
-        ranks: np.ndarray = rank[self.codes]
-        return ranks
-
-
-def in_order(text: str) -> str:
-    """What texts are sorted by: 8A comes before 10A."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(8), text.casefold())
 
 
 @lru_cache(4096)
@@ -123,33 +98,18 @@ def _in_one_notation(key: str | None) -> str | None:
     return meant.camelot if meant else key or None
 
 
-class _Coding:
-    """Turns texts, a page of rows at a time, into a column."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._parts = [np.empty(0, np.int32)]
-
-    def add(self, values: Iterable[str | None]) -> None:
-        places = self._places
-        codes = [NONE if value is None else places.setdefault(value, len(places)) for value in values]
-        self._parts.append(np.array(codes, np.int32))
-
-    def column(self) -> Texts:
-        return Texts([*self._places], np.concatenate(self._parts))
-
-
 @dataclass
 class Found:
     """The tracks that were wanted, in their order, and what each further filter would leave.
 
-    counts: by kind (genre, word, format, key, year, tempo, folder, state) and value, under all filters but those of the
-    same kind. Tempo is counted in tens, by the lowest.
+    counts: by kind (genre, word, format, key, year, tempo, folder, state, and each label set behind IN_SET) and value,
+    under all filters but those of the same kind. Tempo is counted in tens, by the lowest.
     """
 
     ids: np.ndarray  # (found,) int64
     duration_s: float  # of all of them together
     undecided: int  # counted like a genre
+    undecided_in: dict[str, int]  # the same by label set
     lossy_suspects: int
     counts: dict[str, dict[Any, int]]
 
@@ -163,9 +123,9 @@ class Catalogue:
     state: Texts
     format: Texts
     key: Texts
-    label: Texts
+    genre: Labels
     word: Texts
-    guess: Texts
+    sets: dict[str, Labels]  # the label sets beside the genre, by name
     duration_s: np.ndarray
     tempo_bpm: np.ndarray  # rounded
     year: np.ndarray
@@ -189,13 +149,15 @@ class Catalogue:
         chosen = left()
         order = self._order(reader, wanted.sort, descending=wanted.descending)
         genre_rows, tempo_rows, year_rows = left("genre"), left("tempo"), left("year")
+        set_rows = {name: left(IN_SET + name) for name in self.sets}
         return Found(
             self.ids[order[chosen[order]]],
             float(np.nansum(self.duration_s[chosen])),
-            int((genre_rows & self._undecided()).sum()),
+            int((genre_rows & self.genre.undecided()).sum()),
+            {name: int((rows & self.sets[name].undecided()).sum()) for name, rows in set_rows.items()},
             int((left("lossy") & (self.lossy == 1)).sum()),
             {
-                "genre": self.label.counts(genre_rows),
+                "genre": self.genre.label.counts(genre_rows),
                 "word": self.word.counts(left("word")),
                 "format": self.format.counts(left("format")),
                 "key": self.key.counts(left("key")),
@@ -203,6 +165,7 @@ class Catalogue:
                 "year": _number_counts(self.year[year_rows]),
                 "tempo": _number_counts(self.tempo_bpm[tempo_rows] // 10 * 10),
                 "folder": self._folders_below(wanted.folder, left("folder")),
+                **{IN_SET + name: self.sets[name].label.counts(rows) for name, rows in set_rows.items()},
             },
         )
 
@@ -214,9 +177,11 @@ class Catalogue:
         if wanted.search.strip():
             masks["search"] = self._matching(reader, wanted.search)
         if wanted.genres or wanted.undecided:
-            masks["genre"] = self.label.among(wanted.genres)
-            if wanted.undecided:
-                masks["genre"] |= self._undecided()
+            masks["genre"] = self.genre.among(wanted.genres, or_undecided=wanted.undecided)
+        for name, one in self.sets.items():
+            labels, or_undecided = [label for of, label in wanted.labels if of == name], name in wanted.undecided_in
+            if labels or or_undecided:
+                masks[IN_SET + name] = one.among(labels, or_undecided=or_undecided)
         for kind, column, values in (
             ("word", self.word, wanted.words),
             ("format", self.format, wanted.formats),
@@ -236,11 +201,6 @@ class Catalogue:
             inside = [name == wanted.folder or name.startswith(below) for name in self.folder.names]
             masks["folder"] = np.array([*inside, False])[self.folder.codes]
         return masks
-
-    def _undecided(self) -> np.ndarray:
-        """(rows,) bool: nobody gave it a genre, and the head is not sure of its guess."""
-        rows: np.ndarray = (self.label.codes == NONE) & (self.guess.codes != NONE)
-        return rows
 
     def _folders_below(self, folder: str, rows: np.ndarray) -> dict[str, int]:
         """By path of the folders that lie directly in one: how many of these rows are in them."""
@@ -271,7 +231,8 @@ class Catalogue:
         if any(character.isalnum() for character in word):  # FTS5 knows letters and digits only
             prefix = '"' + word.replace('"', '""') + '"*'
             rows |= self._rows_of(reader.execute("SELECT rowid FROM tags_fts WHERE tags_fts MATCH ?", (prefix,)))
-        rows |= self.label.among([name for name in self.label.names if word.casefold() in name.casefold()])
+        for one in (self.genre, *self.sets.values()):
+            rows |= one.label.among([name for name in one.label.names if word.casefold() in name.casefold()])
         return rows
 
     def _rows_of(self, found: Iterable[Sequence[int]]) -> np.ndarray:
@@ -299,9 +260,10 @@ class Catalogue:
             known[known] = self.ids[places[known]] == ids[known]  # a file that came since is in the next reading
             ranks[places[known]] = np.flatnonzero(known)
             return ranks
-        if sort == "genre":  # what is only guessed comes behind what is known
-            ranks = self.label.ranks()
-            return np.where(np.isnan(ranks), self.guess.ranks() + len(self.label.names), ranks)
+        if sort == "genre":
+            return self.genre.ranks()
+        if sort.startswith(IN_SET):
+            return self.sets[sort.removeprefix(IN_SET)].ranks()
         columns = {
             "added": self.ids.astype(float),
             "confidence": self.confidence,
@@ -328,13 +290,20 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 def read(reader: Reader) -> Catalogue:
     """Read the library, a page of rows at a time."""
-    cursor = reader.execute(_ALL)
+    sets = [Shown.of(name, place) for place, name in enumerate(shown_sets(reader))]
+    columns, joins = _of_sets(sets)
+    labels = "".join(
+        f", CASE WHEN set{n}_decided THEN set{n} END, CASE WHEN NOT set{n}_decided THEN set{n} END"
+        for n in range(len(sets))
+    )
+    cursor = reader.execute(_ALL.format(columns=columns, joins=joins, labels=labels))
     cursor.row_factory = None  # plain tuples: there is one for every file
     ids = [np.empty(0, np.int64)]
-    texts = {name: _Coding() for name in ("folder", "state", "format", "key", "label", "word", "guess")}
+    of_sets = [(one.name, kind) for one in sets for kind in ("label", "guess")]
+    texts: dict[Any, Coding] = {name: Coding() for name in (*_TEXT_COLUMNS, *of_sets)}
     numbers = {name: [np.empty(0)] for name in ("duration_s", "tempo_bpm", "year", "confidence", "lossy")}
     while page := cursor.fetchmany(PAGE_ROWS):
-        values = dict(zip(_COLUMNS, zip(*page, strict=True), strict=True))
+        values: dict[Any, Any] = dict(zip((*_COLUMNS, *of_sets), zip(*page, strict=True), strict=True))
         ids.append(np.array(values["id"], np.int64))
         for name, coding in texts.items():
             coding.add(map(_in_one_notation, values[name]) if name == "key" else values[name])
@@ -348,9 +317,9 @@ def read(reader: Reader) -> Catalogue:
         state=texts["state"].column(),
         format=texts["format"].column(),
         key=texts["key"].column(),
-        label=texts["label"].column(),
+        genre=Labels(texts["label"].column(), texts["guess"].column()),
         word=texts["word"].column(),
-        guess=texts["guess"].column(),
+        sets={one.name: Labels(texts[one.name, "label"].column(), texts[one.name, "guess"].column()) for one in sets},
         duration_s=np.concatenate(numbers["duration_s"]),
         tempo_bpm=tempo_bpm,
         year=np.concatenate(numbers["year"]),
@@ -359,7 +328,33 @@ def read(reader: Reader) -> Catalogue:
     )
 
 
+def _of_sets(sets: Sequence[Shown]) -> tuple[str, str]:
+    """SQL of the columns set0, set0_confidence, set0_decided, set1 and so on, and of the joins that they need."""
+    columns = "".join(
+        f", {sql} AS set{number}{ending}"
+        for number, one in enumerate(sets)
+        for ending, sql in zip(ENDINGS, one.columns.values(), strict=True)
+    )
+    return columns, "".join(map(join, sets))
+
+
 def shown(reader: Reader, ids: Sequence[int]) -> list[Mapping[str, Any]]:
-    """What a page shows of tracks, in this order, as they are now; without those that are gone."""
-    found = {row["id"]: dict(row) for row in reader.execute(f"{_SHOWN}{','.join('?' * len(ids))})", list(ids))}
+    """What a page shows of tracks, in this order, as they are now; without those that are gone.
+
+    ``sets``: by label set beside the genre: its label, confidence (None for a person's word) and whether it is decided.
+    """
+    sets = [Shown.of(name, place) for place, name in enumerate(shown_sets(reader))]
+    columns, joins = _of_sets(sets)
+    rows = reader.execute(_SHOWN.format(columns=columns, joins=joins, ids=",".join("?" * len(ids))), list(ids))
+    found = {
+        row["id"]: {
+            **dict(row),
+            "sets": {
+                one.name: (row[f"set{n}"], row[f"set{n}_confidence"], row[f"set{n}_decided"])
+                for n, one in enumerate(sets)
+                if row[f"set{n}"] is not None
+            },
+        }
+        for row in rows
+    }
     return [found[file_id] for file_id in ids if file_id in found]

@@ -14,6 +14,11 @@ from indexer.library.readonly import Reader
 ENDINGS = ("", "_confidence", "_decided")  # of the columns that a set has in the view `tracks`
 
 
+def title(name: str) -> str:
+    """The name of a set for people: set_role is "Set role"."""
+    return name.replace("_", " ").capitalize()
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One set in a query: SQL of its columns. ``join`` gives the tables that they need."""
@@ -32,8 +37,9 @@ class Shown:
         p = f"set_p{place}"
         sql = (
             f"coalesce({said}, {p}.genre)",
-            f"CASE WHEN {said} IS NULL THEN round({p}.confidence, 4) END",
-            f"CASE WHEN {said} IS NULL THEN {p}.decided ELSE 1 END",
+            # Cast, so that a filter in an address, which is text, is compared as a number.
+            f"CAST(CASE WHEN {said} IS NULL THEN round({p}.confidence, 4) END AS REAL)",
+            f"CAST(CASE WHEN {said} IS NULL THEN {p}.decided ELSE 1 END AS INTEGER)",
         )
         return cls(name, place, {name + ending: one for ending, one in zip(ENDINGS, sql, strict=True)})
 

@@ -3,13 +3,15 @@
 What cannot be read in an address is passed over. indexer.library.browse finds the tracks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
 from indexer.library import browse
-from indexer.library.browse import Found, Wanted
+from indexer.library.browse import IN_SET, Found, Wanted
+from indexer.library.columns import in_order
+from indexer.library.label_sets import title
 from indexer.web.context import number
 from indexer.web.names import clipped
 
@@ -30,19 +32,24 @@ WORDS = {
 }
 
 
-def wanted_of(args: Any) -> Wanted:
-    """The wish that the query of an address states; what cannot be read in it is passed over."""
+def wanted_of(args: Any, sets: Collection[str] = ()) -> Wanted:
+    """The wish that the query of an address states; what cannot be read in it is passed over.
+
+    ``sets``: the label sets that there are.
+    """
 
     def texts(name: str) -> tuple[str, ...]:
         return tuple(args.getlist(name)[:MAX_VALUES]) if name in args else ()
 
     asked = args.get("sort") or ""
     sort, descending = asked.lstrip("-"), asked.startswith("-")
-    if sort not in browse.SORTS:
+    if sort not in (*browse.SORTS, *(IN_SET + name for name in sets)):
         sort, descending = "added", True
     return Wanted(
         search=(args.get("q") or "")[:MAX_SEARCH_CHARS].strip(),
-        undecided=args.get("undecided") == "1",
+        undecided="1" in texts("undecided"),
+        undecided_in=tuple(name for name in texts("undecided") if name in sets),
+        labels=tuple((name, label) for name in sets for label in texts(IN_SET + name)),
         years=tuple(year for year in map(number, texts("year")) if year is not None),
         tempo_bpm=(number(args.get("from_bpm")), number(args.get("to_bpm"))),
         folder=args.get("folder") or "",
@@ -62,6 +69,8 @@ def query_of(wanted: Wanted) -> list[tuple[str, str]]:
     found = [("q", wanted.search)] if wanted.search else []
     found += [(name, value) for name, field in _TEXTS.items() for value in getattr(wanted, field)]
     found += [("undecided", "1")] if wanted.undecided else []
+    found += [(IN_SET + name, label) for name, label in wanted.labels]
+    found += [("undecided", name) for name in wanted.undecided_in]
     found += [("year", str(year)) for year in wanted.years]
     found += [
         (name, str(bpm)) for name, bpm in zip(("from_bpm", "to_bpm"), wanted.tempo_bpm, strict=True) if bpm is not None
@@ -102,13 +111,14 @@ def _chips(
     *,
     text: Callable[[Any], str] = str,
     by_name: bool = False,
+    among: Callable[[Any], bool] = lambda _value: True,
 ) -> list[Chip]:
-    """The filters of one kind: those that are set, then the most frequent."""
-    chosen = getattr(wanted, field)
+    """The filters of one kind: those that are set, then the most frequent. ``among``: which of those set are of it."""
+    chosen = list(filter(among, getattr(wanted, field)))
     values = [*dict.fromkeys(chosen), *sorted(counts.keys() - {*chosen}, key=lambda value: (-counts[value], value))]
     values = values[:SHOWN_VALUES]
     if by_name:
-        values.sort(key=lambda value: browse.in_order(str(value)))
+        values.sort(key=lambda value: in_order(str(value)))
     return [
         Chip(
             clipped(text(value)),
@@ -125,6 +135,21 @@ def genre_chips(wanted: Wanted, found: Found) -> list[Chip]:
     if found.undecided or wanted.undecided:
         href = address(replace(wanted, undecided=not wanted.undecided))
         chips.append(Chip("undecided", href, found.undecided, wanted.undecided, outline=True))
+    return chips
+
+
+def _set_chips(wanted: Wanted, found: Found, name: str) -> list[Chip]:
+    """The labels of a set, what is undecided in it, and the order by it."""
+    counts = {(name, label): n for label, n in found.counts[IN_SET + name].items()}
+    chips = _chips(wanted, "labels", counts, text=lambda pair: str(pair[1]), among=lambda pair: pair[0] == name)
+    n, is_set = found.undecided_in[name], name in wanted.undecided_in
+    if n or is_set:
+        chips.append(Chip("undecided", address(_toggled(wanted, "undecided_in", name)), n, is_set, outline=True))
+    if chips:
+        is_sorted = wanted.sort == IN_SET + name
+        order = replace(wanted, sort=IN_SET + name, descending=is_sorted and not wanted.descending)
+        arrow = (" ↓" if wanted.descending else " ↑") if is_sorted else ""
+        chips.append(Chip(f"sort by {name.replace('_', ' ')}{arrow}", address(order), None, is_set=False))
     return chips
 
 
@@ -168,6 +193,7 @@ def filters(wanted: Wanted, found: Found) -> list[dict[str, Any]]:
     counts = found.counts
     kinds = [
         ("More genres", "genre", _chips(wanted, "genres", counts["genre"])[SHOWN_GENRES:]),
+        *((title(name), IN_SET + name, _set_chips(wanted, found, name)) for name in found.undecided_in),
         ("Format", "format", [*_chips(wanted, "formats", counts["format"]), *_lossy_chips(wanted, found)]),
         ("Tempo", "tempo", _tempo_chips(wanted, counts["tempo"])),
         ("Key", "key", _chips(wanted, "keys", counts["key"], by_name=True)),

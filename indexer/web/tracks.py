@@ -76,6 +76,10 @@ def _row(track: Mapping[str, Any], today: date) -> dict[str, Any]:
         "word": word,
         "said": f"{WORDS[word]}{means}" if word else None,
         "guess": track["guess"],
+        "sets": {
+            name: {"label": clipped(label), "decided": bool(decided), "said": confidence is None}
+            for name, (label, confidence, decided) in track["sets"].items()
+        },
         "rough": bool(track["rough"]),
         "percent": percent,
         "length": duration(track["duration_s"]) if track["duration_s"] else None,
@@ -122,11 +126,11 @@ class _Browsed:
 async def _browse(request: Any, datasette: Any) -> _Browsed:
     settings = settings_of(datasette)
     assert settings is not None
-    wanted = wanted_of(request.args)
     asked = number(request.args.get("page")) or 1
 
     def find(conn: Any) -> _Browsed:
         catalogue = catalogue_of(conn, settings.db)
+        wanted = wanted_of(request.args, catalogue.sets)
         labels = labels_in_use(conn) or list(DEFAULT_LABELS)
         found = catalogue.find(conn, wanted)
         pages = max(1, -(-len(found.ids) // PAGE_TRACKS))
@@ -137,7 +141,7 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
         has = {
             "tempo": bool((catalogue.tempo_bpm > 0).any()),
             "key": bool(catalogue.key.names),
-            "confidence": bool(catalogue.guess.names),
+            "confidence": bool(catalogue.genre.guess.names),
         }
         return _Browsed(wanted, found, at, pages, tracks, labels, has)
 
@@ -145,7 +149,10 @@ async def _browse(request: Any, datasette: Any) -> _Browsed:
 
 
 async def tracks_page(request: Any, datasette: Any) -> Any:
-    """`/-/tracks?q=&genre=&undecided=1&format=&from_bpm=&to_bpm=&key=&year=&folder=&lossy_suspect=1&word=&state=&sort=&page=`."""
+    """`/-/tracks?q=&genre=&undecided=1&format=&from_bpm=&to_bpm=&key=&year=&folder=&lossy_suspect=1&word=&state=&sort=&page=`.
+
+    For each label set also `set.NAME=LABEL`, `undecided=NAME` and `sort=set.NAME`.
+    """
     browsed = await _browse(request, datasette)
     wanted, found = browsed.wanted, browsed.found
     heads = []
@@ -187,7 +194,11 @@ async def tracks_page(request: Any, datasette: Any) -> Any:
 
 
 async def tracks_json(request: Any, datasette: Any) -> Any:
-    """The same for programs: {count, duration_s, page, pages, undecided, lossy_suspects, counts, tracks}."""
+    """The same for programs.
+
+    {count, duration_s, page, pages, undecided, lossy_suspects, counts, tracks}; ``undecided_in``: by label set, where
+    there are any.
+    """
     browsed = await _browse(request, datasette)
     return Response.json(
         {
@@ -196,6 +207,7 @@ async def tracks_json(request: Any, datasette: Any) -> Any:
             "page": browsed.number,
             "pages": browsed.pages,
             "undecided": browsed.found.undecided,
+            **({"undecided_in": browsed.found.undecided_in} if browsed.found.undecided_in else {}),
             "lossy_suspects": browsed.found.lossy_suspects,
             "counts": browsed.found.counts,
             "tracks": browsed.tracks,
