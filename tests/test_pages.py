@@ -73,7 +73,7 @@ def test_counts_that_take_longer_than_a_query_may_are_shown_all_the_same(pages, 
 def test_a_running_scan_tells_how_far_it_is(cli, music_folder, monkeypatch):
     from indexer.scan.pipeline import Pipeline
 
-    monkeypatch.setattr("indexer.scan.run.NOTE_S", 0.0)
+    monkeypatch.setattr("indexer.scan.live_run.NOTE_S", 0.0)
     told = []
     real = Pipeline._resume_group
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, takewhile
@@ -33,6 +33,7 @@ from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.genre_labels import update_genre_labels
 from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
+from indexer.scan.live_run import LiveRun, recorded
 from indexer.scan.outcome import Counts, Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
 from indexer.scan.work import Backlog, Changed, Item, Rough, Unanalysed
@@ -40,7 +41,6 @@ from indexer.wording import printable
 
 OnStart = Callable[[int, Chosen | None], None]
 SLICE = 500  # files that are heard whole between two updates of the map
-NOTE_S = 2.0  # update the run's row at most this often while it works
 
 
 class Scan:
@@ -137,9 +137,9 @@ class Scan:
             started = time.monotonic()
             chosen = choose_and_register(store, self._settings)
             run_id = store.start_run("analyse")
-            live = _LiveRun(store, run_id, self._listener, started)
+            live = LiveRun(store, run_id, self._listener, started)
             result = live.result = ScanResult(Counts(), named=True)
-            with _recorded(store, run_id, result, started):
+            with recorded(store, run_id, result, started):
                 self._analyse(store, chosen, targets, live, at_most_s)
                 if chosen and result.counts.analysed and not (result.interrupted or result.unanalysed):
                     self._place(store, chosen)
@@ -170,7 +170,7 @@ class Scan:
         chosen = choose_and_register(store, self._settings)
         run_id = store.start_run(command)
         changes = store.connection.total_changes
-        live = _LiveRun(store, run_id, self._listener, started)
+        live = LiveRun(store, run_id, self._listener, started)
         pipeline = self._pipeline = Pipeline(
             store,
             self._settings,
@@ -183,7 +183,7 @@ class Scan:
             **how,
         )
         result = live.result = ScanResult(pipeline.counts, named=command == "watch")
-        with _recorded(store, run_id, result, started):
+        with recorded(store, run_id, result, started):
             with closing(pipeline):
                 if chosen and not result.named:
                     self._hear_cached(store, chosen.ears)
@@ -221,7 +221,7 @@ class Scan:
         result.notes += [problem for problem in problems if problem not in result.notes]
 
     def _refine(
-        self, store: Store, pipeline: Pipeline, chosen: Chosen, targets: Sequence[bytes], live: "_LiveRun"
+        self, store: Store, pipeline: Pipeline, chosen: Chosen, targets: Sequence[bytes], live: LiveRun
     ) -> None:
         """Hear whole what is heard roughly, the newest files first; the map follows now and then."""
         result, encoders = live.result, [part.encoder_id for part in chosen.info.parts]
@@ -274,7 +274,7 @@ class Scan:
             self._listener.problem(str(self._settings.db), f"the map was not brought up to date ({e})")
 
     def _analyse(
-        self, store: Store, chosen: Chosen | None, targets: Sequence[bytes], live: "_LiveRun", at_most_s: float
+        self, store: Store, chosen: Chosen | None, targets: Sequence[bytes], live: LiveRun, at_most_s: float
     ) -> None:
         """Measure known recordings among the targets, for at most so many seconds and until paths are added."""
         result, counts = live.result, live.result.counts
@@ -366,59 +366,6 @@ def _bytes_of_changed(store: Store) -> int:
         with suppress(OSError):
             size += os.stat(path).st_size  # noqa: PTH116 - bytes
     return size
-
-
-class _LiveRun:
-    """Passes the listener's calls on and keeps the run's row up to date, so that the pages can show its progress."""
-
-    def __init__(self, store: Store, run_id: int, listener: Listener, started_s: float) -> None:
-        self.total = 0  # files to work on, as far as was known at the start
-        self.result: ScanResult
-        self._store = store
-        self.run_id = run_id
-        self._listener = listener
-        self._started_s = self._noted_s = started_s
-        self.done = 0
-
-    def begin(self, step: str, files: int, size_bytes: int) -> None:
-        """Pass on that the work, or another round of it, begins."""
-        self.total, self.done = files, 0
-        self._listener.begin(step, files, size_bytes)
-
-    def advance(self, path: str, outcome: str) -> None:
-        """Pass on and count a finished file; update the run's row every NOTE_S."""
-        self._listener.advance(path, outcome)
-        self.done += 1
-        moment_s = time.monotonic()
-        if moment_s - self._noted_s >= NOTE_S:
-            self._noted_s = moment_s
-            self.result.elapsed_s = moment_s - self._started_s
-            self._store.note_run(
-                self.run_id, {**self.result.to_json(), "done": self.done, "total": max(self.total, self.done)}
-            )
-
-    def step(self, step: str, done: int, total: int) -> None:
-        """Pass on how far a step is that opens no file."""
-        self._listener.step(step, done, total)
-
-    def problem(self, path: str, reason: str) -> None:
-        """Pass on why a file was not handled, or only in part."""
-        self._listener.problem(path, reason)
-
-
-@contextmanager
-def _recorded(store: Store, run_id: int, result: ScanResult, started: float) -> Iterator[None]:
-    """Write the end of the run into ``runs``, however it ends."""
-    state = "failed"
-    try:
-        yield
-        state = "interrupted" if result.interrupted else "done"
-    finally:
-        result.elapsed_s = time.monotonic() - started
-        if result.named and state == "done" and not result.counts.any():
-            store.drop_run(run_id)  # an event that changed nothing
-        else:
-            store.finish_run(run_id, state, result.to_json())
 
 
 def _count_states(store: Store, targets: Sequence[bytes], result: ScanResult) -> None:
