@@ -22,7 +22,6 @@ TOLERANCE = 0.04  # two tempi within this share are the same one, as in the fiel
 _FRAMES_PER_S = 86  # 512 samples at 44.1 kHz, 1024 in a window: short enough to tell sixteenth notes at 220 BPM apart
 _BANDS, _TOP_HZ = 24, 16_000.0
 _COMPRESSION = 0.25  # of power: near loudness, and free of any level that would have to be chosen
-_AT_ONCE = 32  # frames that are transformed together: they fit the cache
 _WINDOW = 2048  # frames of onset strength, 24 s: several bars of the slowest music
 _STEP = _WINDOW // 2
 _LAGS = _WINDOW * 3 // 4  # autocorrelation is kept up to 18 s
@@ -86,7 +85,8 @@ class TempoMeter:
         if not count:
             return
         frames = np.lib.stride_tricks.sliding_window_view(samples, size)[: count * self._hop : self._hop]
-        bands = np.concatenate([self._compressed(frames[at : at + _AT_ONCE]) for at in range(0, count, _AT_ONCE)])
+        spectra = np.fft.rfft(frames * self._shape)[:, : len(self._bands)]
+        bands = ((np.square(spectra.real) + np.square(spectra.imag)) @ self._bands) ** _COMPRESSION
         before = bands[:1] if self._before is None else self._before[None]
         rise = np.maximum(0, np.diff(bands, axis=0, prepend=before)).sum(1)
         self._before = bands[-1]
@@ -108,11 +108,6 @@ class TempoMeter:
         segments[:, 0] += noise
         whole = min(1.0, math.sqrt(self._frames / _WINDOW))  # in a shorter recording, chance finds a pulse more often
         return _judged(segments, self._frames_per_s, min(_LAGS, self._frames * 3 // 4), whole)
-
-    def _compressed(self, frames: np.ndarray) -> np.ndarray:
-        """The compressed energies (frames, _BANDS) of frames (frames, samples)."""
-        spectra = np.fft.rfft(frames * self._shape)[:, : len(self._bands)]
-        return np.asarray(((np.square(spectra.real) + np.square(spectra.imag)) @ self._bands) ** _COMPRESSION)
 
     def _add(self, correlation: np.ndarray) -> None:
         self._pending = self._pending + correlation
