@@ -2,6 +2,7 @@
 
 import pytest
 
+from indexer.analysis.analyser import METERS
 from indexer.encoders.m2d import openvino
 from indexer.upkeep import bench
 from tests.helpers.synth import write_audio
@@ -20,12 +21,14 @@ def tracks(tmp_path_factory):
 
 
 def test_named_files_are_measured_in_every_arithmetic(cli, tracks):
-    found = cli.json("bench", *tracks)
+    found = cli.json("bench", "--jobs", 2, *tracks)
     assert (found["source"], found["files"]) == ("named", [str(path) for path in tracks])
     assert found["decode"]["audio_s"] == pytest.approx(124, abs=1)
     assert found["together"]["audio_s"] == pytest.approx(124, abs=1)
     assert found["decode"]["jobs"] == 2
     assert min(found["decode"]["one_job"], found["decode"]["all_jobs"]) > 1
+    assert list(found["reading_ms"]) == ["identity", "decoding", "resampling", *METERS]
+    assert min(found["reading_ms"].values()) > 0
     expected = ["bf16", "fp32"] if openvino.multiplies_bf16() else ["fp32", "bf16"]
     expected += ["int8"] if openvino.serves("int8") else []
     assert [(rate["device"], rate["precision"], rate["chosen"]) for rate in found["encoders"]] == [
@@ -52,6 +55,7 @@ def test_a_library_is_asked_for_its_own_tracks_and_told_how_long_it_takes(cli, t
     assert cli.db.read_bytes() == before
     text = bench.to_text(found)
     assert "the bottleneck is" in text
+    assert "reading a minute of sound takes" in text
     assert "your library (2 recordings, 2:04 of audio)" in text
 
 

@@ -106,24 +106,27 @@ class Analyser:
     """The meters for one recording."""
 
     def __init__(self) -> None:
-        self.cpu_s = 0.0  # that it took so far
+        self.cpu_s_of = dict.fromkeys(METERS, 0.0)  # that each meter took so far
         self._part: _Part | None = None
         self._parts = 0
         self._longest = Analysis(VERSION, 0.0)
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of computing so far."""
+        return sum(self.cpu_s_of.values())
 
     def hear(self, mono: np.ndarray, channels: np.ndarray, rate_hz: int) -> None:
         """Take the next samples: their mean (n,) and all channels (channels, n), float32. Never raises."""
         if self.cpu_s > MOST_CPU_S:
             return
-        began_s = time.process_time()
         if self._part is None or self._part.form != (rate_hz, len(channels)):
             self._end_part()
             if self._parts < MOST_PARTS:
                 self._parts += 1
-                self._part = _Part(rate_hz, len(channels))
+                self._part = _Part(rate_hz, len(channels), self.cpu_s_of)
         if self._part is not None:
             self._part.hear(mono, channels)
-        self.cpu_s += time.process_time() - began_s
 
     def finish(self) -> Analysis:
         """What was measured in what was heard."""
@@ -139,7 +142,8 @@ class Analyser:
 class _Part:
     """A part of a recording with one sample rate and one number of channels, and its meters."""
 
-    def __init__(self, rate_hz: int, channels: int) -> None:
+    def __init__(self, rate_hz: int, channels: int, cpu_s_of: dict[str, float]) -> None:
+        self._cpu_s_of = cpu_s_of
         self.form = rate_hz, channels
         self.heard_s = 0.0
         self._failed: dict[str, str] = {}
@@ -164,10 +168,13 @@ class _Part:
 
     @contextmanager
     def _apart(self, name: str) -> Iterator[None]:
-        """Keep what a meter raises to itself; it hears no more."""
+        """Keep what a meter raises to itself, and count its time; after an error it hears no more."""
+        began_s = time.process_time()
         try:
             with np.errstate(all="ignore"):
                 yield
         except Exception as error:
             self._meters.pop(name, None)
             self._failed[name] = f"{name}: {type(error).__name__}: {error}"[:MOST_CHARS]
+        finally:
+            self._cpu_s_of[name] += time.process_time() - began_s

@@ -39,12 +39,13 @@ AUDIO_S = 180.0  # the encoder alone is measured on this much of each file
 def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
     """Measure decoding and embedding on files; every rate is in seconds of audio per second.
 
-    Returns {files, source, encoder, cores, decode, encoders, together, bottleneck, library}.
+    Returns {files, source, encoder, cores, decode, reading_ms, encoders, together, bottleneck, library}.
     Raises ConfigError for a file that cannot be read, ModelError for a model that is not there.
     """
     info = _encoder(settings)
     with _tracks(settings.db, files) as (paths, source):
         decoded, decode = _decode(settings, paths, info.parts[0].sample_rate_hz)
+        reading = _costs(settings, paths, info.parts[0].sample_rate_hz)
         encoders = [rate for part in info.parts for rate in _rates(settings, part, decoded)]
         together = _together(settings, info, paths)
     # Joined encoders work one after the other.
@@ -56,6 +57,7 @@ def bench(settings: Settings, files: Sequence[Path]) -> dict[str, Any]:
         "encoder": info.name,
         "cores": os.cpu_count(),
         "decode": decode,
+        "reading_ms": reading,
         "encoders": encoders,
         "together": together,
         "bottleneck": {
@@ -164,6 +166,20 @@ def _all_jobs(jobs: int, limits: Limits, paths: Sequence[Path], one: Any, audio_
     finally:
         for worker in workers:
             worker.close()
+
+
+def _costs(settings: Settings, paths: Sequence[Path], sample_rate_hz: int) -> dict[str, float]:
+    """Processor milliseconds that each step of reading takes for a minute of sound."""
+    worker = Worker(Limits.of(settings), follows_links=True)
+    try:
+        worker.call("costs", os.fsencode(paths[0]), sample_rate_hz=sample_rate_hz)  # imports what it needs
+        found = [worker.call("costs", os.fsencode(path), sample_rate_hz=sample_rate_hz) for path in paths]
+    except FileError as e:
+        raise ConfigError(str(e)) from e
+    finally:
+        worker.close()
+    minutes = sum(one["audio_s"] for one in found) / 60
+    return {step: round(1e3 * sum(one["cpu_s"][step] for one in found) / minutes, 1) for step in found[0]["cpu_s"]}
 
 
 def _rates(settings: Settings, part: EncoderInfo, decoded: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
@@ -284,6 +300,8 @@ def to_text(found: dict[str, Any]) -> str:
         f"{found['together']['times_real_time']:10,.0f}  from files to embeddings, all together",
         "",
         f"the bottleneck is {'the encoder' if limit['step'] == 'encoder' else 'decoding'}",
+        "reading a minute of sound takes these milliseconds of a processor: "
+        + ", ".join(f"{step} {cost:,.0f}" for step, cost in found["reading_ms"].items()),
     ]
     if found["library"]:
         library = found["library"]

@@ -21,6 +21,7 @@ from indexer.files.audio import libsndfile
 from indexer.files.audio.frames import Held, Tap, finite, mean
 from indexer.files.audio.opened import AnyPath, SoundFile, check_disk, container_of, errors_named, opened, sound_stream
 from indexer.files.audio.payload.source import shorter
+from indexer.files.audio.resample import Resampler
 from indexer.files.audio.stated_length import claimed_s, last_page_is_cut
 
 _PROBE_PACKETS = 100  # decoded at most where the header, behind junk, does not tell the channels
@@ -206,22 +207,11 @@ def _excerpt(container: Any, stream: Any, start_s: float, seconds: float | None)
 
 
 def _resampled(path: AnyPath, sample_rate_hz: int, tally: "_Tally", tap: Tap | None) -> Iterator[np.ndarray]:
-    """Yield the mixed samples at ``sample_rate_hz``; a change of rate within the file starts a new resampler."""
-    resampler: Any = None
-    rate_hz = 0
-    for mono, now_hz in _heard(path, tally, tap):
-        if now_hz != rate_hz:
-            if resampler is not None:
-                yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-            rate_hz = now_hz
-            # One channel and one thread: soxr's streams are single-threaded.
-            if now_hz != sample_rate_hz:
-                resampler = soxr.ResampleStream(now_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
-            else:
-                resampler = None
-        yield mono.copy() if resampler is None else resampler.resample_chunk(mono)
-    if resampler is not None:
-        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+    """Yield the mixed samples at ``sample_rate_hz``."""
+    resampler = Resampler(sample_rate_hz)
+    for mono, rate_hz in _heard(path, tally, tap):
+        yield from resampler.push(mono, rate_hz)
+    yield from resampler.finish()
 
 
 def _heard(path: AnyPath, tally: "_Tally", tap: Tap | None = None) -> Iterator[tuple[np.ndarray, int]]:

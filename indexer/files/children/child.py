@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from indexer.analysis.analyser import Analyser
 from indexer.errors import DeferredError, FileError, ReadError, TruncatedError
 from indexer.files import links
@@ -25,6 +27,7 @@ from indexer.files.audio.decode import UnsafeToSeekError, listen, probe
 from indexer.files.audio.decode import decode as decode_audio
 from indexer.files.audio.decode import excerpts as sought
 from indexer.files.audio.identity import Stat, sniff
+from indexer.files.audio.resample import Resampler
 from indexer.files.children.examine import examine as examine_file
 from indexer.files.children.lenient import all_tags, identify
 from indexer.files.children.limits import Budget, Limits
@@ -137,6 +140,30 @@ def analyse(path: str, channel: Channel) -> dict[str, Any]:
     return {"analysis": analyser.finish().to_json()}
 
 
+def costs(path: str, channel: Channel, *, sample_rate_hz: int) -> dict[str, Any]:
+    """Processor seconds of each step of reading one file for an encoder, and the seconds of its audio."""
+    analyser, resampler = Analyser(), Resampler(sample_rate_hz)
+    audio_s = resampling_s = 0.0
+
+    def tap(mono: np.ndarray, channels: np.ndarray, rate_hz: int) -> None:
+        nonlocal resampling_s
+        analyser.hear(mono, channels, rate_hz)
+        began_s = time.process_time()
+        resampler.push(mono, rate_hz)
+        resampling_s += time.process_time() - began_s
+
+    began_s = time.process_time()
+    inspect(path, channel)
+    identified_s = time.process_time()
+    with contextlib.suppress(TruncatedError):
+        for audio_s in listen(path, tap):
+            channel.beat(audio_s, analyser.cpu_s)
+    decoding_s = time.process_time() - identified_s - analyser.cpu_s - resampling_s
+    analyser.finish()
+    steps = {"identity": identified_s - began_s, "decoding": decoding_s, "resampling": resampling_s}
+    return {"audio_s": audio_s, "cpu_s": {**steps, **analyser.cpu_s_of}}
+
+
 def excerpts(path: str, channel: Channel, *, sample_rate_hz: int, count: int, seconds: float) -> dict[str, Any]:
     """Send evenly spread pieces of the audio as messages; ``safe`` says whether it was certain where they lie."""
     frames = 0
@@ -215,7 +242,7 @@ def examine(path: str, channel: Channel) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "inspect": inspect, "decode": decode, "read_tags": read_tags, "prepare_write": prepare_write, "examine": examine,
-    "picture": picture, "analyse": analyse, "excerpts": excerpts, "playlists": playlists,
+    "picture": picture, "analyse": analyse, "excerpts": excerpts, "costs": costs, "playlists": playlists,
 }  # fmt: skip
 
 
