@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from indexer.encoders.load import load_encoder
+from indexer.encoders.m2d.prepare import prepare
 from indexer.heads.linear import LinearHead
+from indexer.models import catalogue
 from indexer.upkeep.demo import Track, write_track
 from tests.helpers import checkpoints, labelled
 from tests.helpers.cli import FIXTURES, LABELS, Cli
@@ -75,8 +77,22 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published-format checkpoint folder with random weights, much narrower than ViT-Base, with an AudioSet head."""
-    state = checkpoints.published_state(checkpoints.weights(width=64, depth=1, columns=62), head_width=320)
-    return checkpoints.write_folder(tmp_path_factory.mktemp("checkpoint"), state, name=checkpoints.NAME_1001)
+
+    def fill(folder: Path) -> None:
+        state = checkpoints.published_state(checkpoints.weights(width=64, depth=1, columns=62), head_width=320)
+        checkpoints.write_folder(folder, state, name=checkpoints.NAME_1001)
+
+    return once(tmp_path_factory, "checkpoint", fill) / checkpoints.NAME_1001
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Path:
+    """A folder of models in which that checkpoint is converted and prepared for this processor: to be copied."""
+
+    def fill(folder: Path) -> None:
+        prepare(catalogue.resolve(str(small_model), folder), lambda _precision, _done, _steps: None)
+
+    return once(tmp_path_factory, "models", fill)
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +106,18 @@ def rhythm_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, small_model: Path) -> Cli:
+def cli(tmp_path: Path, small_model: Path, small_models: Path) -> Cli:
+    folder = tmp_path / "state"
+    shutil.copytree(small_models, folder / "models")
+    return Cli(folder, small_model)
+
+
+@pytest.fixture
+def bare_cli(tmp_path: Path) -> Cli:
+    """As ``cli``, of somebody who has no model."""
     folder = tmp_path / "state"
     folder.mkdir()
-    return Cli(folder, small_model)
+    return Cli(folder, None)
 
 
 @pytest.fixture
@@ -199,8 +223,7 @@ def unlabelled(tmp_path, unlabelled_template):
 
 
 @pytest.fixture
-def labelled_library(cli, tmp_path):
+def labelled_library(bare_cli, tmp_path):
     """A library without files on disk: 90 recordings of 3 genres by 18 artists, tagged and embedded."""
-    cli.model = None
-    labelled.fill(cli.db, tmp_path)
-    return cli
+    labelled.fill(bare_cli.db, tmp_path)
+    return bare_cli

@@ -193,9 +193,8 @@ def test_what_is_called_sql_is_found():
 
 
 @pytest.mark.parametrize("command", [["--help"], ["status"], ["tags", "history", "x"], ["models", "list"]])
-def test_commands_that_only_look_never_import_torch(command, cli, music_folder):
-    cli.model = None
-    cli("scan", music_folder / "mp3.mp3")
+def test_commands_that_only_look_never_import_torch(command, bare_cli, music_folder):
+    bare_cli("scan", music_folder / "mp3.mp3")
     code = f"""
 import sys
 sys.argv = ["indexer", *{command!r}]
@@ -206,9 +205,8 @@ except SystemExit as e:
     assert not e.code, e.code
 print([m for m in ("torch", "sqlite_utils", "datasette", "av") if m in sys.modules])
 """
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **cli.environ}
-    )
+    environ = {**os.environ, **bare_cli.environ}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
     assert out.returncode == 0, out.stderr
     assert out.stdout.splitlines()[-1] == "[]"
 

@@ -208,16 +208,15 @@ def test_the_process_leaves_when_it_idles_and_comes_back(scanned, track):
     assert with_server(scanned, work, unload_after_s=0.3) == [200, 200]
 
 
-def test_without_genres_the_page_and_the_answer_say_what_is_missing(cli, music_folder, track):
-    cli.model = None
-    cli("scan", music_folder / "mp3.mp3")
-    answer = post(cli, files={"file": track.read_bytes()})
+def test_without_genres_the_page_and_the_answer_say_what_is_missing(bare_cli, music_folder, track):
+    bare_cli("scan", music_folder / "mp3.mp3")
+    answer = post(bare_cli, files={"file": track.read_bytes()})
     assert answer.status_code == 409
 
     async def work(client, _datasette):
         return (await client.get("/-/classify", headers={"host": "localhost"})).text
 
-    page = with_server(cli, work)
+    page = with_server(bare_cli, work)
     assert answer.json()["error"].split(":")[0] in page
     assert "<input" not in page
 

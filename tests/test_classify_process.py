@@ -214,16 +214,15 @@ def test_what_the_device_raises_is_one_line_and_the_process_goes_on(quick_cli):
             }
 
 
-def test_without_genres_nothing_is_read(cli, music_folder):
-    cli.model = None
-    cli("scan", music_folder / "mp3.mp3")
+def test_without_genres_nothing_is_read(bare_cli, music_folder):
+    bare_cli("scan", music_folder / "mp3.mp3")
     pieces = []
 
     async def body():
         pieces.append(b"x")
         yield b"x" * 1000
 
-    assert post(cli, content=body()).status_code == 409
+    assert post(bare_cli, content=body()).status_code == 409
     assert pieces == []
 
 

@@ -41,17 +41,16 @@ def test_artists_are_wholly_labelled_or_not_at_all_and_every_format_occurs(tmp_p
 
 
 @pytest.mark.slow_first
-def test_the_demo_runs_the_whole_program(cli, tmp_path, monkeypatch):
+def test_the_demo_runs_the_whole_program(bare_cli, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "GENRES", ("ambient", "drum and bass"))  # two are enough to see it work
     monkeypatch.setattr(demo, "DURATION_S", (6.5, 7.0))
-    cli.model = None
     folder = tmp_path / "demo"
-    found = cli.json("demo", folder)
+    found = bare_cli.json("demo", folder)
     assert (found["tracks"], found["embedded"], found["failed"]) == (24, 24, 0)
     assert found["encoder"] in {"rhythm", "musicnn", "rhythm+musicnn"}
     assert found["accuracy"] >= 0.75  # of 12 synthetic tracks; chance is one half
-    cli.folder = folder
+    bare_cli.folder = folder
     with (folder / "truth.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 24
-    assert all(t["tag_genre"] for t in rows(cli, "SELECT tag_genre FROM tracks WHERE decided"))
-    assert "is not empty" in cli("demo", folder, code=2).stderr
+    assert all(t["tag_genre"] for t in rows(bare_cli, "SELECT tag_genre FROM tracks WHERE decided"))
+    assert "is not empty" in bare_cli("demo", folder, code=2).stderr

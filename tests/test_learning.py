@@ -83,14 +83,14 @@ def make(path: Path, genre: str, seed: int, artist: str = "x", *, labelled: bool
 
 
 @pytest.fixture(scope="session")
-def two_genres_template(tmp_path_factory, small_model):
+def two_genres_template(tmp_path_factory, small_model, small_models):
     """12 short tracks of two genres by six artists, tagged and embedded by both encoders: to be copied."""
 
     def fill(folder):
         for n in range(12):
             artist = f"artist {n // 2}"
             make(folder / "music" / artist / f"{n}.flac", ("ambient", "drum and bass")[n % 2], n, artist)
-        (folder / "state").mkdir()
+        shutil.copytree(small_models, folder / "state" / "models")
         cli = Cli(folder / "state", Path(f"{small_model}+rhythm"))
         assert cli.json("scan", folder / "music")["embedded"] == 12
 
@@ -99,13 +99,12 @@ def two_genres_template(tmp_path_factory, small_model):
 
 
 @pytest.fixture
-def two_genres(cli, tmp_path, two_genres_template):
+def two_genres(bare_cli, tmp_path, two_genres_template):
     """A library of one's own with these tracks."""
     state, scanned = two_genres_template
     folder = Path(shutil.copytree(scanned, tmp_path / "music"))
-    adopt(cli, folder, state=state, scanned=scanned)
-    cli.model = None
-    return cli, folder
+    adopt(bare_cli, folder, state=state, scanned=scanned)
+    return bare_cli, folder
 
 
 def test_train_compares_what_the_library_holds_and_takes_the_best(two_genres):

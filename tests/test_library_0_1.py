@@ -69,14 +69,13 @@ def old(away) -> OldLibrary:
     return away
 
 
-def test_ids_of_encoders_are_what_they_were(cli):
+def test_ids_of_encoders_are_what_they_were(bare_cli):
     """They are the keys of every cached embedding: a moved module, or a new name for one, must not change them."""
-    cli.model = None
-    install_model(cli)
+    install_model(bare_cli)
     found = {}
     for name, arguments in VARIANTS.items():
-        cli("models", "use", *arguments)
-        ((found[name],),) = rows(cli.db, "SELECT id FROM encoders WHERE in_use = 1")
+        bare_cli("models", "use", *arguments)
+        ((found[name],),) = rows(bare_cli.db, "SELECT id FROM encoders WHERE in_use = 1")
     assert found == EXPECTED["encoder_ids"]
 
 

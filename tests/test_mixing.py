@@ -85,12 +85,11 @@ def measured(store, recording, tempo_bpm, key):
 
 
 @pytest.fixture
-def library(cli):
+def library(bare_cli):
     """Eight recordings, each a little less like the first; what of each is known stands beside it."""
-    cli.model = None
     angles = np.linspace(0, 2, 8)
-    fill(cli.db, np.stack([np.cos(angles), np.sin(angles), angles * 0 + 1], axis=1).astype(np.float16))
-    with Store(cli.db) as store, store.transaction():
+    fill(bare_cli.db, np.stack([np.cos(angles), np.sin(angles), angles * 0 + 1], axis=1).astype(np.float16))
+    with Store(bare_cli.db) as store, store.transaction():
         measured(store, 1, 126.0, "8A")
         measured(store, 2, 128.0, "2A")  # another key
         measured(store, 3, 128.0, "9A")
@@ -100,7 +99,7 @@ def library(cli):
         measured(store, 7, 126.0, None)  # no tonality
         store._run("UPDATE tags SET bpm = 125, musical_key = 'C' WHERE file_id = 5")
         store._run("UPDATE tags SET bpm = 0, musical_key = 'none' WHERE file_id = 8")
-    return cli
+    return bare_cli
 
 
 def mix(cli, number, *options):

@@ -244,19 +244,19 @@ def test_bf16_that_the_processor_cannot_is_said_in_one_line(model, cpu, monkeypa
     assert all("does not multiply bf16" in line and "\n" not in line for line in lines)
 
 
-def test_adding_a_model_prepares_it(cli, model_template, cpu, monkeypatch):
+def test_adding_a_model_prepares_it(bare_cli, model_template, cpu, monkeypatch):
     cpu(f"{BF16} {VNNI}")
-    found = cli("models", "add", model_template, "--name", "mine")
+    found = bare_cli("models", "add", model_template, "--name", "mine")
     assert found.stdout == "installed mine\n"
     lines = [line for line in found.stderr.splitlines() if "preparing" in line]
     assert [line.rsplit(": ", 1)[1] for line in lines] == ["fp32 (1 of 3)", "bf16 (2 of 3)", "int8 (3 of 3)"]
     counts = made(monkeypatch)
-    (installed,) = cli.json("models", "list")["installed"]
+    (installed,) = bare_cli.json("models", "list")["installed"]
     encoder = load_encoder(Path(installed["path"]), device="cpu", precision="int8")
     assert counts == {"weights": 0, "trials": 0}
     assert encoder.precision == "int8"
-    assert "preparing" not in cli("models", "add", model_template, "--name", "mine").stderr  # it is
-    assert cli("models", "add", model_template, "--name", "quiet", "-q").stderr == ""
+    assert "preparing" not in bare_cli("models", "add", model_template, "--name", "mine").stderr  # it is
+    assert bare_cli("models", "add", model_template, "--name", "quiet", "-q").stderr == ""
 
 
 def test_a_model_is_added_even_if_it_cannot_be_prepared(cli, model_template, monkeypatch):

@@ -552,20 +552,19 @@ def test_names_of_any_bytes_and_links_are_walked_as_promised(cli, tmp_path):
     assert sorted(bytes(r["path"]).rpartition(b"/")[2] for r in rows(cli, "SELECT path FROM files")) == sorted(names)
 
 
-def test_without_a_model_the_built_in_encoder_embeds_and_one_line_says_how_to_get_genres(cli, music_folder):
-    cli.model = None
+def test_without_a_model_the_built_in_encoder_embeds_and_one_line_says_how_to_get_genres(bare_cli, music_folder):
     before = contents(music_folder)
-    result = cli("scan", music_folder)
+    result = bare_cli("scan", music_folder)
     (line,) = [line for line in result.stderr.splitlines() if "genres" in line]
     assert "label about ten tracks of each and run `indexer train`" in line
     assert "indexer models download m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly" in line
-    assert len(rows(cli, "SELECT 1 FROM tracks WHERE state = 'ready' AND duration_s > 0 AND genre IS NULL")) == 6
-    stored = rows(cli, "SELECT vector, name FROM embeddings JOIN encoders ON encoders.id = encoder_id")
+    assert len(rows(bare_cli, "SELECT 1 FROM tracks WHERE state = 'ready' AND duration_s > 0 AND genre IS NULL")) == 6
+    stored = rows(bare_cli, "SELECT vector, name FROM embeddings JOIN encoders ON encoders.id = encoder_id")
     assert {(len(r["vector"]), r["name"]) for r in stored} == {(2 * 400, "musicnn")}
     assert contents(music_folder) == before
-    found = cli.json("status")
+    found = bare_cli.json("status")
     assert (found["embedded"], found["encoder"]["name"], found["head"]) == (6, "musicnn", None)
-    summary = cli.json("scan", music_folder)
+    summary = bare_cli.json("scan", music_folder)
     assert (summary["embedded"], summary["cached"], summary["failed"]) == (0, 0, 0)
 
 
@@ -759,9 +758,8 @@ def test_classify_looks_and_stores_nothing(cli, music_folder):
     assert "genre" in results[1]
 
 
-def test_classify_without_a_head_says_what_is_missing(cli, music_folder):
-    cli.model = None
-    (line,) = cli("classify", music_folder / "mp3.mp3", code=2).stderr.splitlines()
+def test_classify_without_a_head_says_what_is_missing(bare_cli, music_folder):
+    (line,) = bare_cli("classify", music_folder / "mp3.mp3", code=2).stderr.splitlines()
     assert "musicnn, a built-in encoder (sound to numbers), has no head (numbers to a genre)" in line
     assert "indexer models download" in line
 

@@ -44,9 +44,8 @@ def ask(db, recording, encoder=None):
 
 
 @pytest.fixture
-def library(cli):
-    cli.model = None
-    return cli
+def library(bare_cli):
+    return bare_cli
 
 
 def test_the_nearest_are_those_of_brute_force(library):

@@ -378,10 +378,9 @@ def test_requests_that_cannot_be_change_nothing(library, args, message):
     assert in_use(library.db) == before
 
 
-def test_one_artist_is_split_by_recording_and_said(cli, tmp_path):
-    cli.model = None
-    fill(cli.db, tmp_path, artists=1)
-    notes = "\n".join(cli.json("train")["notes"])
+def test_one_artist_is_split_by_recording_and_said(bare_cli, tmp_path):
+    fill(bare_cli.db, tmp_path, artists=1)
+    notes = "\n".join(bare_cli.json("train")["notes"])
     assert "recordings of 'house', 'techno', 'trance' come from too few artists" in notes
     assert "the figures flatter" in notes
 
