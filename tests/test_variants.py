@@ -1,11 +1,12 @@
 """Ways of using an encoder that give vectors of their own: cached apart, and understood by one head."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from indexer.config import load_settings
-from indexer.encoders.encoder import VARIANTS, EncoderInfo, Variant, join, joined_id
+from indexer.encoders.encoder import VARIANTS, EncoderInfo, Variant, Words, join, joined_id
 from indexer.encoders.load import built_in_info, is_built_in
 from indexer.errors import ConfigError
 from indexer.models.choice import Chosen, without_genres
@@ -43,6 +44,9 @@ def test_a_built_in_encoder_is_one_in_every_variant():
     both = join([few, built_in_info("musicnn").varied(Variant(12))])
     assert "models download" in str(without_genres(Chosen(both, None, None)))
     assert "models download" not in str(without_genres(Chosen(A, None, None)))
+    assert "train --words" not in str(without_genres(Chosen(A, None, None)))
+    knows_words = replace(A, words=Words("w" * 64, 4))
+    assert str(without_genres(Chosen(knows_words, None, None))).endswith("makes a first guess without labels")
 
 
 def test_names_say_how():

@@ -50,6 +50,7 @@ WITHOUT_HEAD = (
     "no genres yet: {name}, an encoder (sound to numbers), has no head of its own (numbers to a genre). "
     "Label about ten tracks of each and run `indexer train`, or name a head with --head FILE"
 )
+GUESS_BY_WORDS = "; `indexer train --words` makes a first guess without labels"
 WITHOUT_WEIGHTS = (
     "no genres yet: {name}, a built-in encoder (sound to numbers), has no head (numbers to a genre). "
     "Two ways to get them: label about ten tracks of each "
@@ -90,7 +91,8 @@ def without_genres(chosen: Chosen | None) -> str | None:
     if chosen.head is not None:
         return None
     reason = WITHOUT_WEIGHTS if all(part.built_in for part in chosen.info.parts) else WITHOUT_HEAD
-    return reason.format(name=chosen.info.name)
+    by_words = GUESS_BY_WORDS if any(part.words_id for part in chosen.info.parts) else ""
+    return reason.format(name=chosen.info.name) + by_words
 
 
 def choose(settings: Settings, library: InUse = NOTHING_IN_USE) -> Chosen | None:
