@@ -18,7 +18,6 @@ from typing import Any
 from indexer.analysis.analyser import VERSION
 from indexer.config import Settings
 from indexer.errors import ConfigError, ModelError
-from indexer.exchange import living
 from indexer.files.links import is_file, is_folder
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
@@ -217,6 +216,10 @@ class Scan:
 
     def _keep_playlists(self, store: Store, result: ScanResult) -> None:
         """Bring the user's playlists up to date; what cannot be written is told with the result."""
+        if not self._settings.playlists:
+            return
+        from indexer.exchange import living  # a tenth of all that a scan imports
+
         problems = living.refresh(store.connection, self._settings)
         result.notes += [problem for problem in problems if problem not in result.notes]
 

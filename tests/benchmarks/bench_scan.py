@@ -15,6 +15,7 @@ counts the encoder's products against all that the scan does, loading and decodi
 """
 
 import argparse
+import os
 import re
 import resource
 import shutil
@@ -75,11 +76,16 @@ class Turn:
 
 
 def turn(*arguments: object) -> Turn:
-    """Run this module in a process of its own."""
+    """Run this module in a process of its own, which may keep its bytecode, as an installed program does."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started_s = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run(
-        [sys.executable, "-m", __spec__.name, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", __spec__.name, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environ,
     ).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
