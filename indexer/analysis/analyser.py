@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from indexer.analysis.bandwidth import LOSSLESS_CODECS, Bandwidth, BandwidthMete
 from indexer.analysis.fingerprint import Fingerprint, FingerprintMeter
 from indexer.analysis.key import KeyEstimate, KeyMeter
 from indexer.analysis.loudness import Loudness, LoudnessMeter
-from indexer.analysis.plain import MOST_CHARS, from_plain
+from indexer.analysis.plain import MOST_CHARS, from_plain, to_plain
 from indexer.analysis.tempo import Tempo, TempoMeter
 from indexer.analysis.tempo_choice import choose_tempo
 
@@ -89,12 +89,12 @@ class Analysis:
             "version": self.version,
             **self.facts(),
             "lossy_edge": int(self.bandwidth.is_lossy_edge) if self.bandwidth else None,
-            "measured": json.dumps(asdict(replace(self, fingerprint=None))),
+            "measured": json.dumps(to_plain(replace(self, fingerprint=None))),
         }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for another process or machine."""
-        return asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_json(cls, found: object) -> "Analysis":
@@ -163,7 +163,7 @@ class _Part:
         for name, meter in list(self._meters.items()):
             with self._apart(name):
                 result = meter.finish()
-                found[name] = None if result is None else from_plain(type(result), asdict(result))
+                found[name] = None if result is None else from_plain(type(result), to_plain(result))
         return Analysis(VERSION, round(self.heard_s, 3), **found, failed=tuple(self._failed.values()))
 
     @contextmanager

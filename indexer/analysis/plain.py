@@ -6,14 +6,27 @@ dataclass, is not finite or is absurdly long raises ValueError.
 
 import dataclasses
 import functools
-import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 MOST_CHARS, MOST_ITEMS, LARGEST = 300, 10_000, 2.0**53
 _T = TypeVar("_T")
+_Fit = Callable[[Any], Any]  # a value as its annotation wants it; raises _UnfitError
+
+
+class _UnfitError(Exception):
+    """A value does not fit its annotation."""
+
+
+def to_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as the mapping of its fields, and so those that are dataclasses; the rest must be plain already.
+
+    Unlike ``dataclasses.asdict`` it copies no tuple.
+    """
+    parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return {name: to_plain(part) if dataclasses.is_dataclass(part) else part for name, part in parts}
 
 
 def from_plain(kind: type[_T], value: object) -> _T:
@@ -23,40 +36,87 @@ def from_plain(kind: type[_T], value: object) -> _T:
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{kind.__name__} is no record")  # noqa: TRY004 - one error for all that does not fit
-    hints = _hints(typing.cast(Any, kind))
-    if not value.keys() <= hints.keys():
+    fits = _fits(typing.cast(Any, kind))
+    if not value.keys() <= fits.keys():
         raise ValueError(f"{kind.__name__} has other parts")
+    found = {}
+    for name, part in value.items():
+        try:
+            found[name] = fits[name](part)
+        except _UnfitError as error:
+            raise ValueError(f"{name} is not as it should be") from error
     try:
-        return kind(**{name: _fitting(hints[name], part, name) for name, part in value.items()})
+        return kind(**found)
     except TypeError as error:
         raise ValueError(f"{kind.__name__} lacks a part") from error
 
 
-@functools.lru_cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+@functools.cache
+def _fits(kind: Any) -> dict[str, _Fit]:
+    return {name: _fit(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
-def _fitting(hint: Any, value: object, name: str) -> Any:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    kind = next(option for option in options if option is not type(None))
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return from_plain(kind, value)
-    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and len(value) <= MOST_ITEMS:
-        items = typing.get_args(kind)
-        if items[1:] == (...,):
-            items = items[:1] * len(value)
-        if len(items) == len(value):
-            return tuple(_fitting(item, part, name) for item, part in zip(items, value, strict=True))
-    elif kind is bool and isinstance(value, bool):
-        return value
-    elif kind is str and isinstance(value, str):
-        if len(value) <= MOST_CHARS:
-            return value
-    elif (kind is float and type(value) in (int, float)) or (kind is int and type(value) is int):
-        number = typing.cast("int | float", value)
-        if math.isfinite(number) and abs(number) < LARGEST:
-            return kind(number)
-    raise ValueError(f"{name} is not as it should be")
+def _fit(hint: Any) -> _Fit:
+    """What makes of a value what the annotation says."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner = _fit(next(option for option in typing.get_args(hint) if option is not type(None)))
+        return lambda value: None if value is None else inner(value)
+    if typing.get_origin(hint) is tuple:
+        return _fit_tuple(typing.get_args(hint))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return functools.partial(from_plain, hint)
+    if hint in (int, float):
+        return functools.partial(_number, hint)
+    plain: dict[Any, _Fit] = {bool: _truth, str: _text}
+    return plain[hint]
+
+
+def _fit_tuple(items: Sequence[Any]) -> _Fit:
+    if items[1:] != (...,):
+        return functools.partial(_each, tuple(map(_fit, items)))
+    if items[0] in (int, float):
+        return functools.partial(_numbers, items[0])
+    return functools.partial(_all, _fit(items[0]))
+
+
+def _each(fits: Sequence[_Fit], values: object) -> tuple[Any, ...]:
+    found = _list(values)
+    if len(found) != len(fits):
+        raise _UnfitError
+    return tuple(fit(value) for fit, value in zip(fits, found, strict=True))
+
+
+def _all(fit: _Fit, values: object) -> tuple[Any, ...]:
+    return tuple(map(fit, _list(values)))
+
+
+def _numbers(kind: type[int | float], values: object) -> tuple[int | float, ...]:
+    """As ``_number`` for each, in a few passes: a recording has more than a thousand."""
+    found = _list(values)
+    if not set(map(type, found)) <= {int, kind} or not all(map(LARGEST.__gt__, map(abs, found))):
+        raise _UnfitError
+    return tuple(map(kind, found))
+
+
+def _list(values: object) -> Sequence[Any]:
+    if not isinstance(values, (list, tuple)) or len(values) > MOST_ITEMS:
+        raise _UnfitError
+    return values
+
+
+def _number(kind: type[int | float], value: Any) -> int | float:
+    if type(value) not in (int, kind) or not abs(value) < LARGEST:  # NaN is not below it
+        raise _UnfitError
+    return kind(value)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _UnfitError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MOST_CHARS:
+        raise _UnfitError
+    return value

@@ -7,6 +7,7 @@ can read and change them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -99,7 +100,12 @@ def choose_tempo(
 
 def range_bpm(label: str, own_ranges: Mapping[str, Sequence[float]]) -> Sequence[float] | None:
     """Slowest and fastest tempo of a label in beats a minute, or None where it has no preference."""
-    known = _KNOWN | {key(name): span for name, span in own_ranges.items()}
+    return _range_bpm(label, tuple((name, tuple(span)) for name, span in own_ranges.items()))
+
+
+@lru_cache(maxsize=4096)
+def _range_bpm(label: str, own_ranges: tuple[tuple[str, tuple[float, ...]], ...]) -> tuple[float, ...] | None:
+    known = _KNOWN | {key(name): span for name, span in own_ranges}
     name = key(label).removesuffix("music")
     for start in range(len(name)):
         if name[start:] in known:
@@ -108,16 +114,15 @@ def range_bpm(label: str, own_ranges: Mapping[str, Sequence[float]]) -> Sequence
 
 
 def _likelihood(bpms: np.ndarray, genres: Mapping[str, float], own_ranges: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """How likely each tempo is in music of these genres, 0 to 1."""
-    rest = max(0.0, 1 - sum(genres.values()))
-    total = rest * usual(bpms)
-    for label, probability in genres.items():
-        span = range_bpm(label, own_ranges)
-        if span is None:
-            total = total + probability * usual(bpms)
-        else:
-            beyond = np.maximum(0, np.maximum(np.log(span[0] / bpms), np.log(bpms / span[1]))) / _EDGE
-            total = total + probability * np.maximum(_ELSEWHERE, np.exp(-0.5 * beyond**2))
+    """How likely each tempo (n,) is in music of these genres, 0 to 1."""
+    spans = {label: span for label in genres if (span := range_bpm(label, own_ranges)) is not None}
+    without = sum(probability for label, probability in genres.items() if label not in spans)
+    total = (without + max(0.0, 1 - sum(genres.values()))) * usual(bpms)
+    if spans:
+        slowest, fastest = np.array(list(spans.values())).T[:, :, None]
+        beyond = np.maximum(0, np.maximum(np.log(slowest / bpms), np.log(bpms / fastest))) / _EDGE  # (genres, n)
+        inside = np.maximum(_ELSEWHERE, np.exp(-0.5 * beyond**2))
+        total = total + np.array([genres[label] for label in spans]) @ inside
     return np.asarray(total)
 
 

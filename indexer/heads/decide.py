@@ -92,7 +92,7 @@ def _timeline(head: Head, vector: np.ndarray, trajectories: Sequence[Trajectory]
     The head's logits are affine, so they are computed for the few directions instead of for every segment.
     """
     rank = sum(len(trajectory.basis) for trajectory in trajectories)
-    points = np.zeros((rank + 2, len(vector)), np.float32)  # the directions, the vector itself, zero
+    points = np.zeros((rank + 2, len(vector)))  # the directions, the vector itself, zero
     points[rank] = vector
     row = column = 0
     first = trajectories[0]
@@ -109,7 +109,8 @@ def _timeline(head: Head, vector: np.ndarray, trajectories: Sequence[Trajectory]
 
 def _second_genre(probabilities: np.ndarray, labels: Sequence[str], genre: str, threshold: float) -> str | None:
     """Return the other genre that most segments are decidedly of, or None when they are too few."""
-    winners = np.where(probabilities.max(axis=1) >= threshold, probabilities.argmax(axis=1), -1)
-    counts = {label: int((winners == i).sum()) for i, label in enumerate(labels) if label != genre}
-    label = max(counts, key=lambda name: counts[name])
-    return label if counts[label] >= max(SECOND_SEGMENTS, SECOND_SHARE * len(winners)) else None
+    winners = probabilities.argmax(axis=1)[probabilities.max(axis=1) >= threshold]
+    counts = np.bincount(winners, minlength=len(labels))
+    counts[labels.index(genre)] = 0
+    second = int(counts.argmax())
+    return labels[second] if counts[second] >= max(SECOND_SEGMENTS, SECOND_SHARE * len(probabilities)) else None

@@ -41,6 +41,7 @@ class LinearHead:
     )  # JSON: what it learned from, settings, metrics; not part of the id
     id: str = field(init=False)
     kind: str = field(init=False)
+    _columns: np.ndarray = field(init=False, repr=False)  # the weights (width, K) in float64
 
     def __post_init__(self) -> None:
         """Check the numbers and derive the id."""
@@ -66,6 +67,7 @@ class LinearHead:
             about["by_words"] = True
         if self.acoustic:  # a head without such labels keeps the id that it had before there was this check
             about["acoustic"] = self.acoustic
+        object.__setattr__(self, "_columns", self.weight.T.astype(np.float64))
         object.__setattr__(self, "kind", BY_WORDS if self.by_words else KIND)
         object.__setattr__(self, "id", tensorfile.digest(about, self._arrays()))
 
@@ -121,7 +123,7 @@ class LinearHead:
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, K) float64 for vectors (n, width); raises ModelError for another width."""
         check_vectors(vectors, self.weight.shape[1], self.name)
-        return np.asarray(vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias)
+        return np.asarray(vectors.astype(np.float64, copy=False) @ self._columns + self.bias)
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, K) float32 probabilities for vectors (n, width); raises ModelError for another width."""

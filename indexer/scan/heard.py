@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from indexer.encoders.musicnn.tags import named
 from indexer.heads.decide import NOT_ELECTRONIC
-from indexer.heads.electronic import LIMIT, Ear
+from indexer.heads.electronic import LIMIT, Ear, Heard
 from indexer.library import registered
 from indexer.library.facts import sound_vectors
 from indexer.library.store import Store
@@ -35,20 +35,24 @@ def hear_cached(
                     done += len(page)
 
 
-def hear(store: Store, ears: Sequence[Ear], recording_id: int, encoder_id: str, vector: bytes) -> None:
-    """Store what is heard in a recording that was embedded just now, unless a better ear has heard it."""
-    for ear in ears:
-        if encoder_id in ear.encoder_ids:
-            _hear(store, ear, [(recording_id, vector)])
-            return
-        if store.heard_by(recording_id) == ear.id:
-            return
+def hear(store: Store, ears: Sequence[Ear], recording_id: int, encoder_id: str, vector: bytes) -> float | None:
+    """Store what is heard in a recording that was embedded just now, unless a better ear has heard it.
+
+    Returns how electronic it sounds; None where nothing was stored.
+    """
+    place = next((place for place, ear in enumerate(ears) if encoder_id in ear.encoder_ids), None)
+    if place is None or (place > 0 and store.heard_by(recording_id) in [ear.id for ear in ears[:place]]):
+        return None
+    found = _hear(store, ears[place], [(recording_id, vector)])
+    return found[0].electronic if found else None
 
 
-def _hear(store: Store, ear: Ear, cached: Sequence[tuple[int, bytes]]) -> None:
-    """``cached``: (recording id, vector); a damaged vector tells nothing."""
+def _hear(store: Store, ear: Ear, cached: Sequence[tuple[int, bytes]]) -> list[Heard]:
+    """``cached``: (recording id, vector); a damaged vector tells nothing. Returns what was stored."""
     places, vectors = sound_vectors([vector for _, vector in cached], ear.width)
-    for place, heard in zip(places, ear.hear(vectors), strict=True):
+    found = ear.hear(vectors)
+    for place, heard in zip(places, found, strict=True):
         recording_id = cached[place][0]
         store.put_heard(recording_id, ear.id, named(heard.tags), heard.tags, heard.electronic)
         store.forget_contradicted(recording_id, NOT_ELECTRONIC, holds=heard.electronic < LIMIT)
+    return found

@@ -61,7 +61,7 @@ def _store_found(store: Store, item: Changed, found: dict[str, Any]) -> KnownFil
     file_tags = Tags.from_json(found["tags"])
     audio = found["audio"]
     stat = Stat(**found["stat"])
-    with store.transaction():
+    with store.joined():
         known_id = store.known_recording(found["audio_sha256"])
         recording_id = store.add_recording(found["audio_sha256"], **audio) if known_id is None else known_id
         # What is asked of other files of the recording is not asked of one that is new: a large library has many.

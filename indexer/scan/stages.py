@@ -22,7 +22,7 @@ from indexer.heads.decide import sure_from
 from indexer.library.readonly import Row
 from indexer.listen.executor import Embedded
 from indexer.models.choice import Model
-from indexer.scan.classify import classify_recording
+from indexer.scan.classify import JustFound, classify_recording
 from indexer.scan.heard import hear
 from indexer.scan.label_sets import Cached, classify_in_set, is_classified
 from indexer.scan.policy import Label
@@ -117,6 +117,8 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
     audio_s = 0.0
     roughly = False
     made: dict[str, Cached] = {}
+    electronic: float | None = None
+    analysis: Analysis | None = None
     for part in missing:
         # What was heard whole before is never replaced by less.
         rough = not whole and run.pace.is_rough() and not run.store.has_embedding(file.recording_id, part.encoder_id)
@@ -143,19 +145,27 @@ def _embed_missing(run: Run, model: Model, file: KnownFile, missing: list[Part],
                     file.recording_id, part.encoder_id, result.vector, result.units, result.trajectory, rough=rough
                 )
                 if result.analysis is not None:
-                    _put_analysis(run, file.recording_id, result.analysis)
+                    analysis = result.analysis
+                    _put_analysis(run, file.recording_id, analysis)
                     run.counts.analysed += 1
                 if part.words_id and result.words:
                     vector, trajectory = result.words
                     run.store.put_embedding(
                         file.recording_id, part.words_id, vector, result.units, trajectory, rough=rough
                     )
-                hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
+                heard = hear(run.store, model.ears, file.recording_id, part.encoder_id, result.vector)
+                electronic = electronic if heard is None else heard
                 if not rough:
                     run.store.set_decoded_length(file.recording_id, result.duration_s)
                 made[part.encoder_id] = (result.vector, result.trajectory)
                 if part is missing[-1]:
-                    _classify_again(run, file, made) if whole else _classify(run, file.recording_id, made)
+                    # Of a recording that was found just now there is no more than this.
+                    tempo = analysis.tempo if analysis else None
+                    just_found = JustFound(electronic, tempo, roughly) if file.is_new else None
+                    if whole:
+                        _classify_again(run, file, made)
+                    else:
+                        _classify(run, file.recording_id, made, just_found)
         except ModelError as e:
             raise _RecordingFailedError(str(e)) from e
     run.counts.rough += roughly
@@ -290,10 +300,16 @@ def _look_at_tags_again(run: Run, file: KnownFile) -> None:
     file.row = run.store.file(file.row.id)
 
 
-def _classify(run: Run, recording_id: int, made: Mapping[str, Cached] = MappingProxyType({})) -> None:
+def _classify(
+    run: Run,
+    recording_id: int,
+    made: Mapping[str, Cached] = MappingProxyType({}),
+    just_found: JustFound | None = None,
+) -> None:
     """Store the heads' predictions from the cached embeddings; call it inside a transaction.
 
-    ``made``: by encoder those that were stored just now, 42 kB each, which are not read again.
+    ``made``: by encoder those that were stored just now, 42 kB each, which are not read again. ``just_found``: likewise
+    what else the prediction depends on.
     """
     for one in run.sets:
         classify_in_set(run.store, recording_id, one, made)
@@ -301,4 +317,5 @@ def _classify(run: Run, recording_id: int, made: Mapping[str, Cached] = MappingP
         return
     rows = [made.get(one) or run.store.embedding(recording_id, one) for one in run.model.inputs]
     cached = [(row[0], row[1]) for row in rows if row is not None]
-    classify_recording(run.store, recording_id, run.model.head, run.threshold, cached, run.settings.tempo_ranges)
+    head, ranges = run.model.head, run.settings.tempo_ranges
+    classify_recording(run.store, recording_id, head, run.threshold, cached, ranges, just_found)

@@ -1,10 +1,12 @@
 """A real Dask cluster on loopback, in processes of its own, whose workers can be made to fail.
 
 Loaded by a worker (`dask worker --preload`) this module changes its sessions by CLUSTER_TEST: {"delay_s": before every
-file, "kill": name of a file that ends the worker, "instant": answers without reading, "decode_s": after so long a sleep
-in a reader, "lies": {name of a worker: what it answers instead of the truth}}.
+file, "kill": name of a file that ends the worker, "instant": answers without reading (its value: how many numbers a
+vector has), "decode_s": after so long a sleep in a reader, "lies": {name of a worker: what it answers instead of the
+truth}}.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -15,16 +17,18 @@ import sys
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.encoders.load import built_in_info
 from indexer.encoders.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import distributed
+
+    from indexer.analysis.analyser import Analysis
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT_S = 60.0
@@ -216,20 +220,16 @@ def dask_setup(worker: "distributed.Worker") -> None:
     def bent(self: Session, op: str, item: Item) -> "Future[object]":
         if bend.get("kill", "\0").encode() in item[0]:
             os.kill(os.getpid(), signal.SIGKILL)
-        if bend.get("instant") and op == "embed" and bend.get("decode_s"):
-            return self._readers.submit(lambda _worker: time.sleep(bend["decode_s"]) or instant(op, item).result())
         if bend.get("instant"):
-            return instant(op, item)
+            analysed = item[4] and bool(bend.get("analysed"))
+            answer = partial(instant, op, item[0], item[1], item[2], width=bend["instant"], analysed=analysed)
+            if op == "inspect" or not bend.get("decode_s"):
+                return answer()
+            return self._readers.submit(lambda _worker: time.sleep(bend["decode_s"]) or answer().result())
         time.sleep(bend.get("delay_s", 0.0))
         return begin(self, op, item)
 
     Session.begin = bent  # type: ignore[method-assign]
-
-
-WIDTH, SEGMENTS = built_in_info().width, 200  # the coordinator refuses a vector of another width
-
-
-TRAJECTORY = Trajectory(6.0, np.ones((SEGMENTS, 8), np.float32), np.ones((8, WIDTH), np.float32)).to_bytes()
 
 
 class ExitOnArrivalError(Exception):
@@ -265,30 +265,49 @@ def tell(lie: str) -> None:
     ours.prove, ours.work = lying_proof, lying_work  # type: ignore[assignment]
 
 
-def vector_of(path: bytes) -> bytes:
-    """A vector (WIDTH,) of float16 that the path alone decides."""
-    digest = np.frombuffer(hashlib.sha256(path).digest(), np.uint8)
-    return np.resize(digest, WIDTH).astype("<f2").tobytes()
+SEGMENTS = 200  # of a trajectory
 
 
-def instant(op: str, item: tuple) -> "Future[object]":
-    """An answer of the usual size, without reading anything."""
+@functools.cache
+def usual(width: int) -> "tuple[bytes, Analysis]":
+    """The trajectory of a vector of so many numbers, and what is measured in five minutes of music."""
+    from indexer.analysis.analyser import Analyser
+    from tests.helpers.synth import music
+
+    channels = np.tile(music(60.0).T, 5)
+    analyser = Analyser()
+    for second in np.split(channels, channels.shape[1] // 44_100, axis=1):
+        analyser.hear(second.mean(axis=0), second, 44_100)
+    course = Trajectory(6.0, np.ones((SEGMENTS, 8), np.float32), np.ones((8, width), np.float32))
+    return course.to_bytes(), analyser.finish()
+
+
+@functools.cache
+def usual_tags() -> dict:
     from indexer.files.tags.read import Tags
+
+    return Tags(artist="somebody", album="something").to_json()
+
+
+def instant(op: str, path: bytes, size: int, mtime_ns: int, *, width: int, analysed: bool) -> "Future[object]":
+    """An answer of the usual size, without reading anything. ``width``: numbers in a vector, which the path decides."""
     from indexer.listen.executor import Embedded
 
-    path, size, mtime_ns, *_ = item
+    digest = hashlib.sha256(path)
     future: Future[object] = Future()
     if op == "inspect":
         future.set_result(
             {
                 "stat": {"dev": 0, "ino": 0, "size": size, "mtime_ns": mtime_ns},
                 "container": "mp3",
-                "audio_sha256": hashlib.sha256(path).hexdigest(),
+                "audio_sha256": digest.hexdigest(),
                 "damage": None,
-                "tags": Tags(title=os.fsdecode(path)[-20:], artist="somebody", album="something").to_json(),
+                "tags": {**usual_tags(), "title": os.fsdecode(path)[-20:]},
                 "audio": {"codec": "mp3", "sample_rate_hz": 44_100, "channels": 2, "duration_s": 300.0},
             }
         )
     else:
-        future.set_result(Embedded(vector_of(path), 50, TRAJECTORY, 300.0))
+        trajectory, analysis = usual(width)
+        vector = np.frombuffer(digest.digest(), np.uint8).astype("<f2").tobytes() + bytes(2 * (width - 32))
+        future.set_result(Embedded(vector, 50, trajectory, 300.0, analysis=analysis if analysed else None))
     return future

@@ -96,6 +96,13 @@ class Database:
             with plain_errors(self.path):
                 raise
 
+    def joined(self) -> contextlib.AbstractContextManager[None]:
+        """Run the block in the open transaction, which takes it back with the rest where that fails; else in its own.
+
+        A savepoint more would copy every page that the block changes once more.
+        """
+        return contextlib.nullcontext() if self.connection.in_transaction else self.transaction()
+
     def _run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
         try:  # runs twenty times for each recording, so it uses neither a context manager nor sqlite-utils
             return self.connection.execute(sql, parameters)

@@ -124,16 +124,18 @@ class Judgements(Database):
         reason: str | None = None,
         second_genre: str | None = None,
         tempo: tuple[float, float] | None = None,
+        rough: bool | None = None,
     ) -> None:
         """Store a prediction as heads/decide.py made it: all scores, the best of them, and whether it is decided.
 
-        ``tempo``: (beats a minute, confidence) that these genres choose. Call it inside a transaction.
+        ``tempo``: (beats a minute, confidence) that these genres choose. ``rough``: whether the recording is heard only
+        roughly by an encoder of the head; None: that is looked up. Call it inside a transaction.
         """
         genre = max(scores, key=lambda label: scores[label])
         self._run(
             "INSERT OR REPLACE INTO predictions (recording_id, head_id, genre, confidence, threshold, decided,"
             " reason, second_genre, tempo_bpm, tempo_confidence, rough)"
-            f" VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, {_ROUGH_UNDER_HEAD})",
+            f" VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, {'?11' if rough is not None else _ROUGH_UNDER_HEAD})",
             (
                 recording_id,
                 head_id,
@@ -144,11 +146,14 @@ class Judgements(Database):
                 reason,
                 second_genre,
                 *(tempo or (None, None)),
+                *((int(rough),) if rough is not None else ()),
             ),
         )
-        self._many(
-            "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability) VALUES (?, ?, ?, ?)",
-            [(recording_id, head_id, label, p) for label, p in scores.items()],
+        # One statement: inside a savepoint, each that may replace rows copies the page that it changes.
+        self._run(
+            "INSERT OR REPLACE INTO scores (recording_id, head_id, genre, probability)"
+            " SELECT ?, ?, key, value FROM json_each(?)",
+            (recording_id, head_id, json.dumps(scores)),
         )
 
     def scores_by_head(self, recording_id: int) -> dict[str, dict[str, float]]:
