@@ -203,11 +203,16 @@ def test_what_is_decided_is_written_shown_settled_and_undone(moody):
     moody.files[0].chmod(0o444)
     done = moody.scan()
     assert (done["tags_written"], done["not_written"], moody.fields()) == (5, 1, [None, *["dark"] * 5])
+    found = moody.cli.json("correct", "--set", "mood", moody.files[0], "dark", code=1, env=moody.env)
+    assert found["files"] == [{"path": str(moody.files[0]), "reason": "read-only file or file system"}]
     moody.files[0].chmod(0o644)
     assert (moody.scan()["tags_written"], moody.fields()) == (1, ["dark"] * 6)
     assert not_written(moody) == {}
     moody.config.write_text('write_tags_key = true\nwrite_tags = "off"\n')  # the set is gone: left as it is
     assert (moody.scan()["cached"], moody.fields()) == (6, ["dark"] * 6)
+    assert "write  done        (none) -> (none); INDEXER_MOOD dark" in (
+        moody.cli("tags", "history", moody.files[0]).stdout
+    )
     run = sql(moody.cli.db, "SELECT max(run_id) FROM tag_writes")[0][0]
     moody.cli("tags", "undo", "--run", run)
     assert moody.fields() == [None, *["dark"] * 5]
@@ -267,6 +272,8 @@ def test_what_stands_there_already_is_left_alone(moody):
     file.save()
     moody.scan()
     assert sorted(map(str, moody.fields())) == ["dark"] * 5 + ["mine"]
-    moody.cli("correct", "--set", "mood", first, "sad", env=moody.env)
+    found = moody.cli("correct", "--set", "mood", first, "sad", code=1, env=moody.env).stdout
+    assert "its INDEXER_MOOD is 'mine', which another program wrote" in found
+    assert "in the tags of 0;" in found
     assert read_tags(first, "flac").set_fields == {MOOD: "mine"}
     assert not_written(moody) == {}

@@ -40,6 +40,7 @@ def history_text(rows: list[dict[str, Any]]) -> str:
     """The result of `indexer tags history`: a line for each write to a file."""
     lines = [
         f"{row['written_at']}  {row['action']:5}  {row['state']:10}  {genres(row['before'])} -> {genres(row['after'])}"
+        + "".join(f"; {field} {value}" for field, value in row["added"].items())
         + (f"  ({row['reason']})" if row["reason"] else "")
         for row in rows
     ]
@@ -294,7 +295,8 @@ def _measured(result: dict[str, Any]) -> Iterator[str]:
 def corrected_in_set_text(found: dict[str, Any]) -> str:
     """The result of `indexer correct --set`."""
     lines = [f"{f['path']}: not written into its tags: {f['reason']}" for f in found["files"] if f["reason"]]
-    where = {"off": "in the library", "written": "in the library and in the tags"}
+    tagged = len(found["files"]) - len(lines)
+    where = {"off": "in the library", "written": f"in the library and in the tags of {tagged:,}"}
     later = "in the library; another indexer works on it, and the next scan writes the tags"
     lines.append(
         f"{count(len(found['files']), 'file')} corrected to {found['label']} in the set {found['set']},"

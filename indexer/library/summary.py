@@ -134,16 +134,22 @@ def as_it_ended(run: dict[str, Any], db: Path) -> dict[str, Any]:
 
 
 def history(db: Path, path: Path) -> list[dict[str, Any]]:
-    """The journal entries of a file, the oldest first."""
+    """The journal entries of a file, the oldest first; ``added``: the fields of ours beside the genre, after it."""
     conn = open_readonly(db)
     exact = os.path.realpath(os.fsencode(path))
     rows = conn.execute(
-        "SELECT written_at, action, state, reason, before, after, run_id FROM tag_writes WHERE path = ? OR file_id = "
-        "(SELECT id FROM files WHERE path = ?) ORDER BY id",
+        "SELECT written_at, action, state, reason, before, after, run_id, json_extract(json_extract(evidence,"
+        " '$.columns.indexer_added'), '$.added') AS added FROM tag_writes WHERE path = ? OR file_id ="
+        " (SELECT id FROM files WHERE path = ?) ORDER BY id",
         (exact, exact),
     ).fetchall()
     conn.close()
     return [
-        {**dict(r), "before": json.loads(r["before"] or "null"), "after": json.loads(r["after"] or "null")}
+        {
+            **dict(r),
+            "before": json.loads(r["before"] or "null"),
+            "after": json.loads(r["after"] or "null"),
+            "added": json.loads(r["added"] or "{}"),
+        }
         for r in rows
     ]

@@ -47,6 +47,17 @@ def tag_genre(reader: Reader, path: bytes) -> str | None:
     return row["genre"] if row else None
 
 
+def label_in_tags(reader: Reader, path: bytes, field: str) -> tuple[str | None, str | None]:
+    """The text in a label set's field of a file when it was last read, and why the file's last write was refused."""
+    row = reader.execute(
+        "SELECT json_extract(t.set_fields, '$.' || ?) AS label, w.reason FROM files f"
+        " LEFT JOIN tags t ON t.file_id = f.id LEFT JOIN tag_writes w ON w.state = 'refused'"
+        " AND w.id = (SELECT max(x.id) FROM tag_writes x WHERE x.file_id = f.id) WHERE f.path = ?",
+        (field, path),
+    ).fetchone()
+    return (row["label"], row["reason"]) if row else (None, None)
+
+
 def track_of(reader: Reader, recording_id: int) -> Track:
     """One file of a recording, a readable one where there is one."""
     row = reader.execute(

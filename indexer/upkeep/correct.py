@@ -9,14 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from indexer.config import Settings
+from indexer.config import Settings, set_field
 from indexer.errors import ConfigError, LockedError
+from indexer.files.tags.read import clean
 from indexer.files.walk import resolve_named
 from indexer.learn.corrections import label_for, open_for_corrections, say_in_set
 from indexer.library.lock import library_lock
-from indexer.library.readonly import open_readonly, reading
+from indexer.library.readonly import Reader, open_readonly, reading
 from indexer.library.store import Store
-from indexer.library.tracks import tag_genre
+from indexer.library.tracks import label_in_tags, tag_genre
 from indexer.scan.run import Scan
 from indexer.wording import printable
 
@@ -74,9 +75,9 @@ def correct_in_set(
 ) -> dict[str, Any]:
     """Store a label of a set for the recordings in files and folders: {set, label, tags, files}.
 
-    files: one entry for each file that holds one of the recordings, {path, reason}. tags: as ``correct`` has it; "off"
-    where the settings do not have the set written into files: then none is opened. Raises ConfigError as ``correct``
-    does, and for a set that the settings do not name.
+    files: one entry for each file that holds one of the recordings, {path, reason}; the reason why it is not in the
+    file's tags. tags: as ``correct`` has it; "off" where the settings do not have the set written into files: then none
+    is opened. Raises ConfigError as ``correct`` does, and for a set that the settings do not name.
     """
     name, told = settings.label_set(label_set)
     with open_for_corrections(settings.db) as store:
@@ -91,8 +92,21 @@ def correct_in_set(
             Scan(settings, problems).run([Path(os.fsdecode(path)) for path in files])
         except LockedError:
             tags = "later"
-    entries = [{"path": printable(path), "reason": problems.reasons.get(os.fsdecode(path))} for path in files]
+    with reading(settings.db) as conn:
+        why = {path: _why_not_in_tags(conn, path, set_field(name), meant) for path in files if tags == "written"}
+    entries = [
+        {"path": printable(path), "reason": problems.reasons.get(os.fsdecode(path)) or why.get(path)} for path in files
+    ]
     return {"set": name, "label": meant, "tags": tags, "files": entries}
+
+
+def _why_not_in_tags(conn: Reader, path: bytes, field: str, label: str) -> str | None:
+    """Why a file's tags do not say this label after they were to be written; None where they do."""
+    standing, refused = label_in_tags(conn, path, field)
+    if standing == clean(label):
+        return None
+    theirs = f"its {field} is '{standing}', which another program wrote" if standing else None
+    return refused or theirs or f"its {field} is not written yet"
 
 
 def _recordings(store: Store, path: bytes) -> list[int]:
