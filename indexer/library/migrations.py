@@ -27,7 +27,7 @@ def migrate(db: Any, path: Path) -> None:
 
     migrations = Migrations("indexer")
     for name, sql in schema_files():
-        migrations(name=name)(lambda db, sql=sql: db.executescript(sql))
+        migrations(name=name)(lambda db, sql=sql: _run(db, sql))
     known = {name for name, _ in schema_files()}
     unknown = sorted(m.name for m in migrations.applied(db) if m.name not in known)
     if unknown:
@@ -46,6 +46,21 @@ def migrate(db: Any, path: Path) -> None:
             raise
         kept = f"; a copy from before is {backup}" if backup else ""
         raise StoreError(f"{path}: the schema could not be brought up to date ({e}); it is unchanged{kept}") from e
+
+
+def _run(db: Any, script: str) -> None:
+    """Run a script within the transaction of its migration, a statement at a time.
+
+    sqlite-utils' own ``executescript`` looks at every character for the end of a statement: most of the time that a
+    new library takes.
+    """
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
+    db.execute(statement)  # what no semicolon ends
 
 
 def _back_up(db: Any, path: Path, migration: str) -> Path:
