@@ -35,7 +35,7 @@ def cleaned(text: str) -> str:
     """The text without control characters. Raises ModelError where nothing is left, or it is longer than any use."""
     if len(text) > MAX_CHARACTERS:
         raise ModelError(f"a text of {len(text):,} characters: say it in fewer words")
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    shown = " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())  # as BERT's tokenizer does
     if not shown:
         raise ModelError('no words: say what to look for, such as "melancholic dub techno with deep chords"')
     return shown
