@@ -12,7 +12,7 @@ import soxr
 from indexer.analysis import fingerprint
 from indexer.analysis.fingerprint import Fingerprint, FingerprintMeter, aligned
 from indexer.encoders.synthesis import SAMPLE_RATE_HZ, make_track
-from indexer.library.duplicates import groups_of
+from indexer.library.duplicates import _merits, groups_of
 from indexer.library.readonly import reading
 from indexer.library.store import Store
 from indexer.library.vectors import projection, same_sound
@@ -285,6 +285,18 @@ def test_each_merit_decides_where_the_weightier_ones_are_equal(quick_cli, folder
     assert kept()[:2] == ("0 again.mp3", ["it carries data of Serato, Traktor"])
     change(quick_cli, "UPDATE tags SET dj_data = NULL")
     assert kept()[:2] == ("0 again.mp3", ["it has 4 of 5 tags, not 3"])
+
+
+def test_a_little_less_than_a_usual_bit_rate_decides_nothing():
+    """The rate is the size by the length, so files of one rate differ by a little."""
+    copy = {
+        "truncated": False, "lossless": False, "lossy_suspect": None, "sample_rate_hz": 44_100, "dj_data": None,
+        "tags": 5, "label": None, "size": 1,
+    }  # fmt: skip
+    for usual in (128, 192, 256, 320):
+        merits = [_merits({**copy, "kbit_s": usual + off}) for off in (-3, 0, 3)]
+        assert merits[0] == merits[1] == merits[2]
+    assert _merits({**copy, "kbit_s": 320}) > _merits({**copy, "kbit_s": 256})
 
 
 def test_a_library_without_doubles_says_so(quick_cli, folder):

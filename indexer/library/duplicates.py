@@ -28,7 +28,7 @@ _COPIES = (
     " LEFT JOIN same_sound s ON s.recording_id = t.recording_id ORDER BY g.files DESC, g.first_id, t.recording_id, t.id"
 )
 _TAGS = ("title", "artist", "album", "year", "tag_genre")
-_KBIT_STEP = 16  # a smaller difference of two lossy files decides nothing
+_KBIT_STEP = 16  # bit rates of lossy files count in such steps; the usual ones lie in the middle of one
 # A lossless file that was lossy once counts as what it came from, by where its spectrum ends: LAME's lowpass.
 _EDGES_HZ, _EDGE_KBIT_S = (16_000, 17_000, 19_000, 20_000, 20_500), (112, 128, 192, 256, 320)
 
@@ -104,7 +104,7 @@ def _merits(copy: dict[str, Any]) -> tuple[float, ...]:
     return (
         not copy["truncated"],
         is_lossless,
-        0 if is_lossless else _lossy_kbit_s(copy) // _KBIT_STEP,
+        0 if is_lossless else round(_lossy_kbit_s(copy) / _KBIT_STEP),
         copy["sample_rate_hz"] or 0,
         bool(copy["dj_data"]),
         copy["tags"],
