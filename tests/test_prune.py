@@ -100,11 +100,10 @@ def test_a_command_that_only_reads_brings_a_library_of_an_earlier_version_up_to_
     with library_lock(library.db):
         assert "was made by an earlier version" in library("status", code=2).stderr
     assert library.json("status")["files"]
-    assert library.db.with_name("library.db.before-016_label_sets.bak").exists()
+    assert library.db.with_name("library.db.before-018_set_fields.bak").exists()
 
 
 def forget_the_newest_migration(db):
     with closing(sqlite3.connect(db)) as conn, conn:
-        conn.execute("DROP TABLE label_sets")
-        conn.execute("DROP TABLE set_corrections")
-        conn.execute("DELETE FROM _sqlite_migrations WHERE name LIKE '016%'")
+        conn.execute("ALTER TABLE tags DROP COLUMN set_fields")
+        conn.execute("DELETE FROM _sqlite_migrations WHERE name LIKE '018%'")
