@@ -8,7 +8,9 @@ import pytest
 
 from indexer.analysis.camelot import parse_key
 from indexer.analysis.mixing import Mixable, key_reason, reasons, sound_reason, tempo_reason
+from indexer.files.audio.identity import Stat
 from indexer.library.store import Store
+from indexer.library.vectors.mixing import mixable_of
 from tests.helpers.pages import Pages
 from tests.helpers.vectors import fill
 
@@ -129,6 +131,16 @@ def test_the_tags_word_comes_first_unless_it_is_ours_or_names_nothing(library):
     assert {number: (one["tempo_bpm"], one["key"]) for number, one in of.items()} == {
         1: (150.0, "6A"), 3: (128.0, "9A"), 4: (140.0, "8A"),
     }  # fmt: skip
+
+
+def test_a_key_in_the_tags_of_one_copy_is_known_whatever_stands_in_another(tmp_path):
+    with Store(tmp_path / "library.db") as store:
+        recording = store.recording("0" * 64, codec="mp3", sample_rate_hz=1, channels=1, duration_s=1.0)
+        for n, text in enumerate((None, "8A", "unknown")):
+            stat = Stat(1, n, 1, 1)
+            file = store.put_file(b"/m/%d" % n, stat, root_id=None, state="ready", recording_id=recording)
+            store.put_tags(file, {"musical_key": text})
+        assert mixable_of(store.connection, [recording])[recording].key == parse_key("Am")
 
 
 def test_similar_without_mix_is_as_before(library):

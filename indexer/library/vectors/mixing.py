@@ -20,7 +20,7 @@ def mixable_of(reader: Reader, recordings: Sequence[int]) -> dict[int, Mixable]:
     """What is known of each recording that a mix needs."""
     rows = reader.execute(
         f"SELECT f.recording_id, a.recording_id IS NOT NULL AS measured, {TEMPO_BPM} AS tempo_bpm, a.key,"
-        f" max({THEIR_BPM}) AS tag_bpm, max({THEIR_KEY}) AS tag_key FROM files f {MEASURED_JOIN}"
+        f" max({THEIR_BPM}) AS tag_bpm, group_concat({THEIR_KEY}, char(10)) AS tag_keys FROM files f {MEASURED_JOIN}"
         " LEFT JOIN heads h ON h.in_use = 1"
         " LEFT JOIN predictions p ON p.recording_id = f.recording_id AND p.head_id = h.id"
         " LEFT JOIN tags t ON t.file_id = f.id"
@@ -28,9 +28,16 @@ def mixable_of(reader: Reader, recordings: Sequence[int]) -> dict[int, Mixable]:
         tuple(recordings),
     )
     return {
-        row["recording_id"]: mixable(dict(row) if row["measured"] else None, row["tag_bpm"], row["tag_key"])
+        row["recording_id"]: mixable(
+            dict(row) if row["measured"] else None, row["tag_bpm"], _first_key(row["tag_keys"])
+        )
         for row in rows
     }
+
+
+def _first_key(texts: str | None) -> str | None:
+    """The first of the texts in the tags of a recording's files, a line each, that names a key."""
+    return next(filter(parse_key, (texts or "").split("\n")), None)
 
 
 def mixable(measured: Mapping[str, Any] | None, tag_bpm: float | None, tag_key: str | None) -> Mixable:
