@@ -1,20 +1,25 @@
 """`indexer find`: the tracks nearest to a text, compared with the reference for clips of one unit; what goes wrong."""
 
+import asyncio
 import importlib.util
 import json
 import shutil
+import signal
 import socket
 import threading
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 
+from indexer.config import Settings
 from indexer.encoders import text
 from indexer.encoders.m2d.checkpoint import inspect
+from indexer.errors import ModelError
 from indexer.library.store import Store
 from indexer.models import texts, word_list
-from indexer.web import neighbours
+from indexer.web import find, neighbours
 from tests.helpers import checkpoints, reference_m2d, words
 from tests.helpers.cli import Cli
 from tests.helpers.pages import Pages
@@ -246,3 +251,22 @@ def test_the_process_of_texts_gives_the_vector(library):
     assert [track["similarity"] for track in found["tracks"]] == pytest.approx(
         [track["similarity"] for track in library.json("find", SAID)], abs=1e-5
     )
+
+
+def test_a_text_encoder_that_hangs_is_killed_and_not_asked_again(monkeypatch):
+    started = []
+
+    async def start(_module, _settings, *, longest_answer):
+        assert longest_answer
+        pipe = asyncio.subprocess.PIPE
+        started.append(await asyncio.create_subprocess_exec("sleep", "60", stdin=pipe, stdout=pipe))
+        return started[-1]
+
+    async def asked():
+        with pytest.raises(ModelError, match="try again"):
+            await find.TextVectors(Settings())._ask(SimpleNamespace(words_id="w"), "x")
+        return [process.returncode for process in started]
+
+    monkeypatch.setattr(find.child, "start", start)
+    monkeypatch.setattr(find, "SILENCE_LIMIT_S", 0.05)
+    assert asyncio.run(asked()) == [-signal.SIGKILL]

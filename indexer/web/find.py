@@ -9,7 +9,6 @@ import json
 import os
 from asyncio.subprocess import Process
 from collections import OrderedDict
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -57,24 +56,32 @@ class TextVectors:
 
     async def _ask(self, model: WordsModel, text: str) -> np.ndarray:
         async with self._turn:  # one text at a time
-            line = b""
-            for _ in range(2):  # a process that was idle may end just when the text comes
-                process = await self._running()
-                assert process.stdout is not None
-                child.send(process, {"text": text})
-                with suppress(TimeoutError):
-                    line = await asyncio.wait_for(process.stdout.readline(), SILENCE_LIMIT_S)
-                if line:
-                    break
-                child.kill(process)
-                await process.wait()
-                self._process = None
+            try:
+                # A process that was idle may end just when the text comes; one that hangs is not asked again.
+                line = await self._line(text) or await self._line(text)
+            except TimeoutError:
+                line = b""
         answer = json.loads(line) if line else {"error": "the text encoder's process ended; try again"}
         if "error" in answer:
             raise ModelError(answer["error"])
         if answer["words_id"] != model.words_id:
             raise ModelError("another model was put in use meanwhile; try again")
         return np.asarray(answer["vector"], np.float32)
+
+    async def _line(self, text: str) -> bytes:
+        """What the process answers; empty where it ended, TimeoutError where it says nothing. It is gone then."""
+        process = await self._running()
+        assert process.stdout is not None
+        child.send(process, {"text": text})
+        line = b""
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), SILENCE_LIMIT_S)
+        finally:
+            if not line:
+                child.kill(process)
+                await process.wait()
+                self._process = None
+        return line
 
     async def _running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
