@@ -164,8 +164,8 @@ def scan_text(r: dict[str, Any], *, verbose: bool = False) -> str:
         )
     if added := r["tags_written"] - r["genres_written"]:
         lines.append(f"{count(added, 'file')} got only a tempo, a key or a set's label")
-    if (earlier := r.get("analysed", 0) - r["embedded"]) > 0:
-        lines.append(f"tempo, key and loudness of {count(earlier, 'recording')} of earlier scans measured")
+    if (more := r.get("analysed", 0) - r["embedded"]) > 0:
+        lines.append(f"tempo, key and loudness of {more:,} more measured")
     if r["left_alone"]:
         lines.append(f"no genre is written into {count(r['left_alone'], 'damaged file')}; `indexer status` says why")
     if r["not_written"]:
