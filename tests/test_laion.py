@@ -307,17 +307,17 @@ def test_a_download_shows_the_licence_fetches_what_is_there_and_is_used_offline(
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory, folder):
-    """Three clips of one unit, scanned."""
+    """Four clips of one unit, scanned."""
     import soundfile
 
     place = tmp_path_factory.mktemp("library")
     (place / "music").mkdir()
-    for n in range(3):
+    for n in range(4):
         soundfile.write(place / "music" / f"{n}.flac", samples_of(6.0 + n, seed=n), RATE, subtype="PCM_24")
     cli = Cli(place / "state", None)
     cli.folder.mkdir()
     cli("models", "add", folder)
-    assert cli.json("scan", place / "music", "--no-tags")["embedded"] == 3
+    assert cli.json("scan", place / "music", "--no-tags")["embedded"] == 4
     return cli, place / "music"
 
 
@@ -333,12 +333,15 @@ def test_find_ranks_by_the_cosines_of_transformers(library, model):
     for row in found:
         assert row["similarity"] == pytest.approx(expected[row["path"]], abs=5e-4)  # stored in 16 bit
     listed = Pages(cli.db, models=cli.folder / "models").json("/-/find.json?text=The+sound+of+techno+music.")
-    assert len(listed["tracks"]) == 3  # without a text encoder
+    assert len(listed["tracks"]) == 4  # without a text encoder
 
 
 def test_a_first_guess_by_words(library):
     cli, folder = library
     made = cli.json("train", "--words")
     assert (made["encoder"], made["recipe"], made["first_guess"]) == (NAME, "words", True)
-    assert cli.json("relabel")["classified"] == 3
+    assert cli.json("relabel")["classified"] == 4
     assert cli.json("classify", folder / "0.flac")[0]["decided"] is False
+    compared = cli.json("bench", "--labels", *sorted(folder.iterdir()))  # by the audio vectors, which its head takes
+    assert {variant["precision"] for variant in compared["variants"]} >= {"fp32"}
+    assert compared["head"] == "words"

@@ -22,7 +22,8 @@ from indexer import __version__
 from indexer.encoders import bert, checkpoints
 from indexer.encoders.load import BUILT_IN
 from indexer.errors import ModelError
-from indexer.models.download import Progress, discard, fetch, fetch_all
+from indexer.models.download import Progress, discard, fetch
+from indexer.models.download_folder import fetch_all
 from indexer.models.published import LAION, KnownModel, known, nearest
 from indexer.models.records import locked, megabytes, read_json, sha256_of, write_json, write_problem, writing
 

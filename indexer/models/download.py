@@ -1,4 +1,4 @@
-"""Downloads large files over HTTP, each into a ``.part`` file that a later call can resume.
+"""Downloads one large file over HTTP into a ``.part`` file that a later call can resume.
 
 Owns the network: ranges, validators, redirects, retries, limits and error messages. Checks the size of the file only,
 follows redirects to http(s) only, and writes only the ``.part`` file and its record ``.part.json``, which says which
@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -177,36 +177,6 @@ def fetch(
             discard(part)
             raise
         raise ModelError(f"{error} ({megabytes(kept)} are kept in {part} and need not come again)") from error
-
-
-def fetch_all(
-    url: str,
-    folder: Path,
-    parts: Sequence[Sequence[Sequence[str]]],
-    *,
-    progress: Progress | None = None,
-    timeout_s: float = 30.0,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Path]:
-    """Download files below ``url`` into ``folder``; return them. Resumes, and raises ModelError, like ``fetch``.
-
-    ``parts``: of each part, groups of names: all of the first group that the server has are fetched. ``progress`` tells
-    of the last file, which should be the large one.
-    """
-    found: list[Path] = []
-    for groups in parts:
-        for group in groups:
-            try:
-                for name in group:
-                    shown = progress if groups is parts[-1] else None
-                    fetch(f"{url}/{name}", folder / name, progress=shown, timeout_s=timeout_s, sleep=sleep)
-            except MissingError:
-                if group is groups[-1]:
-                    raise
-            else:
-                found += [folder / name for name in group]
-                break
-    return found
 
 
 def _try_often(transfer: "_Transfer", sleep: Callable[[float], None]) -> None:

@@ -58,12 +58,14 @@ Variant = tuple[str, int | None]  # precision, and number of units
 class _Sample:
     """Embeds tracks in every variant."""
 
-    def __init__(self, settings: Settings, infos: Sequence[EncoderInfo]) -> None:
-        """Raises ModelError."""
+    def __init__(self, settings: Settings, infos: Sequence[EncoderInfo], *, words: bool) -> None:
+        """``words``: of audio vectors, which a head by words takes. Raises ModelError."""
         # Of each of the joined encoders: its precisions here, the exact one first; a built-in one has only one.
         self._parts = [_by_precision(settings, info) for info in infos]
         self.precisions = max((list(part) for part in self._parts), key=len)
-        self.widths = [next(iter(part.values())).width for part in self._parts]
+        firsts = [next(iter(part.values())) for part in self._parts]
+        self._columns = [slice(one.width, None) if words else slice(one.width) for one in firsts]
+        self.widths = [one.words_width if words else one.width for one in firsts]
         self.tracks: list[dict[Variant, np.ndarray]] = []  # of each its vectors (width,), as the library keeps them
         self.audio_s = 0.0
         self.took_s = dict.fromkeys(self.precisions, 0.0)  # that the encoders took
@@ -71,12 +73,12 @@ class _Sample:
     def add(self, worker: Worker, path: bytes) -> None:
         """Embed one file. Raises FileError."""
         pieces: dict[Variant, list[np.ndarray]] = {}
-        for part in self._parts:
+        for part, columns in zip(self._parts, self._columns, strict=True):
             units, duration_s = _units(worker, path, next(iter(part.values())))
             rows: dict[str, tuple[np.ndarray, float]] = {}
             for precision, encoder in part.items():
                 started_s = time.perf_counter()
-                rows[precision] = encoder.encode(units), time.perf_counter() - started_s
+                rows[precision] = encoder.encode(units)[:, columns], time.perf_counter() - started_s
             for precision in self.precisions:
                 vectors, took_s = rows.get(precision) or next(iter(rows.values()))
                 self.took_s[precision] += took_s
@@ -106,7 +108,8 @@ def bench_labels(settings: Settings, files: Sequence[Path], listener: Listener) 
         raise ModelError(str(without_genres(chosen)))
     if len(paths) < LEAST:
         raise ConfigError(f"{LEAST} files are the least to compare, here are {len(paths)}: name more, or scan a folder")
-    sample = _Sample(settings, chosen.info.parts)
+    by_words = chosen.info.with_words(chosen.head.encoder_id) if chosen.head else None
+    sample = _Sample(settings, (by_words,) if by_words else chosen.info.parts, words=by_words is not None)
     listener.begin("embedding", len(paths), 0)
     worker = Worker(Limits.of(settings), follows_links=True)
     try:
