@@ -252,6 +252,22 @@ def test_a_persons_word_is_written_changed_and_taken_away(moody):
     assert contents(moody.folder) == before
 
 
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_what_a_person_says_while_a_file_is_written_is_not_lost(tmp_path, withdrawn):
+    with Store(tmp_path / "library.db") as store:
+        recording = store.recording("a", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=1.0)
+        file_id = store.put_file(b"/m/a", STAT, root_id=None, state="ready", recording_id=recording)
+        store.correct_in_set(recording, "mood", "sad")
+        said = store.said_so_far(recording)
+        if withdrawn:
+            store.withdraw_in_set(recording, "mood")
+        store.correct_in_set(recording, "mood", "dark")
+        store.settle_tags(file_id, "p", said)
+        assert store.file(file_id).tag_policy is None
+        store.settle_tags(file_id, "p", store.said_so_far(recording))
+        assert store.file(file_id).tag_policy == "p"
+
+
 def test_a_word_after_an_undo_is_written_and_lifts_the_undo_of_nothing_else(moody):
     moody.config.write_text('[sets.mood]\nlabels = ["dark", "sad"]\nwrite = true\n')
     assert moody.scan()["genres_written"] == 6

@@ -1,6 +1,7 @@
 """The stage *write_genre*: the genre and, where they are wanted, tempo, key and label sets in the file's own tag."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from indexer.scan.work import NO_GENRE, FileFailedError, KnownFile, Run, Stage, 
 
 def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
     """Write into the file's tags: the genre, by a person's correction, else by the head; what is added beside it."""
+    said = run.store.said_so_far(file.recording_id)
     correction = run.store.correction(file.recording_id)
     if correction is not None:
         label = Label.by_person(correction["genre"], correction["corrected_at"])
@@ -40,9 +42,9 @@ def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
             raise FileFailedError(e.reason) from e
     write = _to_write(run, file, file.tags, label)
     if write.edit is None and not write.add:
-        run.store.settle_tags(file.row.id, run.tag_policy)
+        run.store.settle_tags(file.row.id, run.tag_policy, said)
     else:
-        yield from _write(run, file, write, run.tag_policy)
+        yield from _write(run, file, write, partial(run.store.settle_tags, file.row.id, run.tag_policy, said))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,11 @@ def _still_read_only(run: Run, file: KnownFile) -> bool:
     return False
 
 
-def _write(run: Run, file: KnownFile, write: _ToWrite, tag_policy: str) -> Stage[None]:
+def _write(run: Run, file: KnownFile, write: _ToWrite, settle: Callable[[], None]) -> Stage[None]:
     """Have the edited copy prepared and put it in the file's place, unless the run is stopped before."""
     if file.row.reason is not None:
         why = WriteRefusedError(file.row.path, file.row.reason.removesuffix(f"; {NO_GENRE}"))
-        _refuse(run, file, tag_policy, why, what=str(write))
+        _refuse(run, file, settle, why, what=str(write))
         return
     edit = write.edit
     prepare = partial(
@@ -120,15 +122,15 @@ def _write(run: Run, file: KnownFile, write: _ToWrite, tag_policy: str) -> Stage
         run.counts.not_written += 1
         raise FileFailedError(f"{write} not written: {e.reason}") from e
     except FileError as e:
-        _refuse(run, file, tag_policy, e, what=str(write))
+        _refuse(run, file, settle, e, what=str(write))
         return
-    run.store.settle_tags(file.row.id, tag_policy)
+    settle()
     run.counts.tags_written += 1
     run.counts.genres_written += edit is not None
     file.outcome += ", tag written"
 
 
-def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError, *, what: str) -> None:
+def _refuse(run: Run, file: KnownFile, settle: Callable[[], None], error: FileError, *, what: str) -> None:
     """Store that the tag is not written until the file or the settings change, or `tags apply` asks for it.
 
     What cannot be written now (read-only) stays to be done: the next scan tries again, and does not say so again.
@@ -145,7 +147,7 @@ def _refuse(run: Run, file: KnownFile, tag_policy: str, error: FileError, *, wha
             reason=error.reason,
         )
         if not isinstance(error, ReadOnlyError):
-            run.store.settle_tags(file.row.id, tag_policy)
+            settle()
     if isinstance(error, ReadOnlyError):
         run.counts.not_written += 1
     else:

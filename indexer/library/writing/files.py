@@ -11,6 +11,12 @@ from indexer.library.readonly import now
 from indexer.library.writing.database import Database
 from indexer.wording import printable
 
+_SAID_SO_FAR = (
+    "(SELECT count(*) || ' ' || coalesce(max(c.corrected_at), '') FROM corrections c WHERE c.recording_id = f.id)"
+    " || (SELECT count(*) || ' ' || coalesce(max(c.corrected_at), '') FROM set_corrections c"
+    " WHERE c.recording_id = f.id)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
@@ -161,9 +167,22 @@ class Files(Database):
             self._run("DELETE FROM genre_labels")
             self._many("INSERT INTO genre_labels (genre, label) VALUES (?, ?)", labels.items())
 
-    def settle_tags(self, file_id: int, tag_policy: str) -> None:
-        """Mark the tags of a file as up to date under this policy."""
-        self._run("UPDATE files SET tag_policy = ? WHERE id = ?", (tag_policy, file_id))
+    def said_so_far(self, recording_id: int) -> str:
+        """A text that changes with every word that a person says of a recording, or takes back."""
+        row = self._one(f"SELECT {_SAID_SO_FAR} AS said FROM recordings f WHERE f.id = ?", (recording_id,))
+        assert row is not None
+        return str(row["said"])
+
+    def settle_tags(self, file_id: int, tag_policy: str, said: str | None = None) -> None:
+        """Mark the tags of a file as up to date under this policy.
+
+        ``said``: what ``said_so_far`` told when that was looked at; nothing is marked where it tells otherwise now.
+        """
+        self._run(
+            "UPDATE files AS f SET tag_policy = ?1 WHERE id = ?2"
+            f" AND (?3 IS NULL OR {_SAID_SO_FAR.replace('f.id', 'f.recording_id')} = ?3)",
+            (tag_policy, file_id, said),
+        )
 
     def set_node(self, file_id: int, stat: Stat) -> None:
         """Store the device and inode number that an unchanged file has now."""
