@@ -29,7 +29,7 @@ from indexer.files.tags.blocks.riff import Form
 from indexer.files.tags.genre import GenreEdit, changed_fields, other_fields, parse_ours, standing_genres
 from indexer.files.tags.read import Tags, clean, read_tags
 from indexer.files.tags.write import commit, prepare
-from indexer.scan.policy import is_ours, plan
+from indexer.scan.policy import plan
 from tests.benchmarks import bench_tagwrite, fuzz_tags
 from tests.helpers.deep import DEEP
 from tests.helpers.synth import write_audio
@@ -119,7 +119,7 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
             return
         found = read_tags(path, container)
         assert found.genres == edit.genres
-        assert is_ours(found)
+        assert found.genre_is_ours
         assert others_of(found) == others_of(old)
         assert changed_fields(fields, other_fields(path, container)) == []
         assert identity(path) == audio
@@ -132,7 +132,7 @@ def keep_promises(data: bytes, container: str, text: str, how: str = "replace", 
         found = read_tags(path, container)
         assert found.set_fields == ({"INDEXER_MOOD": mood} if mood and found.added else {})
         assert found.original_genres == first
-        assert is_ours(found)
+        assert found.genre_is_ours
 
         write(path, container, None)
         found = read_tags(path, container)
@@ -530,7 +530,7 @@ def test_a_genre_that_the_user_changed_after_us_is_the_users(tmp_path_factory, n
     (user_sets_id3 if name in ("mp3", "wav", "aiff") else user_sets_text)(path, users)
     found = read_tags(path, container)
     assert found.genres == (users,)
-    assert not is_ours(found)
+    assert not found.genre_is_ours
     assert plan(found, "techno", "Techno", 0.9, "m", "fill") is None
     write(path, container, plan(found, "techno", "Techno", 0.9, "m", "replace"))
     assert read_tags(path, container).original_genres == (users,)

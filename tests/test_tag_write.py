@@ -27,7 +27,7 @@ from indexer.files.tags.copies import TEMP_SUFFIX, remove_leftovers, temp_path_o
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, changed_fields, other_fields, set_genre
 from indexer.files.tags.read import Tags, read_tags
 from indexer.files.tags.write import Prepared, commit, edit_from_json, edit_to_json, prepare, settle
-from indexer.scan.policy import is_ours, plan
+from indexer.scan.policy import plan
 from tests.helpers.synth import CONTAINERS, write_audio
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "tag-fixture"
@@ -624,4 +624,4 @@ def test_append_keeps_the_users_values_and_stays_ours(tmp_path: Path, name: str)
     write(path, edit)
     found = read_tags(path, container)
     assert found.genres == ("House", "Acid", "Techno")
-    assert is_ours(found)
+    assert found.genre_is_ours

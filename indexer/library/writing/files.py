@@ -12,8 +12,8 @@ from indexer.library.writing.database import Database
 from indexer.wording import printable
 
 _SAID_SO_FAR = (
-    "(SELECT count(*) || ' ' || coalesce(max(c.corrected_at), '') FROM corrections c WHERE c.recording_id = f.id)"
-    " || (SELECT count(*) || ' ' || coalesce(max(c.corrected_at), '') FROM set_corrections c"
+    "(SELECT coalesce(group_concat(c.genre || c.corrected_at), '') FROM corrections c WHERE c.recording_id = f.id)"
+    " || (SELECT coalesce(group_concat(c.label_set || c.label || c.corrected_at), '') FROM set_corrections c"
     " WHERE c.recording_id = f.id)"
 )
 
