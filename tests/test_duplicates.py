@@ -82,6 +82,16 @@ def test_where_nothing_moves_there_is_no_fingerprint(sound):
     assert words(sound) is None
 
 
+def test_what_lies_above_the_bands_changes_no_word(sounds):
+    """Loud hiss above 6 kHz: the sound is thinned to a quarter of its rate, and nothing folds back."""
+    spectrum = np.fft.rfft(np.random.default_rng(5).standard_normal(len(sounds[0])))
+    spectrum[np.fft.rfftfreq(len(sounds[0]), 1 / SAMPLE_RATE_HZ) < 6_000] = 0
+    hiss = np.fft.irfft(spectrum, len(sounds[0]))
+    loudness = np.std(sounds[0]) / np.std(hiss)
+    changed = np.unpackbits((words(sounds[0]) ^ words(sounds[0] + loudness * hiss)).view(np.uint8))
+    assert changed.mean() < 0.01
+
+
 def test_a_mix_of_any_length_has_a_fingerprint_of_ten_minutes(monkeypatch):
     monkeypatch.setattr(fingerprint, "MOST_S", 20.0)
     meter = FingerprintMeter(8_000)
