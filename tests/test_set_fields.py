@@ -183,6 +183,22 @@ def test_what_is_written_is_a_persons_word_or_what_is_decided_and_never_over_ano
             assert text in ("as it is", None)
 
 
+@pytest.mark.parametrize(
+    ("label", "confidence", "decided", "expected"),
+    [("bright", 0.7, True, {}), ("bright", 0.76, True, {MOOD: "bright"}), ("bright", 0.4, False, {})],
+)
+def test_what_was_heard_roughly_counts_only_where_the_head_is_sure(tmp_path, label, confidence, decided, expected):
+    with Store(tmp_path / "library.db") as store, store.transaction():
+        store.put_encoder("e", name="e", width=2, unit_s=6.0)
+        store.put_head("h", name="m", kind="linear", encoder_id="e", labels=["dark"], threshold=0.5, source="s")
+        recording = store.recording("a", codec="mp3", sample_rate_hz=44100, channels=2, duration_s=1.0)
+        file_id = store.put_file(b"/m/a", STAT, root_id=None, state="ready", recording_id=recording)
+        store.put_embedding(recording, "e", bytes(4), 1, rough=True)
+        store.put_prediction(recording, "h", {label: confidence}, 0.5, decided=decided)
+        tags = Tags(added=json.dumps({"added": {MOOD: "dark"}}), set_fields={MOOD: "dark"})
+        assert set_edits(store.connection, file_id, [ONE], tags, None, STAT).texts == expected
+
+
 # ---- what is written
 
 
