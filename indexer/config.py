@@ -62,7 +62,7 @@ def _doc(help_text: str, **kwargs: Any) -> Any:
 class LivingPlaylist:
     """A playlist that every scan brings up to date: a question, by filters or as SQL, and the file for its answer."""
 
-    file: Path  # .m3u8, .m3u or .xml
+    file: Path  # absolute; .m3u8, .m3u or .xml
     sql: str | None = None  # its column id names tracks
     genre: tuple[str, ...] = ()  # one of these
     tempo: tuple[float, ...] = ()  # BPM: from, to
@@ -80,6 +80,8 @@ class LivingPlaylist:
             raise ConfigError(f"tempo is {list(self.tempo)}: must be two tempos in BPM, such as [120, 128]")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise ConfigError(f"confidence is {self.confidence}: must be between 0 and 1")
+        if not self.file.is_absolute():  # a daemon stands in another folder than a person
+            raise ConfigError(f"file is {self.file}: must be a whole path, such as ~/Music/{self.file.name}")
 
 
 @dataclass(frozen=True, kw_only=True)

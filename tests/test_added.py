@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import mutagen
+import mutagen.apev2
 import mutagen.id3
 import pytest
 
@@ -107,6 +108,17 @@ def test_a_field_that_holds_anything_is_left_alone(tmp_path, text):
     assert standing(path) == {"TBPM": text, "TKEY": "Am"}
     write(path)
     assert path.read_bytes() == before
+
+
+def test_a_blank_field_hides_no_other_tags_field(tmp_path):
+    path = write_audio(tmp_path / "a", "mp3", 1.0)
+    ape = mutagen.apev2.APEv2()
+    ape["BPM"] = "0"
+    ape.save(path)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TBPM(encoding=3, text=[" "]))
+    tags.save(path)
+    assert read_tags(path, "mp3").filled == ("BPM",)  # so that no tempo is added, which would be refused
 
 
 @pytest.mark.parametrize("genre", [False, True], ids=["alone", "with a genre"])

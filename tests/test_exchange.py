@@ -316,6 +316,8 @@ def test_only_our_own_unchanged_xml_is_replaced(library, tmp_path):
     assert "must end in .xml" in library("export", "--rekordbox", tmp_path / "song.mp3", code=2).stderr
     assert "cannot be written" in library("export", "--rekordbox", tmp_path / "none" / "out.xml", code=2).stderr
     assert "say what to write" in library("export", code=2).stderr
+    for option in ("--rekordbox", "--m3u", "--serato", "--parquet"):
+        assert f"'{option}': it is empty" in library("export", option, "", code=2).stderr
 
 
 def test_an_interrupted_export_leaves_the_earlier_one(library, tmp_path, monkeypatch):

@@ -202,8 +202,9 @@ def test_a_head_that_cannot_be_read_costs_only_its_set(sure):
     (source,) = sql(cli.db, "SELECT source FROM heads WHERE name = 'mood'")
     with open(source[0], "wb") as file:
         file.write(b"no head")
+    sql(cli.db, "DELETE FROM analysis WHERE recording_id = 1")  # a scan that also measures says it once, too
     done = cli("scan", folder, env=env)
-    assert "the label set 'mood' is not classified" in done.stderr
+    assert done.stderr.count("the label set 'mood' is not classified") == 1
     found = cli.json("relabel", env=env)
     assert (found["classified"] > 0, found["sets"], len(found["problems"])) == (True, {}, 1)
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ import click
 
 from indexer.config import load_settings
 
-PATH = click.Path(path_type=Path)
+
+class _NamedPath(click.Path):
+    """A path that says something: `--m3u "$UNSET"` is not the folder that the shell stands in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("it is empty; name a file or a folder ('.' is this one)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _NamedPath(path_type=Path)
 COMMON = [
     click.option("--db", type=PATH, help="The library's database."),
     click.option("--config", type=PATH, help="Settings file to read instead of the usual one."),

@@ -26,7 +26,7 @@ from indexer.library.store import Store
 from indexer.library.writing.backlog import Lacking
 from indexer.listen.executor import LOADING, Executor, LocalExecutor
 from indexer.models.choice import Model
-from indexer.scan.label_sets import load_sets
+from indexer.scan.label_sets import SetModel
 from indexer.scan.outcome import Counts, Listener
 from indexer.scan.pace import Pace
 from indexer.scan.policy import tag_policy_digest
@@ -69,6 +69,7 @@ class Pipeline:
         run_id: int,
         listener: Listener,
         executor: Executor | None = None,
+        sets: Sequence[SetModel] = (),
         write_tags: bool = True,
         force: bool = False,
         explicit_tags: bool = False,
@@ -77,8 +78,9 @@ class Pipeline:
     ) -> None:
         """``explicit_tags``: the user asked for tags to be written, so a former undo does not hold them back.
 
-        ``executor``: where the heavy steps run; this machine when None. ``close`` closes it. ``files_left``: how many
-        files this run will still work on, about. ``counts``: of an earlier part of the run, to be continued.
+        ``executor``: where the heavy steps run; this machine when None. ``close`` closes it. ``sets``: those that files
+        are classified in. ``files_left``: how many files this run will still work on, about. ``counts``: of an earlier
+        part of the run, to be continued.
         """
         head = model.head if model else None
         threshold = settings.threshold(head.threshold) if head else 1.0
@@ -100,7 +102,7 @@ class Pipeline:
             explicit_tags,
             self._stop.is_set,
             Pace(settings.rough_after_h * 3600, files_left),
-            load_sets(store, settings, listener.problem),
+            sets,
             written,
             counts or Counts(),
         )

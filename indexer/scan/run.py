@@ -32,6 +32,7 @@ from indexer.scan.difference import file_changed, look_at, spool_difference
 from indexer.scan.genre_labels import update_genre_labels
 from indexer.scan.heard import hear_cached
 from indexer.scan.journal import settle_open_writes
+from indexer.scan.label_sets import load_sets
 from indexer.scan.live_run import LiveRun, recorded
 from indexer.scan.outcome import Counts, Listener, ScanResult
 from indexer.scan.pipeline import Pipeline
@@ -177,6 +178,7 @@ class Scan:
             run_id=run_id,
             listener=live,
             executor=self._executor(chosen, targets),
+            sets=load_sets(store, self._settings, live.problem),
             force=force,
             files_left=lambda: max(0, live.total - live.done) + len(self._named),
             **how,

@@ -6,13 +6,13 @@ write.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 from indexer.errors import WriteRefusedError
 from indexer.files.foreign import parse_json
 from indexer.files.tags.blocks.blocks import ADDED, BPM, KEY, ORIGINAL, Block, Field, is_set_field
-from indexer.files.tags.fields import attempt
+from indexer.files.tags.fields import attempt, says_something
 from indexer.files.tags.further import further_tags
 from indexer.files.tags.genre import (
     FilePath,
@@ -188,11 +188,6 @@ def _give_back(file: BinaryIO, block: Block, record: Mapping[str, Any]) -> None:
         block.write(file, number_in(state.get("room")) if state and is_same_form else None)
     if "ending" in state:
         block.restore_ending(file, state["ending"])
-
-
-def says_something(values: Iterable[str]) -> bool:
-    """Whether any text of a field is more than white space."""
-    return any(value.strip() for value in values)
 
 
 def is_recorded_first(text: str | None) -> bool:

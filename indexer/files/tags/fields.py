@@ -80,12 +80,20 @@ def _disk_failure(error: BaseException | None) -> OSError | None:
     return None
 
 
+def says_something(values: Iterable[str]) -> bool:
+    """Whether any text of a field is more than white space."""
+    return any(value.strip() for value in values)
+
+
 def first_of(tags: Iterable[Fields]) -> Fields:
-    """The fields of several tags: of those that hold one field, the first counts; every ``unread`` is kept."""
+    """The fields of several tags: of those that hold one field, the first counts; every ``unread`` is kept.
+
+    White space holds nothing.
+    """
     fields: Fields = {"unread": []}
     for tag in tags:
         fields["unread"] += tag.get("unread", [])
-        fields |= {name: values for name, values in tag.items() if any(values) and not fields.get(name)}
+        fields |= {name: values for name, values in tag.items() if says_something(values) and not fields.get(name)}
     return fields
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from indexer.errors import ReadError
 from indexer.files.containers import CONTAINERS
-from indexer.files.tags.added import TEMPO_AND_KEY, parse_added, says_something
+from indexer.files.tags.added import TEMPO_AND_KEY, parse_added
 from indexer.files.tags.blocks.blocks import is_set_field
 from indexer.files.tags.correction import CORRECTION
-from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata
+from indexer.files.tags.fields import Fields, attempt, first_of, from_metadata, says_something
 from indexer.files.tags.further import further_tags
 from indexer.files.tags.genre import GenreEdit, IndexerGenre, joined, parse_original, parse_ours
 
