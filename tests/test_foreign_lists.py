@@ -155,10 +155,13 @@ def test_folders_name_the_lists_in_them(worker, tmp_path):
     write(tmp_path / "Techno" / "2024" / "gig.m3u8", "/m/a.mp3\n")
     write(tmp_path / "Techno" / "notes.txt", "no list")
     write(tmp_path / "Techno" / "iTunes.xml", '<?xml version="1.0"?><!DOCTYPE plist SYSTEM "x"><plist/>')
-    found = read_lists.read([tmp_path / "Techno"], worker)
+    looked: list[Path | None] = []
+    found = read_lists.read([tmp_path / "Techno"], worker, looked.append)
     assert [one.names for one in found.lists] == [("Techno", "2024", "gig")]
     (problem,) = found.problems
     assert "iTunes.xml: has a document type" in problem
+    seen = [str(path.relative_to(tmp_path / "Techno")) for path in dict.fromkeys(looked) if path]
+    assert seen == [".", "iTunes.xml", "2024", "2024/gig.m3u8"]
 
 
 # ---- hostile input

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import termios
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,17 @@ def test_the_time_left_goes_by_bytes(now, tmp_path):
         progress.advance(str(tmp_path / "small"), "embedded")
         assert "1/2 files" in (line := terminal.lines()[-1])
         assert "1:30 left" in line  # ten seconds for a tenth
+
+
+def test_a_step_of_unknown_length_shows_where_it_is(now):
+    with closing(Terminal(40)) as terminal, open(terminal.slave, "w", closefd=False) as out:
+        progress = Progress(out=out)
+        progress.begin("reading playlists:", 0)
+        progress.at(Path("/mu\nsic"))
+        progress.at(Path("/" + 50 * "x"))
+        assert terminal.lines() == ["reading playlists: /mu\\nsic", f"reading playlists: /{19 * 'x'}"]
+        progress.at(None)
+        assert terminal.read() == "\r\x1b[K"
 
 
 def test_a_step_begins_anew(now):

@@ -169,12 +169,15 @@ def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
         more_playlists: tuple[Path, ...],
         **arguments: Any,
     ) -> Any:
+        from indexer.cli.progress import Progress
         from indexer.learn.dataset import LabelRequest
 
         if more_playlists and not playlists:
             raise click.UsageError(f"{more_playlists[0]}: playlists come after --playlists")
         sources = None if labels is None else tuple(part.strip() for part in labels.split(","))
-        request = LabelRequest(sources, csv_file, (*playlists, *more_playlists))
+        progress = Progress(-1 if arguments["quiet"] else 0)
+        progress.begin("reading playlists:", 0)
+        request = LabelRequest(sources, csv_file, (*playlists, *more_playlists), looking=progress.at)
         return function(label_request=request, **arguments)
 
     return functools.reduce(lambda f, option: option(f), reversed(label_options), with_request)

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from indexer.cli.output import note
@@ -53,6 +54,15 @@ class Progress:
             self.begin(step, total)
         self._done, self._things = done, "recordings"
         self._draw_soon()
+
+    def at(self, path: Path | None) -> None:
+        """Show at which file or folder a step is whose length nobody knows; None: it is done."""
+        if path is None:
+            self.clear()
+        elif self._moving and time.monotonic() - self._drawn_s > REDRAW_S:
+            self._drawn_s = time.monotonic()
+            self._out.write(f"\r\x1b[K{f'{self._step} {_shown(str(path))}'[: _columns(self._out) - 1]}")
+            self._out.flush()
 
     def problem(self, path: str, reason: str) -> None:
         """Print why a file was not handled, or only in part."""

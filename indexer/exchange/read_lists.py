@@ -1,7 +1,7 @@
 """Finds and reads playlists that others wrote: files of a known format, and folders of them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,9 @@ MAX_FILES = 10_000  # of a folder
 SHOWN_PROBLEMS = 10
 
 
+Looking = Callable[[Path | None], None]  # the file that is read or folder that is searched now; None: done
+
+
 @dataclass
 class ReadLists:
     """What was found: the lists, and what could not be read."""
@@ -24,19 +27,20 @@ class ReadLists:
     problems: list[str] = field(default_factory=list)  # why, of the first SHOWN_PROBLEMS
 
 
-def read(paths: Sequence[Path], worker: Worker) -> ReadLists:
+def read(paths: Sequence[Path], worker: Worker, looking: Looking = lambda _path: None) -> ReadLists:
     """Read files, and all playlists in folders; the names of folders count as those of lists in them do.
 
     Raises ConfigError for a file that was named and cannot be read, and for more than all may hold together.
     """
     found, left = ReadLists(), all_left()
     for path in paths:
+        looking(path)
         if not path.is_dir():
             lists, left = _read_file(path, worker, left)
             _add(found, lists)
             continue
         named = found.files + found.unread
-        for file in _files_below(path):
+        for file in _files_below(path, looking):
             above = file.parent.relative_to(path).parts if file.suffix.lower() in (".m3u8", ".m3u") else ()
             try:
                 lists, left = _read_file(file, worker, left)
@@ -69,14 +73,16 @@ def _read_file(path: Path, worker: Worker, left: Left) -> tuple[list[ForeignList
         raise ConfigError(str(e)) from e
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, looking: Looking) -> Iterator[Path]:
     """The playlists in a folder and below it, sorted; links to folders are not followed."""
     count = 0
     for above, folders, names in os.walk(folder):
+        looking(Path(above))
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in FORMATS:
                 count += 1
                 if count > MAX_FILES:
                     raise ConfigError(f"{folder}: holds more than {MAX_FILES:,} playlists; name a smaller folder")
+                looking(Path(above, name))
                 yield Path(above, name)

@@ -43,6 +43,7 @@ class LabelRequest:
     csv: Path | None = None
     playlists: tuple[Path, ...] = ()  # files and folders
     label_set: str | None = None  # one of the settings' label sets; None: genres
+    looking: read_lists.Looking = field(default=lambda _path: None, compare=False)  # is told where playlists are read
 
     def resolved(self, settings: Settings) -> "LabelRequest":
         """The request with what the settings say about its label set. Raises ConfigError for a set they do not name."""
@@ -81,7 +82,7 @@ class LabelRequest:
         """
         told = settings.label_sets[self.label_set] if self.label_set else None
         rows = read_csv(self.csv, self.label_set or "genre") if self.csv else []
-        read = _read_playlists(self.playlists, Limits.of(settings)) if self.playlists else None
+        read = _read_playlists(self.playlists, Limits.of(settings), self.looking) if self.playlists else None
         files = list(facts.files(reader, (told and told.tag) or "genre"))
         matched = match(read.lists, files, PathMap(settings.dj_map)) if read else None
         found = gather(
@@ -102,9 +103,12 @@ class LabelRequest:
         return found
 
 
-def _read_playlists(paths: Sequence[Path], limits: Limits) -> read_lists.ReadLists:
-    with closing(Worker(limits, follows_links=True)) as worker:
-        return read_lists.read(paths, worker)
+def _read_playlists(paths: Sequence[Path], limits: Limits, looking: read_lists.Looking) -> read_lists.ReadLists:
+    try:
+        with closing(Worker(limits, follows_links=True)) as worker:
+            return read_lists.read(paths, worker, looking)
+    finally:
+        looking(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
