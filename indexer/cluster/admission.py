@@ -1,7 +1,7 @@
 """Decides which workers of a cluster may take part in a scan.
 
 A worker must have the scan's version, encoders, precision and folders, and must compute the same vector of a test
-signal. Owns the comparison and the reasons for refusal; indexer.cluster.executor asks the workers.
+signal. Owns the comparison and the reasons for refusal; indexer.cluster.connection asks the workers.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 Keeps the files that wait and the batches in flight. Each worker gets a few batches of several files; a file that may
 have killed a worker is a suspect and is given to the next worker alone. Has no clock, network or threads:
-indexer.cluster.executor has them.
+indexer.cluster.connection has them.
 """
 
 import itertools
