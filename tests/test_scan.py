@@ -585,21 +585,20 @@ def in_use(cli):
     return [r["name"] for r in rows(cli, "SELECT name FROM encoders WHERE in_use = 1")]
 
 
-def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(cli, music_folder):
-    checkpoint, cli.model = cli.model, None
+def test_the_built_in_encoder_gives_way_to_the_first_model_unless_it_was_chosen(bare_cli, small_model, music_folder):
     file = music_folder / "mp3.mp3"
-    cli("scan", file)
-    assert in_use(cli) == []
-    cli("models", "add", checkpoint, "--name", "small")
-    assert cli.json("scan", file)["embedded"] == 1
-    assert in_use(cli) == ["small"]
+    bare_cli("scan", file)
+    assert in_use(bare_cli) == []
+    bare_cli("models", "add", small_model, "--name", "small")
+    assert bare_cli.json("scan", file)["embedded"] == 1
+    assert in_use(bare_cli) == ["small"]
     said = "in use: musicnn, no head: genres need one (--head FILE)"
-    wins = cli("models", "use", "musicnn", env={"INDEXER_ENCODER": "rhythm"}).stdout
+    wins = bare_cli("models", "use", "musicnn", env={"INDEXER_ENCODER": "rhythm"}).stdout
     assert wins.startswith(f'{said}; but the setting encoder = "rhythm" wins: ')
-    assert cli("models", "use", "musicnn").stdout == f"{said}\n"
-    assert cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
-    assert in_use(cli) == ["musicnn"]
-    assert rows(cli, "SELECT genre FROM tracks") == [{"genre": None}]
+    assert bare_cli("models", "use", "musicnn").stdout == f"{said}\n"
+    assert bare_cli.json("scan", file, "--no-tags")["embedded"] == 0  # its vector is still there
+    assert in_use(bare_cli) == ["musicnn"]
+    assert rows(bare_cli, "SELECT genre FROM tracks") == [{"genre": None}]
 
 
 def test_a_library_that_another_built_in_encoder_embedded_by_default_keeps_it(quick_cli, music_folder):
@@ -630,17 +629,16 @@ def test_a_head_for_the_built_in_encoder_gives_genres_and_keeps_it_in_use(cli, m
     assert set(found["scores"]) == {"house", "techno"}
 
 
-def test_a_model_in_use_that_is_gone_is_not_replaced_by_another(cli, music_folder):
-    checkpoint, cli.model = cli.model, None
-    cli("models", "add", checkpoint, "--name", "small")
-    cli("scan", music_folder / "mp3.mp3", "--no-tags")
-    shutil.rmtree(cli.folder / "models")
-    result = cli("scan", music_folder, "--no-tags")
+def test_a_model_in_use_that_is_gone_is_not_replaced_by_another(bare_cli, small_model, music_folder):
+    bare_cli("models", "add", small_model, "--name", "small")
+    bare_cli("scan", music_folder / "mp3.mp3", "--no-tags")
+    shutil.rmtree(bare_cli.folder / "models")
+    result = bare_cli("scan", music_folder, "--no-tags")
     assert "the library's model is not installed any more" in result.stderr
-    assert in_use(cli) == ["small"]
-    assert len(rows(cli, "SELECT 1 FROM embeddings")) == 1
-    assert len(rows(cli, "SELECT 1 FROM tracks WHERE genre IS NOT NULL")) == 1
-    assert "not installed any more" in cli("classify", music_folder / "mp3.mp3", code=2).stderr
+    assert in_use(bare_cli) == ["small"]
+    assert len(rows(bare_cli, "SELECT 1 FROM embeddings")) == 1
+    assert len(rows(bare_cli, "SELECT 1 FROM tracks WHERE genre IS NOT NULL")) == 1
+    assert "not installed any more" in bare_cli("classify", music_folder / "mp3.mp3", code=2).stderr
 
 
 def test_a_recording_too_short_for_the_built_in_encoder_is_indexed_with_the_reason(cli, tmp_path):
