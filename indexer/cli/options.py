@@ -91,7 +91,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
         quiet: bool,
         **arguments: Any,
     ) -> Any:
-        from indexer.library.readonly import plain_errors
+        from indexer.library.sqlite import plain_errors
 
         flags: dict[str, Any] = {
             "db": db,

@@ -25,7 +25,7 @@ from indexer.exchange.rekordbox import Playlist
 from indexer.files.mounts import read_mounts
 from indexer.library import apart, label_sets, listed, questions
 from indexer.library.listed import ListedTrack
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.tables import snapshot
 
 Progress = Callable[[int, int], None]  # (tracks written, tracks to write)

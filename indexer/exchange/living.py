@@ -12,7 +12,7 @@ from indexer.exchange.dj_paths import PathMap
 from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.library import apart, listed, questions
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 
 def refresh(reader: Reader, settings: Settings) -> list[str]:

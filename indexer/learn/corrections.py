@@ -15,8 +15,9 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.learn.labels import BUILT_IN, Aliases
 from indexer.library.facts import known_labels
 from indexer.library.label_sets import labels_known
-from indexer.library.readonly import Reader, open_readonly
+from indexer.library.readonly import open_readonly
 from indexer.library.registered import labels_in_use
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.wording import key
 

@@ -26,8 +26,8 @@ from indexer.heads import evaluation
 from indexer.heads.linear import LinearHead
 from indexer.learn.labels import SOURCES, Aliases, Labels, gather, read_csv
 from indexer.library import facts, label_sets
-from indexer.library.readonly import Reader
 from indexer.library.registered import RegisteredEncoder, encoders, in_use
+from indexer.library.sqlite import Reader
 from indexer.models.choice import choose, known
 from indexer.wording import escaped
 

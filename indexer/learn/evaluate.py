@@ -21,7 +21,8 @@ from indexer.learn.dataset import MIN_RECORDINGS, Dataset, Features, LabelReques
 from indexer.learn.train import check_numbers
 from indexer.learn.words import guessed
 from indexer.library.facts import one_file_of_each
-from indexer.library.readonly import Reader, now, open_readonly
+from indexer.library.readonly import open_readonly
+from indexer.library.sqlite import Reader, now
 
 if TYPE_CHECKING:
     from indexer.heads.crossvalidation import Learner

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from indexer.analysis.tempo_choice import agreement
 from indexer.learn.labels import Aliases
 from indexer.library.apart import answer_orders
-from indexer.library.readonly import Connection
+from indexer.library.sqlite import Connection
 
 MAX_CHARS = 1000  # of a text that our functions look into; a genre and a search are shorter
 _WORDS = re.compile(r'"[^"]*"|[^\s"]+')

@@ -14,9 +14,10 @@ from indexer.heads.head import Head
 from indexer.learn.dataset import Dataset, LabelRequest, collect
 from indexer.learn.spread import directions, most_different
 from indexer.library import facts
-from indexer.library.readonly import Reader, open_readonly
+from indexer.library.readonly import open_readonly
 from indexer.library.registered import in_use
 from indexer.library.registered import unclassified as unclassified_by
+from indexer.library.sqlite import Reader
 from indexer.library.tracks import track_of
 from indexer.models.choice import choose, without_genres
 from indexer.wording import count as count_of

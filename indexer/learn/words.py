@@ -20,8 +20,8 @@ from indexer.heads.load import load_head
 from indexer.learn import head_files
 from indexer.learn.dataset import Dataset, Features
 from indexer.library.lock import library_lock
-from indexer.library.readonly import Reader
 from indexer.library.registered import heads, in_use
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.library.tracks_view import DEFAULT_LABELS
 from indexer.models.choice import choose, register

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from indexer.errors import StoreError
 from indexer.files.children.start import without_interrupts
-from indexer.library.readonly import Connection, Row, connect_readonly, is_damage, plain_errors
+from indexer.library.sqlite import Connection, Row, connect_readonly, is_damage, plain_errors
 
 PROGRAM = "indexer.learn.sql_process"
 PROCESSES = 3  # queries at a time; others wait

@@ -16,7 +16,7 @@ from indexer.analysis.camelot import parse_key
 from indexer.library.columns import Coding, Labels, Texts
 from indexer.library.label_sets import ENDINGS, Shown, join, shown_sets
 from indexer.library.measured import LOSSY_SUSPECT, MEASURED_JOIN, TAG_BPM, TEMPO_BPM
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.states import ROUGH, SHOWN_STATE
 from indexer.library.whose_word import DECIDED, SAID, USERS_TAG
 

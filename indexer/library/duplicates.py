@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from indexer.analysis.bandwidth import LOSSLESS_CODECS
-from indexer.library.readonly import Reader, reading
+from indexer.library.readonly import reading
+from indexer.library.sqlite import Reader
 
 # Readable files with the first recording of their sound, and the sounds that several of them have.
 _SOUNDS = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.files.tags.correction import CORRECTION
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.whose_word import is_ours, same_text
 
 

@@ -5,7 +5,7 @@ Each check stands alone, and passes on SQLite's error where the file is too dama
 
 from collections.abc import Iterator
 
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 
 def damage(reader: Reader, at_most: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.errors import ConfigError
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 ENDINGS = ("", "_confidence", "_decided")  # of the columns that a set has in the view `tracks`
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from indexer.analysis.camelot import Key, parse_key
 from indexer.library.label_sets import Shown, join
 from indexer.library.measured import DECK_BPM, MEASURED_JOIN, THEIR_KEY, deck_key
-from indexer.library.readonly import Reader, Row
+from indexer.library.sqlite import Reader, Row
 from indexer.library.states import LEFT_OUT
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 

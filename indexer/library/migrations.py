@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import StoreError
-from indexer.library.readonly import SCHEMA, is_damage
+from indexer.library.sqlite import SCHEMA, is_damage
 
 
 def schema_files() -> list[tuple[str, str]]:

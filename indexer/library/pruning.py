@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from indexer.library.below import subtree
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.states import LEFT_OUT
 from indexer.library.store import Store
 

@@ -10,7 +10,7 @@ from typing import Any
 from indexer.errors import StoreError
 from indexer.files.foreign import parse_json
 from indexer.library import apart
-from indexer.library.readonly import SCHEMA
+from indexer.library.sqlite import SCHEMA
 
 LIMIT_S = 30.0  # of one question
 MAX_TRACKS = 100_000  # of one answer

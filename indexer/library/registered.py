@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.library.readonly import Reader, Row, reading
+from indexer.library.readonly import reading
+from indexer.library.sqlite import Reader, Row
 
 
 @dataclass(frozen=True, slots=True)

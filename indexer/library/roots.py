@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from indexer.library.readonly import Reader, reading
+from indexer.library.readonly import reading
+from indexer.library.sqlite import Reader
 
 
 def root_paths(reader: Reader) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from indexer.config import Settings
 from indexer.errors import READ_ONLY
-from indexer.library.readonly import Reader, Row
+from indexer.library.sqlite import Reader, Row
 
 # The journal entry that tells whether a file's tags may be written: the newest that took effect or was refused. A
 # person's word in a set is written after an undo, too, and lifts it for nothing else.

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from indexer.library.label_sets import Shown, join, shown_sets
 from indexer.library.measured import LOSSY_SUSPECT, TEMPO_BPM, TEMPO_CONFIDENCE
-from indexer.library.readonly import Reader, reading
+from indexer.library.readonly import reading
+from indexer.library.sqlite import Reader
 from indexer.library.whose_word import LABEL, LABEL_SOURCE
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from indexer.files.audio.identity import Stat
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import json
 from indexer.config import Settings
 from indexer.errors import READ_ONLY
 from indexer.files.tags.correction import CORRECTION
-from indexer.library.readonly import Reader
 from indexer.library.set_fields import LAST_WRITE
+from indexer.library.sqlite import Reader
 
 _LABELS = (
     "SELECT value FROM heads, json_each(heads.labels) WHERE in_use = 1 UNION SELECT DISTINCT genre FROM corrections"

@@ -17,8 +17,8 @@ from indexer.files.tags.correction import CORRECTION
 from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags, clean
 from indexer.heads.head import Head
-from indexer.library.readonly import Row
 from indexer.library.set_fields import WrittenSet
+from indexer.library.sqlite import Row
 from indexer.library.writing.journal import parse_stat
 
 

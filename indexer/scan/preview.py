@@ -14,10 +14,11 @@ from indexer.files.tags.read import Tags
 from indexer.files.walk import Names, folders_to_scan, walk
 from indexer.heads.decide import is_decided
 from indexer.library.below import known_files, labelled_files
-from indexer.library.readonly import Connection, Row, open_readonly
+from indexer.library.readonly import open_readonly
 from indexer.library.registered import in_use
 from indexer.library.roots import root_paths
 from indexer.library.set_fields import written_sets
+from indexer.library.sqlite import Connection, Row
 from indexer.models.choice import choose
 from indexer.scan.difference import compare
 from indexer.scan.policy import Label, edit_for, held_back, to_add

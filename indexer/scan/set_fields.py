@@ -11,8 +11,8 @@ from indexer.files.audio.identity import Stat
 from indexer.files.tags.added import parse_added
 from indexer.files.tags.read import Tags, clean
 from indexer.heads.decide import sure_from
-from indexer.library.readonly import Reader, Row
 from indexer.library.set_fields import WrittenSet, said_and_predicted
+from indexer.library.sqlite import Reader, Row
 from indexer.scan.policy import Label, held_back
 
 

@@ -19,7 +19,7 @@ from indexer.files.audio.identity import Stat
 from indexer.files.children.worker import Worker
 from indexer.files.links import look
 from indexer.heads.decide import sure_from
-from indexer.library.readonly import Row
+from indexer.library.sqlite import Row
 from indexer.listen.executor import Embedded
 from indexer.models.choice import Model
 from indexer.scan.classify import JustFound, classify_recording

@@ -15,7 +15,8 @@ from indexer.files.tags.read import clean
 from indexer.files.walk import resolve_named
 from indexer.learn.corrections import label_for, open_for_corrections, say_in_set
 from indexer.library.lock import library_lock
-from indexer.library.readonly import Reader, open_readonly, reading
+from indexer.library.readonly import open_readonly, reading
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.library.tracks import label_in_tags, tag_genre
 from indexer.scan.run import Scan

@@ -31,7 +31,7 @@ from indexer.files.replace import sync_folder
 from indexer.library import registered, tables
 from indexer.library.facts import sound_vectors
 from indexer.library.lock import export_lock
-from indexer.library.readonly import Reader, now
+from indexer.library.sqlite import Reader, now
 from indexer.library.tables import TABLES
 from indexer.wording import escaped
 

@@ -12,8 +12,9 @@ from indexer.errors import ConfigError
 from indexer.library.below import subtree
 from indexer.library.lock import library_lock
 from indexer.library.pruning import held_below, ids_below
-from indexer.library.readonly import Reader, reading
+from indexer.library.readonly import reading
 from indexer.library.roots import root_paths
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.library.vectors.directions import remove_unused
 from indexer.wording import printable

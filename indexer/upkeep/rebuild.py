@@ -18,7 +18,8 @@ from indexer.encoders.trajectory import Trajectory
 from indexer.errors import LockedError, ModelError, StoreError
 from indexer.library import integrity, salvage
 from indexer.library.lock import library_lock
-from indexer.library.readonly import Connection, is_damage, plain_errors, reading
+from indexer.library.readonly import reading
+from indexer.library.sqlite import Connection, is_damage, plain_errors
 from indexer.library.store import Store
 from indexer.models.choice import choose_and_register
 

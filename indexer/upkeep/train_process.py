@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from indexer.config import Settings, from_json
 from indexer.errors import IndexerError, LockedError
 from indexer.learn.train import Request, train
-from indexer.library.readonly import now, plain_errors
+from indexer.library.sqlite import now, plain_errors
 from indexer.scan.preview import preview
 from indexer.scan.relabel import relabel
 from indexer.scan.run import Scan

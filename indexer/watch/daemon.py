@@ -28,8 +28,9 @@ from indexer.files.audio.identity import Stat
 from indexer.files.mounts import watch_mode
 from indexer.files.walk import folders_to_scan
 from indexer.library.lock import watch_lock
-from indexer.library.readonly import now, reading
+from indexer.library.readonly import reading
 from indexer.library.roots import known_roots
+from indexer.library.sqlite import now
 from indexer.library.tracks import ready_stat
 from indexer.watch import notify
 from indexer.watch.folders import FolderWatcher

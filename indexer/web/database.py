@@ -18,7 +18,7 @@ from datasette.utils import sqlite3
 from indexer.config import Settings
 from indexer.errors import StoreError
 from indexer.library import apart
-from indexer.library.readonly import connect_readonly, plain_errors
+from indexer.library.sqlite import connect_readonly, plain_errors
 
 
 class LibraryDatabase(Database):  # type: ignore[misc]  # datasette ships no types

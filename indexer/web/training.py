@@ -19,7 +19,7 @@ from indexer import config
 from indexer.config import Settings
 from indexer.files.children.start import without_interrupts
 from indexer.library.lock import watching_process
-from indexer.library.readonly import now
+from indexer.library.sqlite import now
 from indexer.web.context import ask, posted, rows, settings_of
 from indexer.web.kept import Kept
 

@@ -37,7 +37,7 @@ from indexer.files.audio.identity import Stat
 from indexer.files.walk import walk
 from indexer.heads.linear import LinearHead
 from indexer.library import summary
-from indexer.library.readonly import now
+from indexer.library.sqlite import now
 from indexer.library.store import Store
 from indexer.library.vectors import projection
 from indexer.library.writing.backlog import Lacking

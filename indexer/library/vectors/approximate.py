@@ -21,7 +21,7 @@ import numpy as np
 
 from indexer.files.foreign import parse_json
 from indexer.library.facts import joined_vectors
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.library.vectors.directions import FOLDER, joined_directions
 from indexer.library.vectors.projection import StoppedError, embedded, pages, sample_of

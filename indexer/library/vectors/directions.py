@@ -21,7 +21,7 @@ import numpy as np
 from indexer.errors import StoreError
 from indexer.files.foreign import parse_json
 from indexer.library.facts import sound_vectors
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 FOLDER = "vectors"  # beside the database
 _VERSION = 4

@@ -10,7 +10,7 @@ from typing import Any
 from indexer.analysis.camelot import parse_key
 from indexer.analysis.mixing import Mixable, reasons
 from indexer.library.measured import MEASURED_JOIN, TEMPO_BPM, THEIR_BPM, THEIR_KEY
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 
 MOST_COMPARED = 20_000  # of the most similar recordings
 _AT_ONCE = 500

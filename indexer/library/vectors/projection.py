@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from indexer.library.facts import joined_vectors
-from indexer.library.readonly import Reader, now
+from indexer.library.sqlite import Reader, now
 from indexer.library.store import Store
 from indexer.library.vectors.directions import joined_directions
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from indexer.analysis.fingerprint import aligned
 from indexer.library.facts import joined_vectors
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.store import Store
 from indexer.library.vectors.directions import joined_directions
 

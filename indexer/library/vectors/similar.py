@@ -18,7 +18,8 @@ from indexer.analysis.mixing import Mixable
 from indexer.errors import ConfigError, StoreError
 from indexer.library.below import subtree_or_all
 from indexer.library.facts import joined_vectors
-from indexer.library.readonly import Reader, open_readonly
+from indexer.library.readonly import open_readonly
+from indexer.library.sqlite import Reader
 from indexer.library.vectors import approximate
 from indexer.library.vectors.directions import Directions, open_directions
 from indexer.library.vectors.mixing import Suited, mixable_of, shown

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from indexer.library.below import subtree_or_all
-from indexer.library.readonly import Reader
+from indexer.library.sqlite import Reader
 from indexer.library.vectors.directions import Directions
 from indexer.library.vectors.similar import TRACKS, descending, tracks_of
 from indexer.library.whose_word import LABEL

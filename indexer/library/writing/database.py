@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from indexer.errors import StoreError
 from indexer.library.label_sets import shown_sets
-from indexer.library.readonly import plain_errors, reason_of
+from indexer.library.sqlite import plain_errors, reason_of
 from indexer.library.tracks_view import DEFAULT_LABELS, tracks_view
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from indexer.files.audio.identity import Stat
 from indexer.library.below import subtree
-from indexer.library.readonly import now
+from indexer.library.sqlite import now
 from indexer.library.writing.database import Database
 from indexer.wording import printable
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from indexer.files.audio.identity import Stat
-from indexer.library.readonly import now
 from indexer.library.set_fields import LAST_WRITE
+from indexer.library.sqlite import now
 from indexer.library.writing.database import Database
 from indexer.wording import printable
 

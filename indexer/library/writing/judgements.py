@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from indexer.library.label_sets import refuse_taken, shown_sets
-from indexer.library.readonly import now
+from indexer.library.sqlite import now
 from indexer.library.tracks_view import TRACK_COLUMNS
 from indexer.library.writing.database import Database
 

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 from indexer.library.below import subtree
-from indexer.library.readonly import now
+from indexer.library.sqlite import now
 from indexer.library.states import LEFT_OUT
 from indexer.library.writing.database import Database
 from indexer.wording import printable
