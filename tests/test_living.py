@@ -11,7 +11,9 @@ from indexer.exchange import living
 from indexer.library import questions
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
+from indexer.watch import status
 from tests.helpers.daemons import Watching
+from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
 
@@ -172,6 +174,23 @@ def test_a_scan_keeps_lists_true_and_fails_when_it_cannot(scanned, scanned_music
     exported = scanned.json("export", "--m3u", tmp_path / "lists", env=wav)
     assert exported["problems"] == []
     assert len(entries(tmp_path / "lists" / "wav.m3u8")) == 1
+
+
+def test_what_changes_without_a_scan_asks_the_daemon_for_one(scanned, scanned_music, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(status, "ask_for_scan", lambda db: bool(asked.append(db)))
+    monkeypatch.setenv("INDEXER_WRITE_TAGS", "off")
+    wav = scanned_music / "album" / "wav.wav"
+    scanned("correct", wav, "dub", "--new")
+    assert asked == []  # there are no playlists
+    lists = {"dub": {"file": f"{tmp_path}/dub.m3u8", "genre": "dub"}}
+    monkeypatch.setenv("INDEXER_PLAYLISTS", f"{{dub = {{file = '{lists['dub']['file']}', genre = 'dub'}}}}")
+    page = Pages(scanned.db, write_tags="off", playlists=lists)
+    assert page.post("/-/correct", {"id": 1, "genre": "dub"}).json()["tags"] == "off"
+    assert len(asked) == 1
+    for command in (("correct", wav, "dub"), ("relabel",), ("tags", "undo", wav), ("forget", wav, "--yes")):
+        scanned(*command)
+    assert asked == 5 * [scanned.db]
 
 
 def test_the_daemon_keeps_lists_true(quick_cli, scanned_music, tmp_path):

@@ -160,12 +160,14 @@ def forget(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool
     """Take roots, folders or files out of the library: list them, ask, remove their rows. No file is touched."""
     from indexer.upkeep.forget import forget as remove
     from indexer.upkeep.forget import plan
+    from indexer.watch.status import keep_playlists_true
 
     found = {"forgotten": 0, **plan(settings.db, paths)}
     if not as_json:
         show(found, text.forget_text, as_json=False)
     if not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Forget them?", err=True))):
         found |= remove(settings.db, paths)
+        keep_playlists_true(settings)
     elif not dry_run:
         note("nothing was forgotten; --yes forgets without asking")
     show(found, lambda found: f"{found['forgotten']:,} files forgotten", as_json=as_json)

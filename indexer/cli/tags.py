@@ -56,6 +56,7 @@ def tags_undo(
 ) -> None:
     """Restore the former genre of FILES and remove our fields. Works with or without a library."""
     from indexer.scan.undo import to_undo, undo_files
+    from indexer.watch.status import keep_playlists_true
 
     if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
         raise click.UsageError("name files, or one of --run, --since and --all")
@@ -71,6 +72,7 @@ def tags_undo(
     done = undo_files(
         settings, files, run_id=run_id, since=since, force=force, corrections=corrections or not everything
     )
+    keep_playlists_true(settings)
     for path, reason in done["refused"]:
         note(f"{path}: {reason}")
     show(done, text.undo_text, as_json=as_json)

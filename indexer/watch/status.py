@@ -6,10 +6,13 @@ Imports the standard library only, so that `indexer status` starts fast.
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexer.files.foreign import parse_json
 from indexer.library.lock import open_own, signal_watching_process, watching_process
+
+if TYPE_CHECKING:
+    from indexer.config import Settings
 
 
 def status_path(db: Path) -> Path:
@@ -53,3 +56,9 @@ def _is_status(found: Any) -> bool:
 def ask_for_scan(db: Path) -> bool:
     """Ask the daemon of a library to scan within seconds; False when none runs, or another user's."""
     return signal_watching_process(db, signal.SIGUSR1)
+
+
+def keep_playlists_true(settings: "Settings") -> None:
+    """Ask the daemon for a scan where playlists follow what the library says, which has just changed without one."""
+    if settings.playlists:
+        ask_for_scan(settings.db)

@@ -15,7 +15,7 @@ from datasette.utils.asgi import Forbidden, Response
 from indexer.config import Settings
 from indexer.errors import IndexerError
 from indexer.learn import corrections
-from indexer.watch.status import ask_for_scan
+from indexer.watch.status import ask_for_scan, keep_playlists_true
 from indexer.web.context import number, posted, rows, settings_of
 from indexer.web.track import address
 
@@ -87,8 +87,9 @@ async def _correct_in_set(
 
 
 def _when_written(settings: Settings, *, writes: bool) -> str:
-    """When the tags say what a person said: off (never), soon, or with the next scan."""
+    """When the tags say what a person said: off (never), soon, or with the next scan, for which a daemon is asked."""
     if not writes:
+        keep_playlists_true(settings)
         return "off"
     return "soon" if ask_for_scan(settings.db) else "with the next scan"
 
