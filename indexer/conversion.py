@@ -113,12 +113,14 @@ def _convert_list(value: Any, kind: Any, wrong: ConfigError) -> tuple[Any, ...]:
 
 
 def _convert_mapping(value: Any, kind: Any, where: str, wrong: ConfigError) -> dict[str, Any]:
+    """A table with any keys; a text may stand for a list of one."""
     if not isinstance(value, Mapping):
         raise wrong
     if dataclasses.is_dataclass(kind):
         return {name: _convert_table(told, kind, f"{where}.{name}") for name, told in value.items()}
     if kind is not str:
-        return {name: converted(v, kind, f"{where}.{name}") for name, v in value.items()}
+        lists = {name: [v] if _base(kind) is tuple and isinstance(v, str) else v for name, v in value.items()}
+        return {name: converted(v, kind, f"{where}.{name}") for name, v in lists.items()}
     if not all(isinstance(v, str) for v in value.values()):
         raise wrong
     return dict(value)

@@ -65,7 +65,7 @@ def by_transformers(weights, vocabulary, text_proj, pooling, said):
     with torch.inference_mode():
         hidden = model(**inputs).last_hidden_state[0].double().numpy()
     x = hidden[0] if pooling == "first" else hidden.mean(0)
-    for number, name in enumerate(("0.", "2.") if "text_proj.0.weight" in text_proj else ("",)):
+    for number, name in enumerate(("0.", "2.") if "text_proj.0.weight" in text_proj else ("",) if text_proj else ()):
         x = np.maximum(0, x) if number else x
         x = text_proj[f"text_proj.{name}weight"].astype(np.float64) @ x + text_proj[f"text_proj.{name}bias"]
     return x / np.linalg.norm(x)
@@ -87,6 +87,22 @@ def test_a_text_has_the_vector_that_transformers_gives(files, tmp_path, layout):
         expected = by_transformers(weights, files["vocabulary"], proj, "first" if layout == "2025" else "mean", said)
         assert np.abs(vector - expected).max() < 1e-5
         assert tower.encode([said])[0] == pytest.approx(vector, abs=1e-5)  # however its batch was padded
+
+
+@needs_transformers
+@pytest.mark.parametrize("layout", ["2025", "2024"])
+def test_a_checkpoint_without_text_proj_compares_with_the_text_encoders_own_numbers(files, tmp_path, layout):
+    without = {f"text_proj.{name}": None for name in ("weight", "bias", "0.weight", "0.bias", "2.weight", "2.bias")}
+    if layout == "2025":
+        name, state, encoder = checkpoints.NAME_CLAP_TI, words.clap_2025(**without), None
+        weights, pooling = checkpoints.bert(len(words.TOKENS)), "first"
+    else:
+        name, state = checkpoints.NAME_CLAP, words.clap_2024(**checkpoints.clap("mlp", words=64), **without)
+        encoder, weights, pooling = bert.convert(files["published"], tmp_path, "gte-base"), files["weights"], "mean"
+    source = checkpoints.write_folder(tmp_path, checkpoints.published_state(state), name=name)
+    tower = text.BertTower(convert(source, tmp_path), encoder, files["vocabulary"])
+    expected = by_transformers(weights, files["vocabulary"], {}, pooling, TEXTS[0])
+    assert np.abs(tower.encode(TEXTS[:1])[0] - expected).max() < 1e-5
 
 
 @needs_transformers

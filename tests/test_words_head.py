@@ -150,5 +150,13 @@ def test_settings_that_cannot_be_used(library, tmp_path, settings, said):
     assert result.stderr.count("\n") == 1
 
 
+def test_one_sentence_needs_no_list(library, tmp_path):
+    config = tmp_path / "one.toml"
+    config.write_text('[words]\nhouse = "a warm groove"\ntechno = []\n')
+    found = library.json("train", "--words", "--config", config)
+    assert found["sentences"]["house"][-1] == "a warm groove"
+    assert len(found["sentences"]["techno"]) == len(TEMPLATES)
+
+
 def test_words_take_no_labels(library, tmp_path):
     assert "--words takes no labels" in library("train", "--words", "--csv", tmp_path / "x.csv", code=2).stderr

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from indexer.library.readonly import open_readonly
+from indexer.models import catalogue
 from tests.helpers import checkpoints
 from tests.helpers.cli import Cli
 from tests.helpers.synth import write_audio
@@ -84,3 +85,14 @@ def test_models_info_names_the_projection(library, template):
     assert library.json("models", "info", template[0])["words"] == {
         "form": "mlp", "width": 32, "hidden": 48, "depth": 0,
     }  # fmt: skip
+
+
+def test_of_two_models_that_differ_in_their_words_alone_the_one_that_was_chosen_is_used(tmp_path, template):
+    cli = Cli(tmp_path / "state", None)
+    cli.folder.mkdir()
+    state = checkpoints.published_state(checkpoints.weights(depth=1))
+    catalogue.add(checkpoints.write_folder(tmp_path, state), cli.folder / "models", name="without")
+    catalogue.add(template[0], cli.folder / "models", name="with")
+    for name, lacking in (("with", "nothing is embedded by with"), ("without", "without, the model in use, knows no")):
+        cli("models", "use", name)
+        assert lacking in cli("find", "techno", code=2).stderr

@@ -51,6 +51,7 @@ class EncoderInUse:
     id: str
     joins: tuple[str, ...]
     embedded: bool  # whether it has embedded anything
+    names: tuple[str, ...] = ()  # of the encoders that it joins, or its own: of several with one id, which was meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,16 @@ def in_use(reader: Reader) -> InUse:
     ``embedded``: an encoder that could not be loaded has embedded nothing, and need not stay in use.
     """
     encoder = reader.execute(
-        "SELECT e.id, e.parts, EXISTS (SELECT 1 FROM json_each(coalesce(e.parts, json_array(e.id))) p"
-        " JOIN encoders o ON o.id = p.value WHERE o.changes > 0) AS embedded FROM encoders e WHERE e.in_use = 1"
+        "SELECT e.id, e.parts, max(o.changes) > 0 AS embedded, json_group_array(o.name) AS names FROM encoders e"
+        " JOIN json_each(coalesce(e.parts, json_array(e.id))) p JOIN encoders o ON o.id = p.value"
+        " WHERE e.in_use = 1 GROUP BY e.id"
     ).fetchone()
     head = reader.execute("SELECT kind, encoder_id, source FROM heads WHERE in_use = 1").fetchone()
     embedded_by = reader.execute("SELECT id FROM encoders WHERE parts IS NULL AND changes > 0 ORDER BY id").fetchall()
     return InUse(
-        EncoderInUse(encoder["id"], _ids(encoder["parts"]), bool(encoder["embedded"])) if encoder else None,
+        EncoderInUse(encoder["id"], _ids(encoder["parts"]), bool(encoder["embedded"]), _ids(encoder["names"]))
+        if encoder
+        else None,
         HeadInUse(head["kind"], head["encoder_id"], head["source"]) if head else None,
         () if encoder else tuple(row["id"] for row in embedded_by),
     )

@@ -161,7 +161,7 @@ def _encoder(settings: Settings, library: InUse, head: Head | None) -> tuple[Enc
     if settings.encoder:
         return named(settings.encoder, settings.models), False
     if (in_use := library.encoder) is not None:
-        return known(in_use.joins or (in_use.id,), settings.models), False
+        return known(in_use.joins or (in_use.id,), settings.models, in_use.names), False
     if head is not None and (own := _with_id(head.encoder_id, settings.models)) is not None:
         return own, False
     usable = [m for m in catalogue.installed(settings.models) if m.problem is None]
@@ -191,19 +191,24 @@ def named(spec: str, models_dir: Path) -> EncoderInfo:
     return join(parts)
 
 
-def known(encoder_ids: Sequence[str], models_dir: Path) -> EncoderInfo | None:
-    """The encoder with this id, in any variant, or the one that joins several ids; None when one is not installed."""
-    found = [_with_id(encoder_id, models_dir) for encoder_id in encoder_ids]
+def known(encoder_ids: Sequence[str], models_dir: Path, names: Sequence[str] = ()) -> EncoderInfo | None:
+    """The encoder with this id, in any variant, or the one that joins several ids; None when one is not installed.
+
+    names: which is meant where several have one id, as two checkpoints have whose ways to words alone differ.
+    """
+    found = [_with_id(encoder_id, models_dir, names) for encoder_id in encoder_ids]
     return join([part for part in found if part]) if all(found) else None
 
 
-def _with_id(encoder_id: str, models_dir: Path) -> EncoderInfo | None:
+def _with_id(encoder_id: str, models_dir: Path, names: Sequence[str] = ()) -> EncoderInfo | None:
     for name in BUILT_IN:
         info = built_in_info(name)
         if info.variant_of(encoder_id):
             return info
     usable = (_checkpoint_info(model.path) for model in catalogue.installed(models_dir) if model.problem is None)
-    return next((info for info in usable if _fits(encoder_id, info)), None)
+    fitting = [info for info in usable if _fits(encoder_id, info)]
+    meant = (info for info in fitting if (own := info.variant_of(encoder_id)) and info.varied(own).name in names)
+    return next(meant, next(iter(fitting), None))
 
 
 def _checkpoint_info(path: Path) -> EncoderInfo:

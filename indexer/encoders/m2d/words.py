@@ -104,7 +104,7 @@ def projection_from_shapes(shapes: Mapping[str, Shape], geometry: Geometry) -> P
         if any(key.startswith(BERT) for key in shapes):
             raise ModelError("audio_proj, text_proj: missing from the checkpoint, although it holds a text encoder")
         return None
-    if f"{AUDIO}sem_token" in own:
+    if any(key.startswith(f"{AUDIO}sem_") for key in own):
         blocks = {int(m[1]) for key in own if (m := re.match(r"audio_proj\.sem_blocks\.(\d{1,4})\.", key))}
         if not blocks or max(blocks) >= MAX_DEPTH:
             raise ModelError(f"audio_proj.sem_blocks: {len(blocks)} blocks, where 1 to {MAX_DEPTH} are expected")
@@ -130,7 +130,8 @@ def text_tower_from_shapes(shapes: Mapping[str, Shape], pooling: str, width: int
     inputs = layers[0][1] if layers else width
     found = TextTower(pooling, inputs, layers, bert is not None)
     _check(own, found.shapes())
-    for (outputs, _), following in zip(layers, [*(inputs for _, inputs in layers[1:]), width], strict=True):
+    taken = [*(inputs for _, inputs in layers), width]  # by each layer, then by the comparison
+    for (outputs, _), following in zip(layers, taken[1:], strict=True):
         if outputs != following or outputs > MAX_HIDDEN:
             raise ModelError(f"text_proj: {outputs} numbers for a text where {following} are expected")
     if bert is not None and bert.width != inputs:
