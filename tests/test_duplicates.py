@@ -226,6 +226,7 @@ def test_the_copy_to_keep_as_text_json_and_a_page(quick_cli, folder):
     assert (encodings["how"], encodings["why"]) == ("aligned", ["it is lossless"])
     assert [copy["keep"] for copy in encodings["copies"]] == [True, False]
     assert all(copy["agreement"] > 0.8 for copy in encodings["copies"])
+    assert [copy["lossy_suspect"] for copy in encodings["copies"]] == [False, None]
     assert encodings["could_free_bytes"] == len(before["0 again.mp3"])
     copies = next(group for name, group in by_name.items() if name != "0.flac")
     assert (copies["how"], copies["why"]) == ("same audio", ["they are equally good, it came first"])
@@ -295,6 +296,10 @@ def test_each_merit_decides_where_the_weightier_ones_are_equal(quick_cli, folder
     assert kept()[:2] == ("0 again.mp3", ["it carries data of Serato, Traktor"])
     change(quick_cli, "UPDATE tags SET dj_data = NULL")
     assert kept()[:2] == ("0 again.mp3", ["it has 4 of 5 tags, not 3"])
+    change(quick_cli, f"UPDATE files SET size = 64 * 125 * 16 WHERE id = {mp3}")
+    assert kept()[:2] == ("0.flac", ["112 kbit/s are more than 64"])
+    change(quick_cli, f"UPDATE analysis SET bandwidth_hz = 16100 WHERE recording_id != {recording}")
+    assert kept()[:2] == ("0 again.mp3", ["it has 4 of 5 tags, not 3"])  # its spectrum is as wide: it may be the source
 
 
 def test_a_little_less_than_a_usual_bit_rate_decides_nothing():
@@ -304,9 +309,9 @@ def test_a_little_less_than_a_usual_bit_rate_decides_nothing():
         "tags": 5, "label": None, "size": 1,
     }  # fmt: skip
     for usual in (128, 192, 256, 320):
-        merits = [_merits({**copy, "kbit_s": usual + off}) for off in (-3, 0, 3)]
+        merits = [_merits({**copy, "counts_as_kbit_s": usual + off}) for off in (-3, 0, 3)]
         assert merits[0] == merits[1] == merits[2]
-    assert _merits({**copy, "kbit_s": 320}) > _merits({**copy, "kbit_s": 256})
+    assert _merits({**copy, "counts_as_kbit_s": 320}) > _merits({**copy, "counts_as_kbit_s": 256})
 
 
 def test_a_library_without_doubles_says_so(quick_cli, folder):

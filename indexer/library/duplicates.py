@@ -31,6 +31,7 @@ _COPIES = (
 _TAGS = ("title", "artist", "album", "year", "tag_genre")
 _KBIT_STEP = 16  # bit rates of lossy files count in such steps; the usual ones lie in the middle of one
 # A lossless file that was lossy once counts as what it came from, by where its spectrum ends: LAME's lowpass.
+_SAME_EDGE_HZ = 200  # within which two files of one sound have the same edge
 _EDGES_HZ, _EDGE_KBIT_S = (16_000, 17_000, 19_000, 20_000, 20_500), (112, 128, 192, 256, 320)
 
 
@@ -78,10 +79,12 @@ def _group(number: int, copies: list[dict[str, Any]]) -> dict[str, Any]:
         seconds = copy["duration_s"]
         copy["kbit_s"] = round(smallest[copy["recording_id"]] / seconds / 125) if seconds else None
         copy["lossless"] = copy["codec"] in LOSSLESS_CODECS
-        copy["lossy_suspect"] = copy["lossy_suspect"] and bool(copy["lossy_suspect"])
+        copy["lossy_suspect"] = None if copy["lossy_suspect"] is None else bool(copy["lossy_suspect"])
         copy["tags"] = sum(copy[tag] not in (None, "") for tag in _TAGS)
         copy["truncated"] = (copy.pop("reason") or "").startswith("truncated")
         del copy["first_id"]
+    for copy in copies:
+        copy["counts_as_kbit_s"] = _lossy_kbit_s(copy, copies)
     copies.sort(key=_merits, reverse=True)
     kept, *others = copies
     for copy in copies:
@@ -105,7 +108,7 @@ def _merits(copy: dict[str, Any]) -> tuple[float, ...]:
     return (
         not copy["truncated"],
         is_lossless,
-        0 if is_lossless else round(_lossy_kbit_s(copy) / _KBIT_STEP),
+        0 if is_lossless else round(copy["counts_as_kbit_s"] / _KBIT_STEP),
         copy["sample_rate_hz"] or 0,
         bool(copy["dj_data"]),
         copy["tags"],
@@ -119,7 +122,7 @@ def _why(kept: dict[str, Any], other: dict[str, Any]) -> tuple[int, str]:
     reasons = (
         "it is whole",
         "it is lossless, the other may have been lossy once" if other["lossless"] else "it is lossless",
-        f"{_lossy_kbit_s(kept)} kbit/s are more than {_lossy_kbit_s(other)}",
+        f"{kept['counts_as_kbit_s']} kbit/s are more than {other['counts_as_kbit_s']}",
         f"{(kept['sample_rate_hz'] or 0) / 1000:g} kHz are more than {(other['sample_rate_hz'] or 0) / 1000:g}",
         f"it carries data of {kept['dj_data']}",
         f"it has {kept['tags']} of {len(_TAGS)} tags, not {other['tags']}",
@@ -131,11 +134,20 @@ def _why(kept: dict[str, Any], other: dict[str, Any]) -> tuple[int, str]:
     return next(told, (len(reasons), "they are equally good, it came first"))
 
 
-def _lossy_kbit_s(copy: dict[str, Any]) -> int:
-    """The bit rate of a lossy file, or what it probably was before a lossless one was made of it."""
-    if copy["lossless"]:
-        return round(float(np.interp(copy["bandwidth_hz"] or 0, _EDGES_HZ, _EDGE_KBIT_S)))
-    return copy["kbit_s"] or 0
+def _lossy_kbit_s(copy: dict[str, Any], copies: list[dict[str, Any]]) -> int:
+    """The bit rate of a lossy file, or what it probably was before a lossless one was made of it.
+
+    That is the best lossy copy whose spectrum ends where its own does, else what LAME would have taken for that edge.
+    """
+    if not copy["lossless"]:
+        return copy["kbit_s"] or 0
+    edge_hz = copy["bandwidth_hz"] or 0
+    sources = [
+        other["kbit_s"] or 0
+        for other in copies
+        if not other["lossless"] and abs((other["bandwidth_hz"] or 0) - edge_hz) <= _SAME_EDGE_HZ
+    ]
+    return max(sources, default=round(float(np.interp(edge_hz, _EDGES_HZ, _EDGE_KBIT_S))))
 
 
 def _beware(kept: dict[str, Any], others: list[dict[str, Any]]) -> list[str]:
