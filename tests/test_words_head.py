@@ -1,16 +1,19 @@
 """`train --words`: a head of no labels is a first guess that never decides, until labels begin with it."""
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from indexer.config import load_settings
 from indexer.encoders.m2d.checkpoint import inspect
 from indexer.encoders.trajectory import Collector
 from indexer.files.audio.identity import Stat
 from indexer.heads.decide import FIRST_GUESS
 from indexer.heads.linear import LinearHead
 from indexer.heads.load import load_head
+from indexer.learn.dataset import LabelRequest
 from indexer.learn.words import TEMPERATURE, TEMPLATES, sentences
 from indexer.library.store import Store
 from tests.helpers import checkpoints, words
@@ -156,6 +159,15 @@ def test_one_sentence_needs_no_list(library, tmp_path):
     found = library.json("train", "--words", "--config", config)
     assert found["sentences"]["house"][-1] == "a warm groove"
     assert len(found["sentences"]["techno"]) == len(TEMPLATES)
+
+
+def test_tags_may_name_the_genres_of_the_setting(library, tmp_path):
+    config = tmp_path / "own.toml"
+    config.write_text('[words]\n"dub techno" = []\nhouse = []\n')
+    with Store(library.db) as store, store.transaction():
+        store._run("UPDATE tags SET genre = 'Dub Techno' WHERE genre = 'Techno'")
+        told = LabelRequest(("tags",)).gather(store.connection, load_settings(config))
+    assert Counter(told.label_of.values()) == {"house": 20, "dub techno": 20, "trance": 20}
 
 
 def test_words_take_no_labels(library, tmp_path):

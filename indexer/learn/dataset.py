@@ -85,9 +85,12 @@ class LabelRequest:
         read = _read_playlists(self.playlists, Limits.of(settings), self.looking) if self.playlists else None
         files = list(facts.files(reader, (told and told.tag) or "genre"))
         matched = match(read.lists, files, PathMap(settings.dj_map)) if read else None
+        aliases = Aliases({label: label for label in told.labels}, {}) if told else Aliases(settings.aliases)
+        if not told:
+            aliases.add(Counter(settings.words.keys()))  # what a first guess by words knows, labels may name, too
         found = gather(
             files,
-            Aliases({label: label for label in told.labels}, {}) if told else Aliases(settings.aliases),
+            aliases,
             sources=self.chosen(),
             corrections=label_sets.corrections(reader, self.label_set) if self.label_set else facts.corrections(reader),
             rows=rows,
