@@ -85,7 +85,7 @@ def test_the_genre_is_seen_in_every_place_it_was_written_to(tmp_path, name, plac
     assert contradictions(container, facts["places"]) == []
 
 
-def test_a_report_tells_everything_of_one_file(cli, tmp_path):
+def test_a_report_tells_everything_of_one_file(bare_cli, tmp_path):
     path = write_audio(tmp_path / "a", "mp3", 0.5)
     ape = mutagen.apev2.APEv2()
     ape["Genre"] = "Techno"
@@ -97,14 +97,14 @@ def test_a_report_tells_everything_of_one_file(cli, tmp_path):
     )
     tag.save(path, v2_version=3, v1=2)
     before = path.read_bytes(), path.stat().st_mtime_ns
-    report = one(cli, path)
+    report = one(bare_cli, path)
     assert seen(report) == {"ID3v2.3": ["House"], "APEv2": ["Techno"], "ID3v1": ["House"]}
     assert report["verdict"] == "writable"
     assert report["genre"] == "House"
     assert report["dj_data"] == ["Serato", "Traktor"]
     assert report["contradictions"] == ["ID3v2.3 says House, APEv2 says Techno"]
     assert report["indexer"] is None
-    text = cli("doctor", path).stdout
+    text = bare_cli("doctor", path).stdout
     for words in (
         "ID3v2.3",
         "[where DJ programs and players look]",

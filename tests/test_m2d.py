@@ -281,11 +281,11 @@ def test_track_vector_is_the_weighted_mean():
         ({"device": "cuda"}, "device cuda is not available"),
     ],
 )
-def test_options_that_cannot_be_had(tmp_path, monkeypatch, options, message):
+def test_options_that_cannot_be_had(small_models, monkeypatch, options, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ModelError, match=message):
-        load_encoder(tmp_path / "model.safetensors", **options)
+        load_encoder(next(small_models.glob("*/model.safetensors")), **options)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

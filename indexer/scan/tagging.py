@@ -14,6 +14,7 @@ from indexer.files.tags.genre import GenreEdit
 from indexer.files.tags.read import Tags
 from indexer.files.tags.write import Prepared, discard, edit_to_json
 from indexer.library.set_fields import concerns
+from indexer.library.sqlite import Row
 from indexer.scan.journal import commit_write
 from indexer.scan.policy import Label, edit_for, held_back, to_add
 from indexer.scan.set_fields import set_edits
@@ -22,16 +23,17 @@ from indexer.scan.work import NO_GENRE, FileFailedError, KnownFile, Run, Stage, 
 
 def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
     """Write into the file's tags: the genre, by a person's correction, else by the head; what is added beside it."""
+    if run.tag_policy is None or (file.row.tag_policy == run.tag_policy and not run.explicit_tags):
+        return
     said = run.store.said_so_far(file.recording_id)
     correction = run.store.correction(file.recording_id)
     if correction is not None:
         label = Label.by_person(correction["genre"], correction["corrected_at"])
     adds = run.settings.write_tags_bpm or run.settings.write_tags_key
-    if run.tag_policy is None or (file.row.tag_policy == run.tag_policy and not run.explicit_tags):
-        return
     if label is None and not adds and not concerns(run.store.connection, file.row.id, run.written_sets):
         return
-    if not run.explicit_tags and _still_read_only(run, file):
+    last = None if run.explicit_tags else run.store.last_write(file.row.id)
+    if last is not None and _still_read_only(file, last):
         run.counts.not_written += 1
         return
     if file.tags is None:
@@ -40,7 +42,7 @@ def write_genre(run: Run, file: KnownFile, label: Label | None) -> Stage[None]:
             file.tags = Tags.from_json(done.result()["tags"])
         except FileError as e:
             raise FileFailedError(e.reason) from e
-    write = _to_write(run, file, file.tags, label)
+    write = _to_write(run, file, file.tags, label, last)
     if write.edit is None and not write.add:
         run.store.settle_tags(file.row.id, run.tag_policy, said)
     else:
@@ -62,9 +64,8 @@ class _ToWrite:
         return "tempo and key" if self.add.keys() & {BPM, KEY} else " and ".join(self.add)
 
 
-def _to_write(run: Run, file: KnownFile, found: Tags, label: Label | None) -> _ToWrite:
-    """What the settings, the heads and a person want in a file with these tags, but for what is held back."""
-    last = None if run.explicit_tags else run.store.last_write(file.row.id)
+def _to_write(run: Run, file: KnownFile, found: Tags, label: Label | None, last: Row | None) -> _ToWrite:
+    """What the settings, the heads and a person want in a file with these tags, but for what ``last`` holds back."""
     head = run.model.head if run.model else None
     is_held = last is not None and held_back(last, file.row.stat, label)
     edit = edit_for(run.settings, head, found, label) if label and not is_held else None
@@ -75,10 +76,9 @@ def _to_write(run: Run, file: KnownFile, found: Tags, label: Label | None) -> _T
     return _ToWrite(edit, {**add, **of_sets.texts}, of_sets.said, still_undone)
 
 
-def _still_read_only(run: Run, file: KnownFile) -> bool:
+def _still_read_only(file: KnownFile, last: Row) -> bool:
     """Whether an earlier run said that the file cannot be written, and that has not changed."""
-    last = run.store.last_write(file.row.id)
-    if last is None or last["state"] != "refused" or not last["reason"].startswith(READ_ONLY):
+    if last["state"] != "refused" or not last["reason"].startswith(READ_ONLY):
         return False
     with suppress(OSError):
         return read_only(file.row.path) is not None
