@@ -244,7 +244,8 @@ def test_files_of_the_users_in_a_folder_are_never_overwritten(library, tmp_path,
     assert house.read_bytes() == b"the user's own"
     house.unlink()
     house.mkdir()
-    library("export", option, folder, code=2)
+    library("export", option, folder, "--rekordbox", tmp_path / "out.xml", code=2)
+    assert not (tmp_path / "out.xml").exists()  # nothing is written where one of several targets is refused
     house.rmdir()
     house.symlink_to(tmp_path / "elsewhere")
     library("export", option, folder, code=2)

@@ -84,6 +84,9 @@ def export(
         found = _gather(conn, settings, paths)
         if paths.unused:
             raise ConfigError(f"--map {paths.unused[0]} fits no track of the library; nothing was written")
+        for folder, ending in ((to_m3u, ".m3u8"), (to_serato, ".crate")):
+            if folder:
+                own_folder.refuse_others(folder, file_names(found.playlists(), ending))  # before anything is written
         listed_in_lists = sum(len(playlist.ids) for playlist in found.playlists())
         total = (len(found.ids) if to_rekordbox else 0) + listed_in_lists * (bool(to_m3u) + bool(to_serato))
         counting = _Counting(progress, total)

@@ -53,7 +53,8 @@ def match(lists: Sequence[ForeignList], files: Iterable[FileFacts], paths: PathM
             if recording is not None:
                 members[recording] = None
             elif len(found.examples) < EXAMPLES:
-                found.examples.append(printable(entry.rooted or entry.paths[0]))
+                told = printable(entry.rooted or entry.paths[0])
+                found.examples += [told] if told not in found.examples else []
         found.members += [(recording, one.names) for recording in members]
     found.unused_maps = paths.unused
     return found

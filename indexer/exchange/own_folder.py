@@ -8,7 +8,7 @@ and all are still known as ours.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -32,10 +32,9 @@ def write(folder: Path, ending: str, files: Mapping[str, Callable[[Output], None
         folder.mkdir(exist_ok=True)
     except OSError as e:
         raise ConfigError(f"{folder}: cannot be made ({e.strerror}); name a folder inside one that is there") from e
+    refuse_others(folder, files)
     listed = _listed(folder)
     ours = partial(_is_listed, listed)
-    for name in files:
-        own_files.refuse_others(folder / name, ours)
     stale = [folder / name for name in listed if name.endswith(ending) and name not in files]
     for name, write_one in files.items():
         own_files.replace(folder / name, partial(_noted, folder, listed, name, write_one), ours)
@@ -45,6 +44,13 @@ def write(folder: Path, ending: str, files: Mapping[str, Callable[[Output], None
                 path.unlink()
     others = {name: digests for name, digests in listed.items() if not name.endswith(ending)}
     _write_list(folder, others | {name: {_sha256(folder / name)} for name in files})
+
+
+def refuse_others(folder: Path, names: Iterable[str]) -> None:
+    """Raise ConfigError where a file of another stands in the way of one of these; the folder need not be there yet."""
+    ours = partial(_is_listed, _listed(folder))
+    for name in names:
+        own_files.refuse_others(folder / name, ours)
 
 
 def _noted(
