@@ -22,6 +22,7 @@ from tests.helpers.pages import Pages
 from tests.helpers.synth import write_audio
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here or in a child: workers fill the cores
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # to compile the program anew is half of a child's start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what runs in the background; the programs that the tests interrupt would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
