@@ -88,7 +88,7 @@ def converted(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(choices)}{_close_choice(value, choices)}")
         return value
     if kind is Path:
-        if not isinstance(value, (str, os.PathLike)):
+        if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
             raise wrong
         return expanded(value)
     if kind is tuple:

@@ -148,6 +148,7 @@ sql = "SELECT id FROM tracks"
         ("x = {file = 'a.m3u8', tempo = [130, 120]}", "must be two tempos"),
         ("x = {file = 'a.m3u8', tempo = ['a', 'b']}", "is not a list"),
         ("x = {file = 'a.m3u8', confidence = 80}", "must be between 0 and 1"),
+        ('x = {file = "/a\\u0000.m3u8", genre = "a"}', "is not a path"),
         ("x = {file = 'lists/a.m3u8', genre = 'house'}", "must be a whole path, such as ~/Music/a.m3u8"),
         (
             "x = {file = '/a.m3u8', genre = 'a'}\ny = {file = '/a.m3u8', genre = 'b'}",
