@@ -42,7 +42,7 @@ from indexer.library.store import Store
 from indexer.library.vectors import projection
 from indexer.library.writing.backlog import Lacking
 from indexer.models import choice
-from indexer.scan import relabel, stages
+from indexer.scan import reading, relabel
 from indexer.scan.classify import classify_recording
 from indexer.scan.difference import spool_difference
 from indexer.scan.policy import tag_policy_digest
@@ -245,7 +245,7 @@ def rescan(music: Path, settings: Settings, files: int) -> Result:
         with Store(settings.db) as store:
             store.clear_spool()
             at = time.perf_counter()
-            assert spool_difference(store, os.fsencode(music), root_id=root).unchanged == files
+            assert spool_difference(store, os.fsencode(music), root_id=root).counts["unchanged"] == files
             differences.append(time.perf_counter() - at)
         walks.append(walked - started)
         scans.append(scanned - walked)
@@ -353,7 +353,7 @@ def new(_music: Path, settings: Settings, files: int) -> Result:
                     hashlib.sha256(path).hexdigest(), codec="mp3", sample_rate_hz=44_100, channels=2, duration_s=300.0
                 )
                 assert store.file_at(path) is None
-                assert store.files_of(recording, stages.MAX_COPIES) == []
+                assert store.files_of(recording, reading.MAX_COPIES) == []
                 file_id = store.put_file(
                     path,
                     stat,

@@ -101,8 +101,6 @@ def main(files: int, burst: int, idle_s: float) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [float(argument) for argument in sys.argv[1:]]
-    main(
-        *(int(n) for n in (numbers + [20_000, 7_000, 120][len(numbers) :])[:2]),
-        (numbers + [20_000, 7_000, 120][len(numbers) :])[2],
-    )
+    given = [float(argument) for argument in sys.argv[1:]]
+    files, burst, idle_s = given + [20_000, 7_000, 120][len(given) :]
+    main(int(files), int(burst), idle_s)

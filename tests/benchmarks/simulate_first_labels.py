@@ -57,7 +57,7 @@ class Clocked(Instant):
 def simulated(music: Path, folder: Path, units_s: float, rough_after_h: float) -> Clocked:
     """One scan of a new library."""
     executor = Clocked(units_s)
-    pipeline.Pace = lambda after_s, left: Pace(after_s, left, lambda: executor.now_s)
+    pipeline.Pace = lambda after_s, left: Pace(after_s, left, lambda: executor.now_s)  # type: ignore[attr-defined]
     settings = Settings(db=folder / "library.db", models=folder, encoder="rhythm", rough_after_h=rough_after_h)
     running = Scan(settings, Silent())
     running._executor = lambda *_: executor
