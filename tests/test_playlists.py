@@ -149,6 +149,7 @@ def test_whatever_is_a_playlist_is_one_for_rekordbox_too(pages, cli, music_folde
     assert locations(pages.get("/library.xml", params={"sql": "select id, path from tracks where id = 1"}))
     mapped = Pages(cli.db, dj_map={str(music_folder): "D:/Music"})
     assert locations(mapped.get("/-/tracks.xml?format=wav")) == ["/D:/Music/album/wav.wav"]
+    assert mapped.get("/-/tracks.m3u8?format=wav").text.endswith("\nD:/Music/album/wav.wav\n")
     genre = one(cli.db, "SELECT max(genre) FROM predictions")
     for page, link in (
         ("/-/tracks?format=wav", "/-/tracks.xml?format=wav"),

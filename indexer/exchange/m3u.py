@@ -46,9 +46,9 @@ def relative_to(folder: Path) -> Callable[[bytes], bytes]:
     return path_of
 
 
-def to_m3u(found: dict[str, Any]) -> bytes:
-    """A whole playlist of {tracks: [{path, artist, title, duration_s}]}, with exact paths."""
+def to_m3u(found: dict[str, Any], path_of: Callable[[bytes], bytes] = bytes) -> bytes:
+    """A whole playlist of {tracks: [{path, artist, title, duration_s}]}; ``path_of`` as ``write`` has it."""
     return M3U8.first_line + b"".join(
-        entry(os.fsencode(track["path"]), track["artist"], track["title"], track["duration_s"])
+        entry(path_of(os.fsencode(track["path"])), track["artist"], track["title"], track["duration_s"])
         for track in found["tracks"]
     )

@@ -5,7 +5,7 @@ Owns which tracks a playlist holds: those with given ids, if these are ids of fi
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -55,7 +55,7 @@ async def answer(datasette: Any, form: str, tracks: list[dict[str, Any]], name: 
         content, kind = await _xml(datasette, tracks, f"{name}, the first {MAX_TRACKS:,}" if more else name), "xml"
     else:
         note = f"# only the first {MAX_TRACKS:,} tracks; there are more\n".encode() if more else b""
-        content, kind = to_m3u({"tracks": tracks}) + note, "x-mpegurl"
+        content, kind = to_m3u({"tracks": tracks}, _there(datasette)) + note, "x-mpegurl"
     return Response(
         content,
         content_type=f"{'application' if form == 'xml' else 'audio'}/{kind}; charset=utf-8",
@@ -72,9 +72,14 @@ async def _xml(datasette: Any, tracks: list[dict[str, Any]], name: str) -> bytes
     playlist = rekordbox.Playlist(name, [track.id for track in found])
     out = io.BytesIO()
     out.write(own_files.XML.first_line)
-    there = PathMap(settings.dj_map).there
-    rekordbox.write(out, found, len(found), [playlist], there=there, genre_of=genre_of(settings))
+    rekordbox.write(out, found, len(found), [playlist], there=_there(datasette), genre_of=genre_of(settings))
     return out.getvalue()
+
+
+def _there(datasette: Any) -> Callable[[bytes], bytes]:
+    """How the DJ programs' machine sees a path."""
+    settings = settings_of(datasette)
+    return PathMap(settings.dj_map if settings else {}).there
 
 
 def _numbers(text: str) -> list[int] | None:
