@@ -125,6 +125,7 @@ def test_the_track_page_tells_all_of_a_track(pages, cli, music_folder):
     assert "Undo: put back what stood there" in page
     chart = json.loads(re.search(r'(?s)id="chart">(.*?)</script>', page).group(1))
     assert chart["scores"] == found["scores"]
+    assert chart["reason"] == found["undecided_reason"]  # with one, no threshold is drawn
     assert chart["timeline"] == found["timeline"]
 
 

@@ -104,8 +104,8 @@ def test_a_head_of_words_is_the_softmax_of_cosines_and_decides_nothing(library):
     said = "a first guess by words: labels and `indexer train` make it a decision"
     assert f"nothing is decided: {said}" in library("relabel").stdout
     assert f"(numbers to a genre; {said})" in library("status").stdout
-    (status,) = rows(library, "SELECT kind FROM heads WHERE in_use")
-    assert status == ("words",)
+    status = library.json("status")["head"]
+    assert (status["kind"], status["decided_from"]) == ("words", None)
     assert library.json("train", "--words", "--config", library.config)["file"] == found["file"]  # the same head
     told = library("train", "--words", "--config", library.config).stdout
     assert told.count("The sound of house music.") == 1

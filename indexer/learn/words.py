@@ -30,7 +30,7 @@ from indexer.wording import escaped
 
 NAME = "words"
 # M2D-CLAP learned from captions like the first.
-TEMPLATES = ("The sound of {} music.", "{} music.", "This is a {} track.")
+TEMPLATES = ("The sound of {} music.", "{} music.", "This track is {}.")
 # Of the softmax over cosines. No label was there to choose it, so it is a guess: the head is not to be sure of itself.
 TEMPERATURE = 0.05
 MAX_SENTENCES = 100  # of a genre

@@ -79,9 +79,8 @@ def status(settings: Settings) -> dict[str, Any]:
         "rough": heard_roughly(conn, parts),
         "encoder": {"name": encoder.name, "id": encoder.id} if encoder else None,
         "head": one(
-            "SELECT name, id, kind, threshold, coalesce((SELECT p.threshold FROM predictions p WHERE p.head_id ="
-            " heads.id LIMIT 1), threshold) "
-            "AS decided_from FROM heads WHERE in_use = 1"
+            "SELECT name, id, kind, threshold, iif(kind = 'words', NULL, coalesce((SELECT p.threshold FROM predictions"
+            " p WHERE p.head_id = heads.id LIMIT 1), threshold)) AS decided_from FROM heads WHERE in_use = 1"
         ),
         "genres": rows(GENRE_COUNTS),
         "tags_written": _count(one("SELECT count(*) AS n FROM tags WHERE indexer_genre IS NOT NULL")),

@@ -134,7 +134,10 @@ async def track_page(request: Any, datasette: Any) -> Any:
             "name": name,
             "genres": genres,
             "writes_tags": settings is not None and settings.write_tags != "off",
-            "chart": {key: track[key] for key in ("scores", "threshold", "labels", "timeline", "duration_s", "id")},
+            "chart": {
+                **{key: track[key] for key in ("scores", "threshold", "labels", "timeline", "duration_s", "id")},
+                "reason": track["undecided_reason"],
+            },
         },
     )
     shown.headers["content-security-policy"] = STRICT_POLICY

@@ -34,28 +34,29 @@ function shape(name, attributes) {
 
 /**
  * Confidence in every genre as a list of bars, the most probable first.
- * scores: {label: 0 to 1}; threshold: from which a genre counts as decided; labels: the head's, in its order (it gives the colours).
+ * scores: {label: 0 to 1}; threshold: from which a genre counts as decided; labels: the head's, in its order (it gives the colours);
+ * reason: why none is decided, whatever the threshold, which is not shown then.
  */
-export function bars(scores, { threshold, labels }) {
+export function bars(scores, { threshold, labels, reason }) {
   const list = element("ul", { class: "ix-bars", "aria-label": "Confidence in every genre" });
-  list.style.setProperty("--threshold", threshold);
+  if (!reason) list.style.setProperty("--threshold", threshold);
   const sorted = [...labels].sort((a, b) => scores[b] - scores[a]);
   for (const label of sorted) {
     const share = scores[label];
-    const reaches = share >= threshold ? "reaches" : "is under";
+    const reaches = reason ? "" : `, ${share >= threshold ? "reaches" : "is under"} the threshold of ${Math.round(100 * threshold)} %`;
     const exact = `${(100 * share).toFixed(2)} %`;
     const row = element("li", {
-      tabindex: 0, class: label === sorted[0] ? "ix-winner" : null, title: `${label}: ${exact}, ${reaches} the threshold of ${Math.round(100 * threshold)} %`,
+      tabindex: 0, class: label === sorted[0] ? "ix-winner" : null, title: `${label}: ${exact}${reaches}`,
     },
       element("span", { class: "ix-label" }, label),
-      element("span", { class: "ix-track" }, element("span", { class: "ix-fill" }), element("span", { class: "ix-line" })),
+      element("span", { class: "ix-track" }, element("span", { class: "ix-fill" }), reason ? "" : element("span", { class: "ix-line" })),
       element("span", { class: "ix-value" }, element("span", { class: "ix-short" }, `${Math.round(100 * share)} %`), element("span", { class: "ix-exact" }, exact)));
     row.style.setProperty("--share", share);
     row.style.setProperty("--colour", colour(labels.indexOf(label)));
     list.append(row);
   }
   const all = element("div", {}, list);
-  all.append(element("p", { class: "ix-soft" }, `The dashed line is the threshold: from ${Math.round(100 * threshold)} % a genre counts as decided.`));
+  if (!reason) all.append(element("p", { class: "ix-soft" }, `The dashed line is the threshold: from ${Math.round(100 * threshold)} % a genre counts as decided.`));
   return all;
 }
 

@@ -51,7 +51,7 @@ function show(track) {
   const tag = track.tag_genre ? `the tag says ${track.tag_genre}` : "no genre in the tag";
   const model = track.genre ? `the model says ${track.decided ? "" : "perhaps "}${track.genre} (${Math.round(100 * track.confidence)} %)` : null;
   at("about").textContent = [track.album, track.duration_s && clock(track.duration_s), model, tag, track.reason].filter(Boolean).join(" · ");
-  at("chart").replaceChildren(...(track.genre ? [bars(track.scores, { threshold: track.threshold, labels })] : []));
+  at("chart").replaceChildren(...(track.genre ? [bars(track.scores, { threshold: track.threshold, reason: track.reason, labels })] : []));
   const known = player.canPlayType(track.media_type) !== "";
   silent(known ? null : `This browser cannot play ${track.container ?? "such"} files; open it in a player, or skip it.`);
   if (!known) {
