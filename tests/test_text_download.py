@@ -86,6 +86,13 @@ def test_a_file_is_installed_with_its_origin_and_never_asked_for_again(get, serv
     assert len(server.seen) == 1
 
 
+def test_another_vocabulary_that_was_added_is_replaced(server, tmp_path):
+    other = words.write_vocabulary(tmp_path, [*words.TOKENS, "more"])
+    path = texts.add(other, texts.VOCABULARY, tmp_path / "models")
+    assert Get(server, tmp_path / "models", "VOCABULARY")() == path
+    assert path.read_bytes() == VOCABULARY
+
+
 def test_the_licence_is_shown_first_and_refusing_it_asks_nothing_of_the_server(get, server):
     shown: list[str] = []
     assert "was not accepted" in get.fails(accept=lambda notice: bool(shown.append(notice)))

@@ -55,7 +55,7 @@ class BertTower:
             weights |= bert.load(text_encoder)
         shape = bert_from_shapes({key: array.shape for key, array in weights.items()})
         if shape is None or shape.width != info.text.width:
-            found = f"{shape.width} numbers a token" if shape else "none"
+            found = f"{shape.width}: `indexer models add FILE` takes GTE base's model.safetensors" if shape else "none"
             raise ModelError(
                 f"{checkpoint}: needs a text encoder of {info.text.width} numbers a token, and has {found}"
             )

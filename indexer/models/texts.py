@@ -121,9 +121,12 @@ def download(
     timeout_s: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Download a file, unless it is installed; return where it is. As ``catalogue.download`` otherwise."""
+    """Download a file, unless it is installed; return where it is. As ``catalogue.download`` otherwise.
+
+    One that was added from elsewhere, and is not the known one, is replaced.
+    """
     path = place(one, models_dir)
-    if path.is_file():
+    if path.is_file() and one.sha256 in (None, _origin(one, models_dir).get("sha256")):
         return path
     if not accept(one.notice):
         raise ModelError(f"the licence of {one.name} was not accepted: nothing was downloaded")
@@ -165,6 +168,10 @@ def _install(file: Path, one: TextFile, models_dir: Path, record: dict[str, Any]
     return place(one, models_dir)
 
 
+def _origin(one: TextFile, models_dir: Path) -> dict[str, Any]:
+    return read_json(models_dir / one.name / catalogue.SOURCE) or {}
+
+
 def overview(models_dir: Path) -> list[dict[str, Any]]:
     """The files, and whether each is installed, for `models list`."""
     return [
@@ -174,7 +181,7 @@ def overview(models_dir: Path) -> list[dict[str, Any]]:
             "licence": one.licence,
             "about_mb": one.about_mb,
             "installed": place(one, models_dir).is_file(),
-            "sha256": (read_json(models_dir / one.name / catalogue.SOURCE) or {}).get("sha256"),
+            "sha256": _origin(one, models_dir).get("sha256"),
         }
         for one in TEXT_FILES
     ]
