@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from indexer.errors import ModelError
-from indexer.models import download, texts
+from indexer.models import download, texts, word_list
 from tests.helpers import checkpoints, servers, words
 from tests.helpers.cli import Cli
 from tests.helpers.servers import Server, answer, cut
@@ -89,8 +89,14 @@ def test_a_file_is_installed_with_its_origin_and_never_asked_for_again(get, serv
 def test_another_vocabulary_that_was_added_is_replaced(server, tmp_path):
     other = words.write_vocabulary(tmp_path, [*words.TOKENS, "more"])
     path = texts.add(other, texts.VOCABULARY, tmp_path / "models")
+    kept = tmp_path / "models" / "clap" / word_list.FILE
+    kept.parent.mkdir()
+    kept.touch()
+    texts.add(other, texts.VOCABULARY, tmp_path / "models")
+    assert kept.exists()  # the same one again
     assert Get(server, tmp_path / "models", "VOCABULARY")() == path
     assert path.read_bytes() == VOCABULARY
+    assert not kept.exists()  # it was of texts that the other one had cut
 
 
 def test_the_licence_is_shown_first_and_refusing_it_asks_nothing_of_the_server(get, server):

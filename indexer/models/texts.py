@@ -15,7 +15,7 @@ from typing import Any
 from indexer.encoders import bert
 from indexer.encoders.m2d.checkpoint import CheckpointInfo
 from indexer.errors import ModelError
-from indexer.models import catalogue
+from indexer.models import catalogue, word_list
 from indexer.models.download import Progress, discard, fetch
 from indexer.models.published import LAION, WITH_WORDS
 from indexer.models.records import locked, read_json, sha256_of, write_json, writing
@@ -152,6 +152,7 @@ def download(
 def _install(file: Path, one: TextFile, models_dir: Path, record: dict[str, Any]) -> Path:
     """Check the file, or convert it, in a temporary folder, then rename that."""
     folder, staging = models_dir / one.name, models_dir / f".{one.name}.new"
+    former = _origin(one, models_dir).get("sha256")
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(mode=0o755)
@@ -161,6 +162,8 @@ def _install(file: Path, one: TextFile, models_dir: Path, record: dict[str, Any]
         else:
             bert.convert(file, staging, one.name)
         write_json(staging / catalogue.SOURCE, record)
+        if former not in (None, record["sha256"]):
+            word_list.forget(models_dir)
         shutil.rmtree(folder, ignore_errors=True)
         staging.replace(folder)
     finally:

@@ -4,6 +4,7 @@ The vectors are of sentences like those that M2D-CLAP and LAION-CLAP were traine
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -94,6 +95,12 @@ def keep(info: Checkpoint, encode: Callable[[Sequence[str]], np.ndarray]) -> Non
     if not set(texts) <= kept(info).keys():
         about = {"kind": KIND, "of": _key(info), "texts": texts}
         tensorfile.write(info.path.parent / FILE, {"vectors": encode(texts)}, about)
+
+
+def forget(models_dir: Path) -> None:
+    """Remove the vectors that are kept of any installed model: another text encoder or vocabulary makes others."""
+    for path in models_dir.glob(f"*/{FILE}"):
+        path.unlink(missing_ok=True)
 
 
 def _key(info: Checkpoint) -> list[str | None]:
