@@ -13,7 +13,7 @@ from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
 from indexer.watch import status
 from tests.helpers.daemons import Watching
-from tests.helpers.pages import Pages
+from tests.helpers.pages import Pages, one
 from tests.helpers.synth import write_audio
 
 
@@ -176,21 +176,26 @@ def test_a_scan_keeps_lists_true_and_fails_when_it_cannot(scanned, scanned_music
     assert len(entries(tmp_path / "lists" / "wav.m3u8")) == 1
 
 
-def test_what_changes_without_a_scan_asks_the_daemon_for_one(scanned, scanned_music, tmp_path, monkeypatch):
+def test_what_changes_without_a_scan_is_followed_and_writes_no_tag(scanned, scanned_music, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(status, "ask_for_scan", lambda db: bool(asked.append(db)))
+    file, wav = tmp_path / "dub.m3u8", scanned_music / "album" / "wav.wav"
+    before = wav.read_bytes()
+    monkeypatch.setenv("INDEXER_PLAYLISTS", f"{{dub = {{file = '{file}', genre = 'dub'}}}}")
     monkeypatch.setenv("INDEXER_WRITE_TAGS", "off")
-    wav = scanned_music / "album" / "wav.wav"
     scanned("correct", wav, "dub", "--new")
-    assert asked == []  # there are no playlists
-    lists = {"dub": {"file": f"{tmp_path}/dub.m3u8", "genre": "dub"}}
-    monkeypatch.setenv("INDEXER_PLAYLISTS", f"{{dub = {{file = '{lists['dub']['file']}', genre = 'dub'}}}}")
-    page = Pages(scanned.db, write_tags="off", playlists=lists)
-    assert page.post("/-/correct", {"id": 1, "genre": "dub"}).json()["tags"] == "off"
-    assert len(asked) == 1
-    for command in (("correct", wav, "dub"), ("relabel",), ("tags", "undo", wav), ("forget", wav, "--yes")):
+    for command in (("relabel",), ("tags", "undo", wav)):
+        assert entries(file) == [str(wav)]
+        file.unlink()
         scanned(*command)
-    assert asked == 5 * [scanned.db]
+    assert entries(file) == [str(wav)]
+    scanned("forget", wav, "--yes")
+    assert entries(file) == []
+    assert (wav.read_bytes(), asked) == (before, [])
+    page = Pages(scanned.db, write_tags="off", playlists={"dub": {"file": str(file), "genre": "dub"}})
+    mp3 = one(scanned.db, "SELECT id FROM files WHERE path_text LIKE '%mp3.mp3'")
+    assert page.post("/-/correct", {"id": mp3, "genre": "house"}).json()["tags"] == "off"
+    assert asked == [scanned.db]  # the server writes no file
 
 
 def test_the_daemon_keeps_lists_true(quick_cli, scanned_music, tmp_path):

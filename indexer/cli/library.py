@@ -9,7 +9,7 @@ import click
 
 from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, dj_map_option, json_option
-from indexer.cli.output import note, show
+from indexer.cli.output import keep_playlists_true, note, show
 from indexer.config import Settings
 from indexer.errors import ConfigError
 
@@ -160,7 +160,6 @@ def forget(settings: Settings, paths: tuple[Path, ...], dry_run: bool, yes: bool
     """Take roots, folders or files out of the library: list them, ask, remove their rows. No file is touched."""
     from indexer.upkeep.forget import forget as remove
     from indexer.upkeep.forget import plan
-    from indexer.watch.status import keep_playlists_true
 
     found = {"forgotten": 0, **plan(settings.db, paths)}
     if not as_json:

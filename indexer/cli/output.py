@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import click
 
+from indexer.config import Settings
 from indexer.wording import escaped
 
 
@@ -26,6 +27,15 @@ def say(line: str) -> None:
 def note(line: str, out: TextIO | None = None) -> None:
     """Print one line on stderr, or on another stream."""
     click.echo(escaped(line), file=out, err=out is None)
+
+
+def keep_playlists_true(settings: Settings) -> None:
+    """Bring the user's playlists up to date after a change that no scan made, and say what cannot be written."""
+    if settings.playlists and settings.db.exists():
+        from indexer.exchange.living import keep_true
+
+        for problem in keep_true(settings):
+            note(f"indexer: {problem}")
 
 
 def _escaped_within(value: Any) -> Any:

@@ -11,7 +11,7 @@ import click
 from indexer import wording
 from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, json_option, set_option
-from indexer.cli.output import note, say, show
+from indexer.cli.output import keep_playlists_true, note, say, show
 from indexer.config import Settings
 
 if TYPE_CHECKING:
@@ -121,14 +121,12 @@ def relabelled(settings: Settings, *, verbosity: int, as_json: bool) -> dict[str
     """Classify all cached embeddings with the head in use; the summary is printed here unless it goes into JSON."""
     from indexer.cli.progress import Progress
     from indexer.scan.relabel import relabel as classify_all
-    from indexer.watch.status import keep_playlists_true
 
     progress = Progress(verbosity)
     try:
         found = classify_all(settings, progress.step)
     finally:
         progress.clear()
-    keep_playlists_true(settings)
     if not as_json:
         show(found, text.relabel_text, as_json=False)
     if found["damaged"]:
@@ -206,12 +204,12 @@ def correct(
     """Store that FILES, or all in a folder, are of GENRE, and write it into their tags; `train` learns from it."""
     from indexer.upkeep.correct import correct as say
     from indexer.upkeep.correct import correct_in_set
-    from indexer.watch.status import keep_playlists_true
 
     if label_set is not None:
         found = correct_in_set(settings, files, label_set, genre, new=new)
     else:
         found = say(settings, files, genre, new=new)
-    keep_playlists_true(settings)
+    if found["tags"] != "written":  # else a scan wrote them
+        keep_playlists_true(settings)
     show(found, text.correct_text if label_set is None else text.corrected_in_set_text, as_json=as_json)
     sys.exit(1 if any(f["reason"] for f in found["files"]) else 0)

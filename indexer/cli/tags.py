@@ -7,7 +7,7 @@ import click
 
 from indexer.cli import text
 from indexer.cli.options import PATH, common, json_option
-from indexer.cli.output import note, show
+from indexer.cli.output import keep_playlists_true, note, show
 from indexer.cli.scan import run_scan
 from indexer.config import Settings
 
@@ -56,7 +56,6 @@ def tags_undo(
 ) -> None:
     """Restore the former genre of FILES and remove our fields. Works with or without a library."""
     from indexer.scan.undo import to_undo, undo_files
-    from indexer.watch.status import keep_playlists_true
 
     if sum((bool(files), run_id is not None, since is not None, everything)) != 1:
         raise click.UsageError("name files, or one of --run, --since and --all")

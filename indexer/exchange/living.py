@@ -12,6 +12,7 @@ from indexer.exchange.dj_paths import PathMap
 from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.library import apart, listed, questions
+from indexer.library.readonly import reading
 from indexer.library.sqlite import Reader
 
 
@@ -27,6 +28,12 @@ def refresh(reader: Reader, settings: Settings) -> list[str]:
     finally:
         apart.end()
     return problems
+
+
+def keep_true(settings: Settings) -> list[str]:
+    """``refresh`` after a change that no scan made. Raises StoreError."""
+    with reading(settings.db) as conn:
+        return refresh(conn, settings)
 
 
 def tracks_of(reader: Reader, settings: Settings, playlist: LivingPlaylist) -> "array[int]":

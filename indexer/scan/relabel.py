@@ -50,6 +50,10 @@ def relabel(
         else:
             raise ModelError(str(without_genres(chosen)))
         labels = unwritten_labels(store.connection, settings)
+        if settings.playlists:
+            from indexer.exchange import living  # a tenth of all that a scan imports
+
+            problems += living.refresh(store.connection, settings)
     return {
         **found,
         "sets": sets,

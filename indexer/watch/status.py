@@ -59,6 +59,6 @@ def ask_for_scan(db: Path) -> bool:
 
 
 def keep_playlists_true(settings: "Settings") -> None:
-    """Ask the daemon for a scan where playlists follow what the library says, which has just changed without one."""
+    """Ask the daemon for a scan where playlists follow what a person says."""
     if settings.playlists:
         ask_for_scan(settings.db)

@@ -20,7 +20,6 @@ from indexer.config import Settings
 from indexer.files.children.start import without_interrupts
 from indexer.library.lock import watching_process
 from indexer.library.sqlite import now
-from indexer.watch.status import keep_playlists_true
 from indexer.web.context import ask, posted, rows, settings_of
 from indexer.web.kept import Kept
 
@@ -112,7 +111,6 @@ class Trainer:
                 how = f"the process that did it ended unexpectedly ({_how(code)})"
                 ended = {"state": "failed", "error": f"{how}; {_what_is(self._job)}"}
             self._job |= ended
-        keep_playlists_true(self._settings)
         with suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
