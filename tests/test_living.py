@@ -124,6 +124,15 @@ def test_a_list_is_written_only_when_it_changes(refresh, tmp_path):
     assert ET.parse(file).find(".//NODE[@Type='1']").get("Entries") == "31"
 
 
+def test_a_list_on_a_drive_that_is_away_waits_for_it(refresh, tmp_path):
+    with Store(refresh.cli.db) as store:
+        drive = {"path": os.fsencode(tmp_path / "usb")}
+        store._run("INSERT INTO roots (path, path_text, state) VALUES (:path, 'usb', 'offline')", drive)
+    (tmp_path / "usb").mkdir()  # the empty mount point
+    assert refresh(away={"file": tmp_path / "usb" / "a.m3u8", "genre": "house"}) == []
+    assert [*(tmp_path / "usb").iterdir()] == []
+
+
 def test_what_goes_wrong_with_one_is_said_and_the_others_are_written(refresh, tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "LIMIT_S", 0.3)
     mine = tmp_path / "mine.m3u8"

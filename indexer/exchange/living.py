@@ -1,5 +1,6 @@
 """Playlists that stay true by themselves: the answers of the user's own questions, kept in files by every scan."""
 
+import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,21 @@ from indexer.exchange.genres import genre_of
 from indexer.exchange.own_files import Output
 from indexer.library import apart, listed, questions
 from indexer.library.readonly import reading
+from indexer.library.roots import offline_roots
 from indexer.library.sqlite import Reader
 
 
 def refresh(reader: Reader, settings: Settings) -> list[str]:
-    """Write the files whose answers have changed; returns what went wrong, a line each."""
+    """Write the files whose answers have changed; returns what went wrong, a line each.
+
+    A file on a drive that is away waits for it: in the empty mount point it would be hidden later.
+    """
     problems = []
+    away = [Path(os.fsdecode(root)) for root in offline_roots(reader)]
     try:
         for name, playlist in settings.playlists.items():
+            if any(map(Path(os.path.realpath(playlist.file.parent)).is_relative_to, away)):
+                continue
             try:
                 _write(reader, settings, name, playlist)
             except IndexerError as e:
