@@ -260,6 +260,12 @@ def test_a_playlist_keeps_paths_exact(library, tmp_path):
     assert b"#EXTINF:200,artist 3 - title 3" in lines
     assert b"# left out, its path has a line break: /m/two\\nlines.mp3" in lines
     assert not any(line.startswith((b"/m/two", b"lines")) for line in lines)
+    library("similar", "/m/0.mp3", "--m3u", tmp_path / "list.m3u8", "-n", "1")  # ours is replaced
+    assert b"left out" not in (tmp_path / "list.m3u8").read_bytes()
+    (tmp_path / "mine.m3u8").write_bytes(b"#EXTM3U\n/m/1.mp3\n")
+    refused = library("similar", "/m/0.mp3", "--m3u", tmp_path / "mine.m3u8", code=2)
+    assert "is not a file that indexer wrote" in refused.stderr
+    assert (tmp_path / "mine.m3u8").read_bytes() == b"#EXTM3U\n/m/1.mp3\n"
     assert library("similar", "/m/0.mp3", "--m3u", "-").stdout.startswith("#EXTM3U")
     assert to_m3u({"tracks": []}) == b"#EXTM3U\n"
     odd = {

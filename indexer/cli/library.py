@@ -11,7 +11,6 @@ from indexer.cli import text
 from indexer.cli.options import PATH, clustered, common, dj_map_option, json_option
 from indexer.cli.output import keep_playlists_true, note, show
 from indexer.config import Settings
-from indexer.errors import ConfigError
 
 
 @click.command()
@@ -50,15 +49,14 @@ def _check_m3u(m3u: Path | None) -> None:
 
 
 def _write_m3u(m3u: Path | None, found: dict[str, Any]) -> None:
-    """Write {tracks} as a playlist, where one is asked for."""
-    from indexer.exchange.m3u import to_m3u
+    """Write {tracks} as a playlist, where one is asked for; a file that is not ours is left alone."""
+    from indexer.exchange.m3u import to_m3u, write_own
 
-    if m3u is not None:
-        try:
-            with click.open_file(str(m3u), "wb") as out:
-                out.write(to_m3u(found))
-        except OSError as e:
-            raise ConfigError(f"{m3u}: cannot be written ({e.strerror})") from e
+    if m3u is not None and str(m3u) == "-":
+        with click.open_file("-", "wb") as out:
+            out.write(to_m3u(found))
+    elif m3u is not None:
+        write_own(m3u, found)
 
 
 @click.command()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from indexer.exchange.own_files import M3U8, Output
+from indexer.exchange.own_files import M3U8, Output, write_sealed
 from indexer.library.listed import ListedTrack
 from indexer.wording import artist_and_title, printable
 
@@ -48,7 +48,17 @@ def relative_to(folder: Path) -> Callable[[bytes], bytes]:
 
 def to_m3u(found: dict[str, Any], path_of: Callable[[bytes], bytes] = bytes) -> bytes:
     """A whole playlist of {tracks: [{path, artist, title, duration_s}]}; ``path_of`` as ``write`` has it."""
-    return M3U8.first_line + b"".join(
+    return M3U8.first_line + _entries(found, path_of)
+
+
+def write_own(path: Path, found: dict[str, Any]) -> None:
+    """Write the playlist of ``to_m3u`` into a file of ours. Raises ConfigError where another file stands there."""
+    write_sealed(path, M3U8, lambda out: out.write(_entries(found)))
+
+
+def _entries(found: dict[str, Any], path_of: Callable[[bytes], bytes] = bytes) -> bytes:
+    """What follows the first line."""
+    return b"".join(
         entry(path_of(os.fsencode(track["path"])), track["artist"], track["title"], track["duration_s"])
         for track in found["tracks"]
     )

@@ -53,7 +53,7 @@ class Hashing:
         self._out.write(data)
 
 
-def write_sealed(path: Path, form: Form, write: Callable[[Output], None]) -> bool:
+def write_sealed(path: Path, form: Form, write: Callable[[Output], object]) -> bool:
     """Write a sealed file, whose content ``write`` writes; returns whether it is new or differs from what was there.
 
     Raises ConfigError where another file stands there, or nothing can be written.
