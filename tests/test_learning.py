@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from indexer.encoders.encoder import EncoderInfo
-from indexer.library import readonly
+from indexer.library import sqlite
 from indexer.library.lock import library_lock
 from indexer.library.readonly import open_readonly
 from indexer.library.store import Store
@@ -203,7 +203,7 @@ def test_a_clock_that_is_set_back_does_not_change_what_came_last(two_genres, mon
 
     first, then, genre = (undo, correct, "Techno") if ahead_first else (correct, undo, "Ambient")
     with monkeypatch.context() as clock:
-        clock.setattr(readonly, "datetime", Ahead)
+        clock.setattr(sqlite, "datetime", Ahead)
         first()
     then()
     cli("scan", folder, env={"INDEXER_MIN_CONFIDENCE": "0.1"})  # another policy: each file is decided anew
