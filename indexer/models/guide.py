@@ -36,13 +36,13 @@ class Kind:
 
 
 KINDS = (
-    Kind("musicnn", "ISC", True, 125, "100 tags, what is alike", ("musicnn",)),
-    Kind("rhythm", "no weights", True, 822, "which beats are alike", ("rhythm",)),
+    Kind("musicnn", "ISC", True, 116, "100 tags, what is alike", ("musicnn",)),
+    Kind("rhythm", "no weights", True, 565, "which beats are alike", ("rhythm",)),
     Kind(
         "M2D with AudioSet",
         "NTT's",
         False,
-        122,
+        118,
         "a first guess of genres",
         ("m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly", "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d"),
     ),
@@ -50,7 +50,7 @@ KINDS = (
         "M2D",
         "NTT's",
         False,
-        122,
+        118,
         "what is alike",
         (
             "m2d_vit_base-80x608p16x16-221006-mr7_enconly",
@@ -70,7 +70,7 @@ KINDS = (
         "LAION-CLAP",
         "Apache-2.0",
         True,
-        46,
+        45,
         "search by words",
         ("larger_clap_music", "larger_clap_general", "clap-htsat-unfused"),
     ),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from indexer import wording
+from indexer.analysis.analyser import Analysis
 from indexer.config import Settings
 from indexer.encoders.encoder import PRECISIONS, Encoder, EncoderInfo, Unit
 from indexer.encoders.load import load_encoder
@@ -233,10 +234,11 @@ def _rate(encoder: Encoder, decoded: Sequence[np.ndarray]) -> tuple[float, np.nd
 
 
 def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> dict[str, Any]:
-    """Measure from files to embeddings, as in a scan; the time to load the models does not count."""
+    """Measure from files to embeddings, tempo and key with them, as a scan does; loading the models does not count."""
     embedders = [Embedder(part.load(), part.units) for part in (part_of(info, settings) for info in info.parts)]
     workers = [Worker(Limits.of(settings), follows_links=True) for _ in range(settings.worker_count())]
     audio_s = 0.0
+    measurements: list[Analysis] = []
     started = time.perf_counter()
     try:
         with ThreadPoolExecutor(len(workers)) as pool:
@@ -246,7 +248,9 @@ def _together(settings: Settings, info: EncoderInfo, paths: Sequence[Path]) -> d
                 worker = workers[number % len(workers)]
                 seconds = 0.0
                 for embedder in embedders:
-                    seconds = embedder.embed_file(worker, os.fsencode(path)).result().duration_s
+                    measured = measurements.append if embedder is embedders[0] else None  # one pass measures
+                    embedding = embedder.embed_file(worker, os.fsencode(path), analysed=measured).result()
+                    seconds = embedding.duration_s
                 return seconds
 
             for start in range(0, len(paths), len(workers)):  # a worker serves one file at a time
