@@ -29,11 +29,12 @@ def test_named_files_are_measured_in_every_arithmetic(cli, tracks):
     assert min(found["decode"]["one_job"], found["decode"]["all_jobs"]) > 1
     assert list(found["reading_ms"]) == ["identity", "decoding", "resampling", *METERS]
     assert min(found["reading_ms"].values()) > 0
-    expected = ["bf16", "fp32"] if openvino.multiplies_bf16() else ["fp32", "bf16"]
-    expected += ["int8"] if openvino.serves("int8") else []
-    assert [(rate["device"], rate["precision"], rate["chosen"]) for rate in found["encoders"]] == [
-        ("cpu", name, not n) for n, name in enumerate(expected)
-    ]
+    best, *others = found["encoders"]
+    assert best["precision"] in (("fp32", "bf16") if openvino.multiplies_bf16() else ("fp32",))  # as it was measured
+    assert (best["chosen"], {rate["chosen"] for rate in others}) == (True, {False})
+    served = {"fp32", "bf16", *(["int8"] if openvino.serves("int8") else [])}
+    assert {rate["precision"] for rate in found["encoders"]} == served
+    assert {rate["device"] for rate in found["encoders"]} == {"cpu"}
     differs = {rate["precision"]: rate["differs"] for rate in found["encoders"]}
     assert differs["fp32"] == 0
     assert 1e-4 < differs["bf16"] < 0.02

@@ -84,6 +84,7 @@ def test_the_library_follows_what_happens_to_files(cli, folder, tmp_path):
         watch.until_states(here)
         # renamed, also only in case, and replaced from outside: rows follow, nothing is embedded that was
         watch.until(lambda: len(watch.embeddings()) == 3, "three recordings are embedded")
+        watch.until(lambda: any("slow.flac: embedded" in line for line in watch.lines), "its line is printed")
         assert sum("slow.flac: embedded" in line for line in watch.lines) == 1
         embedded = watch.embeddings()
         (folder / "moved.flac").rename(folder / "Moved.flac")
