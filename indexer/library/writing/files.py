@@ -86,50 +86,20 @@ class Files(Database):
                 "SELECT id FROM files WHERE recording_id = ? AND state = 'missing' ORDER BY size = ? DESC, id LIMIT 1",
                 (recording_id, stat.size),
             )
-        at = now()
+        place = (recording_id, root_id, path, printable(path), container)
+        values = (*place, stat.dev, stat.ino, stat.size, stat.mtime_ns, state, reason, deaths, now())
         if row is None:
             return self._insert(
                 "INSERT INTO files (recording_id, root_id, path, path_text, container, dev, ino, size, mtime_ns,"
-                " state, reason,"
-                " deaths, first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    recording_id,
-                    root_id,
-                    path,
-                    printable(path),
-                    container,
-                    stat.dev,
-                    stat.ino,
-                    stat.size,
-                    stat.mtime_ns,
-                    state,
-                    reason,
-                    deaths,
-                    at,
-                    at,
-                ),
+                " state, reason, deaths, first_seen, last_seen)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?13)",
+                values,
             )
         self._run(
-            "UPDATE files SET recording_id = ?, root_id = ?, path = ?, path_text = ?, container = coalesce(?,"
-            " container), dev = ?,"
-            " ino = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, deaths = ?, tag_policy = NULL, last_seen ="
-            " ? WHERE id = ?",
-            (
-                recording_id,
-                root_id,
-                path,
-                printable(path),
-                container,
-                stat.dev,
-                stat.ino,
-                stat.size,
-                stat.mtime_ns,
-                state,
-                reason,
-                deaths,
-                at,
-                row["id"],
-            ),
+            "UPDATE files SET recording_id = ?1, root_id = ?2, path = ?3, path_text = ?4,"
+            " container = coalesce(?5, container), dev = ?6, ino = ?7, size = ?8, mtime_ns = ?9, state = ?10,"
+            " reason = ?11, deaths = ?12, last_seen = ?13, tag_policy = NULL WHERE id = ?14",
+            (*values, row["id"]),
         )
         return int(row["id"])
 
